@@ -1,0 +1,94 @@
+//! Time as a dependency, so that tests move it by hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Returns a monotonic time, for TTLs and deadlines.
+    fn now(&self) -> Instant;
+
+    /// Returns the wall-clock time, for file times and signature expiry.
+    fn wall(&self) -> SystemTime;
+}
+
+/// The system's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// A clock that stands still until a test advances it.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    start: (Instant, SystemTime),
+    elapsed: Arc<Mutex<Duration>>,
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self {
+            start: (Instant::now(), SystemTime::now()),
+            elapsed: Arc::default(),
+        }
+    }
+}
+
+impl ManualClock {
+    /// Moves the time forward by `step`.
+    pub fn advance(&self, step: Duration) {
+        *self.elapsed.lock() += step;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Instant {
+        self.start.0 + *self.elapsed.lock()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.start.1 + *self.elapsed.lock()
+    }
+}
+
+/// The moment by which an operation must have ended.
+///
+/// Deadlines bound waiting on the network and on other threads; they run on the system's
+/// monotonic clock even where a [`ManualClock`] drives the TTLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// Returns the deadline `span` from now.
+    pub fn after(span: Duration) -> Self {
+        Self(Instant::now() + span)
+    }
+
+    /// Returns the instant itself, for waits that take one.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// Returns the time left, or `None` when it has passed.
+    pub fn remaining(self) -> Option<Duration> {
+        self.0
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+    }
+
+    /// Returns the earlier of this deadline and `span` from now.
+    pub fn min_after(self, span: Duration) -> Self {
+        self.min(Self::after(span))
+    }
+}

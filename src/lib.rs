@@ -1,0 +1,39 @@
+//! kvfs mounts an Apify key-value store as a directory: every record is a file.
+//!
+//! Layers, each importing only from those above it (`scripts/layers.py` checks this):
+//!
+//! 1. words and tools: [`units`], [`clock`], [`redact`], [`signature`], [`metrics`]
+//! 2. the store contract: [`store`]
+//! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
+//! 4. caches: [`cache`]
+//! 5. the filesystem, with no kernel in sight: [`fs`]
+//! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
+//! 7. the process: [`setup`], [`daemon`], [`registry`], [`control`]
+//! 8. the command line: [`cli`]
+
+pub mod clock;
+pub mod metrics;
+pub mod redact;
+pub mod signature;
+pub mod units;
+
+pub mod store;
+
+pub mod apify;
+pub mod codec;
+pub mod local;
+pub mod open;
+
+pub mod cache;
+
+pub mod fs;
+
+pub mod fuse;
+pub mod server;
+
+pub mod control;
+pub mod daemon;
+pub mod registry;
+pub mod setup;
+
+pub mod cli;

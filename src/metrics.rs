@@ -1,0 +1,167 @@
+//! What a mount counts, and the errors it remembers for `kvfs status`.
+//!
+//! One [`Metrics`] belongs to one mount or server and is handed to every part of it; there are
+//! no globals. Counters only grow. [`Snapshot`] is the JSON of `kvfs status --json` and of the
+//! `user.kvfs.stats` attribute: names there are stable, units are in the names.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// How many errors are remembered.
+const REMEMBERED_ERRORS: usize = 32;
+
+/// A counter or, where it can also shrink, a gauge.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes `n` away (gauges only).
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Replaces the value (gauges only).
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Returns the value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one mount.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: Counter,)*
+            errors: Mutex<VecDeque<ErrorEntry>>,
+        }
+
+        /// The counters at one moment.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            /// The last errors, oldest first.
+            pub last_errors: Vec<ErrorEntry>,
+        }
+
+        impl Metrics {
+            /// Returns all counters and the remembered errors.
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot {
+                    $($name: self.$name.get(),)*
+                    last_errors: self.errors.lock().iter().cloned().collect(),
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Requests sent, all kinds, retries included.
+    requests_total,
+    /// Requests for a page of keys.
+    requests_list,
+    /// Requests for a record's bytes.
+    requests_get,
+    /// Of those, conditional ones (`If-None-Match`, `If-Modified-Since`).
+    requests_conditional,
+    /// Requests for a record's metadata.
+    requests_head,
+    /// Requests that store a record.
+    requests_put,
+    /// Requests that delete a record.
+    requests_delete,
+    /// Requests about stores, runs and users.
+    requests_other,
+    /// Of all requests, those that repeat a failed one.
+    requests_retried,
+    /// Answers 429.
+    responses_rate_limited,
+    /// Body bytes received.
+    received_bytes,
+    /// Body bytes sent.
+    sent_bytes,
+    /// Opens answered by the memory cache.
+    cache_memory_hits,
+    /// Opens answered by the disk cache.
+    cache_disk_hits,
+    /// Opens that fetched the record.
+    cache_misses,
+    /// Broken cache entries that were dropped and fetched again.
+    cache_healed,
+    /// Bytes in the memory cache now.
+    cache_memory_bytes,
+    /// Bytes in the disk cache now.
+    cache_disk_bytes,
+    /// Bytes that reads returned through the daemon.
+    read_bytes,
+    /// Filesystem operations that failed, other than with "no such file".
+    errors_total,
+    /// Operations whose handler panicked.
+    panics_total,
+    /// Files open now.
+    open_files,
+    /// Inodes known now.
+    inodes,
+}
+
+/// An error that a program got, with its explanation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorEntry {
+    /// When, in seconds since 1970.
+    pub at_unix_s: u64,
+    /// The symbolic errno, such as `EACCES`.
+    pub errno: String,
+    /// The operation: `open`, `read`, ...
+    pub operation: String,
+    /// The record's key, if the error is about one.
+    pub key: Option<String>,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// How often this happened in a row.
+    pub count: u64,
+}
+
+impl Metrics {
+    /// Remembers an error; one that repeats the last one only raises its count.
+    pub fn remember_error(&self, now: SystemTime, mut entry: ErrorEntry) {
+        self.errors_total.one();
+        entry.at_unix_s = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut errors = self.errors.lock();
+        if let Some(last) = errors.back_mut()
+            && (&last.errno, &last.operation, &last.key, &last.message)
+                == (&entry.errno, &entry.operation, &entry.key, &entry.message)
+        {
+            last.count += 1;
+            last.at_unix_s = entry.at_unix_s;
+            return;
+        }
+        if errors.len() == REMEMBERED_ERRORS {
+            errors.pop_front();
+        }
+        errors.push_back(ErrorEntry { count: 1, ..entry });
+    }
+}

@@ -1,0 +1,121 @@
+//! Secrets that cannot be printed by accident: `Debug` and `Display` hide them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// A token, signature or signing key. Only [`Secret::expose`] shows it.
+///
+/// Serialising does write it out: that is how the parent process hands settings to the daemon
+/// through a pipe. Nothing that is logged or stored holds a `Secret`.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A URL whose `Debug` and `Display` hide credentials and the values of secret parameters.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SafeUrl(Url);
+
+/// Query parameters that grant access: Apify's own, and those of S3 redirects.
+const SECRET_PARAMETERS: [&str; 6] = [
+    "signature",
+    "token",
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "awsaccesskeyid",
+];
+
+impl SafeUrl {
+    /// Wraps `url`.
+    pub fn new(url: Url) -> Self {
+        Self(url)
+    }
+
+    /// Returns the URL with everything in it, for sending.
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Display for SafeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() || !shown.username().is_empty() {
+            // Both fail only for URLs that have no host, which have no credentials either.
+            let _ = shown.set_password(None);
+            let _ = shown.set_username("redacted");
+        }
+        let pairs: Vec<(String, String)> = shown.query_pairs().into_owned().collect();
+        if pairs.iter().any(|(name, _)| is_secret(name)) {
+            shown.query_pairs_mut().clear().extend_pairs(
+                pairs
+                    .iter()
+                    .map(|(name, value)| (name, if is_secret(name) { "redacted" } else { value })),
+            );
+        }
+        write!(f, "{shown}")
+    }
+}
+
+impl fmt::Debug for SafeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+fn is_secret(parameter: &str) -> bool {
+    SECRET_PARAMETERS
+        .iter()
+        .any(|secret| parameter.eq_ignore_ascii_case(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_show_no_token_no_signature_and_no_password() {
+        let url =
+            Url::parse("https://me:pw@h/keys?prefix=a&Signature=abc&token=xyz").expect("a URL");
+        let shown = format!("{0} {0:?}", SafeUrl::new(url));
+        for secret in ["abc", "xyz", "pw", "me:"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains("prefix=a"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        assert_eq!(
+            format!("{0} {0:?}", Secret::new("s3cret")),
+            "[redacted] [redacted]"
+        );
+    }
+}

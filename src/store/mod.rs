@@ -1,0 +1,175 @@
+//! The store contract: what the filesystem and the server need of a key-value store.
+//!
+//! Every implementation passes the contract suite in `tests/it/store_contract.rs`.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::sync::Arc;
+
+pub mod error;
+pub mod pager;
+pub mod record;
+pub mod reference;
+
+pub use error::{ErrorKind, Result, StoreError};
+pub use record::{ETag, Encoding, Key, ListItem, RecordMeta, StoreInfo, Validator};
+
+use crate::clock::Deadline;
+
+/// The most keys that the API puts on one page of a listing.
+pub const MAX_PAGE: usize = 1000;
+
+/// A key-value store.
+///
+/// All calls block, none longer than to its deadline (bodies: see [`Store::get`]). Stored bytes
+/// are handed over verbatim, whatever their encoding. Transient failures have been retried when
+/// an error arrives here.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Returns what was learnt when the store was opened; makes no request.
+    fn info(&self) -> StoreInfo;
+
+    /// Returns one page of the keys in UTF-8 binary order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreNotFound`], [`ErrorKind::Denied`], [`ErrorKind::SignatureExpired`], or
+    /// that the server could not be asked.
+    fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage>;
+
+    /// Returns what is known of a record without fetching it. `stored_size` may be missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] and as for [`Store::list_page`].
+    fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta>;
+
+    /// Fetches a record, or a part of it. Returns when the headers are there.
+    ///
+    /// The deadline bounds the wait for the headers. The body is bounded by stalls (the attempt
+    /// timeout), not in all: it may take as long as bytes keep coming. Reading it yields exactly
+    /// the stored bytes of the version that `meta` describes and then EOF, or an error; a broken
+    /// transfer has then been resumed or retried in vain. Dropping it closes the connection.
+    ///
+    /// A store may ignore `range` and send the whole record ([`Fetched::range`] is then `None`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Changed`] when `if_match` does not hold; else as
+    /// for [`Store::list_page`].
+    fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome>;
+
+    /// Stores a record whole: readers see the old version or the new one, nothing between.
+    ///
+    /// Returns what is known of the new version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidKey`], [`ErrorKind::TooLarge`], [`ErrorKind::Quota`],
+    /// [`ErrorKind::Changed`] when a precondition does not hold, [`ErrorKind::Unsupported`] on
+    /// read-only stores.
+    fn put(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta>;
+
+    /// Deletes a record. Deleting an absent one succeeds, as on the platform.
+    ///
+    /// # Errors
+    /// As for [`Store::put`].
+    fn delete(&self, key: &Key, deadline: Deadline) -> Result<()>;
+}
+
+/// Which page of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// List keys after this string; it need not be a key of the store.
+    pub after: Option<Arc<str>>,
+    /// At most so many, 1 to [`MAX_PAGE`].
+    pub limit: Option<usize>,
+    /// Only keys that begin so.
+    pub prefix: Option<Arc<str>>,
+    /// Only keys of this collection of the store's schema.
+    pub collection: Option<Arc<str>>,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// Records in key order.
+    pub items: Vec<ListItem>,
+    /// Where the next page starts after; `None` on the last page.
+    pub next: Option<Arc<str>>,
+}
+
+/// What to fetch of a record.
+#[derive(Clone, Debug, Default)]
+pub struct GetRequest {
+    /// These stored bytes only; the end is exclusive and may lie past the end of the record.
+    pub range: Option<Range<u64>>,
+    /// Answer [`GetOutcome::NotModified`] if this is still the version.
+    pub if_none_match: Option<Validator>,
+    /// Fail with [`ErrorKind::Changed`] unless this is still the version.
+    pub if_match: Option<ETag>,
+}
+
+/// What a get found.
+#[derive(Debug)]
+pub enum GetOutcome {
+    /// The version asked about is still the newest.
+    NotModified,
+    /// The record.
+    Found(Fetched),
+}
+
+/// A record on its way.
+pub struct Fetched {
+    /// What is known of it. `stored_size` is the whole record's, also for a range.
+    pub meta: RecordMeta,
+    /// The stored bytes that `body` yields, when a range was asked for and is honoured.
+    pub range: Option<Range<u64>>,
+    /// The bytes.
+    pub body: Box<dyn Read + Send>,
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched")
+            .field("meta", &self.meta)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to store with a record's bytes.
+#[derive(Clone, Debug, Default)]
+pub struct PutRequest {
+    /// `Content-Type`; the store decides when it is `None`.
+    pub content_type: Option<Arc<str>>,
+    /// How the bytes are encoded.
+    pub encoding: Encoding,
+    /// Fail with [`ErrorKind::Changed`] unless this is the current version.
+    pub if_match: Option<ETag>,
+    /// Fail with [`ErrorKind::Changed`] if the record exists.
+    pub if_absent: bool,
+}
+
+/// The bytes of a new record.
+pub enum Upload<'a> {
+    /// All of them, in memory; may be sent again.
+    Bytes(&'a [u8]),
+    /// A file from its start, so many bytes; may be sent again.
+    File(&'a File, u64),
+    /// A stream, sent once; its length where known.
+    Stream(&'a mut (dyn Read + Send), Option<u64>),
+}
+
+impl fmt::Debug for Upload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::File(_, len) => write!(f, "File({len})"),
+            Self::Stream(_, len) => write!(f, "Stream({len:?})"),
+        }
+    }
+}

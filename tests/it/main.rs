@@ -1,0 +1,10 @@
+//! Tests that need no kernel: the parts against each other, over loopback where a server is needed.
+
+mod api;
+mod cli;
+mod contract;
+mod fs_core;
+mod model;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;

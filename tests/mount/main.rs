@@ -1,0 +1,10 @@
+//! Tests that mount for real: they need `/dev/fuse`.
+
+mod clients;
+mod daemon;
+mod faults;
+mod reading;
+mod requests;
+#[path = "../support/mod.rs"]
+mod support;
+mod tools;
