@@ -66,6 +66,10 @@ impl KvFs {
         wait: Wait,
     ) -> Result<()> {
         let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
+        let mut index = offset.saturating_sub(DOTS);
+        let start = index;
+        // Before the first entry goes out: a call that would block must have added nothing.
+        let mut next_page = self.page(&handle.listing, index, wait)?;
         let root = self.root_attributes();
         for (at, dot) in [".", ".."]
             .iter()
@@ -82,16 +86,7 @@ impl KvFs {
                 return Ok(());
             }
         }
-        let mut index = offset.saturating_sub(DOTS);
-        let start = index;
-        loop {
-            let page = match self.page(&handle.listing, index, wait) {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(()),
-                // What is there is handed out; the next call waits, or gets the error.
-                Err(_) if index > start => return Ok(()),
-                Err(error) => return Err(error),
-            };
+        while let Some(page) = next_page {
             let first = usize::try_from(index - page.first).unwrap_or(usize::MAX);
             for batch in page
                 .entries
@@ -112,7 +107,21 @@ impl KvFs {
                     index += 1;
                 }
             }
+            next_page = match self.page(&handle.listing, index, wait) {
+                // What is there is handed out; the next call waits, or gets the error.
+                Err(_) if index > start => return Ok(()),
+                page => page?,
+            };
         }
+        Ok(())
+    }
+
+    /// Waits until [`KvFs::readdir`] can answer from memory.
+    ///
+    /// # Errors
+    /// Those that it would return.
+    pub fn await_dir(&self, fh: Fh, offset: u64, plus: bool, wait: Wait) -> Result<()> {
+        self.readdir(fh, offset, plus, &mut Unwilling, wait)
     }
 
     /// Adds one entry; `true` when it did not fit.
@@ -206,5 +215,21 @@ impl KvFs {
             }
         });
         Ok(())
+    }
+}
+
+/// Takes no record: what is left of reading a directory is the waiting.
+struct Unwilling;
+
+impl DirSink for Unwilling {
+    fn add(
+        &mut self,
+        _ino: Ino,
+        _next: u64,
+        kind: FileKind,
+        _name: &OsStr,
+        _attr: &AttrReply,
+    ) -> bool {
+        kind == FileKind::File
     }
 }
