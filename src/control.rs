@@ -254,8 +254,9 @@ mod tests {
     #[test]
     fn requests_are_answered_until_the_server_is_dropped() {
         let dir = tempfile::tempdir().expect("a folder");
-        for name in ["s.sock".to_owned(), format!("{}.sock", "long".repeat(40))] {
-            let path = dir.path().join(name);
+        for folder in ["short".to_owned(), "long".repeat(40)] {
+            fs::create_dir(dir.path().join(&folder)).expect("a folder");
+            let path = dir.path().join(folder).join("s.sock");
             fs::write(&path, "left behind").expect("a file");
             let server = ControlServer::start(&path, echo()).expect("a socket");
             let mode = fs::metadata(&path).expect("it").permissions().mode();

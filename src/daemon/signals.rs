@@ -20,12 +20,16 @@ pub enum Place {
     Background,
     /// A terminal, or a supervisor such as systemd.
     Foreground,
+    /// A command that has more to clear away than the mount, and ends when the mount does.
+    Within,
 }
 
 /// What a signal has to end.
 enum Stage {
     /// Nothing is mounted, or is just being.
     Starting,
+    /// As before, but a signal has come.
+    Cancelled,
     /// The mount.
     Mounted(Unmounter),
 }
@@ -67,13 +71,23 @@ impl Stopper {
 
     /// Tells that from now on there is a mount to end.
     pub fn mounted(&self, unmounter: Unmounter) {
-        *self.0.lock() = Stage::Mounted(unmounter);
+        let mut stage = self.0.lock();
+        let cancelled = matches!(*stage, Stage::Cancelled);
+        *stage = Stage::Mounted(Arc::clone(&unmounter));
+        drop(stage);
+        if cancelled && let Err(error) = unmounter(UnmountMode::Lazy) {
+            tracing::error!(%error, "cannot unmount");
+        }
     }
 }
 
 fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, place: Place) {
-    let stage = stage.lock();
+    let mut stage = stage.lock();
     let Stage::Mounted(unmounter) = &*stage else {
+        if place == Place::Within {
+            *stage = Stage::Cancelled;
+            return;
+        }
         give_up(mount_point, signal);
     };
     let mode = match received {
