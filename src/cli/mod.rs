@@ -1,6 +1,159 @@
-//! (to be written)
+//! The command line: parse, dispatch, exit code. One file for each command.
+
+use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+pub mod args;
+pub mod demo;
+pub mod demo_store;
+pub mod error;
+pub mod helper;
+pub mod mount;
+pub mod options;
+pub mod reference;
+pub mod serve;
+pub mod settings;
+pub mod status;
+pub mod ui;
+pub mod unmount;
+
+use args::{Cli, Command};
+use error::{CliError, Kind};
+use settings::Environment;
+use ui::Ui;
+
+/// What is said to those who look for `--token`.
+const TOKEN_HINT: &str = "a token on the command line could be seen by others; set the variable \
+    APIFY_TOKEN or use --token-file";
 
 /// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let argv = std::env::args_os().collect();
+    catch_unwind(AssertUnwindSafe(|| run(argv))).unwrap_or_else(|_| {
+        // The panic itself has been printed.
+        let error = CliError::of(Kind::Internal, "kvfs has a bug, and ended")
+            .hinted("please report it with what is printed above");
+        Ui {
+            quiet: false,
+            color: false,
+        }
+        .error(&error);
+        Kind::Internal.into()
+    })
+}
+
+fn run(argv: Vec<OsString>) -> ExitCode {
+    let environment = Environment::read();
+    let mut ui = Ui {
+        quiet: false,
+        color: environment.color(),
+    };
+    let argv = match helper::translate(argv) {
+        Ok(Some(argv)) => argv,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => return fail(ui, &error),
+    };
+    let cli = match parse(argv) {
+        Ok(cli) => cli,
+        Err(Unparsed::Clap(error)) => return clap_says(ui, &error),
+        Err(Unparsed::Options(error)) => return fail(ui, &error),
+    };
+    ui.quiet = cli.global.quiet;
+    let result = match &cli.command {
+        Command::Mount(args) => mount::run(ui, args, cli.global, &environment),
+        Command::Unmount(args) => unmount::run(ui, args, &environment),
+        Command::Status(args) => status::run(ui, args, &environment),
+        Command::Serve(args) => serve::run(ui, args, &environment),
+        Command::Demo(args) => demo::run(ui, args, &environment),
+        Command::Daemon(_) => return crate::daemon::child::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(ui, &error),
+    }
+}
+
+/// Why a command line was not understood.
+enum Unparsed {
+    /// Because of its arguments, or because it asks for help.
+    Clap(clap::Error),
+    /// Because of what stands behind `-o`.
+    Options(CliError),
+}
+
+/// Parses a command line. What `-o` says is put in front of the other flags, which override it.
+fn parse(mut argv: Vec<OsString>) -> Result<Cli, Unparsed> {
+    let cli = Cli::try_parse_from(&argv).map_err(Unparsed::Clap)?;
+    let Command::Mount(args) = &cli.command else {
+        return Ok(cli);
+    };
+    let flags = options::to_flags(&args.options).map_err(Unparsed::Options)?;
+    // Nothing in front of the command takes a value, so the first such word is the command.
+    let command = argv.iter().skip(1).position(|word| word == "mount");
+    let after = command.map_or(argv.len(), |position| position + 2);
+    argv.splice(after..after, flags);
+    Cli::try_parse_from(&argv).map_err(Unparsed::Clap)
+}
+
+fn fail(ui: Ui, error: &CliError) -> ExitCode {
+    ui.error(error);
+    error.kind.into()
+}
+
+fn clap_says(ui: Ui, error: &clap::Error) -> ExitCode {
+    // Help for somebody who does not read it on is no failure.
+    let _ = error.print();
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && argument == "--token"
+    {
+        ui.hint(TOKEN_HINT);
+    }
+    Kind::Usage.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(line: &str) -> args::MountArgs {
+        let argv = line.split(' ').map(OsString::from).collect();
+        match parse(argv) {
+            Ok(Cli {
+                command: Command::Mount(args),
+                ..
+            }) => *args,
+            Ok(_) => panic!("another command: {line}"),
+            Err(Unparsed::Clap(error)) => panic!("{line}: {error}"),
+            Err(Unparsed::Options(error)) => panic!("{line}: {error}"),
+        }
+    }
+
+    #[test]
+    fn flags_override_options_wherever_they_stand() {
+        let ttl = |line| mount(line).ttl.expect("a TTL").as_secs();
+        assert_eq!(ttl("kvfs mount -o ttl=1m s /m"), 60);
+        assert_eq!(ttl("kvfs mount s /m -o ro,ttl=1m"), 60);
+        assert_eq!(ttl("kvfs mount --ttl 5s s /m -o ttl=1m"), 5);
+        assert_eq!(ttl("kvfs -v mount -o ttl=1m s /m --ttl 5s"), 5);
+        assert_eq!(ttl("kvfs mount s /m -o ttl=1m -o ttl=2m,ro"), 120);
+        assert!(mount("kvfs mount --raw -o raw s /m").raw);
+    }
+
+    #[test]
+    fn the_last_path_is_the_mount_point() {
+        let args = mount("kvfs mount a b --raw /m");
+        assert_eq!(args.paths, ["a", "b", "/m"]);
+        assert_eq!(mount("kvfs mount mount /m").paths, ["mount", "/m"]);
+        assert_eq!(mount("kvfs mount -o raw mount /m").paths, ["mount", "/m"]);
+    }
 }

@@ -1,0 +1,314 @@
+//! The command line as clap sees it: structs only, no I/O, no environment. Their doc comments
+//! are the help texts.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use url::Url;
+
+use crate::units::{ByteSize, parse_duration};
+
+/// Mounts Apify key-value stores as directories: every record is a file
+#[derive(Debug, Parser)]
+#[command(name = "kvfs", version, max_term_width = 100, propagate_version = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What every command has.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+/// What every command has.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct GlobalArgs {
+    /// Log more: -v every request, -vv every filesystem operation
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
+    pub verbose: u8,
+    /// Print and log only what went wrong
+    #[arg(
+        short,
+        long,
+        global = true,
+        display_order = 901,
+        conflicts_with = "verbose"
+    )]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a store; returns when the mount answers
+    Mount(Box<MountArgs>),
+    /// Unmount, after everything under way has finished
+    #[command(visible_alias = "umount")]
+    Unmount(UnmountArgs),
+    /// Show what is mounted, and what went wrong there
+    Status(StatusArgs),
+    /// Serve a folder of stores as a local Apify API
+    Serve(ServeArgs),
+    /// Show kvfs at work on a sample store, without an account
+    Demo(DemoArgs),
+    /// Serve a mount in the background (started by `kvfs mount`)
+    #[command(name = crate::daemon::SUBCOMMAND, hide = true)]
+    Daemon(DaemonArgs),
+}
+
+/// Mount a store; returns when the mount answers
+///
+/// STORE is one of: a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
+/// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
+/// API or from Apify Console, signed or not; the URLs of single records; a local folder.
+///
+/// The token comes from --token-file, else from the variable APIFY_TOKEN, else from what `apify
+/// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
+/// KVFS_SIGNATURE.
+#[derive(Debug, Args)]
+#[command(override_usage = "kvfs mount [OPTIONS] STORE... MOUNTPOINT")]
+#[command(args_override_self = true, verbatim_doc_comment)]
+pub struct MountArgs {
+    /// The store, or the URLs of records; last, the existing directory to mount on
+    #[arg(required = true, num_args = 1.., value_name = "STORE... MOUNTPOINT")]
+    pub paths: Vec<OsString>,
+
+    /// Read the API token from this file, again whenever it changes
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub token_file: Option<PathBuf>,
+    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else https://api.apify.com]
+    #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
+    pub api_url: Option<Url>,
+    /// The signature that grants access to a store's keys (others can see it in the list of processes)
+    #[arg(
+        long,
+        value_name = "SIGNATURE",
+        help_heading = "Access",
+        conflicts_with = "signature_file"
+    )]
+    pub signature: Option<String>,
+    /// Read the signature from this file
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub signature_file: Option<PathBuf>,
+
+    /// With actor: and task:, only runs with this status, such as SUCCEEDED
+    #[arg(long, value_name = "STATUS", help_heading = "What to show")]
+    pub status: Option<String>,
+    /// With actor: and task:, only runs started so: API, WEB, SCHEDULER, ...
+    #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
+    pub origin: Option<String>,
+    /// Show only records whose key begins so
+    #[arg(long, value_name = "PREFIX", help_heading = "What to show")]
+    pub prefix: Option<String>,
+    /// Show only records of this collection of the store's schema
+    #[arg(long, value_name = "NAME", help_heading = "What to show")]
+    pub collection: Option<String>,
+    /// Show records as they are stored, compressed ones compressed
+    #[arg(long, help_heading = "What to show")]
+    pub raw: bool,
+    /// Show exact sizes of compressed records before they are opened; costs a request for each
+    #[arg(long, help_heading = "What to show")]
+    pub exact_sizes: bool,
+
+    /// How long names and sizes are believed before the API is asked again; 0 asks every time [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Caching")]
+    pub ttl: Option<Duration>,
+    /// The store never changes: ask for everything only once
+    #[arg(long, help_heading = "Caching", conflicts_with = "ttl")]
+    pub immutable: bool,
+    /// How much content is kept in memory [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Caching")]
+    pub memory_cache: Option<ByteSize>,
+    /// Where content is kept on disk [default: kvfs in the user's cache folder]
+    #[arg(long, value_name = "DIR", help_heading = "Caching")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much content is kept on disk [default: 2GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Caching")]
+    pub cache_size: Option<ByteSize>,
+    /// Keep no content on disk
+    #[arg(long, help_heading = "Caching")]
+    pub no_disk_cache: bool,
+
+    /// Show all files as this user's (a number) [default: who mounts]
+    #[arg(long, value_name = "UID", help_heading = "Permissions")]
+    pub uid: Option<u32>,
+    /// Show all files as this group's (a number) [default: who mounts]
+    #[arg(long, value_name = "GID", help_heading = "Permissions")]
+    pub gid: Option<u32>,
+    /// Permission bits of files, octal [default: 0444]
+    #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Permissions")]
+    pub file_mode: Option<u32>,
+    /// Permission bits of directories, octal [default: 0555]
+    #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Permissions")]
+    pub dir_mode: Option<u32>,
+    /// Let other users use the mount, as far as the permission bits allow
+    #[arg(long, help_heading = "Permissions")]
+    pub allow_other: bool,
+    /// Let root use the mount
+    #[arg(long, help_heading = "Permissions", conflicts_with = "allow_other")]
+    pub allow_root: bool,
+
+    /// Options as in fstab, separated by commas: every long option without its dashes (ttl=1m,raw),
+    /// and those of mount(8) that make sense here
+    #[arg(
+        short = 'o',
+        value_name = "OPTIONS",
+        allow_hyphen_values = true,
+        help_heading = "Running"
+    )]
+    pub options: Vec<String>,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long, help_heading = "Running")]
+    pub foreground: bool,
+    /// Log to this file [default: one for each mount point in the user's state folder]
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub log_file: Option<PathBuf>,
+    /// The longest wait for one answer of the API [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
+    pub timeout: Option<Duration>,
+    /// The longest that one file operation may take, with all retries [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
+    pub deadline: Option<Duration>,
+}
+
+/// Unmount, after everything under way has finished
+#[derive(Debug, Args)]
+pub struct UnmountArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// End the mount at once, even if it hangs; whatever still waits for it fails
+    #[arg(long, conflicts_with = "lazy")]
+    pub force: bool,
+    /// Take the mount out of the tree at once; open files stay usable until closed
+    #[arg(long)]
+    pub lazy: bool,
+}
+
+/// Show what is mounted, and what went wrong there
+///
+/// Exits with 3 if a mount is dead or does not answer.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show only this mount, in detail
+    pub mountpoint: Option<PathBuf>,
+    /// Print a JSON array with an object for each mount
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Serve a folder of stores as a local Apify API
+///
+/// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
+/// variable KVFS_SERVE_TOKEN; without either a new one is made and shown.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The folder, in the layout that Crawlee and the Apify SDKs use; made if it is missing
+    #[arg(default_value = "./storage")]
+    pub dir: PathBuf,
+    /// Listen here; other than on this machine only with a token of your own
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8010")]
+    pub listen: SocketAddr,
+    /// Read the token that clients must send from this file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Let everybody read the stores without a token
+    #[arg(long)]
+    pub public: bool,
+}
+
+/// Show kvfs at work on a sample store, without an account
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Mount here instead of in a new temporary folder
+    pub mountpoint: Option<PathBuf>,
+    /// Unmount and end after the tour
+    #[arg(long)]
+    pub exit: bool,
+}
+
+/// What the background process shows in the list of processes.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The store and the mount point; the order on standard input counts.
+    pub shown: Vec<OsString>,
+}
+
+/// Parses permission bits in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| {
+            format!("'{text}' is not a file mode: write octal permission bits such as 0444 or 640")
+        })
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|duration| {
+        if duration.is_zero() {
+            Err(format!("'{text}' leaves no time: write for example 30s"))
+        } else {
+            Ok(duration)
+        }
+    })
+}
+
+/// Parses the API's base URL; an ending `/v2`, which the official clients add, is dropped.
+pub(super) fn api_url(text: &str) -> Result<Url, String> {
+    // The text is not repeated: it may hold a token.
+    let bad = || "not the address of an API: write for example https://api.apify.com".to_owned();
+    let mut url = Url::parse(text.trim()).map_err(|_| bad())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(bad());
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix("/v2").unwrap_or(path).to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn modes_are_octal_permission_bits() {
+        assert_eq!(mode("0444"), Ok(0o444));
+        assert_eq!(mode("640"), Ok(0o640));
+        for bad in ["", "8", "01777", "rw", "-1"] {
+            assert!(mode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn api_urls_lose_their_version() {
+        for typed in [
+            "http://h:1",
+            "http://h:1/",
+            "http://h:1/v2",
+            "http://h:1/v2/?a=b",
+        ] {
+            assert_eq!(api_url(typed).map(String::from), Ok("http://h:1/".into()));
+        }
+        assert_eq!(
+            api_url("https://h/proxy/v2").map(String::from),
+            Ok("https://h/proxy".into())
+        );
+        for bad in ["", "h:1", "api.apify.com", "ftp://h", "file:///x"] {
+            assert!(api_url(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What goes wrong on the command line: kinds that decide the exit code, causes, and hints.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use crate::daemon::Failure;
+use crate::daemon::causes;
+use crate::daemon::launch::LaunchError;
+use crate::registry::mount_point::MountPointError;
+use crate::registry::unmount::UnmountError;
+
+/// What kind of failure; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It did not work: the user's mistake, the network, the machine.
+    Failed,
+    /// The command line makes no sense.
+    Usage,
+    /// `status` found something broken.
+    Trouble,
+    /// Ctrl-C.
+    Interrupted,
+    /// Whoever reads standard output has stopped; that is no failure.
+    BrokenPipe,
+    /// A bug in kvfs.
+    Internal,
+}
+
+impl Kind {
+    /// Returns the exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Trouble => 3,
+            Self::Interrupted => 130,
+            Self::Internal => 255,
+        }
+    }
+}
+
+impl From<Kind> for ExitCode {
+    fn from(kind: Kind) -> Self {
+        Self::from(kind.exit_code())
+    }
+}
+
+/// A failure as it is printed.
+#[derive(Debug)]
+pub struct CliError {
+    /// What kind.
+    pub kind: Kind,
+    /// What failed, in one sentence; empty if everything has been said already.
+    pub message: String,
+    /// Why, from the outside in.
+    pub causes: Vec<String>,
+    /// What to do about it.
+    pub hints: Vec<String>,
+}
+
+impl CliError {
+    /// Returns a failure of the user or the environment.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::of(Kind::Failed, message)
+    }
+
+    /// Returns a misuse of the command line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::of(Kind::Usage, message)
+    }
+
+    /// Returns a failure of `kind`.
+    pub fn of(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// Returns a failure of which everything has been said.
+    pub fn silent(kind: Kind) -> Self {
+        Self::of(kind, "")
+    }
+
+    /// Adds the cause of what was named.
+    pub fn caused_by(mut self, error: &dyn Error) -> Self {
+        self.causes.push(error.to_string());
+        self.causes.extend(causes(error));
+        self
+    }
+
+    /// Adds what to do about it.
+    pub fn hinted(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for CliError {}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: Kind::Failed,
+            message: failure.message,
+            causes: failure.causes,
+            hints: failure.hints,
+        }
+    }
+}
+
+impl From<LaunchError> for CliError {
+    fn from(error: LaunchError) -> Self {
+        match error {
+            LaunchError::Failed(failure) => failure.into(),
+            LaunchError::Interrupted => {
+                Self::of(Kind::Interrupted, "interrupted; nothing is mounted")
+            }
+        }
+    }
+}
+
+impl From<MountPointError> for CliError {
+    fn from(error: MountPointError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<UnmountError> for CliError {
+    fn from(error: UnmountError) -> Self {
+        let hint = error.hint();
+        let error = Self::failed(format!("cannot unmount: {error}"));
+        match hint {
+            Some(hint) => error.hinted(hint),
+            None => error,
+        }
+    }
+}
+
+/// Standard output failed.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::silent(Kind::BrokenPipe),
+            _ => Self::failed("cannot write to standard output").caused_by(&error),
+        }
+    }
+}

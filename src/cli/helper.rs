@@ -1,0 +1,72 @@
+//! kvfs as a helper of mount(8): a link to it named `/sbin/mount.kvfs` or
+//! `/sbin/mount.fuse.kvfs` lets `/etc/fstab` mount stores.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::error::CliError;
+
+/// The names under which mount(8) looks for helpers of the types `kvfs` and `fuse.kvfs`.
+const NAMES: [&str; 2] = ["mount.kvfs", "mount.fuse.kvfs"];
+
+/// Turns `mount.kvfs SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]` into a `kvfs mount`
+/// command line, and leaves every other one as it is; `None` if nothing is to be done.
+///
+/// # Errors
+/// That kvfs cannot do what mount(8) asks for.
+pub fn translate(argv: Vec<OsString>) -> Result<Option<Vec<OsString>>, CliError> {
+    let called = argv.first().map(|name| Path::new(name).file_name());
+    if !called
+        .flatten()
+        .and_then(OsStr::to_str)
+        .is_some_and(|name| NAMES.contains(&name))
+    {
+        return Ok(Some(argv));
+    }
+    let mut translated: Vec<OsString> = vec!["kvfs".into(), "mount".into()];
+    let mut words = argv.into_iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            // There is no mtab to leave alone, and unknown options stay errors.
+            Some("-n" | "-s") => {}
+            Some("-f") => return Ok(None),
+            Some("-t") => drop(words.next()),
+            Some("-N") => {
+                return Err(
+                    CliError::usage("mounting in another namespace is not supported")
+                        .hinted("run kvfs there: nsenter --mount=NAMESPACE kvfs mount ..."),
+                );
+            }
+            _ => translated.push(word),
+        }
+    }
+    Ok(Some(translated))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translated(line: &str) -> Option<String> {
+        let argv = line.split(' ').map(OsString::from).collect();
+        let argv = translate(argv).expect("a command line")?;
+        Some(argv.join(OsStr::new(" ")).to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn what_mount_asks_for_becomes_a_kvfs_mount() {
+        assert_eq!(
+            translated("/sbin/mount.kvfs ~mine /m -n -s -v -t kvfs -o ro,ttl=1m").as_deref(),
+            Some("kvfs mount ~mine /m -v -o ro,ttl=1m")
+        );
+        assert_eq!(translated("mount.fuse.kvfs a /m -f"), None);
+        assert!(translate(vec!["mount.kvfs".into(), "-N".into()]).is_err());
+    }
+
+    #[test]
+    fn other_command_lines_stay() {
+        for line in ["kvfs status", "/usr/bin/kvfs mount a b -f", "kvfs"] {
+            assert_eq!(translated(line).as_deref(), Some(line));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `kvfs mount`.
+
+use std::path::Path;
+
+use super::args::{GlobalArgs, MountArgs};
+use super::error::CliError;
+use super::settings::{Environment, mount_order};
+use super::ui::Ui;
+use crate::daemon::launch::launch;
+use crate::daemon::serve::serve;
+use crate::daemon::signals::Place;
+use crate::daemon::{Order, logging, session};
+use crate::registry::mount_point::quoted;
+
+/// Mounts in the background, or in the foreground until the mount is ended.
+///
+/// # Errors
+/// Why there is no mount.
+pub fn run(
+    ui: Ui,
+    args: &MountArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    let order = mount_order(args, global, environment)?;
+    if args.foreground {
+        return in_foreground(ui, &order);
+    }
+    launch(&order)?;
+    ui.say(mounted(&order));
+    Ok(())
+}
+
+fn in_foreground(ui: Ui, order: &Order) -> Result<(), CliError> {
+    start_log(order)?;
+    let message = mounted(order);
+    let ready = Box::new(move || {
+        ui.say(message);
+        Ok(())
+    });
+    Ok(serve(order, Place::Foreground, &session::mount, ready)?)
+}
+
+/// Starts logging as ordered, in this process.
+///
+/// # Errors
+/// That the log file cannot be written.
+pub fn start_log(order: &Order) -> Result<(), CliError> {
+    let file = order
+        .log
+        .file
+        .as_deref()
+        .unwrap_or(Path::new("standard error"));
+    logging::start(&order.log).map(drop).map_err(|error| {
+        CliError::failed(format!("cannot log to {}", file.display())).caused_by(&error)
+    })
+}
+
+/// Returns the line that tells what to do with the mount.
+fn mounted(order: &Order) -> String {
+    let path = quoted(&order.mount.mount_point);
+    let log = match &order.log.file {
+        Some(file) => format!("; log: {}", quoted(file)),
+        None => String::new(),
+    };
+    format!(
+        "mounted {} on {path}; unmount with: kvfs unmount {path}{log}",
+        order.store
+    )
+}

@@ -1,0 +1,220 @@
+//! `-o` options as in fstab: each becomes the long flag of the same name, or is one of mount(8).
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Args, Command};
+
+use super::args::MountArgs;
+use super::error::CliError;
+
+/// Options of mount(8), systemd and fstab that mean nothing to a filesystem or that kvfs
+/// fulfils anyway.
+const ACCEPTED: [&str; 29] = [
+    "ro",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "noatime",
+    "atime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "nodiratime",
+    "diratime",
+    "sync",
+    "async",
+    "nosymfollow",
+    "nomand",
+    "silent",
+];
+
+/// What kvfs will not do, and why not.
+const REFUSED: [(&str, &str); 5] = [
+    (
+        "rw",
+        "mounts are read-only; write 'ro' instead of 'rw' or 'defaults' in /etc/fstab",
+    ),
+    ("suid", "mounts are always nosuid"),
+    ("dev", "mounts are always nodev"),
+    ("exec", "mounts are always noexec"),
+    (
+        "token",
+        "a token in options could be seen by others; write token-file=FILE",
+    ),
+];
+
+/// Arguments that cannot be given as options.
+const NOT_OPTIONS: [&str; 4] = ["paths", "options", "help", "version"];
+
+/// Turns the values of `-o` into long flags.
+///
+/// # Errors
+/// A usage error that names the option and what is known.
+pub fn to_flags(values: &[String]) -> Result<Vec<OsString>, CliError> {
+    let command = MountArgs::augment_args(Command::new("mount"));
+    let mut flags = Vec::new();
+    for option in values.iter().flat_map(|value| split(value)) {
+        if let Some(flag) = to_flag(&command, &option)? {
+            flags.push(flag.into());
+        }
+    }
+    Ok(flags)
+}
+
+fn to_flag(command: &Command, option: &str) -> Result<Option<String>, CliError> {
+    let (name, value) = match option.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (option, None),
+    };
+    if name.starts_with("x-") || name.starts_with("X-") || name == "comment" {
+        return Ok(None);
+    }
+    if value.is_none() && ACCEPTED.contains(&name) {
+        return Ok(None);
+    }
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+        return Err(CliError::usage(format!(
+            "the option '{name}' is not possible: {why}"
+        )));
+    }
+    let long = name.replace('_', "-");
+    let argument = command
+        .get_arguments()
+        .filter(|argument| !NOT_OPTIONS.contains(&argument.get_id().as_str()))
+        .find(|argument| argument.get_long() == Some(&long))
+        // Only the name: the value may be a secret.
+        .ok_or_else(|| unknown(command, name))?;
+    match (matches!(argument.get_action(), ArgAction::SetTrue), value) {
+        (true, None) => Ok(Some(format!("--{long}"))),
+        (false, Some(value)) => Ok(Some(format!("--{long}={value}"))),
+        (true, Some(_)) => Err(CliError::usage(format!(
+            "the option '{name}' takes no value"
+        ))),
+        (false, None) => Err(CliError::usage(format!(
+            "the option '{name}' needs a value: {name}=..."
+        ))),
+    }
+}
+
+fn unknown(command: &Command, name: &str) -> CliError {
+    let mut known: Vec<&str> = command
+        .get_arguments()
+        .filter(|argument| !NOT_OPTIONS.contains(&argument.get_id().as_str()))
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    known.sort_unstable();
+    CliError::usage(format!("unknown option '{name}' in -o"))
+        .hinted(format!("known are: {}", known.join(", ")))
+        .hinted(format!(
+            "accepted without effect: {}, x-*",
+            ACCEPTED.join(", ")
+        ))
+}
+
+/// Splits at commas; `\,` is a comma in a value.
+fn split(value: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut characters = value.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (character, characters.peek()) {
+            ('\\', Some(',')) => {
+                characters.next();
+                if let Some(last) = parts.last_mut() {
+                    last.push(',');
+                }
+            }
+            (',', _) => parts.push(String::new()),
+            _ => {
+                if let Some(last) = parts.last_mut() {
+                    last.push(character);
+                }
+            }
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(value: &str) -> Result<Vec<String>, CliError> {
+        to_flags(&[value.to_owned()]).map(|flags| {
+            flags
+                .into_iter()
+                .filter_map(|flag| flag.into_string().ok())
+                .collect()
+        })
+    }
+
+    #[test]
+    fn options_become_the_flags_of_the_same_name() {
+        assert_eq!(
+            flags("ttl=1m,raw,,token_file=/a b,file-mode=0400,allow_other").expect("flags"),
+            [
+                "--ttl=1m",
+                "--raw",
+                "--token-file=/a b",
+                "--file-mode=0400",
+                "--allow-other"
+            ]
+        );
+        assert_eq!(
+            flags(r"prefix=a\,b=c,raw").expect("flags"),
+            ["--prefix=a,b=c", "--raw"]
+        );
+        assert_eq!(flags("").expect("flags"), [""; 0]);
+    }
+
+    #[test]
+    fn what_mount_and_systemd_add_is_accepted() {
+        let fstab = "ro,noauto,user,_netdev,nofail,x-systemd.automount,x-gvfs-show,nosuid,nodev,\
+            noexec,defaults,X-mount.mkdir,comment=mine";
+        assert_eq!(flags(fstab).expect("flags"), [""; 0]);
+    }
+
+    #[test]
+    fn writing_is_refused_with_a_reason() {
+        let error = flags("rw").expect_err("refused");
+        assert!(error.message.contains("read-only"), "{error}");
+        assert!(flags("suid").is_err());
+    }
+
+    #[test]
+    fn unknown_options_list_the_known_and_hide_values() {
+        let error = flags("tokn=s3cret").expect_err("unknown");
+        assert!(error.message.contains("'tokn'"), "{error}");
+        assert!(
+            error.hints[0].contains("token-file, ttl"),
+            "{:?}",
+            error.hints
+        );
+        assert!(!format!("{error:?}").contains("s3cret"));
+        let error = flags("token=s3cret").expect_err("refused");
+        assert!(!format!("{error:?}").contains("s3cret"));
+        assert!(flags("paths=x").is_err());
+        assert!(flags("options=x").is_err());
+    }
+
+    #[test]
+    fn values_are_where_they_belong() {
+        let error = flags("raw=1").expect_err("a value");
+        assert!(error.message.contains("takes no value"), "{error}");
+        let error = flags("ttl").expect_err("no value");
+        assert!(error.message.contains("ttl=..."), "{error}");
+    }
+}

@@ -1,0 +1,447 @@
+//! From arguments, environment and defaults to validated settings. Nothing else reads the
+//! environment.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use super::args::{GlobalArgs, MountArgs, api_url};
+use super::error::CliError;
+use super::reference;
+use crate::daemon::{LogConfig, LogLevel, Order};
+use crate::open::{OpenConfig, TokenSource};
+use crate::redact::Secret;
+use crate::registry::{self, Registry, mount_point};
+use crate::setup::{DiskCacheConfig, MountAccess, MountConfig};
+use crate::store::reference::StoreRef;
+use crate::units::ByteSize;
+
+/// How long metadata is believed where nothing else is said.
+const DEFAULT_TTL: Duration = Duration::from_secs(10);
+const DEFAULT_MEMORY_CACHE: ByteSize = ByteSize::mib(64);
+const DEFAULT_CACHE_SIZE: ByteSize = ByteSize::gib(2);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The longest token or signature that a file may hold.
+const MAX_SECRET: u64 = 64 << 10;
+
+/// What the environment says.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    home: Option<PathBuf>,
+    cache_home: Option<PathBuf>,
+    state_home: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    token: Option<Secret>,
+    signature: Option<Secret>,
+    serve_token: Option<Secret>,
+    api_urls: Vec<(&'static str, String)>,
+    no_color: bool,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the environment"
+    )]
+    pub fn read() -> Self {
+        let mut environment = Self::from_variables(|name| std::env::var_os(name));
+        if environment.home.is_none() {
+            environment.home = etcetera::home_dir().ok();
+        }
+        environment
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        // An empty variable is as good as none, and a relative folder is to be ignored (XDG).
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let folder = |name| {
+            set(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let text = |name| set(name).and_then(|value| value.into_string().ok());
+        let secret = |name| {
+            text(name)
+                .map(|text| text.trim().to_owned())
+                .filter(|text| !text.is_empty())
+                .map(Secret::new)
+        };
+        Self {
+            home: folder("HOME"),
+            cache_home: folder("XDG_CACHE_HOME"),
+            state_home: folder("XDG_STATE_HOME"),
+            runtime_dir: folder("XDG_RUNTIME_DIR"),
+            token: secret("APIFY_TOKEN"),
+            signature: secret("KVFS_SIGNATURE"),
+            serve_token: secret("KVFS_SERVE_TOKEN"),
+            api_urls: ["APIFY_CLIENT_BASE_URL", "APIFY_API_BASE_URL"]
+                .into_iter()
+                .filter_map(|name| Some((name, text(name)?)))
+                .collect(),
+            no_color: set("NO_COLOR").is_some(),
+        }
+    }
+
+    /// Returns whether talk may be coloured.
+    pub fn color(&self) -> bool {
+        !self.no_color && io::stderr().is_terminal()
+    }
+
+    /// Returns where mounts are registered.
+    ///
+    /// # Errors
+    /// That there is no folder for it.
+    pub fn registry(&self) -> Result<Registry, CliError> {
+        let me = rustix::process::geteuid().as_raw();
+        let mine = |dir: &PathBuf| {
+            fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == me)
+        };
+        let runtime = self.runtime_dir.clone().filter(mine);
+        let session = Some(PathBuf::from(format!("/run/user/{me}"))).filter(mine);
+        let state = self.state_dir().ok();
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        dirs.extend(runtime.map(|dir| dir.join("kvfs")));
+        dirs.extend(state.map(|dir| dir.join("mounts")));
+        dirs.extend(session.map(|dir| dir.join("kvfs")));
+        if dirs.is_empty() {
+            return Err(no_home());
+        }
+        let first = dirs.remove(0);
+        dirs.retain(|dir| *dir != first);
+        Ok(Registry::new(first, dirs))
+    }
+
+    /// Returns the token for `kvfs serve`.
+    pub fn serve_token(&self) -> Option<Secret> {
+        self.serve_token.clone()
+    }
+
+    /// Returns the folder for what outlives a reboot: logs, and mounts where there is no
+    /// runtime folder.
+    fn state_dir(&self) -> Result<PathBuf, CliError> {
+        self.folder(self.state_home.as_ref(), ".local/state")
+    }
+
+    fn cache_dir(&self) -> Result<PathBuf, CliError> {
+        self.folder(self.cache_home.as_ref(), ".cache")
+    }
+
+    fn folder(&self, base: Option<&PathBuf>, below_home: &str) -> Result<PathBuf, CliError> {
+        base.cloned()
+            .or_else(|| Some(self.home.as_ref()?.join(below_home)))
+            .map(|dir| dir.join("kvfs"))
+            .ok_or_else(no_home)
+    }
+
+    fn api_url(&self) -> Result<Option<Url>, CliError> {
+        let Some((name, text)) = self.api_urls.first() else {
+            return Ok(None);
+        };
+        api_url(text)
+            .map(Some)
+            .map_err(|why| CliError::usage(format!("the variable {name} is {why}")))
+    }
+}
+
+/// Returns the settings of `kvfs mount`.
+///
+/// # Errors
+/// What is wrong with the arguments, the environment or the files that they name.
+pub fn mount_order(
+    args: &MountArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<Order, CliError> {
+    let (store, mount_point) = split_paths(&args.paths)?;
+    let reference = absolute_reference(reference::parse(&store)?)?;
+    let mount_point = mount_point::resolve(mount_point)?;
+    let disk_cache = disk_cache(args, environment)?;
+    let log = LogConfig {
+        file: log_file(args, environment, &mount_point)?,
+        level: log_level(global),
+        color: environment.color(),
+    };
+    let folders = [
+        ("the store", directory_of(&reference)),
+        (
+            "the cache folder",
+            disk_cache.as_ref().map(|cache| cache.dir.as_path()),
+        ),
+        ("the log file", log.file.as_deref()),
+    ];
+    for (what, path) in folders {
+        // Such a mount would wait for itself.
+        if path.is_some_and(|path| path.starts_with(&mount_point)) {
+            return Err(CliError::usage(format!("{what} is inside the mount point"))
+                .hinted("mount on another directory"));
+        }
+    }
+    Ok(Order {
+        store: reference::describe(&reference),
+        mount: MountConfig {
+            open: open_config(args, environment, reference)?,
+            mount_point,
+            raw: args.raw,
+            prefix: args.prefix.clone(),
+            collection: args.collection.clone(),
+            ttl: (!args.immutable).then(|| args.ttl.unwrap_or(DEFAULT_TTL)),
+            exact_sizes: args.exact_sizes,
+            memory_cache: args.memory_cache.unwrap_or(DEFAULT_MEMORY_CACHE),
+            disk_cache,
+            deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
+            uid: args
+                .uid
+                .unwrap_or_else(|| rustix::process::getuid().as_raw()),
+            gid: args
+                .gid
+                .unwrap_or_else(|| rustix::process::getgid().as_raw()),
+            file_mode: args.file_mode.unwrap_or(0o444),
+            dir_mode: args.dir_mode.unwrap_or(0o555),
+            access: match (args.allow_other, args.allow_root) {
+                (true, _) => MountAccess::Everybody,
+                (false, true) => MountAccess::OwnerAndRoot,
+                (false, false) => MountAccess::Owner,
+            },
+        },
+        log,
+        registry: environment.registry()?,
+    })
+}
+
+/// Returns how `kvfs mount` logs: more with `-v`, less with `-q`.
+pub fn log_level(global: GlobalArgs) -> LogLevel {
+    match (global.quiet, global.verbose) {
+        (true, _) => LogLevel::Warn,
+        (false, 0) => LogLevel::Info,
+        (false, 1) => LogLevel::Debug,
+        (false, _) => LogLevel::Trace,
+    }
+}
+
+/// Returns the settings of the mount that `kvfs demo` makes.
+///
+/// # Errors
+/// That the mount point or the state folder cannot be used.
+pub fn demo_order(
+    environment: &Environment,
+    open: OpenConfig,
+    mount_point: &Path,
+    log_file: PathBuf,
+) -> Result<Order, CliError> {
+    Ok(Order {
+        store: reference::describe(&open.reference),
+        mount: MountConfig {
+            open,
+            mount_point: mount_point::resolve(mount_point)?,
+            raw: false,
+            prefix: None,
+            collection: None,
+            ttl: Some(DEFAULT_TTL),
+            exact_sizes: false,
+            memory_cache: DEFAULT_MEMORY_CACHE,
+            disk_cache: None,
+            deadline: DEFAULT_DEADLINE,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            file_mode: 0o444,
+            dir_mode: 0o555,
+            access: MountAccess::Owner,
+        },
+        log: LogConfig {
+            file: Some(log_file),
+            level: LogLevel::Info,
+            color: false,
+        },
+        registry: environment.registry()?,
+    })
+}
+
+/// Returns how to open a store of a local server.
+pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> OpenConfig {
+    OpenConfig {
+        reference,
+        api_url: Some(api_url),
+        token: TokenSource::Environment(token),
+        signature: None,
+        run_status: None,
+        run_origin: None,
+        attempt_timeout: DEFAULT_TIMEOUT,
+        deadline: DEFAULT_DEADLINE,
+    }
+}
+
+/// Reads a token or signature from a file.
+///
+/// # Errors
+/// That the file cannot be read, is empty or holds more than one line.
+pub fn read_secret(what: &str, path: &Path) -> Result<Secret, CliError> {
+    let shown = shown(path);
+    let mut text = String::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text))
+        .map_err(|error| {
+            CliError::failed(format!("cannot read the {what} file {shown}")).caused_by(&error)
+        })?;
+    let text = text.trim();
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err(
+            CliError::failed(format!("the {what} file {shown} does not hold a {what}"))
+                .hinted(format!("it must hold the {what} and nothing else")),
+        );
+    }
+    Ok(Secret::new(text))
+}
+
+fn open_config(
+    args: &MountArgs,
+    environment: &Environment,
+    reference: StoreRef,
+) -> Result<OpenConfig, CliError> {
+    let signature = match (&args.signature, &args.signature_file) {
+        (Some(signature), _) => Some(Secret::new(signature.trim())),
+        (None, Some(path)) => Some(read_secret("signature", path)?),
+        (None, None) => environment.signature.clone(),
+    };
+    Ok(OpenConfig {
+        reference,
+        api_url: match &args.api_url {
+            Some(url) => Some(url.clone()),
+            None => environment.api_url()?,
+        },
+        token: token_source(args, environment)?,
+        signature,
+        run_status: args.status.as_deref().map(str::to_ascii_uppercase),
+        run_origin: args.origin.as_deref().map(str::to_ascii_uppercase),
+        attempt_timeout: args.timeout.unwrap_or(DEFAULT_TIMEOUT),
+        deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
+    })
+}
+
+fn token_source(args: &MountArgs, environment: &Environment) -> Result<TokenSource, CliError> {
+    if let Some(path) = &args.token_file {
+        // It is read again when it changes; now it must be there.
+        read_secret("token", path)?;
+        return Ok(TokenSource::File(absolute(path)?));
+    }
+    if let Some(token) = &environment.token {
+        return Ok(TokenSource::Environment(token.clone()));
+    }
+    let login = environment
+        .home
+        .as_ref()
+        .map(|home| home.join(".apify/auth.json"))
+        .filter(|path| path.is_file());
+    Ok(login.map_or(TokenSource::None, TokenSource::CliLogin))
+}
+
+fn disk_cache(
+    args: &MountArgs,
+    environment: &Environment,
+) -> Result<Option<DiskCacheConfig>, CliError> {
+    let size = args.cache_size.unwrap_or(DEFAULT_CACHE_SIZE);
+    if args.no_disk_cache || size.0 == 0 {
+        return Ok(None);
+    }
+    let dir = match &args.cache_dir {
+        Some(dir) => absolute(dir)?,
+        None => environment.cache_dir()?,
+    };
+    Ok(Some(DiskCacheConfig { dir, size }))
+}
+
+fn log_file(
+    args: &MountArgs,
+    environment: &Environment,
+    mount_point: &Path,
+) -> Result<Option<PathBuf>, CliError> {
+    match &args.log_file {
+        Some(path) => absolute(path).map(Some),
+        None if args.foreground => Ok(None),
+        None => {
+            let name = format!("{}.log", slug(mount_point));
+            Ok(Some(environment.state_dir()?.join("logs").join(name)))
+        }
+    }
+}
+
+/// Returns a file name by which a person recognises `path`, and which no other path has.
+fn slug(path: &Path) -> String {
+    let words: String = path
+        .to_string_lossy()
+        .trim_matches('/')
+        .chars()
+        .map(|c| match c {
+            '/' => '-',
+            c if c.is_ascii_alphanumeric() || "._-".contains(c) => c,
+            _ => '_',
+        })
+        .take(80)
+        .collect();
+    format!("{words}-{}", &registry::hash(path)[..8])
+}
+
+/// Splits `STORE... MOUNTPOINT`.
+fn split_paths(paths: &[OsString]) -> Result<(Vec<String>, &Path), CliError> {
+    let Some((mount_point, store)) = paths.split_last().filter(|(_, store)| !store.is_empty())
+    else {
+        return Err(CliError::usage("a store and a mount point are needed"));
+    };
+    let store: Option<Vec<String>> = store
+        .iter()
+        .map(|part| part.to_str().map(str::to_owned))
+        .collect();
+    let store = store.ok_or_else(|| CliError::usage("the store is not valid UTF-8"))?;
+    Ok((store, Path::new(mount_point)))
+}
+
+/// Makes folders absolute: the daemon leaves the current one.
+fn absolute_reference(reference: StoreRef) -> Result<StoreRef, CliError> {
+    Ok(match reference {
+        StoreRef::Directory(path) => {
+            let path = fs::canonicalize(&path).map_err(|error| {
+                CliError::failed(format!("cannot use the folder {}", path.display()))
+                    .caused_by(&error)
+            })?;
+            StoreRef::Directory(path)
+        }
+        other => other,
+    })
+}
+
+fn directory_of(reference: &StoreRef) -> Option<&Path> {
+    match reference {
+        StoreRef::Directory(path) => Some(path),
+        StoreRef::Remote(_) | StoreRef::Url { .. } | StoreRef::Records(_) => None,
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path).map_err(|error| {
+        CliError::failed(format!("cannot use the path {}", shown(path))).caused_by(&error)
+    })
+}
+
+/// Returns `path` for an error message, unless somebody gave the token in its place.
+fn shown(path: &Path) -> String {
+    let name: &OsStr = path.as_os_str();
+    if name.as_encoded_bytes().starts_with(b"apify_api_") {
+        return "(not shown: it looks like a token)".to_owned();
+    }
+    path.display().to_string()
+}
+
+fn no_home() -> CliError {
+    CliError::failed("there is no home folder").hinted("set the variable HOME")
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

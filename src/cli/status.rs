@@ -1,0 +1,298 @@
+//! `kvfs status`.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use super::args::StatusArgs;
+use super::error::{CliError, Kind};
+use super::settings::Environment;
+use super::ui::{Ui, table};
+use crate::control::{self, Answer, Request};
+use crate::daemon::serve::describe;
+use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted, resolve};
+use crate::registry::{Entry, Registry, mounts};
+use crate::units::ByteSize;
+
+const LIVE: &str = "live";
+const DEAD: &str = "dead";
+const NOT_ANSWERING: &str = "not_answering";
+
+/// Shows this user's mounts.
+///
+/// # Errors
+/// [`Kind::Trouble`] if a mount is dead or does not answer, or the one asked about is not there.
+pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), CliError> {
+    let registry = environment.registry()?;
+    let mounts = match &args.mountpoint {
+        Some(path) => vec![one(&registry, &resolve(path)?)?],
+        None => all(&registry),
+    };
+    if args.json {
+        ui.data(serde_json::to_string_pretty(&mounts).unwrap_or_default())?;
+    } else if mounts.is_empty() {
+        ui.say("nothing is mounted");
+    } else if args.mountpoint.is_some() {
+        ui.data(details(&mounts[0]))?;
+    } else {
+        ui.data(overview(&mounts))?;
+    }
+    let mut trouble = CliError::silent(Kind::Trouble);
+    for mount in &mounts {
+        let path = text(mount, "mount_point");
+        let fix = match text(mount, "state") {
+            DEAD => "the daemon is gone; clear the mount away with: kvfs unmount",
+            NOT_ANSWERING => "end it at once with: kvfs unmount --force",
+            _ => continue,
+        };
+        trouble
+            .hints
+            .push(format!("{fix} {}", quoted(Path::new(path))));
+    }
+    match trouble.hints.len() {
+        0 => Ok(()),
+        1 => Err(CliError {
+            message: "a mount does not work".into(),
+            ..trouble
+        }),
+        n => Err(CliError {
+            message: format!("{n} mounts do not work"),
+            ..trouble
+        }),
+    }
+}
+
+/// Returns the state of every mount of this user, those of dead daemons included.
+fn all(registry: &Registry) -> Vec<Value> {
+    let me = rustix::process::geteuid().as_raw();
+    let mut known: Vec<(std::path::PathBuf, Option<Entry>)> = Vec::new();
+    for entry in registry.entries() {
+        if entry.is_alive() || is_kvfs(&entry.mount_point) {
+            known.push((entry.mount_point.clone(), Some(entry)));
+        } else {
+            registry.clean(&entry.mount_point);
+        }
+    }
+    for mount in mounts::list().unwrap_or_default() {
+        let registered = known.iter().any(|(path, _)| *path == mount.mount_point);
+        if mount.is_kvfs() && mount.user_id == Some(me) && !registered {
+            known.push((mount.mount_point, None));
+        }
+    }
+    // Those that hang are waited for at the same time.
+    thread::scope(|scope| {
+        let asked: Vec<_> = known
+            .iter()
+            .map(|(path, entry)| scope.spawn(|| state(path, entry.as_ref())))
+            .collect();
+        asked
+            .into_iter()
+            .filter_map(|asked| asked.join().ok())
+            .collect()
+    })
+}
+
+fn one(registry: &Registry, path: &Path) -> Result<Value, CliError> {
+    let entry = registry.find(path);
+    if !is_kvfs(path) && !entry.as_ref().is_some_and(Entry::is_alive) {
+        registry.clean(path);
+        let message = format!("no store is mounted on {}", path.display());
+        return Err(CliError::of(Kind::Trouble, message));
+    }
+    Ok(state(path, entry.as_ref()))
+}
+
+/// Asks the daemon, or finds out why it cannot be asked.
+fn state(path: &Path, entry: Option<&Entry>) -> Value {
+    let mut known = match entry {
+        Some(entry) => describe(entry, SystemTime::now()),
+        None => json!({ "mount_point": path.to_string_lossy() }),
+    };
+    let mut set = |state: &str| known["state"] = state.into();
+    match entry.filter(|entry| entry.is_alive()) {
+        Some(entry) => match control::ask(&entry.control, &Request::Status, ANSWER_TIMEOUT) {
+            Ok(Answer::Done(state @ Value::Object(_))) => return state,
+            _ if !entry.is_alive() => set(DEAD),
+            _ => set(NOT_ANSWERING),
+        },
+        // Mounted by a daemon that is registered elsewhere, or by none any more.
+        None => match health(path) {
+            Health::Answers => set(LIVE),
+            Health::Dead => set(DEAD),
+            Health::Hangs => set(NOT_ANSWERING),
+        },
+    }
+    known
+}
+
+fn overview(mounts: &[Value]) -> String {
+    let header = [
+        "STORE",
+        "MOUNT POINT",
+        "PID",
+        "MODE",
+        "STATE",
+        "UPTIME",
+        "REQUESTS",
+        "CACHE",
+        "ERRORS",
+    ];
+    let rows: Vec<Vec<String>> = mounts
+        .iter()
+        .map(|mount| {
+            let count = |name| counter(mount, name).map_or("-".to_owned(), |n| n.to_string());
+            vec![
+                or_dash(text(mount, "store")),
+                or_dash(text(mount, "mount_point")),
+                mount["pid"]
+                    .as_u64()
+                    .map_or("-".to_owned(), |pid| pid.to_string()),
+                or_dash(text(mount, "mode")),
+                text(mount, "state").replace('_', " "),
+                mount["uptime_s"].as_u64().map_or("-".to_owned(), uptime),
+                count("requests_total"),
+                cache(mount).map_or("-".to_owned(), |size| size.to_string()),
+                count("errors_total"),
+            ]
+        })
+        .collect();
+    table(&header, &rows)
+}
+
+/// Returns everything known of one mount, a line each, with the last errors at the end.
+fn details(mount: &Value) -> String {
+    let mut fields = Map::new();
+    flatten(mount, "", &mut fields);
+    let errors = mount
+        .get("last_errors")
+        .or_else(|| mount["metrics"].get("last_errors"))
+        .and_then(Value::as_array);
+    let width = fields.keys().map(String::len).max().unwrap_or(0) + 1;
+    let mut lines: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| {
+            let shown = match value {
+                Value::String(text) => text.clone(),
+                Value::Null => "-".to_owned(),
+                other => other.to_string(),
+            };
+            let name = format!("{name}:");
+            format!("{name:width$} {shown}")
+        })
+        .collect();
+    for error in errors.into_iter().flatten() {
+        lines.push(String::new());
+        let about = match error["key"].as_str() {
+            Some(key) => format!(" of '{key}'"),
+            None => String::new(),
+        };
+        let times = match error["count"].as_u64() {
+            Some(count) if count > 1 => format!(", {count} times"),
+            _ => String::new(),
+        };
+        let now = unix_now();
+        let ago = now.saturating_sub(error["at_unix_s"].as_u64().unwrap_or(now));
+        lines.push(format!(
+            "{} failed{about} with {} {} ago{times}: {}",
+            text(error, "operation"),
+            text(error, "errno"),
+            uptime(ago),
+            text(error, "message"),
+        ));
+        if let Some(hint) = error["hint"].as_str() {
+            lines.push(format!("  hint: {hint}"));
+        }
+    }
+    lines.join("\n")
+}
+
+fn flatten(value: &Value, prefix: &str, out: &mut Map<String, Value>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        match value {
+            Value::Object(_) => flatten(value, &format!("{prefix}{name}."), out),
+            Value::Array(_) => {}
+            _ => drop(out.insert(format!("{prefix}{name}"), value.clone())),
+        }
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}
+
+/// Returns a counter of the mount's metrics, which stand beside the other fields or in their own.
+fn counter(mount: &Value, name: &str) -> Option<u64> {
+    mount
+        .get(name)
+        .or_else(|| mount["metrics"].get(name))
+        .and_then(Value::as_u64)
+}
+
+fn cache(mount: &Value) -> Option<ByteSize> {
+    let memory = counter(mount, "cache_memory_bytes");
+    let disk = counter(mount, "cache_disk_bytes");
+    (memory.is_some() || disk.is_some())
+        .then(|| ByteSize(memory.unwrap_or(0).saturating_add(disk.unwrap_or(0))))
+}
+
+/// Returns seconds as the two largest units of time.
+fn uptime(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live() -> Value {
+        json!({
+            "mount_point": "/mnt/a", "store": "~mine", "pid": 7, "uptime_s": 90061,
+            "state": "live", "mode": "decoded", "requests_total": 12, "errors_total": 1,
+            "cache_memory_bytes": 1024, "cache_disk_bytes": 0,
+            "last_errors": [{
+                "at_unix_s": 0, "errno": "EACCES", "operation": "open", "key": "a",
+                "message": "no", "hint": "ask", "count": 3
+            }]
+        })
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_mount() {
+        let dead = json!({ "mount_point": "/mnt/b", "state": "not_answering" });
+        let shown = overview(&[live(), dead]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 3);
+        for expected in ["~mine", "/mnt/a", "1day 1h", "12", "1.0 KiB", "live"] {
+            assert!(lines[1].contains(expected), "{expected}: {shown}");
+        }
+        assert!(lines[2].contains("not answering"), "{shown}");
+    }
+
+    #[test]
+    fn counters_are_found_in_an_object_of_their_own_too() {
+        let nested = json!({ "metrics": { "requests_total": 5 } });
+        assert_eq!(counter(&nested, "requests_total"), Some(5));
+        assert_eq!(counter(&nested, "errors_total"), None);
+    }
+
+    #[test]
+    fn details_end_with_the_errors_and_what_to_do() {
+        let shown = details(&live());
+        assert!(shown.contains("store:"), "{shown}");
+        assert!(shown.contains("open failed of 'a' with EACCES"), "{shown}");
+        assert!(shown.contains("3 times: no\n  hint: ask"), "{shown}");
+    }
+}

@@ -1,0 +1,124 @@
+//! What is printed, and where: data to standard output, talk to standard error.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use super::error::CliError;
+
+/// The two output channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    /// Whether only failures are talked about.
+    pub quiet: bool,
+    /// Whether talk may be coloured.
+    pub color: bool,
+}
+
+const RED: &str = "\x1b[1;31m";
+const YELLOW: &str = "\x1b[1;33m";
+const CYAN: &str = "\x1b[1;36m";
+const RESET: &str = "\x1b[0m";
+
+impl Ui {
+    /// Prints data.
+    ///
+    /// # Errors
+    /// That standard output is closed or full.
+    pub fn data(&self, text: impl Display) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        stdout.flush()
+    }
+
+    /// Tells what was done; not with `--quiet`.
+    pub fn say(&self, text: impl Display) {
+        if !self.quiet {
+            talk(text);
+        }
+    }
+
+    /// Tells of something that may be a problem.
+    pub fn warn(&self, text: impl Display) {
+        talk(format_args!("{} {text}", self.label(YELLOW, "warning:")));
+    }
+
+    /// Prints a failure with its causes and what to do.
+    pub fn error(&self, error: &CliError) {
+        if error.message.is_empty() {
+            return;
+        }
+        talk(format_args!(
+            "{} {}",
+            self.label(RED, "error:"),
+            error.message
+        ));
+        for cause in &error.causes {
+            talk(format_args!("  caused by: {cause}"));
+        }
+        for hint in &error.hints {
+            self.hint(hint);
+        }
+    }
+
+    /// Prints what to do about what was printed.
+    pub fn hint(&self, hint: impl Display) {
+        talk(format_args!("{} {hint}", self.label(CYAN, "hint:")));
+    }
+
+    fn label(&self, color: &str, text: &str) -> String {
+        if self.color {
+            format!("{color}{text}{RESET}")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+fn talk(text: impl Display) {
+    // Nobody can be told that standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Lines up the cells of `rows` under `header`.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .chain([header[column].len()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(header.to_vec())];
+    lines.extend(
+        rows.iter()
+            .map(|row| line(row.iter().map(String::as_str).collect())),
+    );
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["é long".to_owned(), "22".to_owned()],
+        ];
+        assert_eq!(
+            table(&["NAME", "N"], &rows),
+            "NAME    N\na       1\né long  22"
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! `kvfs unmount`.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::args::UnmountArgs;
+use super::error::CliError;
+use super::settings::Environment;
+use super::ui::Ui;
+use crate::control::{self, Answer, Request};
+use crate::registry::mount_point::{is_kvfs, quoted, resolve};
+use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
+use crate::registry::{Entry, Registry};
+
+/// How long everything under way may take to finish.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the kernel's list of mounts is looked at meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Unmounts; returns when the mount is gone and, unless `--lazy`, its daemon has ended.
+///
+/// # Errors
+/// That nothing of kvfs is mounted there, that it is in use, or that it does not end.
+pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), CliError> {
+    let registry = environment.registry()?;
+    let path = resolve(&args.mountpoint)?;
+    let mode = match (args.force, args.lazy) {
+        (true, _) => UnmountMode::Force,
+        (false, true) => UnmountMode::Lazy,
+        (false, false) => UnmountMode::Graceful,
+    };
+    unmount_mount(&registry, &path, mode)?;
+    ui.say(format_args!("unmounted {}", quoted(&path)));
+    Ok(())
+}
+
+/// Unmounts what is mounted at the canonical `path`.
+///
+/// # Errors
+/// As for [`run`].
+pub fn unmount_mount(registry: &Registry, path: &Path, mode: UnmountMode) -> Result<(), CliError> {
+    let until = Instant::now() + TIMEOUT;
+    let daemon = registry.find(path).filter(Entry::is_alive);
+    if !is_kvfs(path) && daemon.is_none() {
+        registry.clean(path);
+        return Err(
+            CliError::failed(format!("no store is mounted on {}", path.display()))
+                .hinted("see what is mounted with: kvfs status"),
+        );
+    }
+    let asked = match (&daemon, mode) {
+        // The other ways must work even if the daemon does not.
+        (Some(daemon), UnmountMode::Graceful) => ask(daemon, path)?,
+        _ => false,
+    };
+    if !asked && is_kvfs(path) {
+        match unmount(path, mode) {
+            Ok(()) | Err(UnmountError::NotMounted) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    wait(path, daemon.as_ref(), mode, until)?;
+    registry.clean(path);
+    Ok(())
+}
+
+/// Asks the daemon to unmount; returns whether it does.
+fn ask(daemon: &Entry, path: &Path) -> Result<bool, CliError> {
+    let request = Request::Unmount {
+        mode: UnmountMode::Graceful,
+    };
+    match control::ask(&daemon.control, &request, TIMEOUT) {
+        Ok(Answer::Done(_)) => Ok(true),
+        Ok(Answer::Busy) => Err(UnmountError::Busy.into()),
+        Ok(Answer::Failed(why)) => {
+            tracing::debug!(why, "the daemon cannot unmount");
+            Ok(false)
+        }
+        // It may have ended before it could answer.
+        Err(_) => Ok(!is_kvfs(path)),
+    }
+}
+
+fn wait(
+    path: &Path,
+    daemon: Option<&Entry>,
+    mode: UnmountMode,
+    until: Instant,
+) -> Result<(), CliError> {
+    while is_kvfs(path) {
+        if Instant::now() >= until {
+            return Err(CliError::failed(format!(
+                "{} is still mounted after {} seconds",
+                path.display(),
+                TIMEOUT.as_secs()
+            ))
+            .hinted("end it at once with --force, or detach it with --lazy"));
+        }
+        thread::sleep(POLL);
+    }
+    match daemon {
+        // It serves what is still open, for as long as that takes.
+        Some(daemon) if mode != UnmountMode::Lazy && !daemon.process.wait_ended(until) => {
+            Err(CliError::failed(format!(
+                "the mount is gone, but its daemon (process {}) has not ended",
+                daemon.process.pid
+            ))
+            .hinted(match &daemon.log_file {
+                Some(log) => format!("its log may say why: {}", quoted(log)),
+                None => "it runs in the foreground somewhere; look there".to_owned(),
+            }))
+        }
+        _ => Ok(()),
+    }
+}

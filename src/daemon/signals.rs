@@ -1,0 +1,139 @@
+//! Signals of the serving process: the first asks nicely, each further one less so.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::Mutex;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::session::Unmounter;
+use crate::registry::mount_point;
+use crate::registry::unmount::{UnmountMode, unmount};
+
+/// Whom the serving process listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// No terminal: it outlives the one that it was started from.
+    Background,
+    /// A terminal, or a supervisor such as systemd.
+    Foreground,
+    /// A command that has more to clear away than the mount, and ends when the mount does.
+    Within,
+}
+
+/// What a signal has to end.
+enum Stage {
+    /// Nothing is mounted, or is just being.
+    Starting,
+    /// As before, but a signal has come.
+    Cancelled,
+    /// The mount.
+    Mounted(Unmounter),
+}
+
+/// Turns signals into an end of the mount.
+#[derive(Clone)]
+pub struct Stopper(Arc<Mutex<Stage>>);
+
+impl std::fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stopper").finish_non_exhaustive()
+    }
+}
+
+impl Stopper {
+    /// Catches SIGTERM, SIGINT and SIGHUP from now on, in a thread of its own.
+    ///
+    /// # Errors
+    /// That the handlers or the thread cannot be made.
+    pub fn install(mount_point: &Path, place: Place) -> io::Result<Self> {
+        let stopper = Self(Arc::new(Mutex::new(Stage::Starting)));
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let stage = Arc::clone(&stopper.0);
+        let mount_point = mount_point.to_path_buf();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                let mut received = 0;
+                for signal in signals.forever() {
+                    if signal == SIGHUP && place == Place::Background {
+                        continue;
+                    }
+                    received += 1;
+                    end(&stage, &mount_point, signal, received, place);
+                }
+            })?;
+        Ok(stopper)
+    }
+
+    /// Tells that from now on there is a mount to end.
+    pub fn mounted(&self, unmounter: Unmounter) {
+        let mut stage = self.0.lock();
+        let cancelled = matches!(*stage, Stage::Cancelled);
+        *stage = Stage::Mounted(Arc::clone(&unmounter));
+        drop(stage);
+        if cancelled && let Err(error) = unmounter(UnmountMode::Lazy) {
+            tracing::error!(%error, "cannot unmount");
+        }
+    }
+}
+
+fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, place: Place) {
+    let mut stage = stage.lock();
+    let Stage::Mounted(unmounter) = &*stage else {
+        if place == Place::Within {
+            *stage = Stage::Cancelled;
+            return;
+        }
+        give_up(mount_point, signal);
+    };
+    let mode = match received {
+        1 => UnmountMode::Graceful,
+        2 => UnmountMode::Lazy,
+        _ => UnmountMode::Force,
+    };
+    tracing::info!(signal, ?mode, "unmounting");
+    let unmounter = Arc::clone(unmounter);
+    let by_hand = signal == SIGINT && place == Place::Foreground;
+    // Unmounting may wait for uploads, and the next signal must not.
+    let started = thread::Builder::new()
+        .name("unmount".into())
+        .spawn(move || {
+            let Err(mut error) = unmounter(mode) else {
+                return;
+            };
+            let busy = error.raw_os_error() == Some(libc::EBUSY);
+            if busy && mode == UnmountMode::Graceful {
+                if by_hand {
+                    tracing::warn!("the mount point is in use; press Ctrl-C again to detach it");
+                    return;
+                }
+                // Whoever sends SIGTERM wants an end: open files stay usable until closed.
+                tracing::warn!("the mount point is in use; detaching it");
+                match unmounter(UnmountMode::Lazy) {
+                    Ok(()) => return,
+                    Err(second) => error = second,
+                }
+            }
+            tracing::error!(%error, "cannot unmount");
+        });
+    if let Err(error) = started {
+        tracing::error!(%error, "cannot start a thread to unmount");
+    }
+}
+
+/// Ends the process while it is still opening the store.
+#[expect(
+    clippy::exit,
+    reason = "the thread that opens the store may wait for the network and cannot be told"
+)]
+fn give_up(mount_point: &Path, signal: i32) -> ! {
+    let path = PathBuf::from(mount_point);
+    if mount_point::is_kvfs(&path) {
+        let _ = unmount(&path, UnmountMode::Lazy);
+    }
+    std::process::exit(128 + signal)
+}

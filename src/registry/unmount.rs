@@ -1,0 +1,146 @@
+//! Unmounting through the kernel: `umount2` where this user may, else `fusermount3`.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use serde::{Deserialize, Serialize};
+
+use super::mounts;
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnmountMode {
+    /// Only if nobody uses the mount.
+    #[default]
+    Graceful,
+    /// Take it out of the tree at once; files that are open stay usable until closed.
+    Lazy,
+    /// Take it out of the tree and fail everything that still waits for it.
+    Force,
+}
+
+/// Why a mount could not be unmounted.
+#[derive(Debug)]
+pub enum UnmountError {
+    /// A program has a file open or its working directory there.
+    Busy,
+    /// Nothing is mounted there.
+    NotMounted,
+    /// This user needs `fusermount3`, which is not installed.
+    NoHelper,
+    /// The helper failed; what it said.
+    Helper(String),
+    /// The kernel refused.
+    Os(io::Error),
+}
+
+impl UnmountError {
+    /// Returns what the person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Busy => Some(
+                "see who uses it with 'fuser -vm MOUNTPOINT' or 'lsof +D MOUNTPOINT', or detach it with --lazy",
+            ),
+            Self::NoHelper => Some(
+                "install the package fuse3 (Debian, Ubuntu: apt install fuse3; Fedora: dnf install fuse3)",
+            ),
+            Self::NotMounted | Self::Helper(_) | Self::Os(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for UnmountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("the mount point is in use"),
+            Self::NotMounted => f.write_str("nothing is mounted there"),
+            Self::NoHelper => f.write_str("the program fusermount3 is missing"),
+            Self::Helper(said) => write!(f, "fusermount3 failed: {said}"),
+            Self::Os(error) => write!(f, "the kernel refused: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for UnmountError {}
+
+impl From<UnmountError> for io::Error {
+    fn from(error: UnmountError) -> Self {
+        match error {
+            UnmountError::Busy => Self::from_raw_os_error(libc::EBUSY),
+            UnmountError::Os(error) => error,
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Unmounts what is on top at `mount_point`.
+///
+/// # Errors
+/// See [`UnmountError`].
+pub fn unmount(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountError> {
+    let flags = UnmountFlags::NOFOLLOW
+        | match mode {
+            UnmountMode::Graceful => UnmountFlags::empty(),
+            UnmountMode::Lazy => UnmountFlags::DETACH,
+            UnmountMode::Force => UnmountFlags::FORCE | UnmountFlags::DETACH,
+        };
+    match rustix::mount::unmount(mount_point, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(UnmountError::Busy),
+        Err(Errno::INVAL | Errno::NOENT) => Err(UnmountError::NotMounted),
+        Err(Errno::PERM) => unmount_as_user(mount_point, mode),
+        Err(error) => Err(UnmountError::Os(error.into())),
+    }
+}
+
+fn unmount_as_user(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountError> {
+    if mode == UnmountMode::Force {
+        abort_connection(mount_point);
+    }
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if mode != UnmountMode::Graceful {
+        command.arg("-z");
+    }
+    let output = command
+        .arg("--")
+        .arg(mount_point)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => UnmountError::NoHelper,
+            _ => UnmountError::Os(error),
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    if said.contains("busy") {
+        Err(UnmountError::Busy)
+    } else if said.contains("not found in") {
+        Err(UnmountError::NotMounted)
+    } else {
+        Err(UnmountError::Helper(said.to_owned()))
+    }
+}
+
+/// Fails everything that waits for the mount. The kernel lets its owner do so where the control
+/// filesystem is mounted; where it is not, detaching has to do.
+fn abort_connection(mount_point: &Path) {
+    if let Ok(Some(mount)) = mounts::find(mount_point)
+        && let Err(error) = fs::write(
+            format!("/sys/fs/fuse/connections/{}/abort", mount.minor),
+            "1",
+        )
+    {
+        tracing::debug!(%error, "cannot abort the FUSE connection");
+    }
+}
