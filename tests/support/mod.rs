@@ -1,1 +1,3 @@
-//! (to be written)
+//! What several test programs use.
+
+pub mod scripted;
