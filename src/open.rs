@@ -16,7 +16,7 @@ use crate::apify::endpoint::{Endpoint, encode};
 use crate::apify::errors::Subject;
 use crate::apify::http::{HttpClient, HttpOptions, PLATFORM_HOST, Purpose};
 use crate::apify::record::RecordApi;
-use crate::apify::record_urls::RecordUrlsStore;
+use crate::apify::record_urls::{RecordUrlsStore, is_signed};
 use crate::apify::signed::SignedKeysStore;
 use crate::apify::token::{Format, Token};
 use crate::apify::transport::is_loopback;
@@ -183,6 +183,10 @@ fn open_by_name(
             if probe.list_page(&one_key(), deadline).is_err() {
                 return Err(describe(error, remote));
             }
+            if !matches!(remote, RemoteRef::Id(_) | RemoteRef::Named { .. }) {
+                // The API has no HEAD for a run's records.
+                api.avoid_head();
+            }
             (named, info)
         }
         Err(error) => return Err(describe(error, remote)),
@@ -229,11 +233,6 @@ fn open_records(
             ErrorKind::Unsupported,
             "no record was given",
         ));
-    };
-    let is_signed = |url: &SafeUrl| {
-        url.expose()
-            .query_pairs()
-            .any(|(name, _)| name == "signature")
     };
     let unsigned = urls.iter().find(|url| !is_signed(url)).map(SafeUrl::expose);
     let token = match unsigned {

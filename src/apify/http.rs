@@ -4,6 +4,7 @@
 //! a URL with its query.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::Method;
@@ -26,6 +27,9 @@ use crate::store::{ErrorKind, Result, StoreError, Upload};
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
+
+/// The attempts to connect to a server that has never answered.
+const UNREACHED_ATTEMPTS: u32 = 3;
 
 /// The platform's API host, which is known to limit requests.
 pub const PLATFORM_HOST: &str = "api.apify.com";
@@ -114,7 +118,8 @@ impl<'a> Call<'a> {
     fn budget(&self) -> Budget {
         match self.purpose {
             Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
-            Purpose::List | Purpose::Head | Purpose::Other => Budget::Rest,
+            Purpose::Head => Budget::Heads,
+            Purpose::List | Purpose::Other => Budget::Rest,
         }
     }
 }
@@ -126,6 +131,8 @@ pub struct HttpClient {
     limiter: Arc<Limiter>,
     limited: Origin,
     options: HttpOptions,
+    /// Whether the server has ever answered.
+    reached: AtomicBool,
 }
 
 impl HttpClient {
@@ -139,6 +146,7 @@ impl HttpClient {
             limiter: Arc::new(Limiter::new(api.host_str() == Some(PLATFORM_HOST))),
             limited: api.origin(),
             options,
+            reached: AtomicBool::new(false),
         })
     }
 
@@ -173,8 +181,13 @@ impl HttpClient {
                 Ok(result) => return Ok(result),
                 Err(failure) => failure,
             };
+            // A wrong address should be told soon; a server that has answered may come back.
+            let is_hopeless = failure.is_unreached()
+                && !self.reached.load(Ordering::Relaxed)
+                && state.attempt() >= UNREACHED_ATTEMPTS;
             let may_repeat = outgoing.as_ref().is_none_or(Outgoing::can_start)
-                && (failure.not_done || !call.once);
+                && (failure.not_done || !call.once)
+                && !is_hopeless;
             let delay = may_repeat
                 .then(|| state.next_delay(failure.verdict, deadline.remaining(), fastrand::f64()))
                 .flatten();
@@ -268,6 +281,7 @@ impl HttpClient {
             let reply = self
                 .transport
                 .send(&call.method(), &target, headers, sent, deadline)?;
+            self.reached.store(true, Ordering::Relaxed);
             tracing::trace!(status = reply.status, url = %SafeUrl::new(server.clone()), "answer");
             if is_limited {
                 self.learn(call.budget(), &reply);

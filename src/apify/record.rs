@@ -118,6 +118,19 @@ impl RecordApi {
         }
     }
 
+    /// Returns the same without the token.
+    pub fn without_token(&self) -> Self {
+        Self {
+            token: None,
+            ..self.clone()
+        }
+    }
+
+    /// Never sends HEAD from now on.
+    pub fn avoid_head(&self) {
+        self.refuses_head.store(true, Ordering::Relaxed);
+    }
+
     /// Returns a call with the token.
     pub fn call<'a>(&'a self, purpose: Purpose, target: Target, subject: Subject<'a>) -> Call<'a> {
         Call {
@@ -245,7 +258,7 @@ impl RecordApi {
             }
         }
         let answer = self.fetch(&target, key, &Conditions::default(), deadline)?;
-        self.refuses_head.store(true, Ordering::Relaxed);
+        self.avoid_head();
         match answer.status {
             200 => Ok(answer.meta),
             status => Err(protocol(
@@ -293,7 +306,11 @@ impl RecordApi {
             }
         }
         self.http.call(&call, None, deadline, |reply| {
-            answer_of(reply).map_err(|message| Failure::permanent(ErrorKind::Protocol, message))
+            let status = Some(reply.status);
+            answer_of(reply).map_err(|message| Failure {
+                status,
+                ..Failure::permanent(ErrorKind::Protocol, message)
+            })
         })
     }
 }

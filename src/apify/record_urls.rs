@@ -57,7 +57,7 @@ impl RecordUrlsStore {
             for _ in 0..OPEN_THREADS.min(links.len()) {
                 scope.spawn(|| {
                     while let Some((key, url)) = links.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let meta = api.head(linked_record(url), key, deadline);
+                        let meta = api_for(&api, url).head(linked_record(url), key, deadline);
                         let is_failure = meta.is_err();
                         found.lock().insert(key.clone(), meta);
                         if is_failure {
@@ -98,6 +98,22 @@ impl RecordUrlsStore {
         })?;
         Ok(&record.0)
     }
+}
+
+/// Returns access to a record: a signed URL needs no token, and gets none.
+fn api_for(api: &RecordApi, url: &SafeUrl) -> RecordApi {
+    if is_signed(url) {
+        api.without_token()
+    } else {
+        api.clone()
+    }
+}
+
+/// Tells whether a URL carries a signature.
+pub fn is_signed(url: &SafeUrl) -> bool {
+    url.expose()
+        .query_pairs()
+        .any(|(name, _)| name == "signature")
 }
 
 /// Reads the key in a record's URL.
@@ -144,12 +160,13 @@ impl Store for RecordUrlsStore {
     }
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
-        self.api.head(linked_record(self.link(key)?), key, deadline)
+        let link = self.link(key)?;
+        api_for(&self.api, link).head(linked_record(link), key, deadline)
     }
 
     fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
-        self.api
-            .get(linked_record(self.link(key)?), key, request, deadline)
+        let link = self.link(key)?;
+        api_for(&self.api, link).get(linked_record(link), key, request, deadline)
     }
 
     fn put(&self, key: &Key, _: &PutRequest, _: Upload<'_>, _: Deadline) -> Result<RecordMeta> {

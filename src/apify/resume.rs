@@ -239,12 +239,12 @@ impl ResumingBody {
             (Some(old), Some(new)) => old == new,
             _ => true,
         };
-        if old.etag != new.etag
-            || old.last_modified != new.last_modified
-            || old.encoding != new.encoding
-            || old.content_type != new.content_type
-            || !same_size
-        {
+        // A part may come without the other headers (RFC 9110, 15.3.7); a strong tag says all.
+        let same_headers = old.strong_etag().is_some()
+            || (old.last_modified == new.last_modified
+                && old.encoding == new.encoding
+                && old.content_type == new.content_type);
+        if old.etag != new.etag || !same_headers || !same_size {
             return Err(self.changed("the record changed while it was read"));
         }
         Ok(())

@@ -1181,3 +1181,127 @@ fn record_urls_are_a_store_of_just_these() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     shown(&error);
 }
+
+// Living together
+
+#[test]
+fn dropping_a_body_closes_its_connection() {
+    let whole = Answer::new(200, bytes(1_000_000)).stall_after(500_000);
+    let api = Scripted::with(options(), move |_, _| whole.clone());
+    let mut fetched = api.get("a").expect("a record");
+    fetched.body.read_exact(&mut [0; 1000]).expect("some bytes");
+    drop(fetched);
+    // The server's thread is waiting for the client to close; a leak would block it here.
+    api.server.wait_until_closed(1);
+}
+
+#[test]
+fn many_readers_share_the_client() {
+    let stored = bytes(20_000);
+    let whole = stored.clone();
+    let api = Scripted::with(options(), move |_, count| match count % 5 {
+        0 => Answer::new(503, ""),
+        1 => Answer::new(200, whole.clone()).cut_after(count % 7 * 1000),
+        _ => Answer::new(200, whole.clone()),
+    });
+    std::thread::scope(|scope| {
+        for thread in 0..100 {
+            let (api, stored) = (&api, &stored);
+            scope.spawn(move || {
+                for record in 0..5 {
+                    // Unlucky ones may run out of attempts; none may get wrong bytes.
+                    match api.read(&format!("{thread}-{record}")) {
+                        Ok(bytes) => assert!(bytes == *stored),
+                        Err(error) => assert!(matches!(
+                            error.kind(),
+                            ErrorKind::Server | ErrorKind::Network
+                        )),
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_wrong_address_is_told_soon() {
+    let server = ScriptedServer::queue([]);
+    let config = config(ID, &server);
+    drop(server);
+    let options = HttpOptions {
+        retry: RetryPolicy {
+            attempts: 1_000_000,
+            ..options().retry
+        },
+        ..options()
+    };
+    let error = open_with(&config, options, Arc::default()).expect_err("nobody there");
+    assert_eq!(error.kind(), ErrorKind::Network);
+    assert!(shown(&error).contains("3 attempts"), "{error}");
+}
+
+#[test]
+fn a_change_is_redirected_only_within_the_server() {
+    let elsewhere = ScriptedServer::queue([Answer::new(201, "{}")]);
+    let there = elsewhere.url();
+    let api = Scripted::queue([
+        Answer::new(307, "").header("location", "/moved"),
+        Answer::new(201, "{}"),
+        Answer::new(302, "").header("location", "/moved"),
+        Answer::new(307, "").header("location", &there),
+    ]);
+    let put = || {
+        let body = Upload::Bytes(b"x");
+        api.store
+            .put(&key("a"), &PutRequest::default(), body, deadline())
+    };
+    put().expect("stored");
+    assert_eq!(api.seen()[1].body, b"x");
+    for _ in 0..2 {
+        assert_eq!(put().expect_err("refused").kind(), ErrorKind::Protocol);
+    }
+    assert!(elsewhere.seen().is_empty());
+}
+
+#[test]
+fn signed_record_urls_get_no_token() {
+    let server = ScriptedServer::start(|_, _| Answer::new(200, "x"));
+    let url = |rest: &str| format!("{}v2/key-value-stores/A1/records/{rest}", server.url());
+    let urls = [url("a?signature=c2lnbmVk"), url("b")];
+    let config = OpenConfig {
+        reference: kvfs::store::reference::StoreRef::parse(&urls).expect("records"),
+        ..config(ID, &server)
+    };
+    open(&config).expect("a store");
+    for seen in server.seen() {
+        let is_signed = seen.target.contains("signature");
+        assert_eq!(
+            seen.header("authorization").is_none(),
+            is_signed,
+            "{}",
+            seen.target
+        );
+    }
+}
+
+#[test]
+fn a_missing_token_file_says_what_to_do() {
+    let server = ScriptedServer::queue([]);
+    for token in [
+        TokenSource::File("/nonexistent/token".into()),
+        TokenSource::CliLogin("/nonexistent/auth.json".into()),
+    ] {
+        let config = OpenConfig {
+            token,
+            ..config(ID, &server)
+        };
+        let error = open(&config).expect_err("no token");
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("--token-file")),
+            "{error}"
+        );
+    }
+}

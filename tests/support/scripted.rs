@@ -186,7 +186,8 @@ type Handler = dyn Fn(&Seen, usize) -> Answer + Send + Sync;
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Vec<Seen>>,
-    arrived: Condvar,
+    closed: Mutex<usize>,
+    closing: Condvar,
     connections: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
     stopping: AtomicBool,
 }
@@ -251,19 +252,17 @@ impl ScriptedServer {
         self.shared.seen.lock().clone()
     }
 
-    /// Waits until so many requests have come.
-    pub fn wait_for(&self, count: usize) -> Vec<Seen> {
+    /// Waits until clients have closed so many of the connections that an answer left open.
+    pub fn wait_until_closed(&self, count: usize) {
         let until = Instant::now() + Duration::from_secs(20);
-        let mut seen = self.shared.seen.lock();
-        while seen.len() < count {
-            let late = self.shared.arrived.wait_until(&mut seen, until);
+        let mut closed = self.shared.closed.lock();
+        while *closed < count {
+            let late = self.shared.closing.wait_until(&mut closed, until);
             assert!(
                 !late.timed_out(),
-                "only {} of {count} requests came",
-                seen.len()
+                "only {closed} of {count} connections were closed"
             );
         }
-        seen.clone()
     }
 }
 
@@ -292,7 +291,6 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
         let count = {
             let mut seen = shared.seen.lock();
             seen.push(request.clone());
-            shared.arrived.notify_all();
             seen.len() - 1
         };
         let answer = handler(&request, count);
@@ -302,7 +300,9 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             After::Close => return Ok(()),
             // Ends when the client gives up or the server is dropped.
             After::Stall => {
-                std::io::copy(&mut reader, &mut std::io::sink())?;
+                let _ = std::io::copy(&mut reader, &mut std::io::sink());
+                *shared.closed.lock() += 1;
+                shared.closing.notify_all();
                 return Ok(());
             }
         }
