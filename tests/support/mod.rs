@@ -1,1 +1,8 @@
-//! (to be written)
+//! What the tests share.
+#![allow(
+    dead_code,
+    missing_docs,
+    reason = "each test binary uses a part of it, and its readers read the code"
+)]
+
+pub mod served;
