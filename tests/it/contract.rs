@@ -20,7 +20,7 @@ struct Subject {
     store: Arc<dyn Store>,
     /// Whether it takes keys that the platform refuses.
     odd_keys: bool,
-    _keep: Box<dyn Any>,
+    _keep: Box<dyn Any + Send + Sync>,
 }
 
 fn memory() -> Subject {
