@@ -128,10 +128,19 @@ fn list(subject: &Subject, query: ListQuery) -> Vec<String> {
 }
 
 fn what_was_put_is_got(subject: &Subject) {
-    put_as(subject, "a.txt", "text/x-odd; charset=iso-8859-1", Encoding::Identity, b"hello");
+    put_as(
+        subject,
+        "a.txt",
+        "text/x-odd; charset=iso-8859-1",
+        Encoding::Identity,
+        b"hello",
+    );
     let (meta, bytes) = get(subject, "a.txt");
     assert_eq!(bytes, b"hello");
-    assert_eq!(meta.content_type.as_deref(), Some("text/x-odd; charset=iso-8859-1"));
+    assert_eq!(
+        meta.content_type.as_deref(),
+        Some("text/x-odd; charset=iso-8859-1")
+    );
     assert_eq!(meta.encoding, Encoding::Identity);
     if let Some(size) = meta.stored_size {
         assert_eq!(size, 5);
@@ -153,10 +162,19 @@ fn an_absent_record_is_not_found(subject: &Subject) {
 }
 
 fn a_put_replaces_bytes_type_and_encoding(subject: &Subject) {
-    put_as(subject, "k", "text/html", Encoding::Brotli, &encode(&Encoding::Brotli, b"long text"));
+    put_as(
+        subject,
+        "k",
+        "text/html",
+        Encoding::Brotli,
+        &encode(&Encoding::Brotli, b"long text"),
+    );
     put_as(subject, "k", "image/png", Encoding::Identity, b"png");
     let (meta, bytes) = get(subject, "k");
-    assert_eq!((&*bytes, meta.content_type.as_deref()), (&b"png"[..], Some("image/png")));
+    assert_eq!(
+        (&*bytes, meta.content_type.as_deref()),
+        (&b"png"[..], Some("image/png"))
+    );
     assert_eq!(meta.encoding, Encoding::Identity);
     assert_eq!(list(subject, ListQuery::default()), ["k"]);
 }
@@ -254,14 +272,42 @@ fn valid_keys_of_any_kind_are_kept(subject: &Subject) {
     keep_all(
         subject,
         &[
-            "INPUT", "INPUT.json", "a", "a.json", "a.txt", "A", ".", "..", "...", ".a", "-", "_",
-            "!'()", "a.__metadata__.json", "__metadata__.json", "x.tmp", &long, &quotes,
+            "INPUT",
+            "INPUT.json",
+            "a",
+            "a.json",
+            "a.txt",
+            "A",
+            ".",
+            "..",
+            "...",
+            ".a",
+            "-",
+            "_",
+            "!'()",
+            "a.__metadata__.json",
+            "__metadata__.json",
+            "x.tmp",
+            &long,
+            &quotes,
         ],
     );
 }
 
 fn keys_that_the_platform_refuses_are_kept_where_they_are_taken(subject: &Subject) {
-    let keys = ["a/b", "/", "a b", "é", "%2E", "a%", "a\nb", "a?b#c", "~", "\u{1F600}", "../../x"];
+    let keys = [
+        "a/b",
+        "/",
+        "a b",
+        "é",
+        "%2E",
+        "a%",
+        "a\nb",
+        "a?b#c",
+        "~",
+        "\u{1F600}",
+        "../../x",
+    ];
     if subject.odd_keys {
         keep_all(subject, &keys);
         return;
@@ -269,7 +315,12 @@ fn keys_that_the_platform_refuses_are_kept_where_they_are_taken(subject: &Subjec
     for name in keys {
         let error = subject
             .store
-            .put(&key(name), &PutRequest::default(), Upload::Bytes(b""), soon())
+            .put(
+                &key(name),
+                &PutRequest::default(),
+                Upload::Bytes(b""),
+                soon(),
+            )
             .expect_err("an invalid key");
         assert_eq!(error.kind(), ErrorKind::InvalidKey, "{name:?}");
     }
@@ -403,7 +454,12 @@ fn listings_are_in_binary_order_and_sizes_are_stored_sizes(subject: &Subject) {
     assert_eq!(keys, ["10", "9", "B", "_", "a", "a-b", "a.b", "ab", "b"]);
     assert_eq!(page.next, None);
     for item in page.items {
-        assert_eq!(item.stored_size, Some(stored.len() as u64), "{:?}", item.key);
+        assert_eq!(
+            item.stored_size,
+            Some(stored.len() as u64),
+            "{:?}",
+            item.key
+        );
     }
 }
 
@@ -427,7 +483,10 @@ fn pages_start_anywhere_and_end(subject: &Subject) {
     assert_eq!(list(subject, query("k22x", 1)), ["k23", "k24"]);
     assert!(list(subject, query("k24", 1)).is_empty());
     assert_eq!(list(subject, query("", 10)).len(), 25);
-    let page = subject.store.list_page(&query("k00", 3), soon()).expect("a page");
+    let page = subject
+        .store
+        .list_page(&query("k00", 3), soon())
+        .expect("a page");
     let keys: Vec<&str> = page.items.iter().map(|item| item.key.as_str()).collect();
     assert_eq!(keys, ["k01", "k02", "k03"]);
     assert_eq!(page.next.as_deref(), Some("k03"));
