@@ -3,3 +3,4 @@
 
 pub mod core;
 pub mod scripted;
+pub mod served;
