@@ -85,7 +85,7 @@ pub struct MountArgs {
     /// Read the API token from this file, again whenever it changes
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     pub token_file: Option<PathBuf>,
-    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else https://api.apify.com]
+    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
     #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
     pub api_url: Option<Url>,
     /// The signature that grants access to a store's keys (others can see it in the list of processes)
