@@ -92,3 +92,25 @@ impl Deadline {
         self.min(Self::after(span))
     }
 }
+
+/// Whether an operation may wait, and how long.
+///
+/// The kernel's threads try every operation with [`Wait::Never`] first; what would have to wait
+/// for the network, the disk or another thread is repeated on a pool thread with a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Answer from memory or not at all.
+    Never,
+    /// Wait, but not past the deadline.
+    Until(Deadline),
+}
+
+impl Wait {
+    /// Returns the deadline, `None` when waiting is not allowed.
+    pub fn deadline(self) -> Option<Deadline> {
+        match self {
+            Self::Never => None,
+            Self::Until(deadline) => Some(deadline),
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
-//! 1. words and tools: [`units`], [`clock`], [`redact`], [`signature`], [`metrics`]
+//! 1. words and tools: [`units`], [`clock`], [`redact`], [`signature`], [`metrics`],
+//!    [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
 //! 4. caches: [`cache`]
@@ -16,6 +17,7 @@ pub mod metrics;
 pub mod redact;
 pub mod signature;
 pub mod units;
+pub mod workers;
 
 pub mod store;
 

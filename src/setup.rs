@@ -1,12 +1,24 @@
 //! Puts a mount together: settings in, running filesystem out. Used by the command line and by tests.
 
+use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::disk::DiskTier;
+use crate::cache::records::{Records, RecordsConfig};
+use crate::clock::{Clock, SystemClock};
+use crate::fs::{self, FsConfig, KvFs};
+use crate::fuse::adapter::{Adapter, Appearance};
+use crate::fuse::pending::Watcher;
+use crate::fuse::session::{self, Access, MountOptions, Unmount};
+use crate::metrics::Metrics;
 use crate::open::OpenConfig;
+use crate::store::{Store, StoreError};
 use crate::units::ByteSize;
+use crate::workers::Workers;
 
 /// Everything a mount needs to know; the parent process hands it to the daemon through a pipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,4 +74,203 @@ pub enum MountAccess {
     OwnerAndRoot,
     /// Everybody, as far as the permission bits allow.
     Everybody,
+}
+
+/// Threads that wait for the store on behalf of programs.
+const WAITING_THREADS: usize = 96;
+/// Requests that may wait for one of them.
+const WAITING_REQUESTS: usize = 4096;
+
+/// Why a mount could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The store could not be opened.
+    #[error("cannot open the store: {0}")]
+    Store(#[source] StoreError),
+    /// The kernel or `fusermount3` refused.
+    #[error("cannot mount at {}: {error}", mount_point.display())]
+    Mount {
+        /// Where.
+        mount_point: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl SetupError {
+    /// Returns what the person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint().map(Into::into),
+            Self::Mount { .. } => None,
+        }
+    }
+}
+
+/// A mount that answers; [`Mounted::run`] serves it.
+#[derive(Debug)]
+pub struct Mounted {
+    session: session::Mounted,
+    fs: Arc<KvFs>,
+    store: Arc<dyn Store>,
+    config: MountConfig,
+    mount_point: PathBuf,
+    started: Instant,
+}
+
+/// Gives the part of `kvfs status` that the mount itself knows.
+pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+impl Mounted {
+    /// Serves the mount until it is unmounted.
+    ///
+    /// # Errors
+    /// When the connection to the kernel breaks otherwise.
+    pub fn run(self) -> io::Result<()> {
+        self.session.run()
+    }
+
+    /// Returns where the status comes from.
+    pub fn status_source(&self) -> StatusSource {
+        let (store, metrics, config) = (
+            Arc::clone(&self.store),
+            Arc::clone(self.fs.metrics()),
+            self.config.clone(),
+        );
+        let (mount_point, started) = (self.mount_point.clone(), self.started);
+        Arc::new(move || {
+            let info = store.info();
+            let expires = info
+                .expires
+                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
+                .map(|at| at.as_secs());
+            serde_json::json!({
+                "mount_point": mount_point,
+                "pid": std::process::id(),
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_s": started.elapsed().as_secs(),
+                "store": config.open.reference.to_string(),
+                "store_id": info.id,
+                "store_name": info.name,
+                "mode": if config.raw { "raw" } else { "decoded" },
+                "access": "read-only",
+                "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
+                "signature_expires_unix_s": expires,
+                "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
+                "stats": metrics.snapshot(),
+            })
+        })
+    }
+
+    /// Returns the way to unmount, usable while the mount runs.
+    pub fn unmounter(&self) -> Arc<dyn Fn(Unmount) -> io::Result<()> + Send + Sync> {
+        let mount_point = self.mount_point.clone();
+        Arc::new(move |how| session::unmount(&mount_point, how))
+    }
+}
+
+/// Opens the store and mounts it. The mount answers when this returns.
+///
+/// # Errors
+/// [`SetupError`] says what is wrong and what to do.
+pub fn mount(config: MountConfig, metrics: Arc<Metrics>) -> Result<Mounted, SetupError> {
+    let store = crate::open::open(&config.open, Arc::clone(&metrics)).map_err(SetupError::Store)?;
+    mount_store(store, config, metrics)
+}
+
+/// Mounts a store that is open already.
+///
+/// # Errors
+/// [`SetupError::Mount`].
+pub fn mount_store(
+    store: Arc<dyn Store>,
+    config: MountConfig,
+    metrics: Arc<Metrics>,
+) -> Result<Mounted, SetupError> {
+    let started = Instant::now();
+    let failed = |error| SetupError::Mount {
+        mount_point: config.mount_point.clone(),
+        error,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let disk = config
+        .disk_cache
+        .as_ref()
+        .and_then(|disk| open_disk(disk, &*store, config.raw, &metrics));
+    let records = Records::new(
+        Arc::clone(&store),
+        RecordsConfig {
+            raw: config.raw,
+            ttl: config.ttl,
+            memory_capacity: config.memory_cache.0,
+        },
+        disk,
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+    );
+    let fs_config = FsConfig {
+        prefix: config.prefix.as_deref().map(Into::into),
+        collection: config.collection.as_deref().map(Into::into),
+        exact_sizes: config.exact_sizes,
+    };
+    let fs = Arc::new(KvFs::new(
+        Arc::clone(&store),
+        records,
+        fs_config,
+        clock,
+        Arc::clone(&metrics),
+    ));
+    let pool = Workers::new("kvfs-wait", WAITING_THREADS, WAITING_REQUESTS, metrics);
+    let appearance = Appearance {
+        uid: config.uid,
+        gid: config.gid,
+        file_mode: (config.file_mode & 0o777) as u16,
+        dir_mode: (config.dir_mode & 0o777) as u16,
+    };
+    let watcher = Watcher::start().map_err(failed)?;
+    let adapter = Adapter::new(Arc::clone(&fs), pool, watcher, appearance, config.deadline);
+    let options = MountOptions {
+        mount_point: config.mount_point.clone(),
+        source: format!("kvfs:{}", config.open.reference),
+        access: match config.access {
+            MountAccess::Owner => Access::Owner,
+            MountAccess::OwnerAndRoot => Access::OwnerAndRoot,
+            MountAccess::Everybody => Access::Everybody,
+        },
+    };
+    let session = session::mount(adapter, &options).map_err(failed)?;
+    fs.connect_kernel(session.kernel());
+    let mounted = Mounted {
+        session,
+        fs,
+        store,
+        mount_point: config.mount_point.clone(),
+        config,
+        started,
+    };
+    let status = mounted.status_source();
+    mounted
+        .fs
+        .connect_status(fs::StatusSource(Box::new(move || status().to_string())));
+    Ok(mounted)
+}
+
+/// Opens the disk cache; without one reading goes on, only slower.
+fn open_disk(
+    disk: &DiskCacheConfig,
+    store: &dyn Store,
+    raw: bool,
+    metrics: &Arc<Metrics>,
+) -> Option<Arc<DiskTier>> {
+    let scope = format!(
+        "{} {}",
+        if raw { "raw" } else { "decoded" },
+        store.info().cache_scope
+    );
+    DiskTier::open(&disk.dir, disk.size.0, &scope, Arc::clone(metrics))
+        .inspect_err(|error| {
+            tracing::warn!("no disk cache: {error}; mount with --cache-dir to use another folder")
+        })
+        .ok()
 }

@@ -1,1 +1,189 @@
-//! (to be written)
+//! The filesystem, with no kernel and no kernel binding in sight.
+//!
+//! Every operation takes a [`Wait`]: with [`Wait::Never`] it answers from memory or returns
+//! [`FsError::WouldBlock`], having changed nothing; with a deadline it may ask the store.
+//!
+//! Lock order: current listing, inodes, handles, then the locks of [`crate::cache`]. None is held
+//! across I/O.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::cache::listing::Listing;
+use crate::cache::records::Records;
+use crate::clock::{Clock, Wait};
+use crate::metrics::{ErrorEntry, Metrics};
+use crate::store::{Key, ListQuery, Store};
+
+pub mod attributes;
+pub mod dir;
+pub mod error;
+pub mod handle;
+pub mod inode;
+pub mod lookup;
+pub mod name;
+pub mod read;
+pub mod types;
+pub mod xattr;
+
+pub use error::{FsError, Result};
+use handle::HandleTable;
+use inode::InodeTable;
+use types::{Ino, KernelCache};
+
+/// How long the kernel may believe what never changes.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a filesystem shows of its store.
+#[derive(Clone, Debug, Default)]
+pub struct FsConfig {
+    /// Only keys that begin so.
+    pub prefix: Option<Arc<str>>,
+    /// Only keys of this collection.
+    pub collection: Option<Arc<str>>,
+    /// Whether sizes are exact already when they are listed.
+    pub exact_sizes: bool,
+}
+
+/// The filesystem over one store.
+#[derive(Debug)]
+pub struct KvFs {
+    store: Arc<dyn Store>,
+    records: Arc<Records>,
+    config: FsConfig,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    listing: Mutex<Option<Arc<Listing>>>,
+    inodes: Mutex<InodeTable>,
+    handles: Mutex<HandleTable>,
+    kernel: OnceLock<Arc<dyn KernelCache>>,
+    status: OnceLock<StatusSource>,
+}
+
+/// Writes the JSON of `kvfs status`.
+pub struct StatusSource(pub Box<dyn Fn() -> String + Send + Sync>);
+
+impl std::fmt::Debug for StatusSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StatusSource")
+    }
+}
+
+impl KvFs {
+    /// Makes the filesystem of `store`, whose records `records` remembers.
+    pub fn new(
+        store: Arc<dyn Store>,
+        records: Arc<Records>,
+        config: FsConfig,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            records,
+            config,
+            clock,
+            metrics,
+            listing: Mutex::default(),
+            inodes: Mutex::default(),
+            handles: Mutex::default(),
+            kernel: OnceLock::new(),
+            status: OnceLock::new(),
+        }
+    }
+
+    /// Connects the kernel's caches; the first call counts.
+    pub fn connect_kernel(&self, kernel: Arc<dyn KernelCache>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// Connects what the root's `user.kvfs.stats` shows; the first call counts.
+    pub fn connect_status(&self, status: StatusSource) {
+        let _ = self.status.set(status);
+    }
+
+    /// Returns the counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    fn query(&self) -> ListQuery {
+        ListQuery {
+            prefix: self.config.prefix.clone(),
+            collection: self.config.collection.clone(),
+            ..ListQuery::default()
+        }
+    }
+
+    /// Returns the key of an inode in use.
+    fn key_of(&self, ino: Ino) -> Result<Key> {
+        self.inodes
+            .lock()
+            .get(ino)
+            .map(|inode| inode.key.clone())
+            .ok_or(FsError::Stale)
+    }
+
+    /// Returns how much longer an answer of that age may be believed.
+    fn believed(&self, at: std::time::Instant) -> Duration {
+        match self.records.config().ttl {
+            None => FOREVER,
+            Some(ttl) => ttl.saturating_sub(self.clock.now().saturating_duration_since(at)),
+        }
+    }
+
+    /// Logs an error that a program is about to get and remembers it for `kvfs status`.
+    ///
+    /// Every errno but "no such file", "no such attribute" and their like leaves one line.
+    pub fn report(&self, operation: &str, ino: Option<Ino>, error: &FsError) {
+        let FsError::Store(failure) = error else {
+            if error.is_remarkable() {
+                tracing::warn!("{operation}: {}", error::errno_name(error.errno()));
+            }
+            return;
+        };
+        let key = failure
+            .key()
+            .cloned()
+            .or_else(|| ino.and_then(|ino| self.key_of(ino).ok()));
+        let errno = error::errno_name(error.errno());
+        let shown = key
+            .as_ref()
+            .map(|key| format!(" {key}"))
+            .unwrap_or_default();
+        let mut causes = String::new();
+        let mut source = std::error::Error::source(failure);
+        while let Some(cause) = source {
+            causes.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        match failure.hint() {
+            Some(hint) => tracing::warn!("{operation}{shown}: {failure}{causes} [{errno}]; {hint}"),
+            None => tracing::warn!("{operation}{shown}: {failure}{causes} [{errno}]"),
+        }
+        self.metrics.remember_error(
+            self.clock.wall(),
+            ErrorEntry {
+                at_unix_s: 0,
+                errno: errno.into(),
+                operation: operation.into(),
+                key: key.map(|key| key.as_str().into()),
+                message: format!("{failure}{causes}"),
+                hint: failure.hint().map(Into::into),
+                count: 1,
+            },
+        );
+    }
+
+    /// Panics unless the invariants of the core hold. For tests.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.inodes.lock().check_invariants();
+    }
+
+    fn no_wait(wait: Wait) -> bool {
+        wait == Wait::Never
+    }
+}

@@ -1,1 +1,6 @@
-//! (to be written)
+//! The kernel's side: translates between [`crate::fs`] and `fuser`, and owns the mount.
+
+pub mod adapter;
+pub mod notify;
+pub mod pending;
+pub mod session;

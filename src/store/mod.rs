@@ -30,6 +30,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns what was learnt when the store was opened; makes no request.
     fn info(&self) -> StoreInfo;
 
+    /// Returns the record's public address, without token or signature; `None` where it has none.
+    fn record_url(&self, _key: &Key) -> Option<String> {
+        None
+    }
+
     /// Returns one page of the keys in UTF-8 binary order.
     ///
     /// # Errors

@@ -1,1 +1,4 @@
-//! (to be written)
+//! What several tests need.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod core;

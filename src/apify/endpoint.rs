@@ -1,0 +1,212 @@
+//! Addresses of the API. Keys and names are percent-encoded here, exactly once.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
+
+use crate::redact::{SafeUrl, Secret};
+use crate::store::{Key, ListQuery, MAX_PAGE};
+
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// Encodes a key or name as one segment of a path.
+pub fn encode(segment: &str) -> String {
+    utf8_percent_encode(segment, &RESERVED).to_string()
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// An ordinary address.
+    Url(SafeUrl),
+    /// The record `.` or `..`: an address of which [`Url`] would drop the last segment.
+    DotKey {
+        /// The server and the path up to the key, with a final `/`.
+        parent: Url,
+        /// The key as it is sent, `%2E` or `%2E%2E`, with the query.
+        tail: String,
+    },
+}
+
+impl Target {
+    /// Returns an address that is right in scheme, host and port.
+    pub fn server(&self) -> &Url {
+        match self {
+            Self::Url(url) => url.expose(),
+            Self::DotKey { parent, .. } => parent,
+        }
+    }
+}
+
+/// A store as the API names it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The store's own address, without a final `/`.
+    store: Url,
+}
+
+impl Endpoint {
+    /// Returns the store at `path` (after `/v2/`, encoded) of the API at `base`.
+    pub fn new(base: &Url, path: &str) -> Self {
+        let mut store = base.clone();
+        store.set_query(None);
+        store.set_fragment(None);
+        let prefix = base.path().trim_end_matches('/');
+        store.set_path(&format!("{prefix}/v2/{path}"));
+        Self { store }
+    }
+
+    /// Returns the address of the store object.
+    pub fn store(&self) -> Target {
+        Target::Url(SafeUrl::new(self.store.clone()))
+    }
+
+    /// Returns the address of the store object with query parameters.
+    pub fn store_with(&self, parameters: &[(&str, &str)]) -> Target {
+        let mut url = self.store.clone();
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
+        }
+        Target::Url(SafeUrl::new(url))
+    }
+
+    /// Returns the address of a page of keys.
+    pub fn keys(&self, query: &ListQuery, signature: Option<&Secret>) -> Target {
+        let mut url = self.store.clone();
+        url.set_path(&format!("{}/keys", self.store.path()));
+        let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+        {
+            let mut pairs = url.query_pairs_mut();
+            pairs.append_pair("limit", &limit.to_string());
+            for (name, value) in [
+                ("exclusiveStartKey", &query.after),
+                ("prefix", &query.prefix),
+                ("collection", &query.collection),
+            ] {
+                // To the API, an empty start or prefix is none.
+                if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                    pairs.append_pair(name, value);
+                }
+            }
+            if let Some(signature) = signature {
+                pairs.append_pair("signature", signature.expose());
+            }
+        }
+        Target::Url(SafeUrl::new(url))
+    }
+
+    /// Returns the address of a record; `attachment` keeps the platform from altering HTML.
+    pub fn record(&self, key: &Key, attachment: bool) -> Target {
+        let query = if attachment { "?attachment=true" } else { "" };
+        let mut url = self.store.clone();
+        if matches!(key.as_str(), "." | "..") {
+            url.set_path(&format!("{}/records/", self.store.path()));
+            return Target::DotKey {
+                parent: url,
+                tail: key.as_str().replace('.', "%2E") + query,
+            };
+        }
+        url.set_path(&format!(
+            "{}/records/{}",
+            self.store.path(),
+            encode(key.as_str())
+        ));
+        url.set_query(attachment.then_some("attachment=true"));
+        Target::Url(SafeUrl::new(url))
+    }
+}
+
+/// Returns the address of a record from its link.
+pub fn linked_record(link: &SafeUrl) -> Target {
+    let mut url = link.expose().clone();
+    if !url.query_pairs().any(|(name, _)| name == "attachment") {
+        url.query_pairs_mut().append_pair("attachment", "true");
+    }
+    Target::Url(SafeUrl::new(url))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(base: &str) -> Endpoint {
+        Endpoint::new(&Url::parse(base).expect("a URL"), "key-value-stores/me~s")
+    }
+
+    fn shown(target: &Target) -> String {
+        match target {
+            Target::Url(url) => url.expose().to_string(),
+            Target::DotKey { parent, tail } => format!("{parent}{tail}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_encoded_once() {
+        let store = endpoint("https://h");
+        for (key, path) in [
+            ("a", "a"),
+            ("a!'()-_.z", "a%21%27%28%29-_.z"),
+            ("a/b c", "a%2Fb%20c"),
+            ("%2F", "%252F"),
+            ("é~", "%C3%A9~"),
+            ("...", "..."),
+            (".", "%2E"),
+            ("..", "%2E%2E"),
+            ("a/../b", "a%2F..%2Fb"),
+            ("?#\\", "%3F%23%5C"),
+        ] {
+            let key = Key::new(key).expect("a key");
+            assert_eq!(
+                shown(&store.record(&key, false)),
+                format!("https://h/v2/key-value-stores/me~s/records/{path}")
+            );
+            assert!(shown(&store.record(&key, true)).ends_with("?attachment=true"));
+        }
+    }
+
+    #[test]
+    fn a_base_may_have_a_path() {
+        for base in ["http://h:1/x", "http://h:1/x/", "http://h:1/x/?a=b#c"] {
+            assert_eq!(
+                shown(&endpoint(base).store()),
+                "http://h:1/x/v2/key-value-stores/me~s"
+            );
+        }
+    }
+
+    #[test]
+    fn pages_have_a_limit_the_api_allows() {
+        let query = |limit| ListQuery {
+            limit,
+            prefix: Some("a&b".into()),
+            ..ListQuery::default()
+        };
+        for (limit, sent) in [(None, 1000), (Some(0), 1), (Some(7), 7), (Some(5000), 1000)] {
+            let target = endpoint("http://h").keys(&query(limit), Some(&Secret::new("s=")));
+            assert_eq!(
+                shown(&target),
+                format!(
+                    "http://h/v2/key-value-stores/me~s/keys?limit={sent}&prefix=a%26b&signature=s%3D"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn links_are_asked_for_unaltered_records() {
+        for (link, target) in [
+            (
+                "https://h/r/a?signature=s",
+                "https://h/r/a?signature=s&attachment=true",
+            ),
+            ("https://h/r/a?attachment=1", "https://h/r/a?attachment=1"),
+        ] {
+            let link = SafeUrl::new(Url::parse(link).expect("a URL"));
+            assert_eq!(shown(&linked_record(&link)), target);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The JSON of the API, read leniently: unknown fields are skipped, optional ones may be missing.
+
+use std::time::SystemTime;
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+use crate::redact::SafeUrl;
+use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, Result, StoreError};
+
+/// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
+pub const MAX_JSON_LEN: usize = 32 << 20;
+
+/// How much of an error answer is read.
+pub const MAX_ERROR_LEN: usize = 64 << 10;
+
+/// The most of a server's message that is shown, in characters.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// What every JSON answer is wrapped in.
+#[derive(Debug, Deserialize)]
+pub struct Envelope<T> {
+    /// The answer itself.
+    pub data: T,
+}
+
+/// A store, as `GET /v2/key-value-stores/ID` describes it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreObject {
+    /// The canonical id.
+    pub id: String,
+    /// The name, unless it is unnamed.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// When it last changed, ISO 8601.
+    #[serde(default)]
+    modified_at: Option<String>,
+}
+
+impl StoreObject {
+    /// Returns when the store last changed.
+    pub fn modified(&self) -> Option<SystemTime> {
+        let text = self.modified_at.as_deref()?;
+        Some(text.parse::<jiff::Timestamp>().ok()?.into())
+    }
+}
+
+/// A page of keys.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeysPage {
+    items: Vec<KeyItem>,
+    #[serde(default)]
+    is_truncated: Option<bool>,
+    #[serde(default)]
+    next_exclusive_start_key: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyItem {
+    key: String,
+    #[serde(default, deserialize_with = "lenient_size")]
+    size: Option<u64>,
+    #[serde(default)]
+    record_public_url: Option<String>,
+}
+
+/// Reads a size; whatever is not a whole number of bytes is unknown.
+fn lenient_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
+}
+
+impl KeysPage {
+    /// Turns the answer into a page of the store contract.
+    ///
+    /// A page that says it was cut but not where it continues goes on after its last key, so
+    /// that no listing ends early without anybody noticing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] when it holds an empty key or more keys than a page can.
+    pub fn into_page(self) -> Result<ListPage> {
+        if self.items.len() > MAX_PAGE {
+            return Err(StoreError::new(
+                ErrorKind::Protocol,
+                format!("a page of the listing holds {} keys", self.items.len()),
+            ));
+        }
+        let items = self
+            .items
+            .into_iter()
+            .map(|item| {
+                Ok(ListItem {
+                    key: Key::new(item.key).ok_or_else(|| {
+                        StoreError::new(ErrorKind::Protocol, "the listing holds an empty key")
+                    })?,
+                    stored_size: item.size,
+                    modified: None,
+                    public_url: item.record_public_url.and_then(|url| http_url(&url)),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let next = match self.is_truncated {
+            Some(false) => None,
+            Some(true) => self
+                .next_exclusive_start_key
+                .filter(|next| !next.is_empty())
+                .or_else(|| {
+                    items
+                        .iter()
+                        .map(|i| i.key.as_str())
+                        .max()
+                        .map(str::to_owned)
+                }),
+            None => self
+                .next_exclusive_start_key
+                .filter(|next| !next.is_empty()),
+        };
+        Ok(ListPage {
+            items,
+            next: next.map(Into::into),
+        })
+    }
+}
+
+/// Reads a link that may be followed.
+fn http_url(text: &str) -> Option<SafeUrl> {
+    let url = Url::parse(text).ok()?;
+    matches!(url.scheme(), "http" | "https").then(|| SafeUrl::new(url))
+}
+
+/// The error that an answer holds, as far as it is one of the API.
+#[derive(Debug, Default, PartialEq)]
+pub struct ApiError {
+    /// Its type, such as `record-not-found`.
+    pub api_type: Option<String>,
+    /// What the server says; fit for showing.
+    pub message: Option<String>,
+}
+
+impl ApiError {
+    /// Reads the body of an error answer. Pages for browsers, garbage and nothing are fine.
+    pub fn parse(headers: &HeaderMap, body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Outer {
+            error: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            #[serde(default, rename = "type")]
+            api_type: Option<String>,
+            #[serde(default)]
+            message: Option<String>,
+        }
+        if let Ok(Outer { error }) = serde_json::from_slice(body) {
+            return Self {
+                api_type: error.api_type.map(|text| presentable(&text)),
+                message: error.message.map(|text| presentable(&text)),
+            };
+        }
+        let is_html = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with("text/html"));
+        let message = (is_html && !body.is_empty())
+            .then(|| "a web page instead of an API answer; is this the API's address?".to_owned());
+        Self {
+            api_type: None,
+            message,
+        }
+    }
+}
+
+/// Makes a server's text fit for showing: one line, bounded, no secrets.
+fn presentable(text: &str) -> String {
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_MESSAGE_CHARS)
+        .collect();
+    ["signature=", "token=", "Bearer "]
+        .iter()
+        .fold(line, |line, marker| hide_after(&line, marker))
+}
+
+fn hide_after(text: &str, marker: &str) -> String {
+    let mut parts = text.split(marker);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| !c.is_whitespace() && !"&'\"<>".contains(c));
+        shown.push_str(marker);
+        shown.push_str("[redacted]");
+        shown.push_str(rest);
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(json: &str) -> ListPage {
+        let envelope: Envelope<KeysPage> = serde_json::from_str(json).expect(json);
+        envelope.data.into_page().expect(json)
+    }
+
+    #[test]
+    fn a_listing_may_lack_all_but_its_keys() {
+        let page = page(
+            r#"{"data":{"items":[{"key":"a"},{"key":"b","size":null,"x":1},{"key":"c","size":7,"recordPublicUrl":"ftp://x"}]}}"#,
+        );
+        let sizes: Vec<_> = page.items.iter().map(|item| item.stored_size).collect();
+        assert_eq!(sizes, [None, None, Some(7)]);
+        assert_eq!(page.items[2].public_url, None);
+        assert_eq!(page.next, None);
+    }
+
+    #[test]
+    fn a_listing_goes_on_only_when_it_was_cut() {
+        for (rest, next) in [
+            (r#""isTruncated":false,"nextExclusiveStartKey":"a""#, None),
+            (
+                r#""isTruncated":true,"nextExclusiveStartKey":"z""#,
+                Some("z"),
+            ),
+            (
+                r#""isTruncated":true,"nextExclusiveStartKey":null"#,
+                Some("b"),
+            ),
+            (r#""isTruncated":false,"nextExclusiveStartKey":null"#, None),
+            (r#""nextExclusiveStartKey":"z""#, Some("z")),
+        ] {
+            let json = format!(r#"{{"data":{{"items":[{{"key":"a"}},{{"key":"b"}}],{rest}}}}}"#);
+            assert_eq!(page(&json).next.as_deref(), next, "{rest}");
+        }
+    }
+
+    #[test]
+    fn an_empty_key_breaks_the_protocol() {
+        let envelope: Envelope<KeysPage> =
+            serde_json::from_str(r#"{"data":{"items":[{"key":""}]}}"#).expect("JSON");
+        let error = envelope.data.into_page().expect_err("an empty key");
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn error_answers_may_be_anything() {
+        let mut headers = HeaderMap::new();
+        let parse = |headers: &HeaderMap, body: &str| ApiError::parse(headers, body.as_bytes());
+        for body in ["", "garbage", "{}", "[]", r#"{"error":"x"}"#] {
+            assert_eq!(parse(&headers, body), ApiError::default(), "{body}");
+        }
+        let error = parse(
+            &headers,
+            "{\"error\":{\"type\":\"t\",\"message\":\"a\\nb ?signature=s3cret&token=s3cret Bearer s3cret\"}}",
+        );
+        assert_eq!(error.api_type.as_deref(), Some("t"));
+        let message = error.message.expect("a message");
+        assert!(
+            message.starts_with("a b ?signature=[redacted]&"),
+            "{message}"
+        );
+        assert!(!message.contains("s3cret"), "{message}");
+        headers.insert(CONTENT_TYPE, "text/html".parse().expect("a header"));
+        let html = parse(&headers, "<html>s3cret</html>")
+            .message
+            .expect("a message");
+        assert!(
+            html.contains("web page") && !html.contains("s3cret"),
+            "{html}"
+        );
+    }
+
+    #[test]
+    fn a_store_object_needs_an_id_only() {
+        let store: StoreObject = serde_json::from_str(r#"{"id":"A","stats":{}}"#).expect("a store");
+        assert_eq!(store.modified(), None);
+        let store: StoreObject = serde_json::from_str(
+            r#"{"id":"A","name":null,"modifiedAt":"1970-01-01T00:00:01.000Z"}"#,
+        )
+        .expect("a store");
+        assert_eq!(
+            store.modified(),
+            Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1))
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! One version of a record's content, wherever its bytes are.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::download::{Download, Size, read_file};
+use super::stream::{Body, Origin, StreamReader};
+use super::{Error, Result};
+use crate::clock::Wait;
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
+
+/// Tells the versions that this process has seen apart; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VersionId(pub u64);
+
+/// One version of a record's content (C1), in one read mode.
+#[derive(Debug)]
+pub struct Content {
+    /// The record.
+    pub key: Key,
+    /// Which version.
+    pub version: VersionId,
+    /// What is known of it.
+    pub meta: RecordMeta,
+    /// The time that files of this version show.
+    pub modified: SystemTime,
+    /// Where the bytes are.
+    pub data: Data,
+}
+
+/// Where a content's bytes are.
+#[derive(Debug)]
+pub enum Data {
+    /// Whole, in memory.
+    Memory(Bytes),
+    /// Whole, in a file of this size; `id` names the disk cache's entry.
+    File {
+        /// The content, nothing else.
+        file: Arc<File>,
+        /// Its size in bytes.
+        size: u64,
+        /// The disk cache's name for it.
+        id: String,
+    },
+    /// On their way to disk, or there.
+    Download(Arc<Download>),
+    /// Nowhere: every handle streams them from the store.
+    Streamed {
+        /// How to get them.
+        origin: Origin,
+        /// The content's size in bytes.
+        size: u64,
+        /// The body that is open already, for the first handle.
+        body: Mutex<Option<Opened>>,
+    },
+}
+
+/// An open body; a wrapper because bodies have no `Debug`.
+pub struct Opened(pub Body);
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opened")
+    }
+}
+
+impl Content {
+    /// Returns the content's size; waits where only decoding tells it.
+    ///
+    /// # Errors
+    /// Those of the download; see [`Download::size`].
+    pub fn size(&self, wait: Wait) -> Result<Size> {
+        Ok(match &self.data {
+            Data::Memory(bytes) => Size::Exact(bytes.len() as u64),
+            Data::File { size, .. } | Data::Streamed { size, .. } => Size::Exact(*size),
+            Data::Download(download) => return download.size(wait),
+        })
+    }
+
+    /// Returns the exact size if it is known now.
+    pub fn known_size(&self) -> Option<u64> {
+        match self.size(Wait::Never) {
+            Ok(Size::Exact(size) | Size::Unkept(size)) => Some(size),
+            Err(_) => None,
+        }
+    }
+
+    /// Tells whether new handles may use it.
+    pub fn is_usable(&self) -> bool {
+        match &self.data {
+            Data::Download(download) => download.is_usable(),
+            Data::Streamed { body, .. } => body.lock().is_some(),
+            _ => true,
+        }
+    }
+
+    /// Returns the whole content if it is in memory.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        match &self.data {
+            Data::Memory(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Returns the server's validator of this version.
+    pub fn validator(&self) -> Option<Validator> {
+        self.meta.validator()
+    }
+
+    /// Opens the content for reading.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] when a download was given up a moment ago: ask for it again.
+    pub fn reader(self: &Arc<Self>) -> Result<ContentReader> {
+        let stream = match &self.data {
+            Data::Download(download) if !download.attach() => {
+                return Err(Error::Failed(
+                    StoreError::new(ErrorKind::Changed, "the download was given up")
+                        .with_key(&self.key),
+                ));
+            }
+            Data::Streamed { origin, size, body } => {
+                let body = body.lock().take();
+                Some(StreamReader::new(
+                    origin.clone(),
+                    *size,
+                    body.map(|opened| opened.0),
+                ))
+            }
+            _ => None,
+        };
+        Ok(ContentReader {
+            content: Arc::clone(self),
+            stream,
+        })
+    }
+}
+
+/// An open content: stays on its version, whatever the store and the caches do (C6).
+#[derive(Debug)]
+pub struct ContentReader {
+    content: Arc<Content>,
+    stream: Option<StreamReader>,
+}
+
+impl ContentReader {
+    /// Returns what is being read.
+    pub fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    /// Reads `len` bytes at `offset`, fewer only at the end of the content.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] and those of the transfer; never short or wrong bytes.
+    pub fn read_at(&self, offset: u64, len: usize, wait: Wait) -> Result<Bytes> {
+        if let Some(stream) = &self.stream {
+            return stream.read_at(offset, len, wait);
+        }
+        let size = match self.content.size(wait)? {
+            Size::Exact(size) | Size::Unkept(size) => size,
+        };
+        let end = size.min(offset.saturating_add(len as u64));
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        match &self.content.data {
+            Data::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
+            Data::File { file, .. } => Ok(read_file(file, offset..end)?),
+            Data::Download(download) => download.read(offset..end, wait),
+            Data::Streamed { .. } => Ok(Bytes::new()),
+        }
+    }
+}
+
+impl Drop for ContentReader {
+    fn drop(&mut self) {
+        if let Data::Download(download) = &self.content.data {
+            download.detach();
+        }
+    }
+}

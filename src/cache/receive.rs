@@ -1,0 +1,262 @@
+//! From an answered request to a [`Content`]: decides where the bytes go.
+//!
+//! * small or of unknown size: read at once into memory; most records end here
+//! * larger: a [`Download`] into the disk cache, filled by a thread of its own
+//! * larger than the disk cache has room for: streamed by each handle
+
+use std::io::Read;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::content::{Content, Data, Opened, VersionId};
+use super::disk::{Checksum, DiskTier};
+use super::download::{Download, Outcome, read_some};
+use super::records::Records;
+use super::stream::{Body, Origin};
+use crate::clock::Deadline;
+use crate::codec;
+use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
+
+/// Bytes read at once into memory.
+const CHUNK: usize = 64 << 10;
+
+/// Counts stored bytes on their way to the decoder, for records sent without a length.
+struct Counted<R> {
+    inner: R,
+    count: Arc<Mutex<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        *self.count.lock() += n as u64;
+        Ok(n)
+    }
+}
+
+impl Records {
+    /// Takes a record in. `version` is what it will be known as, unless its bytes turn out to be
+    /// those of `before`.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        key: &Key,
+        fetched: Fetched,
+        version: VersionId,
+        before: Option<&Arc<Content>>,
+        deadline: Deadline,
+    ) -> Result<Arc<Content>> {
+        let mut meta = fetched.meta;
+        let modified = meta.modified().unwrap_or_else(|| self.modified_now(before));
+        let plain = self.config().raw || meta.encoding.is_identity();
+        let count = Arc::new(Mutex::new(0));
+        let counted: Body = Box::new(Counted {
+            inner: fetched.body,
+            count: Arc::clone(&count),
+        });
+        let mut body = if plain {
+            counted
+        } else {
+            codec::decoder(&meta.encoding, counted).map_err(|error| error.with_key(key))?
+        };
+        let expected = meta.stored_size.filter(|_| plain);
+        let mut head = Vec::new();
+        if expected.is_none_or(|size| size <= self.memory_record_max())
+            && self
+                .read_head(&mut body, &mut head, expected, deadline)
+                .map_err(|error| error.with_key(key))?
+        {
+            meta.stored_size.get_or_insert(*count.lock());
+            if let Some(same) = before.filter(|old| {
+                old.validator().is_none() && old.in_memory().is_some_and(|bytes| *bytes == head)
+            }) {
+                return Ok(Arc::clone(same));
+            }
+            let content = Arc::new(Content {
+                key: key.clone(),
+                version,
+                meta,
+                modified,
+                data: Data::Memory(head.into()),
+            });
+            self.keep_in_memory(&content);
+            self.write_behind(&content);
+            return Ok(content);
+        }
+        self.receive_large(
+            Content {
+                key: key.clone(),
+                version,
+                meta,
+                modified,
+                data: Data::Memory(bytes::Bytes::new()),
+            },
+            head,
+            body,
+            expected,
+            deadline,
+        )
+    }
+
+    /// Reads a body into memory; `false` when it is larger than memory is for.
+    fn read_head(
+        &self,
+        body: &mut Body,
+        head: &mut Vec<u8>,
+        expected: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let most = self.memory_record_max();
+        head.reserve_exact(expected.map_or(CHUNK, |size| size as usize));
+        let mut buffer = vec![0; expected.map_or(CHUNK, |size| (size as usize + 1).min(CHUNK))];
+        loop {
+            let n = read_some(body, &mut buffer)
+                .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))?;
+            if n == 0 {
+                return match expected {
+                    Some(size) if size != head.len() as u64 => Err(StoreError::new(
+                        ErrorKind::Protocol,
+                        format!(
+                            "the record has {} bytes, its headers said {size}",
+                            head.len()
+                        ),
+                    )),
+                    _ => Ok(true),
+                };
+            }
+            head.extend_from_slice(&buffer[..n]);
+            if head.len() as u64 > most {
+                return Ok(false);
+            }
+            if deadline.remaining().is_none() {
+                return Err(StoreError::new(
+                    ErrorKind::Timeout,
+                    "the deadline passed while fetching the record",
+                ));
+            }
+        }
+    }
+
+    fn receive_large(
+        self: &Arc<Self>,
+        content: Content,
+        head: Vec<u8>,
+        mut body: Body,
+        expected: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<Arc<Content>> {
+        let origin = self.origin(&content.key, &content.meta);
+        let room = expected.unwrap_or(head.len() as u64);
+        if let Some(spool) = self
+            .disk()
+            .and_then(|disk: &Arc<DiskTier>| disk.spool(room))
+        {
+            let download = Download::new(origin, Arc::clone(spool.file()), expected);
+            let content = Arc::new(Content {
+                data: Data::Download(Arc::clone(&download)),
+                ..content
+            });
+            let (records, job) = (Arc::clone(self), Arc::clone(&content));
+            self.fillers()
+                .spawn(move || {
+                    if let Outcome::Whole(spool, size, sum) = download.fill(&head, body, spool) {
+                        records.publish(&job, *spool, size, sum);
+                    }
+                })
+                .map_err(|_| {
+                    StoreError::new(ErrorKind::Disk, "too many downloads at once")
+                        .with_key(&content.key)
+                })?;
+            return Ok(content);
+        }
+        let (size, body) = match expected {
+            Some(size) if head.is_empty() => (size, Some(Opened(body))),
+            Some(size) => (size, None),
+            // Only reading all of it tells how large it is; nothing can keep it meanwhile.
+            None => (
+                head.len() as u64
+                    + count_rest(&mut body, deadline)
+                        .map_err(|error| error.with_key(&content.key))?,
+                None,
+            ),
+        };
+        Ok(Arc::new(Content {
+            data: Data::Streamed {
+                origin,
+                size,
+                body: Mutex::new(body),
+            },
+            ..content
+        }))
+    }
+
+    /// Replaces a download that had no room to keep its bytes; it is the same version.
+    pub(super) fn unkept(&self, content: &Content, size: u64) -> Arc<Content> {
+        Arc::new(Content {
+            key: content.key.clone(),
+            version: content.version,
+            meta: content.meta.clone(),
+            modified: content.modified,
+            data: Data::Streamed {
+                origin: self.origin(&content.key, &content.meta),
+                size,
+                body: Mutex::new(None),
+            },
+        })
+    }
+
+    fn origin(&self, key: &Key, meta: &RecordMeta) -> Origin {
+        Origin {
+            store: Arc::clone(self.store()),
+            key: key.clone(),
+            meta: meta.clone(),
+            raw: self.config().raw,
+        }
+    }
+
+    /// Writes a small content to the disk cache, later; not at all when the disk cannot keep up.
+    fn write_behind(self: &Arc<Self>, content: &Arc<Content>) {
+        let Some(disk) = self.disk().cloned() else {
+            return;
+        };
+        let (records, content) = (Arc::clone(self), Arc::clone(content));
+        let queued = self.writers().spawn(move || {
+            let Some(bytes) = content.in_memory() else {
+                return;
+            };
+            let Some(spool) = disk.spool(bytes.len() as u64) else {
+                return;
+            };
+            let mut sum = Checksum::default();
+            sum.update(bytes);
+            match std::os::unix::fs::FileExt::write_all_at(&**spool.file(), bytes, 0) {
+                Ok(()) => records.publish(&content, spool, bytes.len() as u64, sum.finish()),
+                Err(error) => {
+                    tracing::warn!("cannot write {} to the disk cache: {error}", content.key)
+                }
+            }
+        });
+        if queued.is_err() {
+            tracing::debug!("the disk cache cannot keep up; a record stays in memory only");
+        }
+    }
+}
+
+fn count_rest(body: &mut Body, deadline: Deadline) -> Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let mut count = 0;
+    loop {
+        match read_some(body, &mut buffer)
+            .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))?
+        {
+            0 => return Ok(count),
+            n => count += n as u64,
+        }
+        if deadline.remaining().is_none() {
+            return Err(StoreError::new(
+                ErrorKind::Timeout,
+                "the deadline passed while decoding the record to learn its size",
+            ));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading the directory: one paged listing, shared by all who read it within the TTL.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::thread;
+
+use super::attributes::Facts;
+use super::handle::DirHandle;
+use super::name;
+use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino};
+use super::{FsError, KvFs, Result};
+use crate::cache::listing::{Entry, Found, Listing, Page};
+use crate::clock::Wait;
+use crate::store::Key;
+
+/// Offsets 1 and 2 follow `.` and `..`; entry `i` of the listing is followed by offset `i + 3`.
+const DOTS: u64 = 2;
+/// With `--exact-sizes`, records asked about at once.
+const EXACT_AT_ONCE: usize = 16;
+/// With `--exact-sizes`, records asked about before the first is shown.
+const EXACT_BATCH: usize = 128;
+
+impl KvFs {
+    /// Opens a directory. A listing older than the TTL is begun anew; nothing is requested yet.
+    ///
+    /// # Errors
+    /// [`FsError::WrongKind`] for anything but a directory.
+    pub fn opendir(&self, ino: Ino) -> Result<Fh> {
+        if ino != Ino::ROOT {
+            return Err(FsError::WrongKind(libc::ENOTDIR));
+        }
+        let listing = self.current_listing();
+        Ok(self.handles.lock().add_dir(DirHandle { listing }))
+    }
+
+    fn current_listing(&self) -> Arc<Listing> {
+        let mut current = self.listing.lock();
+        match &*current {
+            Some(listing) if self.records.is_fresh(listing.started) => Arc::clone(listing),
+            _ => {
+                let listing = Listing::new(self.query(), self.clock.now(), current.take());
+                *current = Some(Arc::clone(&listing));
+                listing
+            }
+        }
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, fh: Fh) {
+        let handle = self.handles.lock().remove_dir(fh);
+        drop(handle);
+    }
+
+    /// Writes entries from `offset` on into `sink` until it is full or the listing ends.
+    ///
+    /// With `plus`, every entry counts as a lookup of the kernel's.
+    ///
+    /// # Errors
+    /// Those of the store, when not a single entry could be had.
+    pub fn readdir(
+        &self,
+        fh: Fh,
+        offset: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+        wait: Wait,
+    ) -> Result<()> {
+        let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
+        let mut index = offset.saturating_sub(DOTS);
+        let start = index;
+        // Before the first entry goes out: a call that would block must have added nothing.
+        let mut next_page = self.page(&handle.listing, index, wait)?;
+        let root = self.root_attributes();
+        for (at, dot) in [".", ".."]
+            .iter()
+            .enumerate()
+            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
+            if sink.add(
+                Ino::ROOT,
+                at as u64 + 1,
+                FileKind::Directory,
+                OsStr::new(dot),
+                &root,
+            ) {
+                return Ok(());
+            }
+        }
+        while let Some(page) = next_page {
+            let first = usize::try_from(index - page.first).unwrap_or(usize::MAX);
+            for batch in page
+                .entries
+                .get(first..)
+                .unwrap_or_default()
+                .chunks(EXACT_BATCH)
+            {
+                if plus
+                    && self.config.exact_sizes
+                    && let Err(error) = self.make_exact(batch, &page, wait)
+                {
+                    return if index > start { Ok(()) } else { Err(error) };
+                }
+                for entry in batch {
+                    if self.add_entry(entry, &page, index + DOTS + 1, plus, sink) {
+                        return Ok(());
+                    }
+                    index += 1;
+                }
+            }
+            next_page = match self.page(&handle.listing, index, wait) {
+                // What is there is handed out; the next call waits, or gets the error.
+                Err(_) if index > start => return Ok(()),
+                page => page?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Waits until [`KvFs::readdir`] can answer from memory.
+    ///
+    /// # Errors
+    /// Those that it would return.
+    pub fn await_dir(&self, fh: Fh, offset: u64, plus: bool, wait: Wait) -> Result<()> {
+        self.readdir(fh, offset, plus, &mut Unwilling, wait)
+    }
+
+    /// Adds one entry; `true` when it did not fit.
+    fn add_entry(
+        &self,
+        entry: &Entry,
+        page: &Page,
+        next: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> bool {
+        let name = name::of_key(&entry.key);
+        if !plus {
+            let ino = self.inodes.lock().number(&entry.key, Some(Ino(entry.ino)));
+            let attr = Attr {
+                ino,
+                size: 0,
+                modified: std::time::SystemTime::UNIX_EPOCH,
+                kind: FileKind::File,
+            };
+            let reply = AttrReply {
+                attr,
+                ttl: std::time::Duration::ZERO,
+            };
+            return sink.add(ino, next, FileKind::File, OsStr::new(&name), &reply);
+        }
+        let facts = self.facts_of_entry(entry, self.believed(page.fetched));
+        let reply = self.enter(&entry.key, &facts);
+        let full = sink.add(
+            reply.attr.ino,
+            next,
+            FileKind::File,
+            OsStr::new(&name),
+            &reply,
+        );
+        if full {
+            self.forget(reply.attr.ino, 1);
+        }
+        full
+    }
+
+    fn page(&self, listing: &Arc<Listing>, index: u64, wait: Wait) -> Result<Option<Arc<Page>>> {
+        let number = |key: &Key, before: Option<u64>| {
+            let mut inodes = self.inodes.lock();
+            match inodes.of_key(key) {
+                Some(_) => inodes.number(key, None).0,
+                None => before.unwrap_or_else(|| inodes.fresh().0),
+            }
+        };
+        Ok(listing.page(index, &*self.store, wait, &|| self.clock.now(), &number)?)
+    }
+
+    /// Lists until past `key`.
+    pub(super) fn list_past(&self, key: &Key, wait: Wait) -> Result<()> {
+        let listing = self.current_listing();
+        while matches!(listing.find(key), Found::Unknown) {
+            if self.page(&listing, listing.len(), wait)?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns the exact sizes of a few records at once.
+    fn make_exact(&self, batch: &[Entry], page: &Page, wait: Wait) -> Result<()> {
+        let vague: Vec<&Entry> = batch
+            .iter()
+            .filter(|entry| {
+                let facts: Facts = self.facts_of_entry(entry, self.believed(page.fetched));
+                self.wants_exact(&entry.key, &facts)
+            })
+            .collect();
+        if vague.is_empty() {
+            return Ok(());
+        }
+        if Self::no_wait(wait) {
+            return Err(FsError::WouldBlock);
+        }
+        let ask = |entries: &[&Entry]| {
+            for entry in entries {
+                // A record that cannot be had is listed all the same, as without the flag.
+                match self.ask(&entry.key, wait) {
+                    Ok(_) | Err(FsError::NoEntry) => {}
+                    Err(error) => self.report("readdir", None, &error),
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for part in vague.chunks(vague.len().div_ceil(EXACT_AT_ONCE)) {
+                scope.spawn(move || ask(part));
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Takes no record: what is left of reading a directory is the waiting.
+struct Unwilling;
+
+impl DirSink for Unwilling {
+    fn add(
+        &mut self,
+        _ino: Ino,
+        _next: u64,
+        kind: FileKind,
+        _name: &OsStr,
+        _attr: &AttrReply,
+    ) -> bool {
+        kind == FileKind::File
+    }
+}

@@ -1,0 +1,115 @@
+//! From what went wrong to the errno that a program gets.
+
+use libc::c_int;
+
+use crate::cache;
+use crate::store::{ErrorKind, StoreError};
+
+/// Why an operation failed.
+#[derive(Debug)]
+pub enum FsError {
+    /// It would have to wait, and the caller asked not to. Never reaches a program.
+    WouldBlock,
+    /// The file does not exist.
+    NoEntry,
+    /// The inode or handle is of a version that is gone; the kernel looks the name up again.
+    Stale,
+    /// The mount is read-only.
+    ReadOnly,
+    /// The attribute does not exist.
+    NoAttribute,
+    /// The buffer is too small for the attribute.
+    Range,
+    /// Not a directory, or not a file.
+    WrongKind(c_int),
+    /// The handle is not open.
+    BadHandle,
+    /// The store failed.
+    Store(StoreError),
+}
+
+/// The result of a filesystem operation.
+pub type Result<T, E = FsError> = std::result::Result<T, E>;
+
+impl From<cache::Error> for FsError {
+    fn from(error: cache::Error) -> Self {
+        match error {
+            cache::Error::WouldBlock => Self::WouldBlock,
+            cache::Error::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for FsError {
+    fn from(error: StoreError) -> Self {
+        if error.kind() == ErrorKind::NotFound {
+            Self::NoEntry
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
+impl FsError {
+    /// Returns the errno. No wildcard: a new kind does not compile until its errno is chosen.
+    pub fn errno(&self) -> c_int {
+        match self {
+            Self::WouldBlock => libc::EAGAIN,
+            Self::NoEntry => libc::ENOENT,
+            Self::Stale => libc::ESTALE,
+            Self::ReadOnly => libc::EROFS,
+            Self::NoAttribute => libc::ENODATA,
+            Self::Range => libc::ERANGE,
+            Self::WrongKind(errno) => *errno,
+            Self::BadHandle => libc::EBADF,
+            Self::Store(error) => store_errno(error.kind()),
+        }
+    }
+
+    /// Tells whether a person should hear of it: not of a missing file or attribute.
+    pub fn is_remarkable(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::BadHandle)
+    }
+}
+
+fn store_errno(kind: ErrorKind) -> c_int {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::StoreNotFound => libc::ENOENT,
+        ErrorKind::Denied | ErrorKind::SignatureExpired => libc::EACCES,
+        ErrorKind::InvalidKey => libc::EINVAL,
+        ErrorKind::TooLarge => libc::EFBIG,
+        ErrorKind::Quota => libc::EDQUOT,
+        ErrorKind::Changed => libc::ESTALE,
+        ErrorKind::Timeout => libc::ETIMEDOUT,
+        ErrorKind::RateLimited
+        | ErrorKind::Network
+        | ErrorKind::Server
+        | ErrorKind::Protocol
+        | ErrorKind::Corrupt
+        | ErrorKind::Disk => libc::EIO,
+        ErrorKind::Unsupported => libc::EROFS,
+    }
+}
+
+/// Returns the symbolic name of the errnos that kvfs answers.
+pub fn errno_name(errno: c_int) -> &'static str {
+    match errno {
+        libc::EAGAIN => "EAGAIN",
+        libc::ENOENT => "ENOENT",
+        libc::ESTALE => "ESTALE",
+        libc::EROFS => "EROFS",
+        libc::ENODATA => "ENODATA",
+        libc::ERANGE => "ERANGE",
+        libc::ENOTDIR => "ENOTDIR",
+        libc::EISDIR => "EISDIR",
+        libc::EBADF => "EBADF",
+        libc::EACCES => "EACCES",
+        libc::EINVAL => "EINVAL",
+        libc::EFBIG => "EFBIG",
+        libc::EDQUOT => "EDQUOT",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::EINTR => "EINTR",
+        libc::EIO => "EIO",
+        _ => "an errno",
+    }
+}

@@ -1,0 +1,78 @@
+//! Open files and directories.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::types::{Fh, Ino};
+use crate::cache::content::ContentReader;
+use crate::cache::listing::Listing;
+
+/// An open file: stays on the version it opened.
+#[derive(Debug)]
+pub struct FileHandle {
+    /// Its inode.
+    pub ino: Ino,
+    /// Its bytes.
+    pub reader: ContentReader,
+}
+
+/// An open directory: shows one listing from its start to its end.
+#[derive(Debug)]
+pub struct DirHandle {
+    /// The listing.
+    pub listing: Arc<Listing>,
+}
+
+/// All open handles; numbers are never reused.
+#[derive(Debug, Default)]
+pub struct HandleTable {
+    files: HashMap<Fh, Arc<FileHandle>>,
+    dirs: HashMap<Fh, Arc<DirHandle>>,
+    last: u64,
+}
+
+impl HandleTable {
+    fn next(&mut self) -> Fh {
+        self.last += 1;
+        Fh(self.last)
+    }
+
+    /// Adds an open file.
+    pub fn add_file(&mut self, handle: FileHandle) -> Fh {
+        let fh = self.next();
+        self.files.insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// Adds an open directory.
+    pub fn add_dir(&mut self, handle: DirHandle) -> Fh {
+        let fh = self.next();
+        self.dirs.insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// Returns an open file.
+    pub fn file(&self, fh: Fh) -> Option<Arc<FileHandle>> {
+        self.files.get(&fh).cloned()
+    }
+
+    /// Returns an open directory.
+    pub fn dir(&self, fh: Fh) -> Option<Arc<DirHandle>> {
+        self.dirs.get(&fh).cloned()
+    }
+
+    /// Takes a file out.
+    pub fn remove_file(&mut self, fh: Fh) -> Option<Arc<FileHandle>> {
+        self.files.remove(&fh)
+    }
+
+    /// Takes a directory out.
+    pub fn remove_dir(&mut self, fh: Fh) -> Option<Arc<DirHandle>> {
+        self.dirs.remove(&fh)
+    }
+
+    /// Returns how many files are open.
+    pub fn open_files(&self) -> usize {
+        self.files.len()
+    }
+}

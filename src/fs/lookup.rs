@@ -1,0 +1,103 @@
+//! From names to inodes, and back to nothing.
+
+use std::ffi::OsStr;
+
+use super::attributes::{Existence, Facts};
+use super::name::{self, Meaning};
+use super::types::{Ino, Lookup};
+use super::{FOREVER, FsError, KvFs, Result};
+use crate::clock::Wait;
+use crate::store::{ErrorKind, Key};
+
+impl KvFs {
+    /// Finds a name in a directory and counts the reference that the kernel gets.
+    ///
+    /// Costs no request for what the listing or memory knows, for names that no key has, and
+    /// for keys outside the mount's prefix; else one, which for a small record also fetches it.
+    ///
+    /// # Errors
+    /// [`FsError::WrongKind`] when `parent` is no directory; errors of the store.
+    pub fn lookup(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<Lookup> {
+        if parent != Ino::ROOT {
+            return Err(FsError::WrongKind(libc::ENOTDIR));
+        }
+        let key = match name::meaning(name) {
+            Meaning::Key(key) => key,
+            Meaning::Listed => match self.listed_name(name) {
+                Some(key) => key,
+                None => return Ok(Lookup::Absent(self.records.config().ttl.unwrap_or(FOREVER))),
+            },
+            Meaning::Nothing => return Ok(Lookup::Absent(FOREVER)),
+        };
+        if self
+            .config
+            .prefix
+            .as_ref()
+            .is_some_and(|prefix| !key.as_str().starts_with(&**prefix))
+        {
+            return Ok(Lookup::Absent(FOREVER));
+        }
+        let facts = match self.existence(&key) {
+            Existence::Present(facts) if !self.wants_exact(&key, &facts) => facts,
+            Existence::Absent(ttl) => return Ok(Lookup::Absent(ttl)),
+            _ => match self.find_out(&key, wait) {
+                Ok(facts) => facts,
+                Err(FsError::NoEntry) => {
+                    return Ok(Lookup::Absent(self.records.config().ttl.unwrap_or(FOREVER)));
+                }
+                // The name came from a listing, or from a person who cannot know better: a key
+                // that the server refuses to look for is not there.
+                Err(FsError::Store(error)) if error.kind() == ErrorKind::InvalidKey => {
+                    return Ok(Lookup::Absent(FOREVER));
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Lookup::Found(self.enter(&key, &facts)))
+    }
+
+    /// Asks the store whether a key exists.
+    fn find_out(&self, key: &Key, wait: Wait) -> Result<Facts> {
+        if self.config.collection.is_some() {
+            // Only a listing tells what belongs to a collection.
+            self.list_past(key, wait)?;
+            return match self.existence(key) {
+                Existence::Present(facts) if !self.wants_exact(key, &facts) => Ok(facts),
+                Existence::Present(_) => self.ask(key, wait),
+                _ => Err(FsError::NoEntry),
+            };
+        }
+        self.ask(key, wait)
+    }
+
+    /// Gives a record its inode, counted as held by the kernel.
+    pub(super) fn enter(&self, key: &Key, facts: &Facts) -> super::types::AttrReply {
+        let mut inodes = self.inodes.lock();
+        let ino = inodes.number(key, facts.listed);
+        let mut reply = self.attributes_of(ino, facts);
+        // The kernel must not be told another size than that of the version it has open.
+        if let Some((_, size)) = inodes
+            .get(ino)
+            .filter(|inode| inode.opens > 0)
+            .and_then(|inode| inode.version)
+        {
+            reply.attr.size = size;
+        }
+        inodes.remember(ino, key, reply.attr.size);
+        self.metrics.inodes.set(inodes.len() as u64);
+        reply
+    }
+
+    /// Takes back `lookups` references that the kernel held.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        let mut inodes = self.inodes.lock();
+        inodes.forget(ino, lookups);
+        self.metrics.inodes.set(inodes.len() as u64);
+    }
+
+    /// Finds the key of a name that only a listing can explain.
+    fn listed_name(&self, name: &OsStr) -> Option<Key> {
+        let listing = self.listing.lock().clone()?;
+        listing.find_key(&|key| OsStr::new(&name::of_key(key)) == name)
+    }
+}

@@ -1,0 +1,96 @@
+//! The words of the filesystem core: numbers, attributes, replies. Nothing of any kernel binding.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// An inode number. The root is [`Ino::ROOT`]; numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The mount's root directory.
+    pub const ROOT: Self = Self(1);
+}
+
+/// A handle of an open file or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fh(pub u64);
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A regular file: a record.
+    File,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode number.
+    pub ino: Ino,
+    /// Bytes; provisional for a record in decoded mode that has never been fetched.
+    pub size: u64,
+    /// The one time a record has; shown as all of a file's times.
+    pub modified: SystemTime,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// An attribute answer, and how long it may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttrReply {
+    /// The attributes.
+    pub attr: Attr,
+    /// For so long.
+    pub ttl: Duration,
+}
+
+/// The answer to a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The name exists; the kernel now holds one more reference to its inode.
+    Found(AttrReply),
+    /// The name does not exist, for so long.
+    Absent(Duration),
+}
+
+/// An opened file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its handle.
+    pub fh: Fh,
+    /// Whether what the page cache holds of this inode is of the opened version.
+    pub keep_cache: bool,
+}
+
+/// Where a directory's entries go.
+pub trait DirSink {
+    /// Adds an entry; `next` is the offset that continues after it. Returns `true` when the
+    /// entry did not fit and was not added.
+    fn add(&mut self, ino: Ino, next: u64, kind: FileKind, name: &OsStr, attr: &AttrReply) -> bool;
+}
+
+/// What the core tells the kernel about its caches.
+///
+/// `store` and `forget_attributes` may be called while an open is being answered, and nowhere
+/// else: see docs/DESIGN.md on deadlocks.
+pub trait KernelCache: Send + Sync + fmt::Debug {
+    /// Puts bytes into the page cache; also raises the size the kernel believes.
+    fn store(&self, ino: Ino, offset: u64, bytes: &[u8]);
+
+    /// Drops the attributes that the kernel remembers, but no pages.
+    fn forget_attributes(&self, ino: Ino);
+}
+
+/// A kernel that is not there: for tests, and until the mount is up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoKernel;
+
+impl KernelCache for NoKernel {
+    fn store(&self, _ino: Ino, _offset: u64, _bytes: &[u8]) {}
+
+    fn forget_attributes(&self, _ino: Ino) {}
+}

@@ -1,0 +1,112 @@
+//! What the store says of a record, as extended attributes.
+
+use super::types::Ino;
+use super::{FsError, KvFs, Result};
+use crate::cache::listing::Found;
+use crate::cache::records::{Known, Peek};
+use crate::clock::Wait;
+
+const KEY: &str = "user.apify.key";
+const CONTENT_TYPE: &str = "user.apify.content-type";
+const CONTENT_ENCODING: &str = "user.apify.content-encoding";
+const ETAG: &str = "user.apify.etag";
+const STORED_SIZE: &str = "user.apify.stored-size";
+const URL: &str = "user.apify.url";
+const STORE_ID: &str = "user.apify.store-id";
+const STORE_NAME: &str = "user.apify.store-name";
+const STATS: &str = "user.kvfs.stats";
+
+impl KvFs {
+    /// Returns an attribute's value. One that only the store can tell is asked for; the answer
+    /// then serves all of them.
+    ///
+    /// # Errors
+    /// [`FsError::NoAttribute`], and errors of the store.
+    pub fn getxattr(&self, ino: Ino, name: &str, wait: Wait) -> Result<Vec<u8>> {
+        if ino == Ino::ROOT {
+            return self.root_attribute(name);
+        }
+        let text = |text: &str| Ok(text.as_bytes().to_vec());
+        let key = self.key_of(ino)?;
+        match name {
+            KEY => text(key.as_str()),
+            URL => text(&self.store.record_url(&key).ok_or(FsError::NoAttribute)?),
+            STORED_SIZE if self.listed_size(&key).is_some() => text(
+                &self
+                    .listed_size(&key)
+                    .ok_or(FsError::NoAttribute)?
+                    .to_string(),
+            ),
+            CONTENT_TYPE | CONTENT_ENCODING | ETAG | STORED_SIZE => {
+                let known = match self.records.peek(&key) {
+                    Peek::Present(known) => known,
+                    _ => self.records.attributes(&key, wait)?,
+                };
+                text(&known_value(&known, name).ok_or(FsError::NoAttribute)?)
+            }
+            _ => Err(FsError::NoAttribute),
+        }
+    }
+
+    fn listed_size(&self, key: &crate::store::Key) -> Option<u64> {
+        let listing = self.listing.lock().clone()?;
+        match listing.find(key) {
+            Found::Listed(entry, at) if self.records.is_fresh(at) => entry.stored_size,
+            _ => None,
+        }
+    }
+
+    fn root_attribute(&self, name: &str) -> Result<Vec<u8>> {
+        let info = self.store.info();
+        match name {
+            STORE_ID => Ok(info.id.into_bytes()),
+            STORE_NAME => info
+                .name
+                .map(String::into_bytes)
+                .ok_or(FsError::NoAttribute),
+            STATS => self
+                .status
+                .get()
+                .map(|status| (status.0)().into_bytes())
+                .ok_or(FsError::NoAttribute),
+            _ => Err(FsError::NoAttribute),
+        }
+    }
+
+    /// Returns the names of an inode's attributes; makes no request.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] for an inode that is not in use.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<&'static str>> {
+        if ino == Ino::ROOT {
+            let mut names = vec![STORE_ID];
+            names.extend(self.store.info().name.map(|_| STORE_NAME));
+            names.extend(self.status.get().map(|_| STATS));
+            return Ok(names);
+        }
+        let key = self.key_of(ino)?;
+        let mut names = vec![KEY];
+        names.extend(self.store.record_url(&key).map(|_| URL));
+        match self.records.peek(&key) {
+            Peek::Present(known) => {
+                names.extend(
+                    [CONTENT_TYPE, CONTENT_ENCODING, ETAG, STORED_SIZE]
+                        .iter()
+                        .filter(|name| known_value(&known, name).is_some()),
+                );
+            }
+            _ => names.extend([CONTENT_TYPE, STORED_SIZE]),
+        }
+        Ok(names)
+    }
+}
+
+fn known_value(known: &Known, name: &str) -> Option<String> {
+    match name {
+        CONTENT_TYPE => known.meta.content_type.as_deref().map(Into::into),
+        CONTENT_ENCODING => known.meta.encoding.header_value().map(Into::into),
+        ETAG => known.meta.etag.as_ref().map(|etag| etag.as_str().into()),
+        STORED_SIZE => known.meta.stored_size.map(|size| size.to_string()),
+        _ => None,
+    }
+}

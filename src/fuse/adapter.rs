@@ -1,0 +1,442 @@
+//! The translator: every method turns arguments into the core's, calls the one core method of
+//! that name and turns the answer into a reply. No state and no policy of its own.
+//!
+//! The kernel's threads only try: what would wait is repeated on the pool with a deadline, so
+//! that a slow record never stops the mount. A handler that panics costs its request an EIO.
+
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+
+use super::pending::{Refuse, Watcher};
+use crate::clock::{Deadline, Wait};
+use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup};
+use crate::fs::{FsError, KvFs};
+use crate::workers::Workers;
+
+/// Block size of the figures that `statfs` shows.
+const BLOCK: u32 = 4096;
+/// Space that `statfs` shows as the whole: the platform has no limit to show.
+const BLOCKS: u64 = 1 << 38;
+/// Requests that the kernel may have in flight in the background: readahead, mostly.
+const BACKGROUND: u16 = 64;
+
+/// What all files of the mount show alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Appearance {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Permission bits of directories.
+    pub dir_mode: u16,
+}
+
+/// The core, as `fuser` wants it.
+#[derive(Debug)]
+pub struct Adapter {
+    fs: Arc<KvFs>,
+    pool: Arc<Workers>,
+    watcher: Arc<Watcher>,
+    appearance: Appearance,
+    deadline: Duration,
+}
+
+impl Adapter {
+    /// Makes the adapter of `fs`; what waits runs on `pool`, no longer than `deadline`.
+    pub fn new(
+        fs: Arc<KvFs>,
+        pool: Arc<Workers>,
+        watcher: Arc<Watcher>,
+        appearance: Appearance,
+        deadline: Duration,
+    ) -> Self {
+        Self {
+            fs,
+            pool,
+            watcher,
+            appearance,
+            deadline,
+        }
+    }
+
+    /// Runs `work`, at once if it need not wait, else on the pool, and hands its result to `done`.
+    fn answer<R: Refuse, T: 'static>(
+        &self,
+        request: &Request,
+        operation: &'static str,
+        ino: INodeNo,
+        reply: R,
+        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let ino = Ino(ino.0);
+        match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
+            Ok(answer) => return done(reply, answer),
+            Err(FsError::WouldBlock) => {}
+            Err(error) => return fail(&self.fs, operation, ino, reply, &error),
+        }
+        let ticket = Arc::new(
+            self.watcher
+                .watch(reply, operation, request.pid(), self.deadline),
+        );
+        let (fs, deadline, job) = (
+            Arc::clone(&self.fs),
+            Deadline::after(self.deadline),
+            Arc::clone(&ticket),
+        );
+        let queued = self.pool.spawn(move || {
+            let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
+            let Some(reply) = job.take() else { return };
+            match result {
+                Ok(answer) => done(reply, answer),
+                Err(error) => fail(&fs, operation, ino, reply, &error),
+            }
+        });
+        if queued.is_err()
+            && let Some(reply) = ticket.take()
+        {
+            tracing::warn!(
+                "{operation}: too many requests are waiting [EIO]; is the server answering?"
+            );
+            reply.refuse(Errno::EIO);
+        }
+    }
+}
+
+/// Runs a part of the core; a panic becomes an error.
+fn guarded<T>(
+    fs: &KvFs,
+    operation: &str,
+    work: impl FnOnce() -> Result<T, FsError>,
+) -> Result<T, FsError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        fs.metrics().panics_total.one();
+        tracing::error!("{operation} panicked [EIO]; please report this");
+        Err(FsError::WrongKind(libc::EIO))
+    })
+}
+
+fn fail<R: Refuse>(fs: &KvFs, operation: &str, ino: Ino, reply: R, error: &FsError) {
+    fs.report(operation, Some(ino), error);
+    reply.refuse(Errno::from_i32(error.errno()));
+}
+
+fn file_attr(appearance: Appearance, attr: &Attr) -> FileAttr {
+    let (kind, perm, nlink) = match attr.kind {
+        FileKind::Directory => (FileType::Directory, appearance.dir_mode, 2),
+        FileKind::File => (FileType::RegularFile, appearance.file_mode, 1),
+    };
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: attr.modified,
+        mtime: attr.modified,
+        ctime: attr.modified,
+        crtime: attr.modified,
+        kind,
+        perm,
+        nlink,
+        uid: appearance.uid,
+        gid: appearance.gid,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+/// Directory entries straight into the kernel's buffer.
+enum Sink<'a> {
+    Plain(&'a mut ReplyDirectory),
+    Plus(&'a mut ReplyDirectoryPlus, Appearance),
+}
+
+impl DirSink for Sink<'_> {
+    fn add(
+        &mut self,
+        ino: Ino,
+        next: u64,
+        kind: FileKind,
+        name: &OsStr,
+        reply: &AttrReply,
+    ) -> bool {
+        let file_type = match kind {
+            FileKind::Directory => FileType::Directory,
+            FileKind::File => FileType::RegularFile,
+        };
+        match self {
+            Self::Plain(buffer) => buffer.add(INodeNo(ino.0), next, file_type, name),
+            Self::Plus(buffer, appearance) => {
+                let attr = file_attr(*appearance, &reply.attr);
+                buffer.add(INodeNo(ino.0), next, name, &reply.ttl, &attr, Generation(0))
+            }
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is asked for by itself: an old kernel that lacks one still gives the others.
+        for wanted in [
+            // Without it one slow lookup stops all others of the directory.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // `ls -l` and `find -size` get attributes with the names.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            // ... and a plain `ls` of a million keys does not pay for them.
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!("this kernel lacks {wanted:?}");
+            }
+        }
+        if config.set_max_background(BACKGROUND).is_err()
+            || config.set_congestion_threshold(BACKGROUND / 4 * 3).is_err()
+        {
+            tracing::debug!("the kernel keeps its own limit of background requests");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (name, appearance) = (name.to_owned(), self.appearance);
+        self.answer(
+            request,
+            "lookup",
+            parent,
+            reply,
+            move |fs, wait| fs.lookup(Ino(parent.0), &name, wait),
+            move |reply, found| match found {
+                Lookup::Found(AttrReply { attr, ttl }) => {
+                    reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0))
+                }
+                Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
+                // Inode 0 is a negative entry, which the kernel remembers (fuse.h, fuse_entry_out).
+                Lookup::Absent(ttl) => {
+                    let nothing = Attr {
+                        ino: Ino(0),
+                        size: 0,
+                        modified: SystemTime::UNIX_EPOCH,
+                        kind: FileKind::File,
+                    };
+                    reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
+                }
+            },
+        );
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.fs.forget(Ino(ino.0), lookups);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let appearance = self.appearance;
+        self.answer(
+            request,
+            "stat",
+            ino,
+            reply,
+            move |fs, wait| fs.getattr(Ino(ino.0), wait),
+            move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
+        );
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        self.answer(
+            request,
+            "open",
+            ino,
+            reply,
+            move |fs, wait| fs.open(Ino(ino.0), writing, wait),
+            |reply, opened| {
+                let mut flags = FopenFlags::FOPEN_NOFLUSH;
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+                reply.opened(FileHandle(opened.fh.0), flags);
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.answer(
+            request,
+            "read",
+            ino,
+            reply,
+            move |fs, wait| fs.read(Fh(fh.0), offset, size as usize, wait),
+            |reply, bytes| reply.data(&bytes),
+        );
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(
+            request,
+            "opendir",
+            ino,
+            reply,
+            move |fs, _| fs.opendir(Ino(ino.0)),
+            |reply, fh| reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+        );
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        self.answer(
+            request,
+            "readdir",
+            ino,
+            reply,
+            move |fs, wait| fs.await_dir(Fh(fh.0), offset, false, wait),
+            move |mut reply, ()| match fs.readdir(
+                Fh(fh.0),
+                offset,
+                false,
+                &mut Sink::Plain(&mut reply),
+                Wait::Never,
+            ) {
+                Ok(()) => reply.ok(),
+                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
+            },
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let (fs, appearance) = (Arc::clone(&self.fs), self.appearance);
+        self.answer(
+            request,
+            "readdir",
+            ino,
+            reply,
+            move |fs, wait| fs.await_dir(Fh(fh.0), offset, true, wait),
+            move |mut reply, ()| match fs.readdir(
+                Fh(fh.0),
+                offset,
+                true,
+                &mut Sink::Plus(&mut reply, appearance),
+                Wait::Never,
+            ) {
+                Ok(()) => reply.ok(),
+                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
+            },
+        );
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(
+            BLOCKS,
+            BLOCKS,
+            BLOCKS,
+            u64::from(u32::MAX),
+            u64::from(u32::MAX),
+            BLOCK,
+            crate::fs::name::MAX_NAME as u32,
+            BLOCK,
+        );
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let name = name.to_string_lossy().into_owned();
+        self.answer(
+            request,
+            "getxattr",
+            ino,
+            reply,
+            move |fs, wait| fs.getxattr(Ino(ino.0), &name, wait),
+            move |reply, value| send_xattr(reply, &value, size),
+        );
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer(
+            request,
+            "listxattr",
+            ino,
+            reply,
+            move |fs, _| fs.listxattr(Ino(ino.0)),
+            move |reply, names| {
+                let list: Vec<u8> = names
+                    .iter()
+                    .flat_map(|name| name.bytes().chain([0]))
+                    .collect();
+                send_xattr(reply, &list, size);
+            },
+        );
+    }
+}
+
+/// Sends an attribute, or how large it is when the caller asks that first.
+fn send_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match (size as usize, u32::try_from(value.len())) {
+        (0, Ok(len)) => reply.size(len),
+        (room, Ok(_)) if value.len() <= room => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

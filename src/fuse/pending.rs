@@ -1,0 +1,259 @@
+//! Requests that wait: each is answered once, by whoever comes first: the thread that works on
+//! it, its deadline, or the signal that ends the program which asked.
+//!
+//! `fuser` 0.18 does not handle FUSE_INTERRUPT, and the kernel sends none for readahead. So
+//! whatever waits longer than a moment has its caller's pending signals looked up in `/proc`.
+
+use std::fs;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{
+    Errno, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
+    ReplyXattr,
+};
+use libc::c_int;
+use parking_lot::{Condvar, Mutex};
+
+/// How often waiting requests are looked at, and how long they wait before the first time.
+const TICK: Duration = Duration::from_millis(100);
+/// A thread may answer this much after the deadline with a better error than the deadline's.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A reply that can say only that it failed.
+pub trait Refuse: Send + 'static {
+    /// Answers with an errno.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEntry,
+    ReplyOpen,
+    ReplyXattr
+);
+
+/// The right to answer a request, taken once.
+#[derive(Debug)]
+pub struct Ticket<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Ticket<R> {
+    /// Takes the reply; `None` when the request has been answered.
+    pub fn take(&self) -> Option<R> {
+        self.0.lock().take()
+    }
+}
+
+trait Answerable: Send + Sync {
+    fn is_open(&self) -> bool;
+    fn refuse(&self, errno: Errno) -> bool;
+}
+
+impl<R: Refuse> Answerable for Mutex<Option<R>> {
+    fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    fn refuse(&self, errno: Errno) -> bool {
+        match self.lock().take() {
+            Some(reply) => {
+                reply.refuse(errno);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+struct Waiting {
+    request: Weak<dyn Answerable>,
+    operation: &'static str,
+    /// Thread id of the caller; 0 when it is in another pid namespace.
+    pid: u32,
+    since: Instant,
+    deadline: Instant,
+}
+
+/// Watches over the requests that wait. Its thread sleeps while there are none.
+#[derive(Default)]
+pub struct Watcher {
+    waiting: Mutex<Vec<Waiting>>,
+    added: Condvar,
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
+impl Watcher {
+    /// Starts the watcher; its thread ends when the watcher is dropped.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        let watcher = Arc::new(Self::default());
+        let weak = Arc::downgrade(&watcher);
+        thread::Builder::new()
+            .name("kvfs-watcher".into())
+            .stack_size(128 << 10)
+            .spawn(move || {
+                while let Some(watcher) = weak.upgrade() {
+                    watcher.round();
+                }
+            })?;
+        Ok(watcher)
+    }
+
+    /// Watches over a request from now on.
+    pub fn watch<R: Refuse>(
+        &self,
+        reply: R,
+        operation: &'static str,
+        pid: u32,
+        deadline: Duration,
+    ) -> Ticket<R> {
+        let cell = Arc::new(Mutex::new(Some(reply)));
+        let erased: Arc<dyn Answerable> = Arc::<Mutex<Option<R>>>::clone(&cell);
+        let since = Instant::now();
+        let request = Arc::downgrade(&erased);
+        let mut waiting = self.waiting.lock();
+        waiting.push(Waiting {
+            request,
+            operation,
+            pid,
+            since,
+            deadline: since + deadline + SLACK,
+        });
+        let first = waiting.len() == 1;
+        drop(waiting);
+        if first {
+            self.added.notify_one();
+        }
+        Ticket(cell)
+    }
+
+    fn round(&self) {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_empty() {
+            // Now and then the thread looks whether it is still wanted.
+            self.added.wait_for(&mut waiting, Duration::from_secs(5));
+        } else {
+            self.added.wait_for(&mut waiting, TICK);
+        }
+        waiting.retain(|entry| {
+            entry
+                .request
+                .upgrade()
+                .is_some_and(|request| request.is_open())
+        });
+        let now = Instant::now();
+        let due: Vec<(Arc<dyn Answerable>, &'static str, u32, bool)> = waiting
+            .iter()
+            .filter(|entry| now.duration_since(entry.since) >= TICK)
+            .filter_map(|entry| {
+                Some((
+                    entry.request.upgrade()?,
+                    entry.operation,
+                    entry.pid,
+                    now >= entry.deadline,
+                ))
+            })
+            .collect();
+        drop(waiting);
+        for (request, operation, pid, late) in due {
+            if late && request.refuse(Errno::ETIMEDOUT) {
+                tracing::warn!(
+                    "{operation}: not answered within the deadline [ETIMEDOUT]; a longer --deadline waits longer"
+                );
+            } else if ending_signal_pending(pid) && request.refuse(Errno::EINTR) {
+                tracing::debug!("{operation}: given up because process {pid} is being ended");
+            }
+        }
+    }
+}
+
+/// Tells whether a signal that people end programs with waits for this thread to leave the kernel.
+///
+/// Only these five: a timer's or a runtime's own signals must not make reads fail.
+fn ending_signal_pending(pid: u32) -> bool {
+    if pid == 0 {
+        return false;
+    }
+    const ENDING: [c_int; 5] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGKILL,
+        libc::SIGTERM,
+    ];
+    // A thread that is gone wants no answer.
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let mask = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| u64::from_str_radix(line.get(name.len()..)?.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    let ending = ENDING
+        .iter()
+        .fold(0u64, |bits, signal| bits | 1 << (signal - 1));
+    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") & !mask("SigIgn:") & ending != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Probe(mpsc::Sender<c_int>);
+
+    impl Refuse for Probe {
+        fn refuse(self, errno: Errno) {
+            self.0.send(errno.code()).expect("a receiver");
+        }
+    }
+
+    #[test]
+    fn a_request_past_its_deadline_is_answered_and_only_once() {
+        let watcher = Watcher::start().expect("a thread");
+        let (sent, answers) = mpsc::channel();
+        let ticket = watcher.watch(Probe(sent), "read", std::process::id(), Duration::ZERO);
+        assert_eq!(
+            answers.recv_timeout(Duration::from_secs(10)),
+            Ok(libc::ETIMEDOUT)
+        );
+        assert!(ticket.take().is_none());
+    }
+
+    #[test]
+    fn the_answer_to_a_dead_caller_is_eintr() {
+        let mut child = std::process::Command::new("true").spawn().expect("a child");
+        let pid = child.id();
+        child.wait().expect("its end");
+        let watcher = Watcher::start().expect("a thread");
+        let (sent, answers) = mpsc::channel();
+        let _ticket = watcher.watch(Probe(sent), "read", pid, Duration::from_secs(60));
+        assert_eq!(
+            answers.recv_timeout(Duration::from_secs(10)),
+            Ok(libc::EINTR)
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Mounting and unmounting.
+//!
+//! Root mounts by itself and hands the descriptor to `fuser`: its own way of mounting unmounts
+//! the path once more on the way out, whoever is mounted there by then. Other users mount
+//! through `fusermount3`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::adapter::Adapter;
+use super::notify::Kernel;
+use crate::fs::types::KernelCache;
+
+/// Threads that take requests from the kernel. They never wait, so a few are enough.
+const THREADS: usize = 4;
+/// The filesystem type that the mount shows, as in `fuse.kvfs`.
+pub const SUBTYPE: &str = "kvfs";
+/// Kernel readahead in KiB: what makes it ask for 1 MiB at once.
+const READ_AHEAD_KIB: &str = "1024";
+
+/// Who may use a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only the user who mounted it.
+    Owner,
+    /// That user and root.
+    OwnerAndRoot,
+    /// Everybody, as far as the permission bits allow.
+    Everybody,
+}
+
+/// Where and how to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// An existing directory, as an absolute path.
+    pub mount_point: PathBuf,
+    /// What `mount` and `df` show as the device.
+    pub source: String,
+    /// Who may use it.
+    pub access: Access,
+}
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    Polite,
+    /// Take it out of the tree now; it ends when the last file is closed.
+    Lazy,
+    /// Also fail what is in progress.
+    Force,
+}
+
+/// A mount that answers; [`Mounted::run`] serves it.
+pub struct Mounted {
+    session: Session<Adapter>,
+}
+
+impl std::fmt::Debug for Mounted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mounted")
+    }
+}
+
+impl Mounted {
+    /// Returns the way to the kernel's caches.
+    pub fn kernel(&self) -> Arc<dyn KernelCache> {
+        Arc::new(Kernel(self.session.notifier()))
+    }
+
+    /// Serves the mount until it is unmounted.
+    ///
+    /// # Errors
+    /// When the connection to the kernel breaks otherwise.
+    pub fn run(self) -> io::Result<()> {
+        self.session.run()
+    }
+}
+
+/// Mounts. The mount answers when this returns.
+///
+/// # Errors
+/// A sentence that says what is missing, with the cause.
+pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
+    let acl = match options.access {
+        Access::Owner => SessionACL::Owner,
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::Everybody => SessionACL::All,
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(THREADS);
+    config.acl = acl;
+    let session = if rustix::process::geteuid().is_root() {
+        let device = mount_as_root(options)?;
+        Session::from_fd(adapter, device, acl, config).inspect_err(|_| {
+            // Nothing answers there: take the mount away again.
+            let _ = rustix::mount::unmount(
+                &options.mount_point,
+                UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+            );
+        })?
+    } else {
+        config.mount_options = vec![
+            // Commas would start the next option.
+            MountOption::FSName(options.source.replace([',', '\\'], "_")),
+            MountOption::Subtype(SUBTYPE.into()),
+            MountOption::RO,
+            MountOption::NoExec,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::DefaultPermissions,
+        ];
+        Session::new(adapter, &options.mount_point, &config).map_err(explain)?
+    };
+    raise_read_ahead(&options.mount_point);
+    Ok(Mounted { session })
+}
+
+fn mount_as_root(options: &MountOptions) -> io::Result<OwnedFd> {
+    let device: OwnedFd = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(explain)?
+        .into();
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if options.access != Access::Owner {
+        data.push_str(",allow_other");
+    }
+    let data = std::ffi::CString::new(data)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    rustix::mount::mount(
+        &options.source,
+        &options.mount_point,
+        format!("fuse.{SUBTYPE}"),
+        flags,
+        &*data,
+    )
+    .map_err(|errno| explain(errno.into()))?;
+    Ok(device)
+}
+
+/// Adds to an error what people can do about it.
+fn explain(error: io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => {
+            "there is no /dev/fuse: load the module (modprobe fuse); in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+        }
+        io::ErrorKind::NotFound => {
+            "fusermount3 is missing: install the package fuse3 (Debian, Ubuntu: apt install fuse3; Fedora: dnf install fuse3)"
+        }
+        io::ErrorKind::PermissionDenied if error.to_string().contains("allow_other") => {
+            "uncomment user_allow_other in /etc/fuse.conf, or mount without --allow-other and --allow-root"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this process may not mount: check the permissions of /dev/fuse; in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {hint}"))
+}
+
+/// Raises the kernel's readahead for this mount. Only root may; without it reads are smaller.
+fn raise_read_ahead(mount_point: &Path) {
+    let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else {
+        return;
+    };
+    let wanted = mount_point
+        .as_os_str()
+        .to_string_lossy()
+        .replace('\\', "\\134")
+        .replace(' ', "\\040");
+    // Fields: id, parent, major:minor, root, mount point (proc(5)); the last line is the topmost.
+    let device = text.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ');
+        let device = fields.nth(2)?;
+        (fields.nth(1)? == wanted).then_some(device)
+    });
+    if let Some(device) = device
+        && let Err(error) = std::fs::write(
+            format!("/sys/class/bdi/{device}/read_ahead_kb"),
+            READ_AHEAD_KIB,
+        )
+    {
+        tracing::debug!("readahead stays as it is: {error}");
+    }
+}
+
+/// Unmounts what is mounted at `mount_point`.
+///
+/// # Errors
+/// `EBUSY` when it is in use and `how` is [`Unmount::Polite`]; else what the kernel or
+/// `fusermount3` says.
+pub fn unmount(mount_point: &Path, how: Unmount) -> io::Result<()> {
+    let flags = UnmountFlags::NOFOLLOW
+        | match how {
+            Unmount::Polite => UnmountFlags::empty(),
+            Unmount::Lazy => UnmountFlags::DETACH,
+            Unmount::Force => UnmountFlags::DETACH | UnmountFlags::FORCE,
+        };
+    match rustix::mount::unmount(mount_point, flags) {
+        Err(rustix::io::Errno::PERM) => fusermount(mount_point, how),
+        result => Ok(result?),
+    }
+}
+
+fn fusermount(mount_point: &Path, how: Unmount) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if how != Unmount::Polite {
+        command.arg("-z");
+    }
+    let output = command
+        .arg("--")
+        .arg(mount_point)
+        .output()
+        .map_err(explain)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let kind = if text.contains("busy") {
+        io::ErrorKind::ResourceBusy
+    } else {
+        io::ErrorKind::Other
+    };
+    Err(io::Error::new(kind, text))
+}

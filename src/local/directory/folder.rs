@@ -1,0 +1,263 @@
+//! One folder: opening files that lie beneath it, replacing files whole, one committer at a time.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+
+use super::names::UNFINISHED;
+use super::sidecar::{Identity, Sidecar};
+use crate::clock::Deadline;
+
+/// Sidecars larger than this many bytes are none.
+const MAX_SIDECAR: u64 = 64 * 1024;
+
+/// Waits between two tries for the lock of the folder.
+const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
+
+/// The newest modification time given to a file, in nanoseconds since 1970. File systems stamp
+/// files by a clock that ticks every few milliseconds; validators need better.
+static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
+
+/// Numbers unfinished files.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// An open folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self {
+            path: path.to_owned(),
+            fd,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is known of the folder itself.
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        std::fs::metadata(&self.path)
+    }
+
+    /// Opens a regular file beneath the folder; symbolic links that lead out are refused.
+    pub(super) fn file(&self, relative: &str) -> io::Result<File> {
+        // A named pipe would block without NONBLOCK; it has no effect on regular files.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = rustix::fs::openat2(
+            &self.fd,
+            relative,
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        );
+        let fd = match opened {
+            Ok(fd) => fd,
+            // Containers may forbid the system call.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+                self.check_beneath(relative)?;
+                rustix::fs::openat(&self.fd, relative, flags, Mode::empty())?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let file = File::from(fd);
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        }
+    }
+
+    fn check_beneath(&self, relative: &str) -> io::Result<()> {
+        let real = self.path.join(relative).canonicalize()?;
+        if real.starts_with(&self.path) {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        }
+    }
+
+    /// Returns size and modification time of a file.
+    pub(super) fn stat(&self, relative: &str) -> io::Result<(u64, SystemTime)> {
+        let metadata = std::fs::metadata(self.path.join(relative))?;
+        Ok((metadata.len(), metadata.modified()?))
+    }
+
+    /// Reads a sidecar; `None` if there is none that can be understood.
+    pub(super) fn sidecar(&self, relative: &str) -> io::Result<Option<Sidecar>> {
+        let file = match self.file(relative) {
+            Ok(file) => file,
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_SIDECAR).read_to_end(&mut text)?;
+        Ok(Sidecar::parse(&text))
+    }
+
+    /// Makes an unfinished file, which vanishes unless it is [`Unfinished::publish`]ed.
+    pub(super) fn unfinished(&self) -> io::Result<Unfinished> {
+        loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let name = format!(
+                "{UNFINISHED}{}-{serial}-{:x}.tmp",
+                std::process::id(),
+                fastrand::u32(..)
+            );
+            let path = self.path.join(name);
+            match File::options().write(true).create_new(true).open(&path) {
+                Ok(file) => {
+                    return Ok(Unfinished {
+                        path: Some(path),
+                        file,
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Removes a file; an absent one is fine.
+    pub(super) fn remove(&self, relative: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path.join(relative)) {
+            Err(error) if is_absence(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Makes renames and removals in the folder durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.fd)?)
+    }
+
+    /// Waits to be the only committer in this folder, in all processes that use kvfs.
+    ///
+    /// `None` when the deadline passed. File systems without such locks do without.
+    pub(super) fn lock(&self, deadline: Deadline) -> io::Result<Option<FolderLock>> {
+        let [mut wait, longest] = LOCK_WAIT;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(FolderLock { _fd: fd })),
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "the folder cannot be locked");
+                    return Ok(Some(FolderLock { _fd: fd }));
+                }
+            }
+            if deadline.remaining().is_none() {
+                return Ok(None);
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(longest);
+        }
+    }
+}
+
+/// The right to change the folder; closing the descriptor gives it back.
+#[derive(Debug)]
+pub(super) struct FolderLock {
+    _fd: OwnedFd,
+}
+
+/// A file that is still being written, under a name that is never listed.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+impl Unfinished {
+    /// Ends writing: gives the file a modification time of its own and makes it durable.
+    pub(super) fn finish(&mut self) -> io::Result<Identity> {
+        self.file
+            .set_modified(UNIX_EPOCH + Duration::from_nanos(next_mtime()))?;
+        self.file.sync_all()?;
+        identity(&self.file)
+    }
+
+    /// Gives the file its name, replacing what has it.
+    pub(super) fn publish(mut self, folder: &Folder, relative: &str) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            std::fs::rename(path, folder.path.join(relative))?;
+            self.path = None;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::debug!(%error, "an unfinished file stays behind");
+        }
+    }
+}
+
+/// Returns the identity of an open file's present version.
+pub(super) fn identity(file: &File) -> io::Result<Identity> {
+    let metadata = file.metadata()?;
+    Ok(Identity {
+        inode: metadata.ino(),
+        mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        size: metadata.len(),
+    })
+}
+
+/// Tells whether an error means that there is no such file here.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidFilename => true,
+        // Links that lead out of the folder, links in a circle, sockets.
+        _ => [
+            rustix::io::Errno::XDEV,
+            rustix::io::Errno::LOOP,
+            rustix::io::Errno::NXIO,
+        ]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())),
+    }
+}
+
+fn next_mtime() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64);
+    let newest = NEWEST_MTIME
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| {
+            Some(now.max(newest + 1))
+        })
+        .unwrap_or(now);
+    now.max(newest + 1)
+}

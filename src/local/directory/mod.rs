@@ -1,0 +1,418 @@
+//! A folder as a store: what Crawlee, the Apify SDKs and apify-cli leave on disk, and what they
+//! can read again.
+//!
+//! Reading takes both layouts, mixed as they may be (`names`, `sidecar`, `scan`). Writing makes
+//! the quoted layout of Crawlee for Python and Crawlee 4, value and sidecar each replaced whole
+//! (`write`). Nothing outside the folder is ever opened, whatever keys and links say.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::transfer::{self, Verdict, disk, not_found};
+use crate::clock::Deadline;
+use crate::store::{
+    ETag, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery, MAX_PAGE,
+    PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
+};
+
+mod folder;
+mod index;
+mod media;
+mod names;
+mod scan;
+mod sidecar;
+mod write;
+
+use folder::{Folder, is_absence};
+use index::Index;
+use scan::Files;
+use sidecar::{Description, Identity, NONE_TYPE, Sidecar};
+
+/// How often a value and a sidecar that change while they are read are read again.
+const PAIRING_ATTEMPTS: usize = 8;
+
+/// Whether a store may be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Puts and deletes fail with [`ErrorKind::Unsupported`].
+    ReadOnly,
+    /// Puts and deletes work.
+    ReadWrite,
+}
+
+/// A folder as a store.
+///
+/// Changes that others make in the folder are seen: those of a known record at its next head or
+/// get, new and vanished records within about a second.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    folder: Folder,
+    access: Access,
+    info: StoreInfo,
+    index: Index,
+    /// Files about whose unreadable sidecars a warning has been logged.
+    warned: Mutex<HashSet<String>>,
+}
+
+/// A record that has been found and opened.
+#[derive(Debug)]
+struct Opened {
+    files: Files,
+    file: File,
+    identity: Identity,
+    description: Description,
+}
+
+impl DirectoryStore {
+    /// Opens a folder that holds one store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreNotFound`] if there is no folder at `path`, [`ErrorKind::Denied`] if it
+    /// may not be read, [`ErrorKind::Disk`] if the disk fails.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        let opened = path
+            .canonicalize()
+            .and_then(|real| Ok((Folder::open(&real)?, real)));
+        let (folder, real) = opened.map_err(|error| cannot_open(path, error))?;
+        std::fs::read_dir(&real).map_err(|error| cannot_open(path, error))?;
+        let metadata = folder.metadata().map_err(disk)?;
+        let info = StoreInfo {
+            id: real.display().to_string(),
+            name: real
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
+            cache_scope: format!("dir:{}", real.display()),
+            modified: metadata.modified().ok(),
+            expires: None,
+        };
+        Ok(Self {
+            folder,
+            access,
+            info,
+            index: Index::default(),
+            warned: Mutex::default(),
+        })
+    }
+
+    /// Returns the folder, with no symbolic links in its path.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Finds a record and opens its value together with the sidecar that describes it.
+    fn locate(&self, key: &Key) -> Result<Opened> {
+        for name in [names::quote(key.as_str()), names::other_name(key.as_str())] {
+            if let Some(opened) = self.open_named(key, Files::named(name))? {
+                return Ok(opened);
+            }
+        }
+        self.index
+            .refresh(&self.folder)
+            .map_err(|error| self.failed(error))?;
+        for claim in self.index.claims(key) {
+            let files = claim.files(key);
+            let opened = match &files.sidecar {
+                Some(_) => self.open_named(key, files)?,
+                None => self.open_bare(files).map_err(disk)?,
+            };
+            if let Some(opened) = opened {
+                return Ok(opened);
+            }
+        }
+        Err(not_found(key))
+    }
+
+    /// Opens a value that has a sidecar; `None` unless both are there and about this key.
+    fn open_named(&self, key: &Key, files: Files) -> Result<Option<Opened>> {
+        let Some(sidecar_path) = files.sidecar.clone() else {
+            return Ok(None);
+        };
+        let read = || match self.folder.sidecar(&sidecar_path) {
+            Ok(found) => Ok(found.filter(|sidecar| sidecar.key == key.as_str())),
+            Err(error) => Err(unreadable(key, error)),
+        };
+        let Some(mut sidecar): Option<Sidecar> = read()? else {
+            return Ok(None);
+        };
+        for attempt in 1.. {
+            let Some((file, identity)) = self.open_value(key, &files.value)? else {
+                return Ok(None);
+            };
+            let description = sidecar.describe(&identity);
+            let again = if description.certain {
+                None
+            } else {
+                read()?.filter(|again| *again != sidecar && attempt < PAIRING_ATTEMPTS)
+            };
+            match again {
+                // A writer was between the two renames, or has replaced both.
+                Some(again) => sidecar = again,
+                None => {
+                    self.note_doubt(&description, &files);
+                    return Ok(Some(Opened {
+                        files,
+                        file,
+                        identity,
+                        description,
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_doubt(&self, description: &Description, files: &Files) {
+        if !description.certain && self.warned.lock().insert(files.value.clone()) {
+            tracing::debug!(
+                file = files.value,
+                "the metadata beside the file was not written for it"
+            );
+        }
+    }
+
+    fn open_bare(&self, files: Files) -> io::Result<Option<Opened>> {
+        let file = match self.folder.file(&files.value) {
+            Ok(file) => file,
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Opened {
+            identity: folder::identity(&file)?,
+            description: Description {
+                content_type: Some(media::content_type(&files.value)),
+                encoding: Default::default(),
+                certain: true,
+            },
+            files,
+            file,
+        }))
+    }
+
+    fn open_value(&self, key: &Key, value: &str) -> Result<Option<(File, Identity)>> {
+        match self.folder.file(value) {
+            Ok(file) => {
+                let identity = folder::identity(&file).map_err(disk)?;
+                Ok(Some((file, identity)))
+            }
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(unreadable(key, error)),
+        }
+    }
+
+    /// Tells a folder that is gone from a disk that fails.
+    fn failed(&self, error: io::Error) -> StoreError {
+        if is_absence(&error) {
+            cannot_open(self.folder.path(), error)
+        } else {
+            disk(error)
+        }
+    }
+}
+
+impl Opened {
+    fn meta(&self) -> RecordMeta {
+        let content_type = self
+            .description
+            .content_type
+            .clone()
+            .unwrap_or_else(|| media::content_type(&self.files.value));
+        meta(&self.identity, content_type, &self.description)
+    }
+}
+
+fn meta(identity: &Identity, content_type: String, description: &Description) -> RecordMeta {
+    // The record of `None` is an empty file, whatever else may have got into it.
+    let size = if content_type == NONE_TYPE {
+        0
+    } else {
+        identity.size
+    };
+    let encoding = description.encoding.header_value().unwrap_or_default();
+    let since = u64::try_from(identity.mtime_ns).unwrap_or_default();
+    let modified = UNIX_EPOCH + Duration::from_nanos(since);
+    RecordMeta {
+        content_type: Some(content_type.into()),
+        encoding: description.encoding.clone(),
+        stored_size: Some(size),
+        etag: Some(ETag::new(format!(
+            "\"{:x}-{:x}-{:x}{}{encoding}\"",
+            identity.inode,
+            identity.size,
+            identity.mtime_ns,
+            if encoding.is_empty() { "" } else { "-" },
+        ))),
+        last_modified: Some(httpdate::fmt_http_date(modified).into()),
+        accepts_ranges: true,
+    }
+}
+
+impl Store for DirectoryStore {
+    fn info(&self) -> StoreInfo {
+        self.info.clone()
+    }
+
+    fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
+        transfer::check(deadline)?;
+        if query.collection.is_some() {
+            return Err(StoreError::new(
+                ErrorKind::Unsupported,
+                "a folder has no schema and so no collections",
+            ));
+        }
+        self.index
+            .refresh(&self.folder)
+            .map_err(|error| self.failed(error))?;
+        let (page, more) = self.index.page(
+            query.after.as_deref().unwrap_or_default(),
+            query.prefix.as_deref().unwrap_or_default(),
+            query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE),
+        );
+        let next = match page.last() {
+            Some((key, _)) if more => Some(key.as_str().into()),
+            _ => None,
+        };
+        let mut items = Vec::with_capacity(page.len());
+        for (key, claim) in page {
+            // Sizes change without the folder's time; what has vanished since is left out.
+            if let Ok((size, modified)) = self.folder.stat(&claim.files(&key).value) {
+                items.push(ListItem {
+                    key,
+                    stored_size: Some(size),
+                    modified: Some(modified),
+                    public_url: None,
+                });
+            }
+        }
+        Ok(ListPage { items, next })
+    }
+
+    fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
+        transfer::check(deadline)?;
+        Ok(self.locate(key)?.meta())
+    }
+
+    fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
+        transfer::check(deadline)?;
+        let opened = self.locate(key)?;
+        let meta = opened.meta();
+        if let Verdict::NotModified = transfer::judge(key, request, &meta)? {
+            return Ok(GetOutcome::NotModified);
+        }
+        let size = meta.stored_size.unwrap_or_default();
+        let range = request
+            .range
+            .as_ref()
+            .map(|range| transfer::clamp(range, size));
+        let window = range.clone().unwrap_or(0..size);
+        let mut file = opened.file;
+        if window.start > 0 {
+            file.seek(SeekFrom::Start(window.start)).map_err(disk)?;
+        }
+        Ok(GetOutcome::Found(Fetched {
+            meta,
+            range,
+            body: Box::new(Body {
+                file,
+                left: window.end - window.start,
+                identity: opened.identity,
+                key: key.clone(),
+            }),
+        }))
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        transfer::check(deadline)?;
+        self.check_writable()?;
+        self.write(key, request, body, deadline)
+            .map_err(|error| error.with_key(key))
+    }
+
+    fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        transfer::check(deadline)?;
+        self.check_writable()?;
+        self.erase(key, deadline)
+            .map_err(|error| error.with_key(key))
+    }
+}
+
+/// A value on its way: exactly the bytes of the version that was opened, or an error.
+struct Body {
+    file: File,
+    left: u64,
+    identity: Identity,
+    key: Key,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let n = self.file.read(&mut buffer[..most])?;
+        // Somebody may write into the very file; replacing it does no harm.
+        if n == 0 || folder::identity(&self.file)? != self.identity {
+            return Err(StoreError::new(
+                ErrorKind::Changed,
+                "the file was written to while it was being read",
+            )
+            .with_key(&self.key)
+            .into());
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn unreadable(key: &Key, error: io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        StoreError::new(ErrorKind::Denied, "the file may not be read")
+            .with_hint("check the permissions of the folder and its files")
+            .with_source(error)
+            .with_key(key)
+    } else {
+        disk(error).with_key(key)
+    }
+}
+
+fn cannot_open(path: &Path, error: io::Error) -> StoreError {
+    let path = path.display();
+    let (kind, message, hint) = match error.kind() {
+        io::ErrorKind::NotFound => (
+            ErrorKind::StoreNotFound,
+            format!("there is no folder {path}"),
+            "check the path; local stores lie in storage/key_value_stores/<name>",
+        ),
+        io::ErrorKind::NotADirectory => (
+            ErrorKind::StoreNotFound,
+            format!("{path} is not a folder"),
+            "name the folder that holds the records, not one of its files",
+        ),
+        io::ErrorKind::PermissionDenied => (
+            ErrorKind::Denied,
+            format!("the folder {path} may not be read"),
+            "check the permissions of the folder",
+        ),
+        _ => (
+            ErrorKind::Disk,
+            format!("the folder {path} cannot be opened"),
+            "check the disk",
+        ),
+    };
+    StoreError::new(kind, message)
+        .with_hint(hint)
+        .with_source(error)
+}

@@ -1,0 +1,198 @@
+//! Puts and deletes: the quoted layout, durable, and never half visible.
+//!
+//! A put writes value and sidecar to unfinished files, then renames first the sidecar and then
+//! the value. A new record appears with the second rename, since a sidecar alone is no record.
+//! A replaced record keeps its old bytes until then, and the new sidecar still describes them
+//! (`sidecar`), so readers see the old version or the new one at every moment and after every
+//! crash; the next put of the key heals what is left over. A delete removes the value first.
+
+use super::folder::{FolderLock, is_absence};
+use super::names::{self, sidecar_name};
+use super::scan::{Claim, Files};
+use super::sidecar::{Description, Identity, Ours, Previous, Sidecar};
+use super::{Access, DirectoryStore, Opened, meta};
+use crate::clock::Deadline;
+use crate::local::transfer::{self, disk};
+use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError, Upload};
+
+/// What a record without a content type gets.
+const DEFAULT_TYPE: &str = "application/octet-stream";
+
+impl DirectoryStore {
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(StoreError::new(
+                ErrorKind::Unsupported,
+                "the folder was opened for reading only",
+            )),
+        }
+    }
+
+    pub(super) fn write(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        let mut value = self.folder.unfinished().map_err(disk)?;
+        transfer::copy(body, &mut value)?;
+        let identity = value.finish().map_err(disk)?;
+        let content_type = request.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
+
+        let lock = self.lock(deadline)?;
+        let current = match self.locate(key) {
+            Ok(opened) => Some(opened),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let current_meta = current.as_ref().map(Opened::meta);
+        transfer::may_put(key, request, current_meta.as_ref())?;
+        let others = self.other_claims(key)?;
+        let name = self.choose_name(key)?;
+        let sidecar = Sidecar {
+            key: key.as_str().to_owned(),
+            content_type: Some(content_type.to_owned()),
+            size: Some(identity.size),
+            extension: None,
+            encoding: request.encoding.header_value().map(str::to_owned),
+            kvfs: Some(Ours {
+                file: identity.text(),
+                previous: current
+                    .filter(|current| current.files.value == name)
+                    .and_then(|current| previous(&current)),
+            }),
+        };
+        let claim = self.publish(&name, &sidecar, value, key)?;
+        for files in others {
+            if files.value != name {
+                self.remove(&files, Some(&sidecar_name(&name)))?;
+            }
+        }
+        self.index.note(key, Some(claim));
+        drop(lock);
+        self.folder.sync().map_err(disk)?;
+        let description = Description {
+            content_type: None,
+            encoding: request.encoding.clone(),
+            certain: true,
+        };
+        Ok(meta(&identity, content_type.to_owned(), &description))
+    }
+
+    fn publish(
+        &self,
+        name: &str,
+        sidecar: &Sidecar,
+        value: super::folder::Unfinished,
+        key: &Key,
+    ) -> Result<Claim> {
+        let text = serde_json::to_vec_pretty(sidecar).map_err(|error| disk(error.into()))?;
+        let mut beside = self.folder.unfinished().map_err(disk)?;
+        transfer::copy(Upload::Bytes(&text), &mut beside)?;
+        let Identity { inode, .. } = beside.finish().map_err(disk)?;
+        let files = Files::named(name.to_owned());
+        beside
+            .publish(&self.folder, &sidecar_name(name))
+            .map_err(disk)?;
+        value.publish(&self.folder, name).map_err(disk)?;
+        Ok(if files == Files::quoted(key) {
+            Claim::Quoted(inode)
+        } else {
+            Claim::Other(Box::new(files))
+        })
+    }
+
+    pub(super) fn erase(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let lock = self.lock(deadline)?;
+        let mut removed = false;
+        for name in [names::quote(key.as_str()), names::other_name(key.as_str())] {
+            let files = Files::named(name);
+            if self.owns(key, &files)? {
+                self.remove(&files, None)?;
+                removed = true;
+            }
+        }
+        for files in self.other_claims(key)? {
+            self.remove(&files, None)?;
+            removed = true;
+        }
+        self.index.note(key, None);
+        drop(lock);
+        if removed {
+            self.folder.sync().map_err(disk)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self, deadline: Deadline) -> Result<FolderLock> {
+        self.folder.lock(deadline).map_err(disk)?.ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Timeout,
+                "another program holds the lock of the folder",
+            )
+        })
+    }
+
+    /// Returns the files that claim a key besides those the key's own names lead to.
+    fn other_claims(&self, key: &Key) -> Result<Vec<Files>> {
+        self.index
+            .refresh(&self.folder)
+            .map_err(|error| self.failed(error))?;
+        let claims = self.index.claims(key);
+        let files = claims.iter().map(|claim| claim.files(key));
+        Ok(files.filter(|files| *files != Files::quoted(key)).collect())
+    }
+
+    /// Tells whether the sidecar of these files names this key.
+    fn owns(&self, key: &Key, files: &Files) -> Result<bool> {
+        let Some(path) = &files.sidecar else {
+            return Ok(false);
+        };
+        let sidecar = self.folder.sidecar(path).map_err(disk)?;
+        Ok(sidecar.is_some_and(|sidecar| sidecar.key == key.as_str()))
+    }
+
+    /// Returns the name for a key's value, making way for files of other keys.
+    fn choose_name(&self, key: &Key) -> Result<String> {
+        let name = names::file_name(key.as_str());
+        let taken = match std::fs::symlink_metadata(self.folder.path().join(&name)) {
+            Ok(found) => Some(found.is_file()),
+            Err(error) if is_absence(&error) => None,
+            Err(error) => return Err(disk(error)),
+        };
+        let sidecar = self.folder.sidecar(&sidecar_name(&name)).map_err(disk)?;
+        let free = match (taken, sidecar) {
+            (Some(false), _) => false,
+            (_, Some(sidecar)) => sidecar.key == key.as_str(),
+            (Some(true), None) => names::bare_key(&name) == key.as_str(),
+            (None, None) => true,
+        };
+        Ok(if free {
+            name
+        } else {
+            names::other_name(key.as_str())
+        })
+    }
+
+    /// Removes a value, then its sidecar unless that is `kept`.
+    fn remove(&self, files: &Files, kept: Option<&str>) -> Result<()> {
+        self.folder.remove(&files.value).map_err(disk)?;
+        match &files.sidecar {
+            Some(sidecar) if Some(&**sidecar) != kept => self.folder.remove(sidecar).map_err(disk),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Describes the version about to be replaced.
+fn previous(current: &Opened) -> Option<Previous> {
+    let meta = current.meta();
+    Some(Previous {
+        file: current.identity.text(),
+        content_type: meta.content_type.map(|kind| kind.to_string()),
+        encoding: meta.encoding.header_value().map(str::to_owned),
+        size: current.identity.size,
+    })
+}
