@@ -45,13 +45,26 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount a store; returns when the mount answers
+    ///
+    /// STORE is one of: a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
+    /// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
+    /// API or from Apify Console, signed or not; the URLs of single records; a local folder.
+    ///
+    /// The token comes from --token-file, else from the variable APIFY_TOKEN, else from what `apify
+    /// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
+    /// KVFS_SIGNATURE.
     Mount(Box<MountArgs>),
     /// Unmount, after everything under way has finished
     #[command(visible_alias = "umount")]
     Unmount(UnmountArgs),
     /// Show what is mounted, and what went wrong there
+    ///
+    /// Exits with 3 if a mount is dead or does not answer.
     Status(StatusArgs),
     /// Serve a folder of stores as a local Apify API
+    ///
+    /// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
+    /// variable KVFS_SERVE_TOKEN; without either a new one is made and shown.
     Serve(ServeArgs),
     /// Show kvfs at work on a sample store, without an account
     Demo(DemoArgs),
@@ -60,18 +73,10 @@ pub enum Command {
     Daemon(DaemonArgs),
 }
 
-/// Mount a store; returns when the mount answers
-///
-/// STORE is one of: a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
-/// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
-/// API or from Apify Console, signed or not; the URLs of single records; a local folder.
-///
-/// The token comes from --token-file, else from the variable APIFY_TOKEN, else from what `apify
-/// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
-/// KVFS_SIGNATURE.
+/// The arguments of `kvfs mount`.
 #[derive(Debug, Args)]
 #[command(override_usage = "kvfs mount [OPTIONS] STORE... MOUNTPOINT")]
-#[command(args_override_self = true, verbatim_doc_comment)]
+#[command(args_override_self = true)]
 pub struct MountArgs {
     /// The store, or the URLs of records; last, the existing directory to mount on
     #[arg(required = true, num_args = 1.., value_name = "STORE... MOUNTPOINT")]
@@ -80,7 +85,7 @@ pub struct MountArgs {
     /// Read the API token from this file, again whenever it changes
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     pub token_file: Option<PathBuf>,
-    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else https://api.apify.com]
+    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
     #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
     pub api_url: Option<Url>,
     /// The signature that grants access to a store's keys (others can see it in the list of processes)
@@ -175,7 +180,7 @@ pub struct MountArgs {
     pub deadline: Option<Duration>,
 }
 
-/// Unmount, after everything under way has finished
+/// The arguments of `kvfs unmount`.
 #[derive(Debug, Args)]
 pub struct UnmountArgs {
     /// Where it is mounted
@@ -188,9 +193,7 @@ pub struct UnmountArgs {
     pub lazy: bool,
 }
 
-/// Show what is mounted, and what went wrong there
-///
-/// Exits with 3 if a mount is dead or does not answer.
+/// The arguments of `kvfs status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Show only this mount, in detail
@@ -200,10 +203,7 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-/// Serve a folder of stores as a local Apify API
-///
-/// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
-/// variable KVFS_SERVE_TOKEN; without either a new one is made and shown.
+/// The arguments of `kvfs serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// The folder, in the layout that Crawlee and the Apify SDKs use; made if it is missing
@@ -220,7 +220,7 @@ pub struct ServeArgs {
     pub public: bool,
 }
 
-/// Show kvfs at work on a sample store, without an account
+/// The arguments of `kvfs demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Mount here instead of in a new temporary folder

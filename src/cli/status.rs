@@ -10,9 +10,10 @@ use super::args::StatusArgs;
 use super::error::{CliError, Kind};
 use super::settings::Environment;
 use super::ui::{Ui, table};
+use super::unmount::resolve_mounted;
 use crate::control::{self, Answer, Request};
 use crate::daemon::serve::describe;
-use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted, resolve};
+use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
 use crate::registry::{Entry, Registry, mounts};
 use crate::units::ByteSize;
 
@@ -27,7 +28,7 @@ const NOT_ANSWERING: &str = "not_answering";
 pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), CliError> {
     let registry = environment.registry()?;
     let mounts = match &args.mountpoint {
-        Some(path) => vec![one(&registry, &resolve(path)?)?],
+        Some(path) => vec![one(&registry, &resolve_mounted(path)?)?],
         None => all(&registry),
     };
     if args.json {

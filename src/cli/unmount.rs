@@ -1,6 +1,6 @@
 //! `kvfs unmount`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::registry::{Entry, Registry};
 /// How long everything under way may take to finish.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a daemon may take to end whose mount was taken away by force.
+const FORCED_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How often the kernel's list of mounts is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -25,22 +28,37 @@ const POLL: Duration = Duration::from_millis(20);
 /// That nothing of kvfs is mounted there, that it is in use, or that it does not end.
 pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), CliError> {
     let registry = environment.registry()?;
-    let path = resolve(&args.mountpoint)?;
+    let path = resolve_mounted(&args.mountpoint)?;
     let mode = match (args.force, args.lazy) {
         (true, _) => UnmountMode::Force,
         (false, true) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Graceful,
     };
-    unmount_mount(&registry, &path, mode)?;
+    if let Some(pid) = unmount_mount(&registry, &path, mode)? {
+        ui.warn(format_args!("the daemon, process {pid}, has not ended yet"));
+    }
     ui.say(format_args!("unmounted {}", quoted(&path)));
     Ok(())
 }
 
-/// Unmounts what is mounted at the canonical `path`.
+/// Returns the canonical form of a mount point that ought to be there.
 ///
 /// # Errors
-/// As for [`run`].
-pub fn unmount_mount(registry: &Registry, path: &Path, mode: UnmountMode) -> Result<(), CliError> {
+/// That it is not.
+pub fn resolve_mounted(path: &Path) -> Result<PathBuf, CliError> {
+    resolve(path).map_err(|error| CliError {
+        // Those are about making one.
+        hints: Vec::new(),
+        ..error.into()
+    })
+}
+
+/// Unmounts what is mounted at the canonical `path`; returns the daemon if it survives that.
+fn unmount_mount(
+    registry: &Registry,
+    path: &Path,
+    mode: UnmountMode,
+) -> Result<Option<u32>, CliError> {
     let until = Instant::now() + TIMEOUT;
     let daemon = registry.find(path).filter(Entry::is_alive);
     if !is_kvfs(path) && daemon.is_none() {
@@ -61,9 +79,23 @@ pub fn unmount_mount(registry: &Registry, path: &Path, mode: UnmountMode) -> Res
             Err(error) => return Err(error.into()),
         }
     }
-    wait(path, daemon.as_ref(), mode, until)?;
+    wait_gone(path, until)?;
+    let survives = daemon.filter(|daemon| {
+        let until = match mode {
+            UnmountMode::Graceful => until,
+            UnmountMode::Lazy => Instant::now(),
+            UnmountMode::Force => Instant::now() + FORCED_TIMEOUT,
+        };
+        !daemon.process.wait_ended(until)
+    });
     registry.clean(path);
-    Ok(())
+    match survives {
+        None => Ok(None),
+        // It serves what is still open, for as long as that takes.
+        Some(_) if mode == UnmountMode::Lazy => Ok(None),
+        Some(daemon) if mode == UnmountMode::Force => Ok(Some(daemon.process.pid)),
+        Some(daemon) => Err(not_ended(&daemon)),
+    }
 }
 
 /// Asks the daemon to unmount; returns whether it does.
@@ -83,12 +115,7 @@ fn ask(daemon: &Entry, path: &Path) -> Result<bool, CliError> {
     }
 }
 
-fn wait(
-    path: &Path,
-    daemon: Option<&Entry>,
-    mode: UnmountMode,
-    until: Instant,
-) -> Result<(), CliError> {
+fn wait_gone(path: &Path, until: Instant) -> Result<(), CliError> {
     while is_kvfs(path) {
         if Instant::now() >= until {
             return Err(CliError::failed(format!(
@@ -100,18 +127,16 @@ fn wait(
         }
         thread::sleep(POLL);
     }
-    match daemon {
-        // It serves what is still open, for as long as that takes.
-        Some(daemon) if mode != UnmountMode::Lazy && !daemon.process.wait_ended(until) => {
-            Err(CliError::failed(format!(
-                "the mount is gone, but its daemon (process {}) has not ended",
-                daemon.process.pid
-            ))
-            .hinted(match &daemon.log_file {
-                Some(log) => format!("its log may say why: {}", quoted(log)),
-                None => "it runs in the foreground somewhere; look there".to_owned(),
-            }))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+fn not_ended(daemon: &Entry) -> CliError {
+    CliError::failed(format!(
+        "the mount is gone, but its daemon (process {}) has not ended",
+        daemon.process.pid
+    ))
+    .hinted(match &daemon.log_file {
+        Some(log) => format!("its log may say why: {}", quoted(log)),
+        None => "it runs in the foreground somewhere; look there".to_owned(),
+    })
 }

@@ -130,6 +130,10 @@ fn wait_answering(path: &Path, deadline: Duration) -> Result<(), Failure> {
     let until = Instant::now() + deadline.max(mount_point::ANSWER_TIMEOUT);
     loop {
         match mount_point::health(path) {
+            // What answered is the directory below if the mount has been ended meanwhile.
+            Health::Answers if !mount_point::is_kvfs(path) => {
+                return Err(Failure::new("the new mount was unmounted at once"));
+            }
             // Only now is it safe to touch it from this thread.
             Health::Answers => {
                 return fs::metadata(path).map(drop).map_err(|error| {
@@ -155,11 +159,17 @@ fn handler(entry: Entry, status: &StatusSource, unmounter: &Unmounter) -> Handle
             }
             Answer::Done(state)
         }
-        Request::Unmount { mode } => match unmounter(mode) {
-            Ok(()) => Answer::Done(Value::Null),
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Answer::Busy,
-            Err(error) => Answer::Failed(error.to_string()),
-        },
+        Request::Unmount { mode } => {
+            tracing::info!(?mode, "asked to unmount");
+            match unmounter(mode) {
+                Ok(()) => Answer::Done(Value::Null),
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Answer::Busy,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot unmount");
+                    Answer::Failed(error.to_string())
+                }
+            }
+        }
     })
 }
 

@@ -53,6 +53,13 @@ pub enum MountPointError {
         /// Whether it answers.
         health: Health,
     },
+    /// The daemon of an earlier mount, now detached, still serves files that are open.
+    NotEnded {
+        /// Where.
+        path: PathBuf,
+        /// The daemon, where known.
+        pid: Option<u32>,
+    },
     /// A dead mount there could not be cleared away.
     Stale(PathBuf, UnmountError),
     /// It cannot be looked at.
@@ -68,6 +75,10 @@ impl MountPointError {
             Self::AlreadyMounted { path, health, .. } => Some(match health {
                 Health::Hangs => format!("end it with: kvfs unmount --force {}", quoted(path)),
                 _ => format!("unmount it first: kvfs unmount {}", quoted(path)),
+            }),
+            Self::NotEnded { pid, .. } => Some(match pid {
+                Some(pid) => format!("close those files, or end it with: kill -9 {pid}"),
+                None => "close those files, or mount on another directory".to_owned(),
             }),
             Self::Stale(_, error) => error.hint().map(str::to_owned),
             Self::Io(..) => None,
@@ -89,6 +100,13 @@ impl fmt::Display for MountPointError {
                 }
                 if *health == Health::Hangs {
                     f.write_str(", and does not answer")?;
+                }
+                Ok(())
+            }
+            Self::NotEnded { path, pid } => {
+                write!(f, "the last mount on {} has not ended", path.display())?;
+                if let Some(pid) = pid {
+                    write!(f, ": process {pid} serves files that are still open")?;
                 }
                 Ok(())
             }
@@ -221,17 +239,16 @@ pub fn quoted(path: &Path) -> String {
 }
 
 fn already_mounted(registry: &Registry, path: &Path) -> MountPointError {
+    let path = path.to_path_buf();
+    let daemon = registry.find(&path).filter(super::Entry::is_alive);
+    if !is_kvfs(&path) {
+        let pid = daemon.map(|entry| entry.process.pid);
+        return MountPointError::NotEnded { path, pid };
+    }
     MountPointError::AlreadyMounted {
-        path: path.to_path_buf(),
-        by: registry
-            .find(path)
-            .filter(super::Entry::is_alive)
-            .map(|entry| (entry.process.pid, entry.store)),
-        health: if is_kvfs(path) {
-            health(path)
-        } else {
-            Health::Answers
-        },
+        by: daemon.map(|entry| (entry.process.pid, entry.store)),
+        health: health(&path),
+        path,
     }
 }
 

@@ -245,9 +245,28 @@ fn a_token_file_must_be_there() {
     assert!(ran.code == 1 && !ran.err.contains("s3cret"), "{ran:?}");
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "a check that is left out is to be seen"
+)]
+/// Tells whether this machine has kvfs mounts of its own, which `status` shows to their user.
+fn has_mounts() -> bool {
+    let found =
+        fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.contains("fuse.kvfs"));
+    if found {
+        println!("not checked in full: stores are mounted on this machine");
+    }
+    found
+}
+
 #[test]
 fn status_without_mounts_is_no_failure() {
     let user = User::new();
+    user.run(&["status", "mnt"])
+        .fails(3, &["no store is mounted on"]);
+    if has_mounts() {
+        return;
+    }
     let ran = user.run(&["status"]);
     assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{ran:?}");
     assert!(ran.err.contains("nothing is mounted"), "{ran:?}");
@@ -258,8 +277,6 @@ fn status_without_mounts_is_no_failure() {
         (ran.code, ran.out.as_str(), ran.err.as_str()),
         (0, "[]\n", "")
     );
-    user.run(&["status", "mnt"])
-        .fails(3, &["no store is mounted on"]);
 }
 
 #[test]
@@ -281,7 +298,10 @@ fn what_a_killed_daemon_left_behind_is_not_shown() {
     fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).expect("a mode");
     fs::write(state.join("0123.json"), "{\"an\": \"other version\"}").expect("a file");
     let ran = user.run(&["status", "--json"]);
-    assert_eq!((ran.code, ran.out.as_str()), (0, "[]\n"), "{ran:?}");
+    assert!(
+        has_mounts() || (ran.code, ran.out.as_str()) == (0, "[]\n"),
+        "{ran:?}"
+    );
 }
 
 #[test]
