@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::fs::{self, FsConfig, KvFs};
 use crate::fuse::adapter::{Adapter, Appearance};
 use crate::fuse::pending::Watcher;
-use crate::fuse::session::{self, Access, MountOptions, Unmount};
+use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::open::OpenConfig;
 use crate::store::{Store, StoreError};
@@ -161,12 +161,6 @@ impl Mounted {
                 "stats": metrics.snapshot(),
             })
         })
-    }
-
-    /// Returns the way to unmount, usable while the mount runs.
-    pub fn unmounter(&self) -> Arc<dyn Fn(Unmount) -> io::Result<()> + Send + Sync> {
-        let mount_point = self.mount_point.clone();
-        Arc::new(move |how| session::unmount(&mount_point, how))
     }
 }
 

@@ -14,6 +14,7 @@ use super::settings::{Environment, read_secret};
 use super::ui::Ui;
 use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
+use crate::server::{GeneralAccess, RunningServer, Server, ServerConfig};
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
@@ -36,6 +37,7 @@ pub struct ServeSettings {
 pub struct Running {
     /// Its base URL, `/v2` not included.
     pub url: Url,
+    _server: RunningServer,
 }
 
 /// Starts a server.
@@ -43,8 +45,21 @@ pub struct Running {
 /// # Errors
 /// That the folder cannot be used, or the address is taken.
 pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
-    let _ = settings;
-    Err(CliError::failed("this build of kvfs cannot serve yet"))
+    let mut config = ServerConfig::new(&settings.root);
+    config.listen = settings.listen;
+    config.token = Some(settings.token.clone());
+    if settings.public {
+        config.general_access = GeneralAccess::AnyoneWithNameCanRead;
+    }
+    let server = Server::start(config).map_err(|error| {
+        CliError::failed(format!("cannot listen on {}", settings.listen)).caused_by(&error)
+    })?;
+    let url = Url::parse(&server.url())
+        .map_err(|error| CliError::failed("the server has no address").caused_by(&error))?;
+    Ok(Running {
+        url,
+        _server: server,
+    })
 }
 
 /// Serves until Ctrl-C or SIGTERM.

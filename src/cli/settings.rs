@@ -185,7 +185,7 @@ pub fn mount_order(
         }
     }
     Ok(Order {
-        store: reference::describe(&reference),
+        store: reference.to_string(),
         mount: MountConfig {
             open: open_config(args, environment, reference)?,
             mount_point,
@@ -237,7 +237,7 @@ pub fn demo_order(
     log_file: PathBuf,
 ) -> Result<Order, CliError> {
     Ok(Order {
-        store: reference::describe(&open.reference),
+        store: open.reference.to_string(),
         mount: MountConfig {
             open,
             mount_point: mount_point::resolve(mount_point)?,

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::Failure;
 use crate::metrics::Metrics;
-use crate::registry::unmount::UnmountMode;
-use crate::setup::MountConfig;
+use crate::registry::unmount::{UnmountMode, unmount};
+use crate::setup::{self, MountConfig};
 
 /// Returns the state of a mount as a JSON object.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
@@ -38,6 +38,17 @@ impl fmt::Debug for Session {
 /// # Errors
 /// What the store or the kernel refused, with what to do about it.
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
-    let _ = (config, metrics);
-    Err(Failure::new("this build of kvfs cannot mount yet"))
+    let mounted = setup::mount(config.clone(), metrics).map_err(|error| {
+        let failure = Failure::from_error(&error);
+        match error.hint() {
+            Some(hint) => failure.hinted(hint),
+            None => failure,
+        }
+    })?;
+    let mount_point = config.mount_point.clone();
+    Ok(Session {
+        status: mounted.status_source(),
+        unmounter: Arc::new(move |mode| Ok(unmount(&mount_point, mode)?)),
+        run: Box::new(move || mounted.run()),
+    })
 }

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -45,17 +44,6 @@ pub struct MountOptions {
     pub source: String,
     /// Who may use it.
     pub access: Access,
-}
-
-/// How to unmount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmount {
-    /// Only if nobody uses it.
-    Polite,
-    /// Take it out of the tree now; it ends when the last file is closed.
-    Lazy,
-    /// Also fail what is in progress.
-    Force,
 }
 
 /// A mount that answers; [`Mounted::run`] serves it.
@@ -196,45 +184,4 @@ fn raise_read_ahead(mount_point: &Path) {
     {
         tracing::debug!("readahead stays as it is: {error}");
     }
-}
-
-/// Unmounts what is mounted at `mount_point`.
-///
-/// # Errors
-/// `EBUSY` when it is in use and `how` is [`Unmount::Polite`]; else what the kernel or
-/// `fusermount3` says.
-pub fn unmount(mount_point: &Path, how: Unmount) -> io::Result<()> {
-    let flags = UnmountFlags::NOFOLLOW
-        | match how {
-            Unmount::Polite => UnmountFlags::empty(),
-            Unmount::Lazy => UnmountFlags::DETACH,
-            Unmount::Force => UnmountFlags::DETACH | UnmountFlags::FORCE,
-        };
-    match rustix::mount::unmount(mount_point, flags) {
-        Err(rustix::io::Errno::PERM) => fusermount(mount_point, how),
-        result => Ok(result?),
-    }
-}
-
-fn fusermount(mount_point: &Path, how: Unmount) -> io::Result<()> {
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if how != Unmount::Polite {
-        command.arg("-z");
-    }
-    let output = command
-        .arg("--")
-        .arg(mount_point)
-        .output()
-        .map_err(explain)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let kind = if text.contains("busy") {
-        io::ErrorKind::ResourceBusy
-    } else {
-        io::ErrorKind::Other
-    };
-    Err(io::Error::new(kind, text))
 }
