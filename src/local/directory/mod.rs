@@ -26,6 +26,8 @@ mod media;
 pub(crate) mod names;
 mod scan;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use folder::{Folder, is_absence};
