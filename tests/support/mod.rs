@@ -1,4 +1,9 @@
-//! What several tests need.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+//! What the tests share.
+#![allow(
+    dead_code,
+    missing_docs,
+    reason = "each test binary uses a part of it, and its readers read the code"
+)]
 
 pub mod core;
+pub mod served;

@@ -23,7 +23,7 @@ use crate::store::{
 mod folder;
 mod index;
 mod media;
-mod names;
+pub(crate) mod names;
 mod scan;
 mod sidecar;
 mod write;
@@ -415,4 +415,17 @@ fn cannot_open(path: &Path, error: io::Error) -> StoreError {
     StoreError::new(kind, message)
         .with_hint(hint)
         .with_source(error)
+}
+
+/// Replaces a file of a folder whole and durably, through a file of another name.
+///
+/// # Errors
+/// [`ErrorKind::Disk`].
+pub(crate) fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let folder = Folder::open(folder).map_err(disk)?;
+    let mut file = folder.unfinished().map_err(disk)?;
+    transfer::copy(Upload::Bytes(bytes), &mut file)?;
+    file.finish().map_err(disk)?;
+    file.publish(&folder, name).map_err(disk)?;
+    folder.sync().map_err(disk)
 }

@@ -15,7 +15,7 @@ use super::media;
 pub(super) const SIDECAR_SUFFIX: &str = ".__metadata__.json";
 
 /// The file that describes the store itself.
-pub(super) const STORE_METADATA: &str = "__metadata__.json";
+pub(crate) const STORE_METADATA: &str = "__metadata__.json";
 
 /// How the names of unfinished files begin: `%k` appears in no quoted name.
 pub(super) const UNFINISHED: &str = ".%kvfs-";

@@ -1,0 +1,114 @@
+//! Who is calling, and what they may see.
+
+use std::time::SystemTime;
+
+use axum::http::{HeaderMap, header};
+
+use super::catalog::StoreEntry;
+use super::config::{GeneralAccess, ServerConfig, User};
+use super::errors::{ApiError, Result};
+use super::routes::Query;
+use super::sign;
+use crate::redact::Secret;
+use crate::store::Key;
+
+/// Who is calling.
+#[derive(Clone, Debug)]
+pub(super) enum Caller {
+    /// Nobody has said.
+    Anonymous,
+    /// The owner of all stores.
+    Owner(User),
+    /// Another account.
+    Other(User),
+}
+
+/// What a caller wants to see.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    Store,
+    Keys,
+    Record(&'a Key),
+}
+
+/// How much a caller sees of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Everything, the signing key included.
+    Owner,
+    /// What a valid signature shows.
+    Signed,
+    /// What everybody may see.
+    Public,
+}
+
+/// Finds out who is calling. A token that nobody has is an error, even where none is needed.
+pub(super) fn caller(config: &ServerConfig, headers: &HeaderMap, query: &Query) -> Result<Caller> {
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    let given = bearer.or_else(|| query.text("token"));
+    let Some(owners) = &config.token else {
+        return Ok(Caller::Owner(config.owner.clone()));
+    };
+    let Some(given) = given.filter(|given| !given.is_empty()) else {
+        return Ok(Caller::Anonymous);
+    };
+    let is = |secret: &Secret| sign::equal(secret.expose(), given);
+    if is(owners) {
+        return Ok(Caller::Owner(config.owner.clone()));
+    }
+    match config.other_users.iter().find(|(_, token)| is(token)) {
+        Some((user, _)) => Ok(Caller::Other(user.clone())),
+        None => Err(ApiError::bad_token()),
+    }
+}
+
+impl Caller {
+    /// Returns the account, or that there must be one.
+    pub(super) fn user(&self) -> Result<&User> {
+        match self {
+            Self::Anonymous => Err(ApiError::no_token()),
+            Self::Owner(user) | Self::Other(user) => Ok(user),
+        }
+    }
+
+    /// Fails unless the caller may change the owner's stores.
+    pub(super) fn must_own(&self) -> Result<()> {
+        match self {
+            Self::Owner(_) => Ok(()),
+            Self::Anonymous => Err(ApiError::no_token()),
+            Self::Other(_) => Err(ApiError::no_permission()),
+        }
+    }
+}
+
+/// Decides whether a caller may see something of a store, and how.
+pub(super) fn sight(
+    caller: &Caller,
+    store: &StoreEntry,
+    by_name: bool,
+    wanted: Wanted<'_>,
+    query: &Query,
+) -> Result<Sight> {
+    if let Caller::Owner(_) = caller {
+        return Ok(Sight::Owner);
+    }
+    let secret = store.signing_key.expose();
+    let signed = query.text("signature").is_some_and(|given| match wanted {
+        Wanted::Store => false,
+        Wanted::Keys => sign::keys_are_signed(secret, &store.id, given, SystemTime::now()),
+        Wanted::Record(key) => sign::record_is_signed(secret, key.as_str(), given),
+    });
+    if signed {
+        return Ok(Sight::Signed);
+    }
+    match store.access {
+        GeneralAccess::AnyoneWithNameCanRead => Ok(Sight::Public),
+        GeneralAccess::AnyoneWithIdCanRead if !by_name => Ok(Sight::Public),
+        _ => Err(ApiError::no_permission()),
+    }
+}

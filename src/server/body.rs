@@ -1,0 +1,176 @@
+//! Bodies between blocking readers and the asynchronous server: bounded both ways.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use super::stats::Stats;
+
+/// Bytes in one piece of a body.
+const CHUNK: usize = 64 * 1024;
+
+/// Pieces that wait for the other side.
+const WAITING: usize = 4;
+
+/// How much of a refused upload is still read, so that its sender gets to see the answer.
+const DRAINED: usize = 4 << 20;
+
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Turns a reader into the body of an answer. Short ones go out in one piece; for long ones a
+/// blocking thread reads ahead, a bounded way. An error breaks the connection off, so that
+/// nobody takes the bytes before it for the whole.
+pub(super) fn outgoing(
+    mut reader: Box<dyn Read + Send>,
+    stats: Arc<Stats>,
+    chunked: bool,
+) -> io::Result<Body> {
+    let first = fill(&mut reader)?;
+    if first.len() < CHUNK && !chunked {
+        return Ok(Body::from(first));
+    }
+    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    tokio::task::spawn_blocking(move || {
+        let mut piece = Ok(first);
+        loop {
+            let last = match &piece {
+                Ok(bytes) => bytes.len() < CHUNK,
+                Err(error) => {
+                    tracing::warn!(%error, "a record broke off on its way out");
+                    true
+                }
+            };
+            let empty = matches!(&piece, Ok(bytes) if bytes.is_empty());
+            if (!empty && sender.blocking_send(piece).is_err()) || last {
+                return;
+            }
+            piece = fill(&mut reader);
+        }
+    });
+    Ok(Body::from_stream(stream::unfold(
+        (receiver, stats),
+        |(mut receiver, stats)| async move {
+            let piece = receiver.recv().await?;
+            if let Ok(bytes) = &piece {
+                stats.sent(bytes.len() as u64);
+            }
+            Some((piece, (receiver, stats)))
+        },
+    )))
+}
+
+/// Reads a whole piece; a shorter one means the end.
+fn fill(reader: &mut dyn Read) -> io::Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(CHUNK);
+    let mut filled = 0;
+    while filled < CHUNK {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.freeze())
+}
+
+/// The body of a request, for a blocking thread. A body that breaks off is an error.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    receiver: mpsc::Receiver<io::Result<Piece>>,
+    current: Bytes,
+    ended: bool,
+}
+
+/// A piece of a body. The end is said aloud: a sender that just vanishes is a broken connection.
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+/// The asynchronous end of an [`Incoming`].
+#[derive(Debug)]
+pub(super) struct Feeder(mpsc::Sender<io::Result<Piece>>);
+
+/// Returns both ends of a request's body.
+pub(super) fn incoming() -> (Feeder, Incoming) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let incoming = Incoming {
+        receiver,
+        current: Bytes::new(),
+        ended: false,
+    };
+    (Feeder(sender), incoming)
+}
+
+impl Feeder {
+    /// Hands the body over until its end, or until nobody wants it any more.
+    pub(super) async fn feed(&self, body: &mut Body) {
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                () = self.0.closed() => return drain(body).await,
+            };
+            let piece = match frame {
+                None => Ok(Piece::End),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => Ok(Piece::Bytes(bytes)),
+                    // Trailers.
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => Err(io::Error::other(error)),
+            };
+            let last = !matches!(piece, Ok(Piece::Bytes(_)));
+            if self.0.send(piece).await.is_err() {
+                return drain(body).await;
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Tells the reader that the rest does not come.
+    pub(super) async fn fail(self, error: io::Error) {
+        // The reader may be gone already.
+        let _ = self.0.send(Err(error)).await;
+    }
+}
+
+async fn drain(body: &mut Body) {
+    let draining = async {
+        let mut drained = 0;
+        while drained < DRAINED
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            drained += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whatever is left then, the connection is closed over it.
+    let _ = tokio::time::timeout(DRAIN_TIME, draining).await;
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(Ok(Piece::Bytes(bytes))) => self.current = bytes,
+                Some(Ok(Piece::End)) => self.ended = true,
+                Some(Err(error)) => return Err(error),
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
+        }
+        let n = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..n]);
+        Ok(n)
+    }
+}

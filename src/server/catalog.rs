@@ -1,0 +1,99 @@
+//! Which stores there are.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::config::GeneralAccess;
+use crate::redact::Secret;
+use crate::store::{Result, Store};
+
+/// A store that the server offers.
+#[derive(Clone, Debug)]
+pub struct StoreEntry {
+    /// 17 letters and digits.
+    pub id: String,
+    /// The name, unique without regard to case.
+    pub name: Option<String>,
+    /// What people call it.
+    pub title: Option<String>,
+    /// When it was made.
+    pub created: SystemTime,
+    /// When it was last written to.
+    pub modified: SystemTime,
+    /// When it was last used.
+    pub accessed: SystemTime,
+    /// Who may read it; never [`GeneralAccess::FollowUserSetting`].
+    pub access: GeneralAccess,
+    /// What [`StoreEntry::access`] follows from, as the API shows it.
+    pub general_access: GeneralAccess,
+    /// Signs the store's public URLs.
+    pub signing_key: Secret,
+    /// The records.
+    pub store: Arc<dyn Store>,
+}
+
+/// How a store is looked up. Case does not matter.
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup<'a> {
+    /// By id.
+    Id(&'a str),
+    /// By name.
+    Name(&'a str),
+}
+
+/// A change of a store; `None` leaves a field alone.
+#[derive(Clone, Debug, Default)]
+pub struct StoreChange {
+    /// The new name; `Some(None)` takes it away.
+    pub name: Option<Option<String>>,
+    /// The new title.
+    pub title: Option<Option<String>>,
+    /// Who may read it from now on.
+    pub general_access: Option<GeneralAccess>,
+}
+
+/// What came of a change.
+#[derive(Debug)]
+pub enum Changed {
+    /// It is done.
+    Done(Box<StoreEntry>),
+    /// Another store has the name.
+    NameTaken,
+    /// There is no such store.
+    Missing,
+}
+
+/// The stores of a server. All calls block.
+pub trait Catalog: Send + Sync + fmt::Debug {
+    /// Finds a store.
+    ///
+    /// # Errors
+    /// Those of the disk; an absent store is none.
+    fn find(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>>;
+
+    /// Returns all stores, in any order.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn list(&self) -> Result<Vec<StoreEntry>>;
+
+    /// Returns the store of that name, or makes one; a nameless one is always new. The flag
+    /// tells whether it is new.
+    ///
+    /// # Errors
+    /// Those of the disk, and [`crate::store::ErrorKind::Unsupported`].
+    fn create(&self, name: Option<&str>) -> Result<(StoreEntry, bool)>;
+
+    /// Changes a store.
+    ///
+    /// # Errors
+    /// As for [`Catalog::create`].
+    fn update(&self, id: &str, change: &StoreChange) -> Result<Changed>;
+
+    /// Deletes a store with all its records; false if there was none.
+    ///
+    /// # Errors
+    /// As for [`Catalog::create`].
+    fn delete(&self, id: &str) -> Result<bool>;
+}

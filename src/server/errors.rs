@@ -1,0 +1,284 @@
+//! The API's errors: status, type and message as the platform words them.
+
+use std::io;
+
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::reply;
+use crate::store::{ErrorKind, StoreError};
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    /// The methods that would have been right, for 405.
+    allow: Option<String>,
+    /// The whole size of the record, for 416.
+    size: Option<u64>,
+}
+
+pub(super) type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            allow: None,
+            size: None,
+        }
+    }
+
+    pub(super) fn record_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "record-not-found",
+            "Record was not found",
+        )
+    }
+
+    pub(super) fn store_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "record-not-found",
+            "Key-value Store was not found",
+        )
+    }
+
+    pub(super) fn run_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "record-not-found",
+            "Actor run was not found",
+        )
+    }
+
+    pub(super) fn user_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "record-not-found",
+            "User was not found",
+        )
+    }
+
+    pub(super) fn page_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "page-not-found",
+            "We have bad news: there is no API endpoint at this URL.",
+        )
+    }
+
+    pub(super) fn no_token() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "token-not-provided",
+            "Authentication token was not provided",
+        )
+    }
+
+    pub(super) fn bad_token() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "user-or-token-not-found",
+            "User was not found or authentication token is not valid",
+        )
+    }
+
+    pub(super) fn no_permission() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "insufficient-permissions",
+            "Insufficient permissions for the key-value store. Make sure you're passing a \
+             correct API token and that it has the required permissions.",
+        )
+    }
+
+    pub(super) fn service_worker() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "service-worker-registration-not-allowed",
+            "Service workers cannot be registered from records",
+        )
+    }
+
+    pub(super) fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
+    }
+
+    pub(super) fn invalid_key() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-record-key",
+            "Record key contains invalid character",
+        )
+    }
+
+    pub(super) fn invalid_collection(name: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-collection",
+            format!("The store has no schema with a collection \"{name}\""),
+        )
+    }
+
+    pub(super) fn name_taken(name: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "name-not-unique",
+            format!("Key-value store with name \"{name}\" already exists"),
+        )
+    }
+
+    pub(super) fn unsupported_encoding(value: &str, html: bool) -> Self {
+        let (status, kind) = if html {
+            (StatusCode::FORBIDDEN, "content-encoding-forbidden-for-html")
+        } else {
+            (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-content-encoding",
+            )
+        };
+        let message = format!("Content-Encoding \"{value}\" is not supported.");
+        Self::new(status, kind, message)
+    }
+
+    pub(super) fn aborted() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "request-aborted-prematurely",
+            "The request was aborted before its whole body had arrived",
+        )
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request-too-large",
+            "The body of the request is too large",
+        )
+    }
+
+    pub(super) fn precondition_failed() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition-failed",
+            "The record is no longer the version that the request is about",
+        )
+    }
+
+    pub(super) fn range(size: u64) -> Self {
+        Self {
+            size: Some(size),
+            ..Self::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "range-not-satisfiable",
+                "The record ends before the range begins",
+            )
+        }
+    }
+
+    pub(super) fn rate_limit(limit: u32) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate-limit-exceeded",
+            format!("You have exceeded the rate limit of {limit} requests per second"),
+        )
+    }
+
+    pub(super) fn not_implemented(what: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not-implemented",
+            format!("This server does not offer {what}"),
+        )
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal-server-error",
+            "The server had an internal error",
+        )
+    }
+
+    pub(super) fn method(allowed: &[Method]) -> Self {
+        let mut names = vec!["OPTIONS"];
+        names.extend(allowed.iter().map(Method::as_str));
+        let names = names.join(",");
+        Self {
+            allow: Some(names.replace(',', ", ")),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                format!(
+                    "This API end-point can only be accessed using the following HTTP methods: {names}"
+                ),
+            )
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::record_not_found(),
+            ErrorKind::StoreNotFound => Self::store_not_found(),
+            ErrorKind::Denied | ErrorKind::SignatureExpired | ErrorKind::Unsupported => {
+                tracing::warn!(%error, "the store refused");
+                Self::no_permission()
+            }
+            ErrorKind::InvalidKey => Self::invalid_key(),
+            ErrorKind::TooLarge => Self::too_large(),
+            ErrorKind::Quota => Self::new(
+                StatusCode::PAYMENT_REQUIRED,
+                "not-enough-usage-to-run-paid-actor",
+                "The account is out of quota",
+            ),
+            ErrorKind::Changed => Self::precondition_failed(),
+            ErrorKind::RateLimited => Self::rate_limit(0),
+            ErrorKind::Timeout => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "query-timeout",
+                "The store took too long",
+            ),
+            ErrorKind::Network
+            | ErrorKind::Server
+            | ErrorKind::Protocol
+            | ErrorKind::Corrupt
+            | ErrorKind::Disk => {
+                tracing::error!(%error, "the store failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<io::Error> for ApiError {
+    fn from(error: io::Error) -> Self {
+        StoreError::from_io(error, ErrorKind::Disk).into()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "error": { "type": self.kind, "message": self.message }
+        });
+        let mut response = reply::json(self.status, &body);
+        let headers = response.headers_mut();
+        if let Some(allow) = self.allow.as_deref().and_then(|allow| allow.parse().ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        if let Some(size) = self.size
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))
+        {
+            headers.insert(header::CONTENT_RANGE, value);
+        }
+        response
+    }
+}

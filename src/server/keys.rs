@@ -1,0 +1,109 @@
+//! The listing of a store.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use super::aliases::resolve;
+use super::auth::{self, Sight, Wanted};
+use super::catalog::StoreEntry;
+use super::config::GeneralAccess;
+use super::errors::{ApiError, Result};
+use super::routes::Target;
+use super::{App, Call, REQUEST_DEADLINE, reply, sign};
+use crate::clock::Deadline;
+use crate::store::{Key, ListQuery, MAX_PAGE};
+
+/// What RFC 3986 reserves.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<'a> {
+    items: Vec<Item<'a>>,
+    count: usize,
+    limit: usize,
+    exclusive_start_key: Option<&'a str>,
+    is_truncated: bool,
+    next_exclusive_start_key: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item<'a> {
+    key: &'a str,
+    size: u64,
+    record_public_url: String,
+}
+
+/// Answers `GET …/keys`.
+pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> {
+    let resolved = resolve(app, target, &call.query)?;
+    let entry = &resolved.entry;
+    let sight = auth::sight(
+        &call.caller,
+        entry,
+        resolved.by_name,
+        Wanted::Keys,
+        &call.query,
+    )?;
+    if let Some(collection) = call.query.text("collection") {
+        return Err(ApiError::invalid_collection(collection));
+    }
+    // 0 counts as absent, and what is too much is cut.
+    let limit = match call.query.number("limit")? {
+        None | Some(0) => MAX_PAGE,
+        Some(limit) => usize::try_from(limit).unwrap_or(MAX_PAGE).min(MAX_PAGE),
+    };
+    let after = call.query.text("exclusiveStartKey");
+    let query = ListQuery {
+        after: after.map(Into::into),
+        limit: Some(limit),
+        prefix: call.query.text("prefix").map(Into::into),
+        collection: None,
+    };
+    let page = entry
+        .store
+        .list_page(&query, Deadline::after(REQUEST_DEADLINE))?;
+    let signed = sight != Sight::Public && entry.access == GeneralAccess::Restricted;
+    let items: Vec<Item<'_>> = page
+        .items
+        .iter()
+        .map(|item| Item {
+            key: item.key.as_str(),
+            size: item.stored_size.unwrap_or_default(),
+            record_public_url: record_url(&call.base, entry, &item.key, signed),
+        })
+        .collect();
+    let answer = Page {
+        count: items.len(),
+        items,
+        limit,
+        exclusive_start_key: after,
+        is_truncated: page.next.is_some(),
+        next_exclusive_start_key: page.next.as_deref(),
+    };
+    Ok(reply::data(StatusCode::OK, &answer))
+}
+
+/// Returns a record's address, signed or plain.
+pub(super) fn record_url(base: &str, entry: &StoreEntry, key: &Key, signed: bool) -> String {
+    // Clients would take dots alone for steps in the path.
+    let encoded = match key.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        key => utf8_percent_encode(key, COMPONENT).to_string(),
+    };
+    let url = format!("{base}/v2/key-value-stores/{}/records/{encoded}", entry.id);
+    if signed {
+        let signature = sign::record_signature(entry.signing_key.expose(), key.as_str());
+        format!("{url}?signature={signature}")
+    } else {
+        url
+    }
+}

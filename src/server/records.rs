@@ -1,0 +1,371 @@
+//! Records: get, head, put, delete.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use std::io::{Cursor, Read};
+
+use super::aliases::resolve;
+use super::auth::{self, Wanted};
+use super::body::{self, Incoming};
+use super::errors::{ApiError, Result};
+use super::range;
+use super::routes::Target;
+use super::{App, Call, REQUEST_DEADLINE, keys, negotiate, reply};
+use crate::clock::Deadline;
+use crate::store::{
+    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
+    StoreError, Upload,
+};
+
+/// What HTML records shown in a browser begin with: they share their origin with all others.
+const NO_COOKIES: &str = "<script>Object.defineProperty(document,\"cookie\",\
+                          {get:()=>\"\",set:()=>{}});</script>";
+
+/// What a record without a content type is sent and stored as.
+const DEFAULT_TYPE: &str = "application/octet-stream";
+
+/// In what form a record goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Stored,
+    Decoded,
+    /// Decoded, with [`NO_COOKIES`] in front.
+    Html,
+}
+
+/// Answers `GET` and `HEAD` of a record.
+pub(super) fn get(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
+    let resolved = resolve(app, target, &call.query)?;
+    let entry = &resolved.entry;
+    auth::sight(
+        &call.caller,
+        entry,
+        resolved.by_name,
+        Wanted::Record(key),
+        &call.query,
+    )?;
+    if call.header("service-worker") == Some("script") {
+        return Err(ApiError::service_worker());
+    }
+    let store = &*entry.store;
+    let attachment = call.query.flag("attachment");
+    let (meta, fetched) = if call.method == Method::HEAD {
+        let meta = store.head(key, deadline());
+        (meta.map_err(|error| missing(key, error))?, None)
+    } else {
+        let fetched = fetch(store, key, &GetRequest::default())?;
+        (fetched.meta.clone(), Some(fetched))
+    };
+    let form = form(call, &meta, attachment);
+    let mut headers = describe(app, &meta, form, attachment);
+    if app.config.knobs.etags {
+        match precondition(call, &headers) {
+            Precondition::Holds => {}
+            Precondition::NotModified => {
+                headers.remove(header::CONTENT_TYPE);
+                return Ok(answer(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+            }
+            Precondition::Fails => return Err(ApiError::precondition_failed()),
+        }
+    }
+    let Some(fetched) = fetched else {
+        return Ok(answer_head(app, &meta, form, headers));
+    };
+    if form == Form::Stored
+        && app.config.knobs.ranges
+        && let Some(size) = meta.stored_size
+    {
+        let wanted = call.header("range").filter(|_| if_range(call, &headers));
+        match range::wanted(wanted, size) {
+            range::Wanted::Whole => {}
+            range::Wanted::Nothing => return Err(ApiError::range(size)),
+            range::Wanted::Part(part) => {
+                let request = GetRequest {
+                    range: Some(part.clone()),
+                    if_match: meta.etag.clone(),
+                    ..GetRequest::default()
+                };
+                let fetched = fetch(store, key, &request)?;
+                let last = part.end - 1;
+                set(
+                    &mut headers,
+                    header::CONTENT_RANGE,
+                    &format!("bytes {}-{last}/{size}", part.start),
+                );
+                let length = Some(part.end - part.start);
+                let body = send(app, fetched.body, length, &mut headers)?;
+                return Ok(answer(StatusCode::PARTIAL_CONTENT, headers, body));
+            }
+        }
+    }
+    let length = length(&meta, form);
+    let body: Box<dyn Read + Send> = match form {
+        Form::Stored => fetched.body,
+        Form::Decoded => negotiate::decode(&meta.encoding, fetched.body)?,
+        Form::Html => {
+            let plain = negotiate::decode(&meta.encoding, fetched.body)?;
+            Box::new(Cursor::new(NO_COOKIES).chain(plain))
+        }
+    };
+    let body = send(app, body, length, &mut headers)?;
+    Ok(answer(StatusCode::OK, headers, body))
+}
+
+/// Answers `PUT` and `POST` of a record.
+pub(super) fn put(
+    app: &App,
+    call: &Call,
+    target: &Target,
+    key: &Key,
+    mut body: Incoming,
+) -> Result<Response> {
+    let resolved = resolve(app, target, &call.query)?;
+    call.may_write(app)?;
+    if !key.is_valid() {
+        return Err(ApiError::invalid_key());
+    }
+    let content_type = match call.headers.get(header::CONTENT_TYPE) {
+        None => DEFAULT_TYPE,
+        Some(value) => value.to_str().map_err(|_| {
+            ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid-content-type-header",
+                "The Content-Type header is not valid",
+            )
+        })?,
+    };
+    let given = call.header("content-encoding");
+    let encoding = Encoding::from_header(given);
+    if let Encoding::Unknown(value) = &encoding {
+        return Err(ApiError::unsupported_encoding(value, is_html(content_type)));
+    }
+    let (if_match, if_absent) = put_preconditions(call, &*resolved.entry.store, key)?;
+    let request = PutRequest {
+        content_type: Some(content_type.into()),
+        encoding,
+        if_match,
+        if_absent,
+    };
+    let length = call
+        .header("content-length")
+        .and_then(|length| length.parse().ok());
+    let upload = Upload::Stream(&mut body, length);
+    // How long the body may take is bounded where it comes in.
+    let long = Deadline::after(super::UPLOAD_TIMEOUT + REQUEST_DEADLINE);
+    let meta = resolved
+        .entry
+        .store
+        .put(key, &request, upload, long)
+        .map_err(|error| match error.kind() {
+            ErrorKind::Network | ErrorKind::Protocol => ApiError::aborted(),
+            _ => error.into(),
+        })?;
+    let mut response = reply::json(StatusCode::CREATED, &serde_json::json!({}));
+    let headers = response.headers_mut();
+    set(
+        headers,
+        header::LOCATION,
+        &keys::record_url(&call.base, &resolved.entry, key, false),
+    );
+    if let Some(etag) = meta.etag.filter(|_| app.config.knobs.etags) {
+        set(headers, header::ETAG, etag.as_str());
+    }
+    Ok(response)
+}
+
+/// Answers `DELETE` of a record.
+pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
+    let resolved = resolve(app, target, &call.query)?;
+    call.may_write(app)?;
+    resolved.entry.store.delete(key, deadline())?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+fn put_preconditions(call: &Call, store: &dyn Store, key: &Key) -> Result<(Option<ETag>, bool)> {
+    let if_absent = call.header("if-none-match").map(str::trim) == Some("*");
+    let if_match = match call.header("if-match").map(str::trim) {
+        None => None,
+        // Whatever version there is: pinned, so that it holds when the new one is stored.
+        Some("*") => match store.head(key, deadline()) {
+            Ok(meta) => meta.etag,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(ApiError::precondition_failed());
+            }
+            Err(error) => return Err(error.into()),
+        },
+        Some(etag) => Some(ETag::new(etag)),
+    };
+    Ok((if_match, if_absent))
+}
+
+fn fetch(store: &dyn Store, key: &Key, request: &GetRequest) -> Result<Fetched> {
+    match store.get(key, request, deadline()) {
+        Ok(GetOutcome::Found(fetched)) => Ok(fetched),
+        Ok(GetOutcome::NotModified) => Err(ApiError::internal()),
+        Err(error) => Err(missing(key, error)),
+    }
+}
+
+/// Keys that no record can have are an error of their own.
+fn missing(key: &Key, error: StoreError) -> ApiError {
+    match error.kind() {
+        ErrorKind::NotFound if !key.is_valid() => ApiError::invalid_key(),
+        _ => error.into(),
+    }
+}
+
+fn deadline() -> Deadline {
+    Deadline::after(REQUEST_DEADLINE)
+}
+
+fn form(call: &Call, meta: &RecordMeta, attachment: bool) -> Form {
+    let html = is_html(meta.content_type.as_deref().unwrap_or_default());
+    let readable = !matches!(meta.encoding, Encoding::Unknown(_));
+    if html && !attachment && readable {
+        Form::Html
+    } else if negotiate::must_decode(call.header("accept-encoding"), &meta.encoding) {
+        Form::Decoded
+    } else {
+        Form::Stored
+    }
+}
+
+fn is_html(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/html")
+}
+
+/// Returns the headers that describe a record in the form in which it goes out.
+fn describe(app: &App, meta: &RecordMeta, form: Form, attachment: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let content_type = meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
+    set(&mut headers, header::CONTENT_TYPE, content_type);
+    if attachment {
+        set(&mut headers, header::CONTENT_DISPOSITION, "attachment");
+    }
+    if let Some(encoding) = meta.encoding.header_value() {
+        set(&mut headers, header::VARY, "Accept-Encoding");
+        if form == Form::Stored {
+            set(&mut headers, header::CONTENT_ENCODING, encoding);
+        }
+    }
+    if app.config.knobs.ranges && form == Form::Stored && meta.accepts_ranges {
+        set(&mut headers, header::ACCEPT_RANGES, "bytes");
+    }
+    if app.config.knobs.etags {
+        if let Some(etag) = &meta.etag {
+            let form_of = match form {
+                Form::Stored => "",
+                Form::Decoded => "-decoded",
+                Form::Html => "-html",
+            };
+            let opened = etag.as_str().trim_end_matches('"');
+            set(&mut headers, header::ETAG, &format!("{opened}{form_of}\""));
+        }
+        if let Some(date) = &meta.last_modified {
+            set(&mut headers, header::LAST_MODIFIED, date);
+        }
+    }
+    headers
+}
+
+/// Returns how long the body is in this form, where that is known without decoding it.
+fn length(meta: &RecordMeta, form: Form) -> Option<u64> {
+    match form {
+        Form::Stored => meta.stored_size,
+        Form::Html if meta.encoding.is_identity() => {
+            meta.stored_size.map(|size| size + NO_COOKIES.len() as u64)
+        }
+        Form::Decoded | Form::Html => None,
+    }
+}
+
+fn send(
+    app: &App,
+    reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    headers: &mut HeaderMap,
+) -> Result<Body> {
+    let with_length = app.config.knobs.content_length;
+    if let Some(length) = length.filter(|_| with_length) {
+        set(headers, header::CONTENT_LENGTH, &length.to_string());
+    }
+    Ok(body::outgoing(reader, app.stats.clone(), !with_length)?)
+}
+
+fn answer_head(app: &App, meta: &RecordMeta, form: Form, mut headers: HeaderMap) -> Response {
+    if let Some(length) = length(meta, form).filter(|_| app.config.knobs.content_length) {
+        set(&mut headers, header::CONTENT_LENGTH, &length.to_string());
+    }
+    answer(StatusCode::OK, headers, Body::empty())
+}
+
+fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) => {
+            headers.insert(name, value);
+        }
+        // Sidecars can hold anything.
+        Err(_) if name == header::CONTENT_TYPE => {
+            headers.insert(name, HeaderValue::from_static(DEFAULT_TYPE));
+        }
+        Err(_) => tracing::debug!(%name, "a header's value cannot be sent"),
+    }
+}
+
+enum Precondition {
+    Holds,
+    NotModified,
+    Fails,
+}
+
+/// Judges `If-Match`, `If-None-Match` and `If-Modified-Since` in the RFC's order (9110, 13.2.2).
+fn precondition(call: &Call, headers: &HeaderMap) -> Precondition {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let etag = text(header::ETAG);
+    if let Some(wanted) = call.header("if-match")
+        && !etag.is_some_and(|etag| is_listed(wanted, etag, true))
+    {
+        return Precondition::Fails;
+    }
+    if let Some(known) = call.header("if-none-match") {
+        return match etag {
+            Some(etag) if is_listed(known, etag, false) => Precondition::NotModified,
+            _ => Precondition::Holds,
+        };
+    }
+    let date = |text: Option<&str>| httpdate::parse_http_date(text?).ok();
+    match (
+        date(call.header("if-modified-since")),
+        date(text(header::LAST_MODIFIED)),
+    ) {
+        (Some(since), Some(modified)) if modified <= since => Precondition::NotModified,
+        _ => Precondition::Holds,
+    }
+}
+
+fn is_listed(list: &str, etag: &str, strongly: bool) -> bool {
+    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    list.split(',').any(|tag| {
+        tag.trim() == "*"
+            || (bare(tag) == bare(etag)
+                && !(strongly && (tag.trim().starts_with("W/") || etag.starts_with("W/"))))
+    })
+}
+
+/// Tells whether `If-Range` lets the range through: the same strong tag, or the same date.
+fn if_range(call: &Call, headers: &HeaderMap) -> bool {
+    let Some(wanted) = call.header("if-range").map(str::trim) else {
+        return true;
+    };
+    let is = |name| headers.get(name).is_some_and(|value| value == wanted);
+    !wanted.starts_with("W/") && (is(header::ETAG) || is(header::LAST_MODIFIED))
+}

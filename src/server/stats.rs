@@ -1,0 +1,187 @@
+//! What the server counts: for tests, and for whoever asks `GET /_kvfs/stats`.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Counter;
+
+/// How many requests are remembered.
+const REMEMBERED: usize = 10_000;
+
+/// Query parameters whose values are not remembered.
+const SECRETS: [&str; 2] = ["token", "signature"];
+
+/// What kind of request something was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    List,
+    Get,
+    Head,
+    Put,
+    Delete,
+    Other,
+}
+
+/// The counters of a server.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    list: Counter,
+    get: Counter,
+    head: Counter,
+    put: Counter,
+    delete: Counter,
+    other: Counter,
+    conditional: Counter,
+    ranged: Counter,
+    bytes_sent: Counter,
+    log: Mutex<VecDeque<LoggedRequest>>,
+}
+
+/// The counters of a server at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Pages of listings (`GET …/keys`).
+    pub list: u64,
+    /// Records asked for, answers 304 and 404 included.
+    pub get: u64,
+    /// `HEAD` of records.
+    pub head: u64,
+    /// Records stored or refused.
+    pub put: u64,
+    /// Records deleted.
+    pub delete: u64,
+    /// Everything else: store objects, users, unknown addresses.
+    pub other: u64,
+    /// Requests of any kind that carried a precondition (`If-…`).
+    pub conditional: u64,
+    /// Gets of records that carried `Range`.
+    pub ranged: u64,
+    /// Bytes of bodies sent.
+    pub bytes_sent: u64,
+}
+
+impl Counts {
+    /// Returns how many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.list + self.get + self.head + self.put + self.delete + self.other
+    }
+}
+
+/// One request that the server answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedRequest {
+    /// The method.
+    pub method: String,
+    /// Path and query as they came, the values of secret parameters replaced.
+    pub path: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// `Range`, verbatim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
+    /// Whether it carried a precondition.
+    pub conditional: bool,
+}
+
+impl Stats {
+    pub(super) fn count(&self, kind: Kind, request: LoggedRequest) {
+        let counter = match kind {
+            Kind::List => &self.list,
+            Kind::Get => &self.get,
+            Kind::Head => &self.head,
+            Kind::Put => &self.put,
+            Kind::Delete => &self.delete,
+            Kind::Other => &self.other,
+        };
+        counter.one();
+        if request.conditional {
+            self.conditional.one();
+        }
+        if kind == Kind::Get && request.range.is_some() {
+            self.ranged.one();
+        }
+        let mut log = self.log.lock();
+        if log.len() == REMEMBERED {
+            log.pop_front();
+        }
+        log.push_back(request);
+    }
+
+    pub(super) fn sent(&self, bytes: u64) {
+        self.bytes_sent.add(bytes);
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            list: self.list.get(),
+            get: self.get.get(),
+            head: self.head.get(),
+            put: self.put.get(),
+            delete: self.delete.get(),
+            other: self.other.get(),
+            conditional: self.conditional.get(),
+            ranged: self.ranged.get(),
+            bytes_sent: self.bytes_sent.get(),
+        }
+    }
+
+    pub(super) fn log(&self) -> Vec<LoggedRequest> {
+        self.log.lock().iter().cloned().collect()
+    }
+
+    pub(super) fn reset(&self) {
+        for counter in [
+            &self.list,
+            &self.get,
+            &self.head,
+            &self.put,
+            &self.delete,
+            &self.other,
+            &self.conditional,
+            &self.ranged,
+            &self.bytes_sent,
+        ] {
+            counter.set(0);
+        }
+        self.log.lock().clear();
+    }
+}
+
+/// Returns path and query with the values of secret parameters replaced.
+pub(super) fn redacted(path_and_query: &str) -> String {
+    let Some((path, query)) = path_and_query.split_once('?') else {
+        return path_and_query.to_owned();
+    };
+    let shown: Vec<String> = query
+        .split('&')
+        .map(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            let plain = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+            if SECRETS
+                .iter()
+                .any(|secret| plain.eq_ignore_ascii_case(secret))
+            {
+                format!("{name}=redacted")
+            } else {
+                pair.to_owned()
+            }
+        })
+        .collect();
+    format!("{path}?{}", shown.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn secrets_in_queries_are_not_remembered() {
+        assert_eq!(
+            redacted("/v2/a?token=x&limit=1&Signature=y&%74oken=z"),
+            "/v2/a?token=redacted&limit=1&Signature=redacted&%74oken=redacted"
+        );
+        assert_eq!(redacted("/v2/%2E%2E"), "/v2/%2E%2E");
+    }
+}
