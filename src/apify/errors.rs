@@ -1,5 +1,6 @@
 //! From what went wrong on the wire to a [`StoreError`]: the one table of HTTP answers.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -45,7 +46,7 @@ pub struct Failure {
     /// The API's error type.
     pub api_type: Option<String>,
     /// What to do about it, where the kind alone does not say.
-    pub hint: Option<&'static str>,
+    pub hint: Option<Cow<'static, str>>,
     /// Whether the server cannot have acted on the request: it answered with this failure, or
     /// was never reached.
     pub not_done: bool,
@@ -71,6 +72,11 @@ impl Failure {
             verdict: Verdict::TRANSIENT,
             ..Self::permanent(kind, message)
         }
+    }
+
+    /// Tells whether the server could not even be connected to.
+    pub fn is_unreached(&self) -> bool {
+        self.not_done && self.status.is_none()
     }
 
     /// Returns the failure that an error answer means.
@@ -118,7 +124,7 @@ impl Failure {
             verdict,
             status: Some(status),
             api_type,
-            hint,
+            hint: hint.map(Cow::Borrowed),
             // A gateway may fail while the server behind it goes on working.
             not_done: !matches!(status, 502 | 504),
             ..Self::permanent(kind, text)
@@ -160,6 +166,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self {
             status: error.status(),
+            hint: error.hint().map(|hint| hint.to_owned().into()),
             ..Self::permanent(error.kind(), error.to_string())
         }
     }

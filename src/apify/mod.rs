@@ -1,8 +1,157 @@
 //! The Apify API as a store.
+//!
+//! [`ApifyStore`] is a store by id, with a token or public; [`signed`] has those that a link
+//! opens. Below them, a request goes through `record` (what to ask), `http` (tokens, redirects,
+//! limits, retries) and `transport` (one exchange); an answer's body comes back through `resume`.
 
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
+};
+
+pub mod body;
+pub mod dot_keys;
 pub mod endpoint;
 pub mod errors;
+pub mod http;
 pub mod limit;
+pub mod record;
+pub mod record_urls;
+pub mod resume;
 pub mod retry;
+pub mod signed;
 pub mod token;
+pub mod transport;
+pub mod upload;
 pub mod wire;
+
+use self::endpoint::Endpoint;
+use self::errors::Subject;
+use self::http::{Purpose, header};
+use self::record::{RecordApi, meta_of};
+use crate::clock::Deadline;
+use crate::redact::Secret;
+use crate::store::{
+    ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
+    Store, StoreError, StoreInfo, Upload,
+};
+
+/// A store of the API, by its id.
+///
+/// Preconditions of [`Store::put`] are sent as `If-Match` and `If-None-Match`; whether the
+/// platform honours them is not documented.
+#[derive(Debug)]
+pub struct ApifyStore {
+    api: RecordApi,
+    endpoint: Endpoint,
+    info: StoreInfo,
+}
+
+impl ApifyStore {
+    /// Returns the store at `endpoint`; makes no request.
+    pub fn new(api: RecordApi, endpoint: Endpoint, info: StoreInfo) -> Self {
+        Self {
+            api,
+            endpoint,
+            info,
+        }
+    }
+}
+
+/// Asks for a page of keys, with the token or the signature.
+fn list_page(
+    api: &RecordApi,
+    endpoint: &Endpoint,
+    signature: Option<&Secret>,
+    query: &ListQuery,
+    deadline: Deadline,
+) -> Result<ListPage> {
+    let target = endpoint.keys(query, signature);
+    let call = api.call(Purpose::List, target, Subject::Listing);
+    let page: wire::KeysPage = api.http.json(&call, deadline)?;
+    page.into_page()
+}
+
+impl Store for ApifyStore {
+    fn info(&self) -> StoreInfo {
+        self.info.clone()
+    }
+
+    fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
+        list_page(&self.api, &self.endpoint, None, query, deadline)
+    }
+
+    fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
+        self.api
+            .head(self.endpoint.record(key, true), key, deadline)
+    }
+
+    fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
+        self.api
+            .get(self.endpoint.record(key, true), key, request, deadline)
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        mut body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        let target = self.endpoint.record(key, false);
+        let mut call = self.api.call(Purpose::Put, target, Subject::Record(key));
+        if let Some(content_type) = &request.content_type {
+            call.headers.insert(CONTENT_TYPE, header(content_type)?);
+        }
+        if let Some(encoding) = request.encoding.header_value() {
+            call.headers.insert(CONTENT_ENCODING, header(encoding)?);
+        }
+        if let Some(etag) = &request.if_match {
+            call.headers.insert(IF_MATCH, header(etag.as_str())?);
+        }
+        if request.if_absent {
+            call.headers
+                .insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+        call.once = request.if_match.is_some() || request.if_absent;
+        let stored_size = match &body {
+            Upload::Bytes(bytes) => Some(bytes.len() as u64),
+            Upload::File(_, len) => Some(*len),
+            Upload::Stream(_, len) => *len,
+        };
+        self.api
+            .http
+            .call(&call, Some(&mut body), deadline, |reply| {
+                let validators = meta_of(&reply);
+                Ok(RecordMeta {
+                    content_type: request.content_type.clone(),
+                    encoding: request.encoding.clone(),
+                    stored_size,
+                    etag: validators.etag.filter(|_| reply.headers.contains_key(ETAG)),
+                    last_modified: validators
+                        .last_modified
+                        .filter(|_| reply.headers.contains_key(LAST_MODIFIED)),
+                    accepts_ranges: false,
+                })
+            })
+    }
+
+    fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let target = self.endpoint.record(key, false);
+        let call = self.api.call(Purpose::Delete, target, Subject::Record(key));
+        let deleted = self.api.http.call(&call, None, deadline, |_| Ok(()));
+        match deleted {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// The error of changing a store that a link opened.
+fn read_only(key: &Key) -> StoreError {
+    StoreError::new(
+        ErrorKind::Unsupported,
+        "a store opened by a link cannot be changed",
+    )
+    .with_key(key)
+    .with_hint("open the store by its id or name, with a token that may write")
+}

@@ -1,0 +1,405 @@
+//! The API client's requests: tokens, redirects, limits, and the one retry loop.
+//!
+//! INVARIANT: a token goes to its own server only, whatever redirects say. No error text holds
+//! a URL with its query.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use serde::de::DeserializeOwned;
+use url::{Origin, Url};
+
+use super::endpoint::Target;
+use super::errors::{Failure, Subject};
+use super::limit::{Budget, Limiter};
+use super::retry::{RetryPolicy, RetryState};
+use super::token::Token;
+use super::transport::{Reply, Transport};
+use super::upload::Outgoing;
+use super::wire::{self, Envelope};
+use crate::clock::Deadline;
+use crate::metrics::Metrics;
+use crate::redact::SafeUrl;
+use crate::store::{ErrorKind, Result, StoreError, Upload};
+
+/// The most redirects that are followed.
+const MAX_REDIRECTS: usize = 10;
+
+/// The attempts to connect to a server that has never answered.
+const UNREACHED_ATTEMPTS: u32 = 3;
+
+/// The platform's API host, which is known to limit requests.
+pub const PLATFORM_HOST: &str = "api.apify.com";
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpOptions {
+    /// The longest wait for one attempt's headers, and between two chunks of a body.
+    pub attempt_timeout: Duration,
+    /// How failed requests are repeated.
+    pub retry: RetryPolicy,
+    /// The longest that one resumption of a broken body may take, retries included.
+    pub resume_timeout: Duration,
+}
+
+impl HttpOptions {
+    /// Returns the usual options with this attempt timeout.
+    pub fn new(attempt_timeout: Duration) -> Self {
+        Self {
+            attempt_timeout,
+            retry: RetryPolicy::default(),
+            resume_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What kind of request, for counting and for the server's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A page of keys.
+    List,
+    /// A record's bytes.
+    Get,
+    /// A record's metadata.
+    Head,
+    /// Storing a record.
+    Put,
+    /// Deleting a record.
+    Delete,
+    /// Stores and runs.
+    Other,
+}
+
+/// A request, which may be sent several times.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// What kind it is; gives the method too.
+    pub purpose: Purpose,
+    /// Where it goes.
+    pub target: Target,
+    /// Headers beside the usual ones.
+    pub headers: HeaderMap,
+    /// The token that it may carry.
+    pub token: Option<&'a Token>,
+    /// What it is about.
+    pub subject: Subject<'a>,
+    /// Statuses other than 2xx that are no failure.
+    pub accepts: &'static [u16],
+    /// Whether a repetition could fail because the first attempt took effect.
+    pub once: bool,
+}
+
+impl<'a> Call<'a> {
+    /// Returns a plain request.
+    pub fn new(purpose: Purpose, target: Target, subject: Subject<'a>) -> Self {
+        Self {
+            purpose,
+            target,
+            headers: HeaderMap::new(),
+            token: None,
+            subject,
+            accepts: &[],
+            once: false,
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self.purpose {
+            Purpose::List | Purpose::Get | Purpose::Other => Method::GET,
+            Purpose::Head => Method::HEAD,
+            Purpose::Put => Method::PUT,
+            Purpose::Delete => Method::DELETE,
+        }
+    }
+
+    fn budget(&self) -> Budget {
+        match self.purpose {
+            Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
+            Purpose::Head => Budget::Heads,
+            Purpose::List | Purpose::Other => Budget::Rest,
+        }
+    }
+}
+
+/// Sends requests to one server, and where its redirects lead.
+#[derive(Debug)]
+pub struct HttpClient {
+    transport: Arc<Transport>,
+    limiter: Arc<Limiter>,
+    limited: Origin,
+    options: HttpOptions,
+    /// Whether the server has ever answered.
+    reached: AtomicBool,
+}
+
+impl HttpClient {
+    /// Starts a client for the server of `api`.
+    ///
+    /// # Errors
+    /// The TLS setup or the threads failed.
+    pub fn new(api: &Url, options: HttpOptions, metrics: Arc<Metrics>) -> Result<Self> {
+        Ok(Self {
+            transport: Arc::new(Transport::new(api, options.attempt_timeout, metrics)?),
+            limiter: Arc::new(Limiter::new(api.host_str() == Some(PLATFORM_HOST))),
+            limited: api.origin(),
+            options,
+            reached: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns how requests are sent.
+    pub fn options(&self) -> &HttpOptions {
+        &self.options
+    }
+
+    /// Counts a request that repeats one whose answer broke off.
+    pub fn count_repeat(&self) {
+        self.transport.metrics.requests_retried.one();
+    }
+
+    /// Sends a request until `read` has made something of its answer.
+    ///
+    /// `read` gets answers with a 2xx status or one that the call accepts. What it fails with
+    /// counts like a failure to get an answer at all.
+    ///
+    /// # Errors
+    /// The last attempt's failure.
+    pub fn call<T>(
+        &self,
+        call: &Call<'_>,
+        upload: Option<&mut Upload<'_>>,
+        deadline: Deadline,
+        mut read: impl FnMut(Reply) -> Result<T, Failure>,
+    ) -> Result<T> {
+        let mut outgoing = upload.map(Outgoing::new);
+        let mut state = RetryState::new(self.options.retry, Instant::now());
+        loop {
+            let failure = match self.attempt(call, outgoing.as_mut(), deadline, &mut read) {
+                Ok(result) => return Ok(result),
+                Err(failure) => failure,
+            };
+            // A wrong address should be told soon; a server that has answered may come back.
+            let is_hopeless = failure.is_unreached()
+                && !self.reached.load(Ordering::Relaxed)
+                && state.attempt() >= UNREACHED_ATTEMPTS;
+            let may_repeat = outgoing.as_ref().is_none_or(Outgoing::can_start)
+                && (failure.not_done || !call.once)
+                && !is_hopeless;
+            let delay = may_repeat
+                .then(|| state.next_delay(failure.verdict, deadline.remaining(), fastrand::f64()))
+                .flatten();
+            let Some(delay) = delay else {
+                return Err(failure.into_error(
+                    call.subject,
+                    state.attempt(),
+                    state.elapsed(Instant::now()),
+                ));
+            };
+            tracing::debug!(
+                attempt = state.attempt(),
+                delay_ms = delay.as_millis() as u64,
+                reason = failure.message,
+                "repeating a request for {}",
+                call.subject
+            );
+            std::thread::sleep(delay);
+            self.count_repeat();
+        }
+    }
+
+    /// Asks for JSON in the API's envelope.
+    ///
+    /// # Errors
+    /// As [`HttpClient::call`]; [`ErrorKind::Protocol`] when it is no such JSON every time.
+    pub fn json<T: DeserializeOwned>(&self, call: &Call<'_>, deadline: Deadline) -> Result<T> {
+        self.call(call, None, deadline, |reply| {
+            let body = reply.body.read_all(wire::MAX_JSON_LEN, deadline)?;
+            let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|error| {
+                // serde_json names the place and what it expected, and quotes little.
+                let place = format!("line {} column {}", error.line(), error.column());
+                Failure {
+                    status: Some(reply.status),
+                    ..Failure::transient(
+                        ErrorKind::Protocol,
+                        format!(
+                            "the answer about {} is not the JSON that the API promises ({place})",
+                            call.subject
+                        ),
+                    )
+                }
+            })?;
+            Ok(envelope.data)
+        })
+    }
+
+    /// Sends a request once, and again where redirects lead.
+    fn attempt<T>(
+        &self,
+        call: &Call<'_>,
+        mut outgoing: Option<&mut Outgoing<'_, '_>>,
+        deadline: Deadline,
+        read: &mut impl FnMut(Reply) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut target = call.target.clone();
+        let mut visited: Vec<Url> = Vec::new();
+        loop {
+            let server = target.server().clone();
+            let is_limited = server.origin() == self.limited;
+            let _permit = if is_limited {
+                let permit = self.limiter.acquire(call.budget(), deadline);
+                Some(permit.ok_or_else(|| {
+                    Failure::permanent(
+                        ErrorKind::Timeout,
+                        format!(
+                            "the deadline passed while {} waited for its turn",
+                            call.subject
+                        ),
+                    )
+                })?)
+            } else {
+                None
+            };
+            let mut headers = call.headers.clone();
+            if let Some(token) = call.token
+                && let Some(secret) = token.for_url(&server).map_err(Failure::from)?
+            {
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+                    .map_err(|_| {
+                        Failure::permanent(
+                            ErrorKind::Denied,
+                            "the token holds characters that no token has",
+                        )
+                    })?;
+                value.set_sensitive(true);
+                headers.insert(AUTHORIZATION, value);
+            }
+            self.count(call);
+            let sent = outgoing.as_deref_mut();
+            let reply = self
+                .transport
+                .send(&call.method(), &target, headers, sent, deadline)?;
+            self.reached.store(true, Ordering::Relaxed);
+            tracing::trace!(status = reply.status, url = %SafeUrl::new(server.clone()), "answer");
+            if is_limited {
+                self.learn(call.budget(), &reply);
+            }
+            if matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+                let next = redirect_target(&reply, &server, call.purpose)?;
+                visited.push(server);
+                if visited.len() > MAX_REDIRECTS || visited.contains(&next) {
+                    return Err(Failure::permanent(
+                        ErrorKind::Protocol,
+                        format!("the server redirects {} in circles", call.subject),
+                    ));
+                }
+                if outgoing
+                    .as_ref()
+                    .is_some_and(|outgoing| !outgoing.can_start())
+                {
+                    return Err(Failure::permanent(
+                        ErrorKind::Protocol,
+                        "the server redirects an upload that cannot be sent again",
+                    ));
+                }
+                target = Target::Url(SafeUrl::new(next));
+                continue;
+            }
+            if (200..300).contains(&reply.status) || call.accepts.contains(&reply.status) {
+                return read(reply);
+            }
+            if reply.status == 429 {
+                self.transport.metrics.responses_rate_limited.one();
+                self.limiter.refused(call.budget());
+            }
+            let body = match call.purpose {
+                Purpose::Head => Vec::new(),
+                _ => reply.body.read_some(wire::MAX_ERROR_LEN, deadline),
+            };
+            let now = SystemTime::now();
+            return Err(Failure::from_answer(
+                reply.status,
+                &reply.headers,
+                &body,
+                call.subject,
+                now,
+            ));
+        }
+    }
+
+    fn count(&self, call: &Call<'_>) {
+        let metrics = &self.transport.metrics;
+        metrics.requests_total.one();
+        match call.purpose {
+            Purpose::List => &metrics.requests_list,
+            Purpose::Get => &metrics.requests_get,
+            Purpose::Head => &metrics.requests_head,
+            Purpose::Put => &metrics.requests_put,
+            Purpose::Delete => &metrics.requests_delete,
+            Purpose::Other => &metrics.requests_other,
+        }
+        .one();
+        if call.purpose == Purpose::Get
+            && ["if-none-match", "if-modified-since"]
+                .iter()
+                .any(|name| call.headers.contains_key(*name))
+        {
+            metrics.requests_conditional.one();
+        }
+    }
+
+    fn learn(&self, budget: Budget, reply: &Reply) {
+        let limit = reply
+            .headers
+            .get("x-ratelimit-limit")
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        if let Some(per_second) = limit {
+            self.limiter.learn(budget, per_second);
+        }
+    }
+}
+
+/// Finds out where a redirect leads, and whether it may.
+fn redirect_target(reply: &Reply, from: &Url, purpose: Purpose) -> Result<Url, Failure> {
+    let refuse = |reason: &str| Failure {
+        status: Some(reply.status),
+        ..Failure::permanent(
+            ErrorKind::Protocol,
+            format!("the server's redirect {reason}"),
+        )
+    };
+    let next = reply
+        .headers
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|location| from.join(location).ok())
+        .ok_or_else(|| refuse("names no address"))?;
+    match (from.scheme(), next.scheme()) {
+        (_, "https") | ("http", "http") => {}
+        ("https", "http") => return Err(refuse("leads from an encrypted to a plain connection")),
+        _ => return Err(refuse("leads to something that is not HTTP")),
+    }
+    let changes = matches!(purpose, Purpose::Put | Purpose::Delete);
+    if changes && !matches!(reply.status, 307 | 308) {
+        return Err(refuse("does not say to repeat the request elsewhere"));
+    }
+    if changes && next.origin() != from.origin() {
+        return Err(refuse("would send a change to another server"));
+    }
+    Ok(next)
+}
+
+/// Makes a header of a text; refuses one that could not be sent as it is.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`]
+pub fn header(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).map_err(|_| {
+        StoreError::new(
+            ErrorKind::Protocol,
+            "a header value holds characters that cannot be sent",
+        )
+    })
+}

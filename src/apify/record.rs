@@ -1,0 +1,423 @@
+//! One record over HTTP: conditional and partial gets, heads, and what their headers say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reqwest::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    LAST_MODIFIED, RANGE, TRANSFER_ENCODING,
+};
+
+use super::body::HttpBody;
+use super::endpoint::Target;
+use super::errors::{Failure, Subject};
+use super::http::{Call, HttpClient, Purpose, header};
+use super::resume::ResumingBody;
+use super::token::Token;
+use super::transport::Reply;
+use crate::clock::Deadline;
+use crate::store::{
+    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, RecordMeta, Result,
+    StoreError, Validator,
+};
+
+/// The encodings that records are stored with: asking for them gets the stored bytes verbatim.
+const STORED_ENCODINGS: HeaderValue = HeaderValue::from_static("gzip, br, deflate");
+
+/// Access to records by address.
+#[derive(Clone, Debug)]
+pub struct RecordApi {
+    /// Sends the requests.
+    pub http: Arc<HttpClient>,
+    /// The token they may carry.
+    pub token: Option<Arc<Token>>,
+    /// Whether the server has refused HEAD, so that it need not be tried again.
+    refuses_head: Arc<AtomicBool>,
+}
+
+/// What a get asks for beside the record itself.
+#[derive(Debug, Default)]
+pub struct Conditions<'a> {
+    /// From this byte on, to before the second one.
+    pub range: Option<(u64, Option<u64>)>,
+    /// Only if it is not this version.
+    pub if_none_match: Option<&'a Validator>,
+    /// Only if it is this version.
+    pub if_match: Option<&'a ETag>,
+    /// The range only if it is this version, else the whole.
+    pub if_range: Option<&'a ETag>,
+}
+
+/// An answer to a get that is not a failure.
+#[derive(Debug)]
+pub struct Answer {
+    /// 200, 206, 304 or 416.
+    pub status: u16,
+    /// What the headers say; `stored_size` is the whole record's.
+    pub meta: RecordMeta,
+    /// The part that a 206 holds.
+    pub part: Option<ContentRange>,
+    /// The bytes.
+    pub body: HttpBody,
+}
+
+/// A `Content-Range` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentRange {
+    /// First byte and the one after the last; `None` in a 416.
+    pub bytes: Option<(u64, u64)>,
+    /// The whole's length, if it is known.
+    pub total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads the header; `None` if it makes no sense.
+    pub fn parse(value: &str) -> Option<Self> {
+        let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let total = match total.trim() {
+            "*" => None,
+            digits => Some(parse_number(digits)?),
+        };
+        let bytes = match range.trim() {
+            "*" => None,
+            range => {
+                let (first, last) = range.split_once('-')?;
+                let (first, end) = (parse_number(first)?, parse_number(last)?.checked_add(1)?);
+                if first >= end || total.is_some_and(|total| end > total) {
+                    return None;
+                }
+                Some((first, end))
+            }
+        };
+        (bytes.is_some() || total.is_some()).then_some(Self { bytes, total })
+    }
+}
+
+/// Reads decimal digits and nothing else: no sign, no space.
+fn parse_number(digits: &str) -> Option<u64> {
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+fn protocol(key: &Key, status: u16, message: &str) -> StoreError {
+    StoreError::new(ErrorKind::Protocol, message)
+        .with_status(status, None)
+        .with_key(key)
+}
+
+impl RecordApi {
+    /// Returns access to records with this token, or without.
+    pub fn new(http: Arc<HttpClient>, token: Option<Arc<Token>>) -> Self {
+        Self {
+            http,
+            token,
+            refuses_head: Arc::default(),
+        }
+    }
+
+    /// Returns the same without the token.
+    pub fn without_token(&self) -> Self {
+        Self {
+            token: None,
+            ..self.clone()
+        }
+    }
+
+    /// Never sends HEAD from now on.
+    pub fn avoid_head(&self) {
+        self.refuses_head.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns a call with the token.
+    pub fn call<'a>(&'a self, purpose: Purpose, target: Target, subject: Subject<'a>) -> Call<'a> {
+        Call {
+            token: self.token.as_deref(),
+            ..Call::new(purpose, target, subject)
+        }
+    }
+
+    /// As [`crate::store::Store::get`].
+    ///
+    /// # Errors
+    /// As [`crate::store::Store::get`].
+    pub fn get(
+        &self,
+        target: Target,
+        key: &Key,
+        request: &GetRequest,
+        deadline: Deadline,
+    ) -> Result<GetOutcome> {
+        let range = request.range.clone().filter(|range| !range.is_empty());
+        let conditions = Conditions {
+            range: range.as_ref().map(|range| (range.start, Some(range.end))),
+            if_none_match: request.if_none_match.as_ref(),
+            if_match: request.if_match.as_ref(),
+            if_range: None,
+        };
+        let answer = self.fetch(&target, key, &conditions, deadline)?;
+        let Answer {
+            status,
+            meta,
+            part,
+            body,
+        } = answer;
+        if status == 304 {
+            return match request.if_none_match {
+                Some(_) => Ok(GetOutcome::NotModified),
+                None => Err(protocol(
+                    key,
+                    status,
+                    "the server says that nothing changed, though nobody asked",
+                )),
+            };
+        }
+        if let Some(wanted) = &request.if_match
+            && meta.etag.as_ref() != Some(wanted)
+        {
+            return Err(
+                StoreError::new(ErrorKind::Changed, "the record has changed").with_key(key),
+            );
+        }
+        // For servers that ignore conditions: the bytes are spared, by closing the connection.
+        if let Some(known) = &request.if_none_match
+            && is_version(&meta, known)
+        {
+            return Ok(GetOutcome::NotModified);
+        }
+        let (start, end, is_part) = match (status, part, &range) {
+            (200, _, _) => (0, meta.stored_size, false),
+            (
+                206,
+                Some(ContentRange {
+                    bytes: Some((start, end)),
+                    ..
+                }),
+                Some(range),
+            ) if start == range.start && end <= range.end => (start, Some(end), true),
+            (
+                416,
+                Some(ContentRange {
+                    total: Some(total), ..
+                }),
+                Some(range),
+            ) if total <= range.start => {
+                let meta = RecordMeta {
+                    stored_size: Some(total),
+                    ..meta
+                };
+                return Ok(GetOutcome::Found(Fetched {
+                    meta,
+                    range: Some(total..total),
+                    body: Box::new(std::io::empty()),
+                }));
+            }
+            _ => {
+                return Err(protocol(
+                    key,
+                    status,
+                    "the server's answer does not fit the part of the record that was asked for",
+                ));
+            }
+        };
+        let body = ResumingBody::new(
+            self.clone(),
+            target,
+            key.clone(),
+            &meta,
+            (start, end),
+            is_part,
+            body,
+        );
+        Ok(GetOutcome::Found(Fetched {
+            meta,
+            range: end.filter(|_| is_part).map(|end| start..end),
+            body: Box::new(body),
+        }))
+    }
+
+    /// As [`crate::store::Store::head`]; a get whose body is dropped, where HEAD is refused.
+    ///
+    /// # Errors
+    /// As [`crate::store::Store::head`].
+    pub fn head(&self, target: Target, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
+        if !self.refuses_head.load(Ordering::Relaxed) {
+            let mut call = self.call(Purpose::Head, target.clone(), Subject::Record(key));
+            call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
+            let found = self
+                .http
+                .call(&call, None, deadline, |reply| Ok(meta_of(&reply)));
+            match &found {
+                // No documentation says that HEAD takes signatures.
+                Err(error)
+                    if error.status() == Some(405)
+                        || (self.token.is_none() && matches!(error.status(), Some(401 | 403))) => {}
+                _ => return found,
+            }
+        }
+        let answer = self.fetch(&target, key, &Conditions::default(), deadline)?;
+        self.avoid_head();
+        match answer.status {
+            200 => Ok(answer.meta),
+            status => Err(protocol(
+                key,
+                status,
+                "the server's answer does not fit the question",
+            )),
+        }
+    }
+
+    /// Asks for a record once, retries included.
+    ///
+    /// # Errors
+    /// As [`crate::store::Store::get`]; 304 and 416 are answers.
+    pub fn fetch(
+        &self,
+        target: &Target,
+        key: &Key,
+        conditions: &Conditions<'_>,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        let mut call = self.call(Purpose::Get, target.clone(), Subject::Record(key));
+        call.accepts = &[304, 416];
+        call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
+        if let Some((start, end)) = conditions.range {
+            let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();
+            call.headers
+                .insert(RANGE, header(&format!("bytes={start}-{last}"))?);
+        }
+        match conditions.if_none_match {
+            Some(Validator::ETag(etag)) => {
+                call.headers.insert(IF_NONE_MATCH, header(etag.as_str())?);
+            }
+            Some(Validator::Modified(date, _)) => {
+                call.headers.insert(IF_MODIFIED_SINCE, header(date)?);
+            }
+            None => {}
+        }
+        for (name, etag) in [
+            (IF_MATCH, conditions.if_match),
+            (IF_RANGE, conditions.if_range),
+        ] {
+            if let Some(etag) = etag {
+                call.headers.insert(name, header(etag.as_str())?);
+            }
+        }
+        self.http.call(&call, None, deadline, |reply| {
+            let status = Some(reply.status);
+            answer_of(reply).map_err(|message| Failure {
+                status,
+                ..Failure::permanent(ErrorKind::Protocol, message)
+            })
+        })
+    }
+}
+
+/// Tells whether an answer describes the version that is already known.
+fn is_version(meta: &RecordMeta, known: &Validator) -> bool {
+    match known {
+        // If-None-Match compares weakly.
+        Validator::ETag(known) => meta.etag.as_ref().is_some_and(|etag| {
+            etag.as_str().trim_start_matches("W/") == known.as_str().trim_start_matches("W/")
+        }),
+        Validator::Modified(date, size) => {
+            meta.last_modified.as_ref() == Some(date) && meta.stored_size == Some(*size)
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Reads what an answer's headers say of the record.
+pub fn meta_of(reply: &Reply) -> RecordMeta {
+    let headers = &reply.headers;
+    RecordMeta {
+        content_type: text(headers, &CONTENT_TYPE).map(Into::into),
+        encoding: Encoding::from_header(text(headers, &CONTENT_ENCODING)),
+        stored_size: text(headers, &CONTENT_LENGTH)
+            .filter(|_| !headers.contains_key(TRANSFER_ENCODING))
+            .and_then(parse_number),
+        etag: text(headers, &ETAG).map(ETag::new),
+        last_modified: text(headers, &LAST_MODIFIED).map(Into::into),
+        accepts_ranges: reply.status == 206
+            || text(headers, &ACCEPT_RANGES).is_some_and(|value| value.contains("bytes")),
+    }
+}
+
+fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
+    let mut meta = meta_of(&reply);
+    let mut part = None;
+    match reply.status {
+        200 | 304 => {}
+        206 => {
+            let range = text(&reply.headers, &CONTENT_RANGE)
+                .and_then(ContentRange::parse)
+                .filter(|range| range.bytes.is_some())
+                .ok_or("the server sent a part of the record without saying which")?;
+            if let (Some((start, end)), Some(len)) = (range.bytes, meta.stored_size)
+                && end - start != len
+            {
+                return Err("the server sent a part of the record with a length that does not fit");
+            }
+            meta.stored_size = range.total;
+            part = Some(range);
+        }
+        416 => {
+            part = text(&reply.headers, &CONTENT_RANGE).and_then(ContentRange::parse);
+            meta = RecordMeta {
+                // The answer's own type and length are those of an error text.
+                content_type: None,
+                encoding: Encoding::Identity,
+                stored_size: None,
+                ..meta
+            };
+        }
+        _ => return Err("the server's answer is not one that a record can have"),
+    }
+    Ok(Answer {
+        status: reply.status,
+        meta,
+        part,
+        body: reply.body,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        let range = |bytes, total| Some(ContentRange { bytes, total });
+        for (value, expected) in [
+            ("bytes 0-9/10", range(Some((0, 10)), Some(10))),
+            ("bytes 5-5/*", range(Some((5, 6)), None)),
+            ("bytes */7", range(None, Some(7))),
+            ("bytes */*", None),
+            ("bytes 5-4/10", None),
+            ("bytes 0-10/10", None),
+            ("bytes +0-9/10", None),
+            ("bytes 0-18446744073709551615/*", None),
+            ("items 0-9/10", None),
+            ("bytes 0-9", None),
+            ("", None),
+        ] {
+            assert_eq!(ContentRange::parse(value), expected, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_range_panics(value in "(bytes )?[0-9*/ -]{0,30}") {
+            if let Some(ContentRange { bytes: Some((start, end)), total }) = ContentRange::parse(&value) {
+                prop_assert!(start < end && total.is_none_or(|total| end <= total));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A store opened by a signed link to its keys.
+//!
+//! The signature opens the listing only; each record is fetched by the link that the listing
+//! gives for it. No token is ever sent.
+
+use std::num::NonZeroUsize;
+use std::time::SystemTime;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::endpoint::{Endpoint, Target, linked_record};
+use super::record::RecordApi;
+use super::{list_page, read_only};
+use crate::clock::Deadline;
+use crate::redact::{SafeUrl, Secret};
+use crate::store::{
+    ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
+    Store, StoreError, StoreInfo, Upload,
+};
+
+/// How many links are remembered; others are asked for again, one request each.
+const MAX_LINKS: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+
+/// A store opened by a keys signature.
+#[derive(Debug)]
+pub struct SignedKeysStore {
+    api: RecordApi,
+    endpoint: Endpoint,
+    signature: Secret,
+    info: StoreInfo,
+    /// Links of listed records. Never locked during a request.
+    links: Mutex<LruCache<Key, SafeUrl>>,
+}
+
+impl SignedKeysStore {
+    /// Returns the store; makes no request. `info.expires` is the signature's expiry; `api` must
+    /// have no token.
+    pub fn new(api: RecordApi, endpoint: Endpoint, signature: Secret, info: StoreInfo) -> Self {
+        debug_assert!(api.token.is_none());
+        Self {
+            api,
+            endpoint,
+            signature,
+            info,
+            links: Mutex::new(LruCache::new(MAX_LINKS)),
+        }
+    }
+
+    fn expired(&self) -> Option<StoreError> {
+        let expires = self.info.expires?;
+        (expires <= SystemTime::now()).then(|| {
+            StoreError::new(
+                ErrorKind::SignatureExpired,
+                format!(
+                    "the link's signature expired at {}",
+                    httpdate::fmt_http_date(expires)
+                ),
+            )
+        })
+    }
+
+    /// Finds out where a record is.
+    fn target(&self, key: &Key, deadline: Deadline) -> Result<Target> {
+        let known = self.links.lock().get(key).cloned();
+        let link = match known {
+            Some(link) => Some(link),
+            None => {
+                // The key itself sorts before all others that begin with it.
+                let query = ListQuery {
+                    prefix: Some(key.as_str().into()),
+                    limit: Some(1),
+                    ..ListQuery::default()
+                };
+                let item = self
+                    .list_page(&query, deadline)
+                    .map_err(|error| error.with_key(key))?
+                    .items
+                    .into_iter()
+                    .find(|item| item.key == *key)
+                    .ok_or_else(|| {
+                        StoreError::new(ErrorKind::NotFound, "the record does not exist")
+                            .with_key(key)
+                    })?;
+                item.public_url
+            }
+        };
+        let plain = self.endpoint.record(key, true);
+        // A link is followed wherever it leads, but not from an encrypted listing into the open.
+        let is_encrypted = plain.server().scheme() == "https";
+        let link = link.filter(|link| !is_encrypted || link.expose().scheme() == "https");
+        Ok(match (link, plain) {
+            // Of such a link, only the signature survives parsing.
+            (Some(link), Target::DotKey { parent, tail }) => {
+                let signature = link
+                    .expose()
+                    .query_pairs()
+                    .find(|(name, _)| name == "signature")
+                    .map(|(_, value)| format!("&signature={}", super::endpoint::encode(&value)))
+                    .unwrap_or_default();
+                Target::DotKey {
+                    parent,
+                    tail: tail + &signature,
+                }
+            }
+            (Some(link), _) => linked_record(&link),
+            (None, plain) => plain,
+        })
+    }
+
+    /// Forgets a link that does not work, so that the next use asks for a new one.
+    fn unlink<T>(&self, key: &Key, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Denied
+        {
+            self.links.lock().pop(key);
+        }
+        result
+    }
+}
+
+impl Store for SignedKeysStore {
+    fn info(&self) -> StoreInfo {
+        self.info.clone()
+    }
+
+    fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
+        if let Some(expired) = self.expired() {
+            return Err(expired);
+        }
+        let signature = Some(&self.signature);
+        let page = list_page(&self.api, &self.endpoint, signature, query, deadline).map_err(
+            |error| match (error.kind(), self.expired()) {
+                (ErrorKind::Denied, Some(expired)) => expired,
+                _ => error,
+            },
+        )?;
+        let mut links = self.links.lock();
+        for item in &page.items {
+            if let Some(link) = &item.public_url {
+                links.put(item.key.clone(), link.clone());
+            }
+        }
+        drop(links);
+        Ok(page)
+    }
+
+    fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
+        let target = self.target(key, deadline)?;
+        self.unlink(key, self.api.head(target, key, deadline))
+    }
+
+    fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
+        let target = self.target(key, deadline)?;
+        self.unlink(key, self.api.get(target, key, request, deadline))
+    }
+
+    fn put(&self, key: &Key, _: &PutRequest, _: Upload<'_>, _: Deadline) -> Result<RecordMeta> {
+        Err(read_only(key))
+    }
+
+    fn delete(&self, key: &Key, _: Deadline) -> Result<()> {
+        Err(read_only(key))
+    }
+}

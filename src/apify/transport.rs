@@ -1,0 +1,267 @@
+//! Sends one request and returns its answer's headers: no retries, no redirects, no opinions.
+//!
+//! The only user of reqwest. It runs on two threads of its own; the calling threads block, each
+//! wait bounded. Calls must come from threads that may block, not from async code.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use reqwest::{Method, Request, redirect};
+use tokio::runtime::{Builder, Runtime};
+use url::{Host, Url};
+
+use super::body::HttpBody;
+use super::dot_keys::DotKeyClient;
+use super::endpoint::Target;
+use super::errors::{Failure, chain};
+use super::upload::{FedBody, Outgoing};
+use crate::clock::Deadline;
+use crate::metrics::Metrics;
+use crate::store::{ErrorKind, Result, StoreError};
+
+/// What kvfs calls itself.
+pub const USER_AGENT: &str = concat!("kvfs/", env!("CARGO_PKG_VERSION"));
+
+/// The longest wait for a connection, unless an attempt may take less.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Idle connections kept for each server: as many as there can be requests in flight.
+const IDLE_CONNECTIONS: usize = super::limit::MAX_IN_FLIGHT;
+
+/// How long an idle connection is kept; load balancers drop theirs after about a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// The HTTP client and the threads that it runs on.
+pub struct Transport {
+    /// `None` only while being dropped.
+    runtime: Option<Runtime>,
+    client: reqwest::Client,
+    dot_keys: DotKeyClient,
+    attempt_timeout: Duration,
+    /// What is counted.
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// An answer of which the headers have been read.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The rest.
+    pub body: HttpBody,
+}
+
+impl Transport {
+    /// Starts a client. `api` tells whether a proxy can be meant: never for this machine.
+    ///
+    /// # Errors
+    /// The TLS setup or the threads failed.
+    pub fn new(api: &Url, attempt_timeout: Duration, metrics: Arc<Metrics>) -> Result<Self> {
+        let fail = |what: &str, error: &dyn std::error::Error| {
+            StoreError::new(
+                ErrorKind::Network,
+                format!("cannot start the HTTP client: {what}: {}", chain(error)),
+            )
+        };
+        // Another part of the process may have installed one already; either serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connect_timeout = CONNECT_TIMEOUT.min(attempt_timeout);
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS);
+        if is_loopback(api) {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| fail("TLS", &error))?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("kvfs-http")
+            .enable_all()
+            .build()
+            .map_err(|error| fail("threads", &error))?;
+        Ok(Self {
+            runtime: Some(runtime),
+            client,
+            dot_keys: DotKeyClient::new(connect_timeout),
+            attempt_timeout,
+            metrics,
+        })
+    }
+
+    /// Sends a request and waits for the headers of its answer.
+    ///
+    /// # Errors
+    /// No answer came: transient, unless the upload's source failed.
+    pub fn send(
+        self: &Arc<Self>,
+        method: &Method,
+        target: &Target,
+        headers: HeaderMap,
+        upload: Option<&mut Outgoing<'_, '_>>,
+        deadline: Deadline,
+    ) -> Result<Reply, Failure> {
+        let url = match target {
+            Target::Url(url) => url.expose().clone(),
+            Target::DotKey { parent, tail } => {
+                let uri = format!("{parent}{tail}");
+                return self
+                    .dot_keys
+                    .send(self, method, &uri, headers, upload, deadline);
+            }
+        };
+        let mut request = Request::new(method.clone(), url);
+        *request.headers_mut() = headers;
+        let response = match upload {
+            None => {
+                let patience = self.patience(Some(deadline));
+                self.wait(patience, self.client.execute(request))
+                    .ok_or_else(|| silence(patience))?
+                    .map_err(unreachable)?
+            }
+            Some(outgoing) => self.send_upload(request, outgoing, deadline)?,
+        };
+        Ok(Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: HttpBody::new(response, Arc::clone(self)),
+        })
+    }
+
+    /// Feeds the request's body from this thread while the connection sends it.
+    fn send_upload(
+        &self,
+        mut request: Request,
+        outgoing: &mut Outgoing<'_, '_>,
+        deadline: Deadline,
+    ) -> Result<reqwest::Response, Failure> {
+        let len = outgoing.size();
+        if let Some(len) = len {
+            request
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        let (sender, body) = FedBody::new(len);
+        *request.body_mut() = Some(reqwest::Body::wrap(body));
+        let mut chunks = outgoing.start();
+        let mut answer = std::pin::pin!(self.client.execute(request));
+        loop {
+            let chunk = match chunks.next_chunk() {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) => {
+                    return Err(Failure::permanent(
+                        ErrorKind::Disk,
+                        format!("the bytes to upload cannot be read: {error}"),
+                    ));
+                }
+            };
+            let chunk_len = chunk.len() as u64;
+            let patience = self.patience(Some(deadline));
+            let fed = std::pin::pin!(sender.send(Ok(chunk)));
+            match self.wait(patience, async {
+                match select(fed, answer.as_mut()).await {
+                    Either::Left((fed, _)) => Either::Left(fed),
+                    Either::Right((answer, _)) => Either::Right(answer),
+                }
+            }) {
+                None => return Err(silence(patience)),
+                // The answer came before the upload's end: an error, or a server that knows all.
+                Some(Either::Right(answer)) => return answer.map_err(unreachable),
+                Some(Either::Left(Ok(()))) => self.metrics.sent_bytes.add(chunk_len),
+                Some(Either::Left(Err(_))) => break,
+            }
+        }
+        drop(sender);
+        let patience = self.patience(Some(deadline));
+        self.wait(patience, answer)
+            .ok_or_else(|| silence(patience))?
+            .map_err(unreachable)
+    }
+
+    /// Returns the longest wait for one sign of life.
+    pub fn patience(&self, deadline: Option<Deadline>) -> Duration {
+        deadline.map_or(self.attempt_timeout, |deadline| {
+            self.attempt_timeout
+                .min(deadline.remaining().unwrap_or_default())
+        })
+    }
+
+    /// Blocks for a future; `None` when it takes longer than `span`.
+    pub fn wait<F: Future>(&self, span: Duration, future: F) -> Option<F::Output> {
+        let runtime = self.runtime.as_ref()?;
+        runtime.block_on(async { tokio::time::timeout(span, future).await.ok() })
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Waits for nothing, so that it may happen in async code too.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").finish_non_exhaustive()
+    }
+}
+
+/// Tells whether an address is on this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// The failure of a server that does not answer.
+pub fn silence(span: Duration) -> Failure {
+    Failure::transient(
+        ErrorKind::Timeout,
+        format!(
+            "the server did not answer within {:.1} s",
+            span.as_secs_f64()
+        ),
+    )
+}
+
+fn unreachable(error: reqwest::Error) -> Failure {
+    let kind = if error.is_timeout() {
+        ErrorKind::Timeout
+    } else {
+        ErrorKind::Network
+    };
+    let not_done = error.is_connect();
+    let what = if not_done {
+        "the server cannot be reached"
+    } else {
+        "the connection failed before an answer came"
+    };
+    let failure = if error.is_builder() {
+        Failure::permanent(kind, "the request cannot be sent")
+    } else {
+        Failure::transient(kind, what)
+    };
+    Failure {
+        message: format!("{}: {}", failure.message, chain(&error.without_url())),
+        not_done,
+        ..failure
+    }
+}

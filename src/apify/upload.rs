@@ -1,0 +1,162 @@
+//! A new record's bytes on their way out, in chunks, with a bound on how long one may take.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use crate::store::Upload;
+
+/// How many bytes are read and handed to the connection at once.
+const CHUNK_LEN: usize = 256 << 10;
+
+/// Bytes to send, from their start again for every attempt where that is possible.
+#[derive(Debug)]
+pub struct Outgoing<'a, 'b> {
+    upload: &'a mut Upload<'b>,
+    /// Whether bytes have been taken from a stream, which cannot be given back.
+    spent: bool,
+}
+
+impl<'a, 'b> Outgoing<'a, 'b> {
+    /// Wraps an upload of which nothing has been sent.
+    pub fn new(upload: &'a mut Upload<'b>) -> Self {
+        Self {
+            upload,
+            spent: false,
+        }
+    }
+
+    /// Returns how many bytes there are, where known.
+    pub fn size(&self) -> Option<u64> {
+        match &*self.upload {
+            Upload::Bytes(bytes) => Some(bytes.len() as u64),
+            Upload::File(_, len) => Some(*len),
+            Upload::Stream(_, len) => *len,
+        }
+    }
+
+    /// Tells whether all bytes can be sent from the start (again).
+    pub fn can_start(&self) -> bool {
+        !self.spent
+    }
+
+    /// Starts an attempt: a reader from the first byte on.
+    pub fn start(&mut self) -> Chunks<'_> {
+        match self.upload {
+            Upload::Bytes(bytes) => Chunks::Bytes(bytes),
+            Upload::File(file, len) => Chunks::File(file, 0, *len),
+            Upload::Stream(stream, len) => Chunks::Stream(*stream, &mut self.spent, *len),
+        }
+    }
+}
+
+/// The bytes of one attempt.
+pub enum Chunks<'a> {
+    /// What is left in memory.
+    Bytes(&'a [u8]),
+    /// A file, where in it, and the end.
+    File(&'a File, u64, u64),
+    /// A stream, whether it has been read from, and how much is left where known.
+    Stream(&'a mut (dyn Read + Send), &'a mut bool, Option<u64>),
+}
+
+impl Chunks<'_> {
+    /// Returns the next chunk; `None` at the end.
+    ///
+    /// # Errors
+    /// The source cannot be read, or is shorter or longer than it was said to be.
+    pub fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Bytes(bytes) => {
+                let (chunk, rest) = bytes.split_at(bytes.len().min(CHUNK_LEN));
+                *bytes = rest;
+                Ok((!chunk.is_empty()).then(|| Bytes::copy_from_slice(chunk)))
+            }
+            Self::File(file, at, end) => {
+                let len = usize::try_from(*end - *at).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
+                if len == 0 {
+                    return Ok(None);
+                }
+                let mut chunk = vec![0; len];
+                file.read_exact_at(&mut chunk, *at)?;
+                *at += len as u64;
+                Ok(Some(chunk.into()))
+            }
+            Self::Stream(stream, spent, left) => {
+                **spent = true;
+                let mut chunk = Vec::new();
+                Read::by_ref(stream)
+                    .take(CHUNK_LEN as u64)
+                    .read_to_end(&mut chunk)?;
+                if let Some(left) = left {
+                    *left = left
+                        .checked_sub(chunk.len() as u64)
+                        .ok_or_else(|| io::Error::other("there are more bytes than announced"))?;
+                    if chunk.is_empty() && *left > 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Ok((!chunk.is_empty()).then(|| chunk.into()))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Chunks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunks").finish_non_exhaustive()
+    }
+}
+
+/// A request's body that is fed from the calling thread.
+#[derive(Debug)]
+pub struct FedBody {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    left: Option<u64>,
+}
+
+impl FedBody {
+    /// Returns a body of `len` bytes, where known, and the end to feed it by.
+    pub fn new(len: Option<u64>) -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+        let (sender, receiver) = mpsc::channel(2);
+        (
+            sender,
+            Self {
+                receiver,
+                left: len,
+            },
+        )
+    }
+}
+
+impl Body for FedBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = std::task::ready!(self.receiver.poll_recv(context));
+        if let (Some(Ok(bytes)), Some(left)) = (&next, &mut self.left) {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        Poll::Ready(next.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
