@@ -24,6 +24,7 @@ use crate::clock::Deadline;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{Failure, Order, session};
+use crate::local::{Access, DirectoryStore};
 use crate::registry::mount_point::quoted;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::store::Store;
@@ -129,10 +130,10 @@ fn show(
 
 /// Opens the folder of the sample store for writing.
 fn open_folder(folder: &Path) -> Result<Arc<dyn Store>, CliError> {
-    let _ = folder;
-    Err(CliError::failed(
-        "this build of kvfs cannot make a sample store yet",
-    ))
+    match DirectoryStore::open(folder, Access::ReadWrite) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(CliError::failed("cannot make the sample store").caused_by(&error)),
+    }
 }
 
 /// A mount that a thread of this process serves.

@@ -1,5 +1,6 @@
 //! `kvfs serve`.
 
+use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use super::settings::{Environment, read_secret};
 use super::ui::Ui;
 use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
+use crate::server::{GeneralAccess, RunningServer, Server, ServerConfig};
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
@@ -36,6 +38,7 @@ pub struct ServeSettings {
 pub struct Running {
     /// Its base URL, `/v2` not included.
     pub url: Url,
+    _server: RunningServer,
 }
 
 /// Starts a server.
@@ -43,8 +46,25 @@ pub struct Running {
 /// # Errors
 /// That the folder cannot be used, or the address is taken.
 pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
-    let _ = settings;
-    Err(CliError::failed("this build of kvfs cannot serve yet"))
+    let failed = |error: &dyn Error| {
+        let (root, listen) = (settings.root.display(), settings.listen);
+        CliError::failed(format!("cannot serve {root} at {listen}")).caused_by(error)
+    };
+    let server = Server::start(ServerConfig {
+        listen: settings.listen,
+        token: Some(settings.token.clone()),
+        general_access: if settings.public {
+            GeneralAccess::AnyoneWithNameCanRead
+        } else {
+            GeneralAccess::Restricted
+        },
+        ..ServerConfig::new(&settings.root)
+    })
+    .map_err(|error| failed(&error))?;
+    Ok(Running {
+        url: Url::parse(&server.url()).map_err(|error| failed(&error))?,
+        _server: server,
+    })
 }
 
 /// Serves until Ctrl-C or SIGTERM.

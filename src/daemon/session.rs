@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Failure;
+use crate::fuse::session::Unmount;
 use crate::metrics::Metrics;
 use crate::registry::unmount::UnmountMode;
-use crate::setup::MountConfig;
+use crate::setup::{self, MountConfig};
 
 /// Returns the state of a mount as a JSON object.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
@@ -38,6 +39,20 @@ impl fmt::Debug for Session {
 /// # Errors
 /// What the store or the kernel refused, with what to do about it.
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
-    let _ = (config, metrics);
-    Err(Failure::new("this build of kvfs cannot mount yet"))
+    let mounted = setup::mount(config.clone(), metrics).map_err(|error| Failure {
+        hints: error.hint().into_iter().collect(),
+        ..Failure::from_error(&error)
+    })?;
+    let unmounter = mounted.unmounter();
+    Ok(Session {
+        status: mounted.status_source(),
+        unmounter: Arc::new(move |mode| {
+            unmounter(match mode {
+                UnmountMode::Graceful => Unmount::Polite,
+                UnmountMode::Lazy => Unmount::Lazy,
+                UnmountMode::Force => Unmount::Force,
+            })
+        }),
+        run: Box::new(move || mounted.run()),
+    })
 }

@@ -766,7 +766,10 @@ fn data_files(cache: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 /// Published entries: several data files of one key may lie about, one of them counts.
 fn entries(cache: &std::path::Path) -> usize {
-    let mut published: Vec<_> = data_files(cache).iter().map(|data| json_beside(data)).collect();
+    let mut published: Vec<_> = data_files(cache)
+        .iter()
+        .map(|data| json_beside(data))
+        .collect();
     published.sort();
     published.dedup();
     published.len()
