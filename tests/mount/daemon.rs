@@ -125,7 +125,6 @@ fn soon(what: impl Fn() -> bool) {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
     let user = User::new();
     for point in ["mnt", r"m \ t"] {
@@ -146,7 +145,6 @@ fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn the_daemon_shows_no_secret_and_keeps_no_terminal() {
     let user = User::new();
     user.works(&["mount", "--signature", "s3cret", "store", "mnt"]);
@@ -172,7 +170,6 @@ fn the_daemon_shows_no_secret_and_keeps_no_terminal() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_whose_daemon_was_killed_is_reported_and_cleaned() {
     let user = User::new();
     user.works(&["mount", "store", "mnt"]);
@@ -189,7 +186,6 @@ fn a_mount_whose_daemon_was_killed_is_reported_and_cleaned() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
     let user = User::new();
     for flag in ["--lazy", "--force"] {
@@ -205,7 +201,6 @@ fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_hung_daemon_holds_nobody_up() {
     let user = User::new();
     user.works(&["mount", "store", "mnt"]);
@@ -223,7 +218,6 @@ fn a_hung_daemon_holds_nobody_up() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn sigterm_unmounts_even_in_use() {
     let user = User::new();
     user.works(&["mount", "store", "mnt"]);
@@ -241,7 +235,6 @@ fn sigterm_unmounts_even_in_use() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn of_several_mounts_at_once_one_wins() {
     let user = User::new();
     let running: Vec<_> = (0..4)
@@ -261,7 +254,6 @@ fn of_several_mounts_at_once_one_wins() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_in_the_foreground_ends_with_a_signal_or_an_unmount() {
     let user = User::new();
     for by_signal in [true, false] {
