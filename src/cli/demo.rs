@@ -24,11 +24,7 @@ use crate::clock::Deadline;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{Failure, Order, session};
-<<<<<<< HEAD
 use crate::local::directory::{Access, DirectoryStore};
-=======
-use crate::local::{Access, DirectoryStore};
->>>>>>> cli
 use crate::registry::mount_point::quoted;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::store::Store;
@@ -134,16 +130,9 @@ fn show(
 
 /// Opens the folder of the sample store for writing.
 fn open_folder(folder: &Path) -> Result<Arc<dyn Store>, CliError> {
-<<<<<<< HEAD
     let store = DirectoryStore::open(folder, Access::ReadWrite)
         .map_err(|error| CliError::failed("cannot make the sample store").caused_by(&error))?;
     Ok(Arc::new(store))
-=======
-    match DirectoryStore::open(folder, Access::ReadWrite) {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(error) => Err(CliError::failed("cannot make the sample store").caused_by(&error)),
-    }
->>>>>>> cli
 }
 
 /// A mount that a thread of this process serves.

@@ -1,11 +1,9 @@
 //! Store references between the command line and [`crate::store::reference`].
 
+use std::path::Path;
+
 use super::error::CliError;
-<<<<<<< HEAD
 use crate::store::reference::{RemoteRef, StoreRef};
-=======
-use crate::store::reference::StoreRef;
->>>>>>> cli
 
 /// Parses what the user typed for STORE.
 ///
@@ -14,7 +12,6 @@ use crate::store::reference::StoreRef;
 /// # Errors
 /// A usage error that shows the accepted forms.
 pub fn parse(typed: &[String]) -> Result<StoreRef, CliError> {
-<<<<<<< HEAD
     let parsed = StoreRef::parse(typed);
     if let [one] = typed
         && Path::new(one).is_dir()
@@ -29,12 +26,4 @@ pub fn parse(typed: &[String]) -> Result<StoreRef, CliError> {
         }
     }
     parsed.map_err(|error| CliError::usage(error.to_string()))
-=======
-    StoreRef::parse(typed).map_err(|error| CliError::usage(error.to_string()))
-}
-
-/// Returns `reference` as people write it, without secrets.
-pub fn describe(reference: &StoreRef) -> String {
-    reference.to_string()
->>>>>>> cli
 }

@@ -46,21 +46,6 @@ pub struct Running {
 /// # Errors
 /// That the folder cannot be used, or the address is taken.
 pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
-<<<<<<< HEAD
-    let mut config = ServerConfig::new(&settings.root);
-    config.listen = settings.listen;
-    config.token = Some(settings.token.clone());
-    if settings.public {
-        config.general_access = GeneralAccess::AnyoneWithNameCanRead;
-    }
-    let server = Server::start(config).map_err(|error| {
-        CliError::failed(format!("cannot listen on {}", settings.listen)).caused_by(&error)
-    })?;
-    let url = Url::parse(&server.url())
-        .map_err(|error| CliError::failed("the server has no address").caused_by(&error))?;
-    Ok(Running {
-        url,
-=======
     let failed = |error: &dyn Error| {
         let (root, listen) = (settings.root.display(), settings.listen);
         CliError::failed(format!("cannot serve {root} at {listen}")).caused_by(error)
@@ -78,7 +63,6 @@ pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
     .map_err(|error| failed(&error))?;
     Ok(Running {
         url: Url::parse(&server.url()).map_err(|error| failed(&error))?,
->>>>>>> cli
         _server: server,
     })
 }

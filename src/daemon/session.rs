@@ -7,13 +7,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Failure;
-use crate::fuse::session::Unmount;
 use crate::metrics::Metrics;
-<<<<<<< HEAD
 use crate::registry::unmount::{UnmountMode, unmount};
-=======
-use crate::registry::unmount::UnmountMode;
->>>>>>> cli
 use crate::setup::{self, MountConfig};
 
 /// Returns the state of a mount as a JSON object.
@@ -43,7 +38,6 @@ impl fmt::Debug for Session {
 /// # Errors
 /// What the store or the kernel refused, with what to do about it.
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
-<<<<<<< HEAD
     let mounted = setup::mount(config.clone(), metrics).map_err(|error| {
         let failure = Failure::from_error(&error);
         match error.hint() {
@@ -55,22 +49,6 @@ pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Fai
     Ok(Session {
         status: mounted.status_source(),
         unmounter: Arc::new(move |mode| Ok(unmount(&mount_point, mode)?)),
-=======
-    let mounted = setup::mount(config.clone(), metrics).map_err(|error| Failure {
-        hints: error.hint().into_iter().collect(),
-        ..Failure::from_error(&error)
-    })?;
-    let unmounter = mounted.unmounter();
-    Ok(Session {
-        status: mounted.status_source(),
-        unmounter: Arc::new(move |mode| {
-            unmounter(match mode {
-                UnmountMode::Graceful => Unmount::Polite,
-                UnmountMode::Lazy => Unmount::Lazy,
-                UnmountMode::Force => Unmount::Force,
-            })
-        }),
->>>>>>> cli
         run: Box::new(move || mounted.run()),
     })
 }
