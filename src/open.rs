@@ -3,7 +3,7 @@
 //! Opening asks the server what the reference means, so that a typo, a missing permission or an
 //! expired link fails here, with its reason, and not at the first `ls`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub fn open_with(
     metrics: Arc<Metrics>,
 ) -> Result<Arc<dyn Store>> {
     let (base, remote, signature) = match &config.reference {
-        StoreRef::Directory(path) => return open_directory(path),
+        StoreRef::Directory(path) => return crate::local::open_directory(path),
         StoreRef::Records(urls) => return open_records(config, urls, options, metrics),
         StoreRef::Remote(remote) => (api_url(config)?, remote, None),
         StoreRef::Url {
@@ -116,13 +116,6 @@ pub fn open_with(
         Some(signature) => open_signed(api, &base, remote, signature, deadline),
         None => open_by_name(config, api, &base, remote, deadline),
     }
-}
-
-fn open_directory(path: &Path) -> Result<Arc<dyn Store>> {
-    Err(StoreError::new(
-        ErrorKind::Unsupported,
-        format!("{}: folders cannot be mounted yet", path.display()),
-    ))
 }
 
 /// Asks which store is meant, and uses its id from then on.
