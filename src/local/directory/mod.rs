@@ -121,7 +121,9 @@ impl DirectoryStore {
             let files = claim.files(key);
             let opened = match &files.sidecar {
                 Some(_) => self.open_named(key, files)?,
-                None => self.open_bare(files).map_err(disk)?,
+                None => self
+                    .open_bare(files)
+                    .map_err(|error| unreadable(key, error))?,
             };
             if let Some(opened) = opened {
                 return Ok(opened);
