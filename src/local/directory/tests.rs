@@ -251,6 +251,22 @@ fn changes_by_others_are_seen() {
 }
 
 #[test]
+fn a_folder_that_is_made_anew_is_read_anew() {
+    let (dir, store) = folder(&[("s/a.txt", "one")]);
+    drop(store);
+    let path = dir.path().join("s");
+    let store = DirectoryStore::open(&path, Access::ReadWrite).expect("a store");
+    assert_eq!(read(&store, "a").0, "one");
+    fs::remove_dir_all(&path).expect("a removal");
+    let error = store.head(&key("a"), soon()).expect_err("no store");
+    assert_eq!(error.kind(), ErrorKind::StoreNotFound);
+    fs::create_dir(&path).expect("a folder");
+    fs::write(path.join("b.txt"), "two").expect("a file");
+    assert_eq!(keys(&store), ["b"]);
+    assert_eq!(read(&store, "b").0, "two");
+}
+
+#[test]
 fn writing_into_a_file_that_is_being_read_is_an_error_not_a_mixture() {
     let (dir, store) = folder(&[("a.txt", "0123456789")]);
     let outcome = store.get(&key("a"), &GetRequest::default(), soon());
