@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use kvfs::local::MemoryStore;
@@ -20,7 +20,11 @@ struct Sample {
     name: String,
     encoding: Encoding,
     content: Vec<u8>,
+    stored: Vec<u8>,
 }
+
+/// Those of all tests: encoding takes a while.
+static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(samples);
 
 /// Returns records under every encoding, of sizes around those that matter: empty, a byte, whole
 /// pages, what is pushed to the page cache, what is read into memory; compressed ones that grow
@@ -38,6 +42,7 @@ fn samples() -> Vec<Sample> {
             samples.push(Sample {
                 name: format!("{kind}-{}.{suffix}", content.len()),
                 encoding: encoding.clone(),
+                stored: encode(&encoding, &content),
                 content,
             });
         };
@@ -63,15 +68,15 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(samples: &[Sample]) -> Self {
+    fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = MemoryStore::new();
-        for sample in samples {
+        for sample in &*SAMPLES {
             store.insert(
                 &sample.name,
                 "application/octet-stream",
                 sample.encoding.clone(),
-                encode(&sample.encoding, &sample.content),
+                sample.stored.clone(),
             );
             fs::write(folder.path().join(&sample.name), &sample.content).expect("a file");
         }
@@ -126,7 +131,7 @@ impl Twins {
 macro_rules! tools_agree {
     ($($(#[$doc:meta])* $name:ident: [$($script:expr),+ $(,)?];)+) => {
         $($(#[$doc])* #[test] fn $name() {
-            let twins = Twins::new(&samples());
+            let twins = Twins::new();
             $(twins.agree_on($script);)+
         })+
     };
@@ -263,7 +268,7 @@ tools_agree! {
 
 #[test]
 fn tools_that_compare_two_folders_find_no_difference() {
-    let twins = Twins::new(&samples());
+    let twins = Twins::new();
     let folder = twins.folder.path().display();
     let mount = MountedSession::of(twins.store.clone());
     mount.works("ls -l");
@@ -280,7 +285,7 @@ fn tools_that_compare_two_folders_find_no_difference() {
 
 #[test]
 fn with_exact_sizes_stat_is_right_before_anything_was_opened() {
-    let twins = Twins::new(&samples());
+    let twins = Twins::new();
     let mount = MountedSession::with(twins.store.clone(), |config| config.exact_sizes = true);
     twins.agree_in(&mount, "ls -l | awk '{print $5, $9}'");
     twins.agree_in(&mount, "find . -type f -size +4096c | sort");
@@ -292,7 +297,7 @@ fn with_exact_sizes_stat_is_right_before_anything_was_opened() {
 
 #[test]
 fn exact_sizes_are_known_again_after_a_remount() {
-    let twins = Twins::new(&samples());
+    let twins = Twins::new();
     let cache = tempfile::tempdir().expect("a folder");
     let open = || {
         MountedSession::with(twins.store.clone(), |config| {
@@ -311,15 +316,13 @@ fn exact_sizes_are_known_again_after_a_remount() {
 
 #[test]
 fn raw_mounts_show_stored_bytes_and_their_sizes() {
-    let samples = samples();
-    let twins = Twins::new(&samples);
+    let twins = Twins::new();
     let raw = Twins {
         store: twins.store.clone(),
         folder: tempfile::tempdir().expect("a folder"),
     };
-    for sample in &samples {
-        let stored = encode(&sample.encoding, &sample.content);
-        fs::write(raw.folder.path().join(&sample.name), stored).expect("a file");
+    for sample in &*SAMPLES {
+        fs::write(raw.folder.path().join(&sample.name), &sample.stored).expect("a file");
     }
     let mount = MountedSession::with(raw.store.clone(), |config| config.raw = true);
     raw.agree_in(&mount, "ls -l | awk '{print $5, $9}'");
@@ -362,14 +365,13 @@ fn jq_and_scandir_work_on_compressed_records() {
 #[track_caller]
 fn served_reads(knobs: Knobs, change: impl FnOnce(&mut kvfs::setup::MountConfig)) {
     let server = TestServer::start_with(|config| config.knobs = knobs);
-    let samples = samples();
-    let twins = Twins::new(&samples);
-    for sample in &samples {
-        server.put_encoded(
+    let twins = Twins::new();
+    for sample in &*SAMPLES {
+        server.put(
             &sample.name,
             "application/octet-stream",
             sample.encoding.clone(),
-            &sample.content,
+            &sample.stored,
         );
     }
     let mount = MountedSession::served_with(&server, change);
@@ -746,7 +748,7 @@ fn a_local_folder_in_either_layout_shows_what_is_written_meanwhile() {
     assert_eq!(mount.works("ls; cat INPUT"), "INPUT\nwith%20blank\n{}");
     assert_eq!(
         mount.works("getfattr --only-values -n user.apify.content-type INPUT"),
-        "application/json"
+        "application/json; charset=utf-8"
     );
     assert_eq!(mount.works("cat with%20blank"), "quoted");
     mount.fails("cat OUTPUT");
