@@ -328,7 +328,10 @@ fn raw_mounts_show_stored_bytes_and_their_sizes() {
     raw.agree_in(&mount, "ls -l | awk '{print $5, $9}'");
     raw.agree_in(&mount, "md5sum *");
     raw.agree_in(&mount, "gunzip -c <grows-4096.gzip | md5sum");
-    raw.agree_in(&mount, "tar cf - . | tar xf - -C $OUT && cd $OUT && md5sum *");
+    raw.agree_in(
+        &mount,
+        "tar cf - . | tar xf - -C $OUT && cd $OUT && md5sum *",
+    );
 }
 
 #[test]
@@ -377,7 +380,10 @@ fn served_reads(knobs: Knobs, change: impl FnOnce(&mut kvfs::setup::MountConfig)
     let mount = MountedSession::served_with(&server, change);
     mount.works("ls -l");
     twins.agree_in(&mount, "for f in *; do wc -c $f; done");
-    twins.agree_in(&mount, "tar cf - . | tar xf - -C $OUT && cd $OUT && md5sum *");
+    twins.agree_in(
+        &mount,
+        "tar cf - . | tar xf - -C $OUT && cd $OUT && md5sum *",
+    );
     twins.agree_in(&mount, "for f in *; do tail -c 4000 $f | md5sum; done");
     twins.agree_in(&mount, "stat -c '%n %s' *");
     let again = MountedSession::served(&server);
@@ -573,7 +579,10 @@ fn two_versions(first: &[u8], second: &[u8]) {
         let mut bytes = vec![0; len as usize + 10];
         let mut read = 0;
         loop {
-            match file.read_at(&mut bytes[read..], read as u64).expect("bytes") {
+            match file
+                .read_at(&mut bytes[read..], read as u64)
+                .expect("bytes")
+            {
                 0 => break,
                 n => read += n,
             }
@@ -667,9 +676,8 @@ fn reaches_odd_keys(mount: &MountedSession, keys: &[(String, String)]) {
     names.sort_unstable();
     assert_eq!(mount.works("ls -A | sort"), names.join("\n"));
     for (key, name) in keys {
-        let read = fs::read_to_string(mount.file(name)).unwrap_or_else(|error| {
-            panic!("{name}: {error}: {:?}", mount.counters().last_errors)
-        });
+        let read = fs::read_to_string(mount.file(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}: {:?}", mount.counters().last_errors));
         assert_eq!(read, format!("content of {key}"));
         assert_eq!(
             mount.works(&format!(
@@ -741,10 +749,9 @@ fn a_local_folder_in_either_layout_shows_what_is_written_meanwhile() {
     )
     .expect("a sidecar");
     let reference = kvfs::store::reference::StoreRef::Directory(folder.path().to_owned());
-    let mount = MountedSession::opened(
-        crate::support::mounted::open_config(reference),
-        |config| config.ttl = Some(Duration::from_millis(200)),
-    );
+    let mount = MountedSession::opened(crate::support::mounted::open_config(reference), |config| {
+        config.ttl = Some(Duration::from_millis(200))
+    });
     assert_eq!(mount.works("ls; cat INPUT"), "INPUT\nwith%20blank\n{}");
     assert_eq!(
         mount.works("getfattr --only-values -n user.apify.content-type INPUT"),
@@ -779,7 +786,8 @@ fn a_record_of_two_gibibytes_can_be_read_anywhere() {
     use std::os::unix::fs::FileExt;
     let marks = [0, 1 << 20, (1 << 30) - 3, 1 << 31, SIZE - 5];
     for at in marks {
-        file.write_all_at(&at.to_le_bytes()[..5], at).expect("a mark");
+        file.write_all_at(&at.to_le_bytes()[..5], at)
+            .expect("a mark");
     }
     let reference = kvfs::store::reference::StoreRef::Directory(folder.path().to_owned());
     let mount = MountedSession::opened(crate::support::mounted::open_config(reference), |config| {
