@@ -71,7 +71,7 @@ pub enum TokenSource {
     CliLogin(PathBuf),
 }
 
-/// Opens a store.
+/// Opens a store. Like all that the store does, this blocks: it must not be called from async code.
 ///
 /// # Errors
 /// [`ErrorKind::StoreNotFound`], [`ErrorKind::Denied`], [`ErrorKind::SignatureExpired`], or that

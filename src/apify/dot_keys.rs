@@ -82,12 +82,14 @@ impl DotKeyClient {
         let response = transport
             .wait(patience, client.request(request))
             .ok_or_else(silent)?
-            .map_err(|error| Failure {
-                not_done: error.is_connect(),
-                ..Failure::transient(
-                    ErrorKind::Network,
-                    format!("the server cannot be reached: {}", chain(&error)),
-                )
+            .map_err(|error| {
+                transport::check_certificate(Failure {
+                    not_done: error.is_connect(),
+                    ..Failure::transient(
+                        ErrorKind::Network,
+                        format!("the server cannot be reached: {}", chain(&error)),
+                    )
+                })
             })?;
         let (parts, body) = response.into_parts();
         let patience = transport.patience(Some(deadline));

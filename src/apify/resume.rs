@@ -177,15 +177,17 @@ impl ResumingBody {
 
     fn reopen(&mut self, deadline: Deadline) -> Result<(), Setback> {
         let etag = self.meta.strong_etag();
-        let from = match etag {
-            Some(_) => self.at,
-            None => self.start,
+        // Where the end is not known, the rest may be empty, and no range can ask for that.
+        let from = match (etag, self.end) {
+            (Some(_), Some(_)) => self.at,
+            _ => self.start,
         };
+        let range = (self.is_part || from > 0)
+            .then_some((from, if self.is_part { self.end } else { None }));
         let conditions = Conditions {
-            range: (self.is_part || from > 0)
-                .then_some((from, if self.is_part { self.end } else { None })),
+            range,
             if_match: etag,
-            if_range: etag,
+            if_range: etag.filter(|_| range.is_some()),
             if_none_match: None,
         };
         let mut answer = self
@@ -210,17 +212,15 @@ impl ResumingBody {
             }
         };
         // The part before the one that was asked for has not been handed out, nor hashed.
-        skip(&mut answer.body, self.start.saturating_sub(begins_at), None)?;
+        let before = self.start.saturating_sub(begins_at);
         let again = self.at - self.start.max(begins_at);
-        match &self.hash {
-            None => skip(&mut answer.body, again, None)?,
-            Some(before) => {
-                let mut hash = Xxh3Default::new();
-                skip(&mut answer.body, again, Some(&mut hash))?;
-                if hash.digest128() != before.digest128() {
-                    return Err(self.changed("the record changed while it was read").into());
-                }
-            }
+        let mut hash = self.hash.is_some().then(Xxh3Default::new);
+        if !skip(&mut answer.body, before, None)? || !skip(&mut answer.body, again, hash.as_mut())?
+        {
+            return Err(self.changed("the record has become shorter").into());
+        }
+        if hash.map(|hash| hash.digest128()) != self.hash.as_ref().map(|hash| hash.digest128()) {
+            return Err(self.changed("the record changed while it was read").into());
         }
         if !self.is_part {
             self.end = self.end.or(answer.meta.stored_size);
@@ -255,21 +255,20 @@ impl ResumingBody {
     }
 }
 
-/// Reads bytes that are already known, into a hash where they must be compared.
+/// Reads bytes that are already known, into a hash where they must be compared; `false` if the
+/// body, though complete, has fewer.
 fn skip(
     body: &mut HttpBody,
     mut count: u64,
     mut hash: Option<&mut Xxh3Default>,
-) -> Result<(), Broken> {
+) -> Result<bool, Broken> {
     if count == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let mut scratch = vec![0; SKIP_LEN];
     while count > 0 {
         if !body.fill(None)? {
-            return Err(Broken::Lost(
-                "the answer ended before its announced length".into(),
-            ));
+            return Ok(false);
         }
         let most = usize::try_from(count).map_or(SKIP_LEN, |count| count.min(SKIP_LEN));
         let len = body.take(&mut scratch[..most]);
@@ -278,7 +277,7 @@ fn skip(
         }
         count -= len as u64;
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Read for ResumingBody {

@@ -86,6 +86,9 @@ impl SignedKeysStore {
             }
         };
         let plain = self.endpoint.record(key, true);
+        // A link is followed wherever it leads, but not from an encrypted listing into the open.
+        let is_encrypted = plain.server().scheme() == "https";
+        let link = link.filter(|link| !is_encrypted || link.expose().scheme() == "https");
         Ok(match (link, plain) {
             // Of such a link, only the signature survives parsing.
             (Some(link), Target::DotKey { parent, tail }) => {

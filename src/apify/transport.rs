@@ -18,6 +18,7 @@ use super::body::HttpBody;
 use super::dot_keys::DotKeyClient;
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
+use super::retry::Verdict;
 use super::upload::{FedBody, Outgoing};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
@@ -259,9 +260,59 @@ fn unreachable(error: reqwest::Error) -> Failure {
     } else {
         Failure::transient(kind, what)
     };
-    Failure {
+    check_certificate(Failure {
         message: format!("{}: {}", failure.message, chain(&error.without_url())),
         not_done,
         ..failure
+    })
+}
+
+/// Makes a failure that is about the server's certificate one that is not worth repeating.
+pub fn check_certificate(failure: Failure) -> Failure {
+    // rustls says so; its error is hidden too deep in others to be asked for by type.
+    if !failure.message.contains("invalid peer certificate") {
+        return failure;
+    }
+    Failure {
+        verdict: Verdict::Permanent,
+        hint: Some(
+            "the server's certificate is not trusted: check --api-url; a private authority's certificate can be named by SSL_CERT_FILE".into(),
+        ),
+        ..failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_untrusted_certificate_is_not_tried_again() {
+        let failure = |message: &str| {
+            check_certificate(Failure::transient(ErrorKind::Network, message)).verdict
+        };
+        assert_eq!(
+            failure("x: invalid peer certificate: Expired"),
+            Verdict::Permanent
+        );
+        assert_eq!(failure("connection refused"), Verdict::TRANSIENT);
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_known() {
+        for (url, expected) in [
+            ("http://localhost:1", true),
+            ("http://a.localhost", true),
+            ("http://127.9.9.9/", true),
+            ("http://[::1]/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.evil.com/", false),
+        ] {
+            assert_eq!(
+                is_loopback(&Url::parse(url).expect("a URL")),
+                expected,
+                "{url}"
+            );
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `kvfs serve`.
 
+use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -45,19 +46,23 @@ pub struct Running {
 /// # Errors
 /// That the folder cannot be used, or the address is taken.
 pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
-    let mut config = ServerConfig::new(&settings.root);
-    config.listen = settings.listen;
-    config.token = Some(settings.token.clone());
-    if settings.public {
-        config.general_access = GeneralAccess::AnyoneWithNameCanRead;
-    }
-    let server = Server::start(config).map_err(|error| {
-        CliError::failed(format!("cannot listen on {}", settings.listen)).caused_by(&error)
-    })?;
-    let url = Url::parse(&server.url())
-        .map_err(|error| CliError::failed("the server has no address").caused_by(&error))?;
+    let failed = |error: &dyn Error| {
+        let (root, listen) = (settings.root.display(), settings.listen);
+        CliError::failed(format!("cannot serve {root} at {listen}")).caused_by(error)
+    };
+    let server = Server::start(ServerConfig {
+        listen: settings.listen,
+        token: Some(settings.token.clone()),
+        general_access: if settings.public {
+            GeneralAccess::AnyoneWithNameCanRead
+        } else {
+            GeneralAccess::Restricted
+        },
+        ..ServerConfig::new(&settings.root)
+    })
+    .map_err(|error| failed(&error))?;
     Ok(Running {
-        url,
+        url: Url::parse(&server.url()).map_err(|error| failed(&error))?,
         _server: server,
     })
 }

@@ -171,6 +171,11 @@ impl ApiError {
         )
     }
 
+    /// Tells whether this is [`ApiError::precondition_failed`].
+    pub(super) fn is_precondition_failed(&self) -> bool {
+        self.status == StatusCode::PRECONDITION_FAILED
+    }
+
     pub(super) fn range(size: u64) -> Self {
         Self {
             size: Some(size),

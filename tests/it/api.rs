@@ -667,6 +667,51 @@ fn a_part_resumes_too() {
 }
 
 #[test]
+fn a_part_that_is_shorter_than_the_rest_is_gone_on_from() {
+    let stored = bytes(100_000);
+    let tag = |answer: Answer| answer.header("etag", "\"v1\"");
+    let part = |start: usize, end: usize| {
+        tag(Answer::new(206, &stored[start..end])).header(
+            "content-range",
+            &format!("bytes {start}-{}/100000", end - 1),
+        )
+    };
+    let whole = tag(Answer::new(200, stored.clone()));
+    let api = Scripted::queue([
+        whole.cut_after(50_000),
+        part(50_000, 70_000),
+        part(70_000, 100_000),
+    ]);
+    assert_eq!(api.read("a").expect("a record"), stored);
+}
+
+#[test]
+fn a_body_of_unknown_length_starts_over() {
+    let stored = bytes(100_000);
+    for etag in ["\"v1\"", "W/\"v1\""] {
+        let whole = Answer::new(200, stored.clone())
+            .header("etag", etag)
+            .chunked();
+        // All bytes come, but not the end: only another transfer can tell.
+        let mut unfinished = stored.clone();
+        unfinished.push(0);
+        let unfinished = Answer::new(200, unfinished).header("etag", etag).chunked();
+        let api = Scripted::queue([unfinished.clone().cut_after(100_000), whole.clone()]);
+        assert_eq!(api.read("a").expect("a record"), stored);
+        assert_eq!(api.seen()[1].header("range"), None);
+        assert_eq!(api.seen()[1].header("if-range"), None);
+        let shorter = Answer::new(200, &stored[..60_000])
+            .header("etag", etag)
+            .chunked();
+        let api = Scripted::queue([whole.cut_after(80_000), shorter]);
+        assert_eq!(
+            api.read("a").expect_err("shorter").kind(),
+            ErrorKind::Changed
+        );
+    }
+}
+
+#[test]
 fn a_transfer_that_never_completes_is_an_error() {
     let stored = bytes(10_000);
     for answer in [

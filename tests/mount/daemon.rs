@@ -125,11 +125,10 @@ fn soon(what: impl Fn() -> bool) {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
     let user = User::new();
     for point in ["mnt", r"m \ t"] {
-        let said = user.works(&["mount", "store", point]);
+        let said = user.works(&["mount", "./store", point]);
         assert!(said.contains("unmount with: kvfs unmount"), "{said}");
         assert_eq!(
             fs::read_to_string(user.path(point).join("a")).expect("it"),
@@ -138,7 +137,7 @@ fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
         let status = user.status();
         assert_eq!(status.len(), 1);
         assert_eq!(status[0]["state"], "live");
-        let again = user.fails(1, &["mount", "store", point]);
+        let again = user.fails(1, &["mount", "./store", point]);
         assert!(again.contains("already mounted"), "{again}");
         user.works(&["unmount", point]);
         assert!(user.nothing_left());
@@ -146,10 +145,9 @@ fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn the_daemon_shows_no_secret_and_keeps_no_terminal() {
     let user = User::new();
-    user.works(&["mount", "--signature", "s3cret", "store", "mnt"]);
+    user.works(&["mount", "--signature", "s3cret", "./store", "mnt"]);
     let proc = PathBuf::from("/proc").join(user.pid());
     for file in ["cmdline", "environ"] {
         let bytes = fs::read(proc.join(file)).expect("it");
@@ -172,15 +170,14 @@ fn the_daemon_shows_no_secret_and_keeps_no_terminal() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_whose_daemon_was_killed_is_reported_and_cleaned() {
     let user = User::new();
-    user.works(&["mount", "store", "mnt"]);
+    user.works(&["mount", "./store", "mnt"]);
     user.signal("-KILL");
     soon(|| user.status().iter().any(|mount| mount["state"] == "dead"));
     let said = user.fails(3, &["status", "mnt"]);
     assert!(said.contains("kvfs unmount"), "{said}");
-    user.works(&["mount", "store", "mnt"]);
+    user.works(&["mount", "./store", "mnt"]);
     assert_eq!(user.status()[0]["state"], "live");
     user.signal("-KILL");
     soon(|| user.status().iter().any(|mount| mount["state"] == "dead"));
@@ -189,11 +186,10 @@ fn a_mount_whose_daemon_was_killed_is_reported_and_cleaned() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
     let user = User::new();
     for flag in ["--lazy", "--force"] {
-        user.works(&["mount", "store", "mnt"]);
+        user.works(&["mount", "./store", "mnt"]);
         let open = fs::File::open(user.path("mnt/a")).expect("it");
         let said = user.fails(1, &["unmount", "mnt"]);
         assert!(said.contains("in use") && said.contains("--lazy"), "{said}");
@@ -205,10 +201,9 @@ fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_hung_daemon_holds_nobody_up() {
     let user = User::new();
-    user.works(&["mount", "store", "mnt"]);
+    user.works(&["mount", "./store", "mnt"]);
     user.signal("-STOP");
     let start = Instant::now();
     assert_eq!(user.status()[0]["state"], "not_answering");
@@ -223,10 +218,9 @@ fn a_hung_daemon_holds_nobody_up() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn sigterm_unmounts_even_in_use() {
     let user = User::new();
-    user.works(&["mount", "store", "mnt"]);
+    user.works(&["mount", "./store", "mnt"]);
     let open = fs::File::open(user.path("mnt/a")).expect("it");
     user.signal("-HUP");
     assert_eq!(
@@ -241,12 +235,11 @@ fn sigterm_unmounts_even_in_use() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn of_several_mounts_at_once_one_wins() {
     let user = User::new();
     let running: Vec<_> = (0..4)
         .map(|_| {
-            user.command(&["mount", "store", "mnt"])
+            user.command(&["mount", "./store", "mnt"])
                 .spawn()
                 .expect("it")
         })
@@ -261,12 +254,11 @@ fn of_several_mounts_at_once_one_wins() {
 }
 
 #[test]
-#[ignore = "mounting is not joined yet"]
 fn a_mount_in_the_foreground_ends_with_a_signal_or_an_unmount() {
     let user = User::new();
     for by_signal in [true, false] {
         let mut child = user
-            .command(&["mount", "-f", "store", "mnt"])
+            .command(&["mount", "-f", "./store", "mnt"])
             .spawn()
             .expect("it");
         soon(|| !user.status().is_empty());

@@ -1,5 +1,5 @@
 //! What several tests need.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, missing_docs, reason = "each test binary uses its own part")]
 
 pub mod core;
 pub mod scripted;

@@ -4,7 +4,7 @@
 //! the requests. Dropping it closes all connections and waits for its threads.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -285,6 +285,7 @@ impl Drop for ScriptedServer {
 }
 
 fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader)? {
         let is_head = request.method == "HEAD";
@@ -294,7 +295,7 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             seen.len() - 1
         };
         let answer = handler(&request, count);
-        answer.write(&mut &*stream, is_head)?;
+        answer.write(&mut BufWriter::new(stream), is_head)?;
         match answer.after {
             After::KeepAlive => {}
             After::Close => return Ok(()),

@@ -27,21 +27,25 @@ static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
 /// Numbers unfinished files.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// An open folder.
+/// A folder. It is opened anew for each use: crawlers remove and re-create theirs.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    fd: OwnedFd,
 }
 
 impl Folder {
+    /// Looks at the folder at `path`, which has no symbolic links in it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self {
+        let folder = Self {
             path: path.to_owned(),
-            fd,
-        })
+        };
+        folder.fd(OFlags::RDONLY)?;
+        Ok(folder)
+    }
+
+    fn fd(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -57,8 +61,9 @@ impl Folder {
     pub(super) fn file(&self, relative: &str) -> io::Result<File> {
         // A named pipe would block without NONBLOCK; it has no effect on regular files.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let folder = self.fd(OFlags::PATH)?;
         let opened = rustix::fs::openat2(
-            &self.fd,
+            &folder,
             relative,
             flags,
             Mode::empty(),
@@ -69,7 +74,7 @@ impl Folder {
             // Containers may forbid the system call.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
                 self.check_beneath(relative)?;
-                rustix::fs::openat(&self.fd, relative, flags, Mode::empty())?
+                rustix::fs::openat(&folder, relative, flags, Mode::empty())?
             }
             Err(error) => return Err(error.into()),
         };
@@ -141,7 +146,7 @@ impl Folder {
 
     /// Makes renames and removals in the folder durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.fd)?)
+        Ok(rustix::fs::fsync(self.fd(OFlags::RDONLY)?)?)
     }
 
     /// Waits to be the only committer in this folder, in all processes that use kvfs.
@@ -149,8 +154,7 @@ impl Folder {
     /// `None` when the deadline passed. File systems without such locks do without.
     pub(super) fn lock(&self, deadline: Deadline) -> io::Result<Option<FolderLock>> {
         let [mut wait, longest] = LOCK_WAIT;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
+        let fd = self.fd(OFlags::RDONLY)?;
         loop {
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(FolderLock { _fd: fd })),

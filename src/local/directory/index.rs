@@ -22,8 +22,11 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// Scans that take no longer than this are repeated whenever the folder may have changed.
 const CHEAP: Duration = Duration::from_millis(3);
 
-/// How much slower than a scan an index may age: scans take at most a tenth of the time.
+/// How many times the duration of its scan an index is believed, up to [`MAX_AGE`].
 const AGE_PER_SCAN: u32 = 10;
+
+/// The same beyond [`MAX_AGE`], lest a huge folder be scanned all the time.
+const LEAST_AGE_PER_SCAN: u32 = 2;
 
 /// A change this close to a scan may carry the same time as one before it.
 const TICK: Duration = Duration::from_millis(20);
@@ -57,30 +60,42 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn holds(&self, folder_modified: SystemTime) -> bool {
+    fn holds(&self, folder_modified: SystemTime, tolerated: Duration) -> bool {
         let unchanged = self.settled && self.folder_modified == folder_modified;
-        let believed = if self.took <= CHEAP {
+        let believed = if self.is_cheap() {
             Duration::ZERO
         } else {
-            MAX_AGE.min(self.took * AGE_PER_SCAN)
+            MAX_AGE
+                .min(self.took * AGE_PER_SCAN)
+                .max(self.took * LEAST_AGE_PER_SCAN)
+                .max(tolerated)
         };
         unchanged || self.began.elapsed() < believed
+    }
+
+    fn is_cheap(&self) -> bool {
+        self.took <= CHEAP
     }
 }
 
 impl Index {
-    /// Scans the folder if it may have changed. One thread scans; the others wait only if there
-    /// is nothing yet.
-    pub(super) fn refresh(&self, folder: &Folder) -> io::Result<()> {
+    /// Scans the folder if it may have changed, unless the index is younger than `tolerated`
+    /// and the scan not cheap. One thread scans; if the scan is long, the others go by the old
+    /// index meanwhile. Own changes are in it at any age.
+    pub(super) fn refresh(&self, folder: &Folder, tolerated: Duration) -> io::Result<()> {
         let modified = folder.metadata()?.modified()?;
         let known = {
             let mut state = self.state.lock();
             loop {
-                if state.stamp.is_some_and(|stamp| stamp.holds(modified)) {
+                let stamp = state.stamp;
+                if stamp.is_some_and(|stamp| stamp.holds(modified, tolerated)) {
                     return Ok(());
                 }
                 if !state.scanning {
                     break;
+                }
+                if stamp.is_some_and(|stamp| !stamp.is_cheap()) {
+                    return Ok(());
                 }
                 self.scanned.wait(&mut state);
             }
@@ -88,14 +103,13 @@ impl Index {
             state.journal.clear();
             state.claims.clone()
         };
+        let _scanning = Scanning(self);
         let began = Instant::now();
         let wall = SystemTime::now();
         let found = scan::scan(folder, &|key| known.get(key).cloned());
         drop(known);
-        let mut state = self.state.lock();
-        state.scanning = false;
-        self.scanned.notify_all();
         let found = found?;
+        let mut state = self.state.lock();
         let settled = !found.nested
             && wall
                 .duration_since(modified)
@@ -169,6 +183,16 @@ impl Index {
             Some(claim) => claims.insert(key.clone(), claim),
             None => claims.remove(key),
         };
+    }
+}
+
+/// The right to scan; ends also with an error or a panic.
+struct Scanning<'a>(&'a Index);
+
+impl Drop for Scanning<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().scanning = false;
+        self.0.scanned.notify_all();
     }
 }
 

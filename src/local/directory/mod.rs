@@ -26,6 +26,8 @@ mod media;
 pub(crate) mod names;
 mod scan;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use folder::{Folder, is_absence};
@@ -104,21 +106,24 @@ impl DirectoryStore {
         self.folder.path().to_owned()
     }
 
-    /// Finds a record and opens its value together with the sidecar that describes it.
-    fn locate(&self, key: &Key) -> Result<Opened> {
+    /// Finds a record and opens its value together with the sidecar that describes it. Files of
+    /// other layouts that others made less than `tolerated` ago may be missed.
+    fn locate(&self, key: &Key, tolerated: Duration) -> Result<Opened> {
         for name in [names::quote(key.as_str()), names::other_name(key.as_str())] {
             if let Some(opened) = self.open_named(key, Files::named(name))? {
                 return Ok(opened);
             }
         }
         self.index
-            .refresh(&self.folder)
+            .refresh(&self.folder, tolerated)
             .map_err(|error| self.failed(error))?;
         for claim in self.index.claims(key) {
             let files = claim.files(key);
             let opened = match &files.sidecar {
                 Some(_) => self.open_named(key, files)?,
-                None => self.open_bare(files).map_err(disk)?,
+                None => self
+                    .open_bare(files)
+                    .map_err(|error| unreadable(key, error))?,
             };
             if let Some(opened) = opened {
                 return Ok(opened);
@@ -265,7 +270,7 @@ impl Store for DirectoryStore {
             ));
         }
         self.index
-            .refresh(&self.folder)
+            .refresh(&self.folder, Duration::ZERO)
             .map_err(|error| self.failed(error))?;
         let (page, more) = self.index.page(
             query.after.as_deref().unwrap_or_default(),
@@ -293,12 +298,12 @@ impl Store for DirectoryStore {
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         transfer::check(deadline)?;
-        Ok(self.locate(key)?.meta())
+        Ok(self.locate(key, Duration::ZERO)?.meta())
     }
 
     fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
         transfer::check(deadline)?;
-        let opened = self.locate(key)?;
+        let opened = self.locate(key, Duration::ZERO)?;
         let meta = opened.meta();
         if let Verdict::NotModified = transfer::judge(key, request, &meta)? {
             return Ok(GetOutcome::NotModified);

@@ -6,6 +6,8 @@
 //! (`sidecar`), so readers see the old version or the new one at every moment and after every
 //! crash; the next put of the key heals what is left over. A delete removes the value first.
 
+use std::time::Duration;
+
 use super::folder::{FolderLock, is_absence};
 use super::names::{self, sidecar_name};
 use super::scan::{Claim, Files};
@@ -14,6 +16,10 @@ use super::{Access, DirectoryStore, Opened, meta};
 use crate::clock::Deadline;
 use crate::local::transfer::{self, disk};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError, Upload};
+
+/// How old the index may be for a put without preconditions: what it misses, a file of another
+/// layout made meanwhile for the same key, yields to the new record anyway.
+const PUT_TOLERANCE: Duration = Duration::from_secs(10);
 
 /// What a record without a content type gets.
 const DEFAULT_TYPE: &str = "application/octet-stream";
@@ -42,14 +48,19 @@ impl DirectoryStore {
         let content_type = request.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
 
         let lock = self.lock(deadline)?;
-        let current = match self.locate(key) {
+        let tolerated = if request.if_absent || request.if_match.is_some() {
+            Duration::ZERO
+        } else {
+            PUT_TOLERANCE
+        };
+        let current = match self.locate(key, tolerated) {
             Ok(opened) => Some(opened),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let current_meta = current.as_ref().map(Opened::meta);
         transfer::may_put(key, request, current_meta.as_ref())?;
-        let others = self.other_claims(key)?;
+        let others = self.other_claims(key, tolerated)?;
         let name = self.choose_name(key)?;
         let sidecar = Sidecar {
             key: key.as_str().to_owned(),
@@ -114,7 +125,7 @@ impl DirectoryStore {
                 removed = true;
             }
         }
-        for files in self.other_claims(key)? {
+        for files in self.other_claims(key, Duration::ZERO)? {
             self.remove(&files, None)?;
             removed = true;
         }
@@ -136,9 +147,9 @@ impl DirectoryStore {
     }
 
     /// Returns the files that claim a key besides those the key's own names lead to.
-    fn other_claims(&self, key: &Key) -> Result<Vec<Files>> {
+    fn other_claims(&self, key: &Key, tolerated: Duration) -> Result<Vec<Files>> {
         self.index
-            .refresh(&self.folder)
+            .refresh(&self.folder, tolerated)
             .map_err(|error| self.failed(error))?;
         let claims = self.index.claims(key);
         let files = claims.iter().map(|claim| claim.files(key));

@@ -1,0 +1,354 @@
+//! What the tools leave on disk, read and written over.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::Encoding;
+
+const JSON: &str = "application/json; charset=utf-8";
+
+fn folder(files: &[(&str, &str)]) -> (TempDir, DirectoryStore) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    let store = DirectoryStore::open(dir.path(), Access::ReadWrite).expect("a store");
+    (dir, store)
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key")
+}
+
+fn keys(store: &DirectoryStore) -> Vec<String> {
+    let page = store.list_page(&ListQuery::default(), soon());
+    let items = page.expect("a page").items;
+    items.iter().map(|item| item.key.to_string()).collect()
+}
+
+fn read(store: &DirectoryStore, name: &str) -> (String, String) {
+    let outcome = store.get(&key(name), &GetRequest::default(), soon());
+    let GetOutcome::Found(mut found) = outcome.unwrap_or_else(|error| panic!("{name}: {error}"))
+    else {
+        panic!("{name} is not sent");
+    };
+    let mut text = String::new();
+    found.body.read_to_string(&mut text).expect("text");
+    let kind = found.meta.content_type.expect("a content type");
+    (text, kind.to_string())
+}
+
+fn put(store: &DirectoryStore, name: &str, encoding: Encoding, text: &str) {
+    let request = PutRequest {
+        content_type: Some("text/new".into()),
+        encoding,
+        ..PutRequest::default()
+    };
+    store
+        .put(&key(name), &request, Upload::Bytes(text.as_bytes()), soon())
+        .expect("a put");
+}
+
+fn pair(text: &str, kind: &str) -> (String, String) {
+    (text.to_owned(), kind.to_owned())
+}
+
+#[test]
+fn files_of_crawlee_js_without_metadata_are_records() {
+    let (_dir, store) = folder(&[
+        ("INPUT.json", "{}"),
+        ("note.txt", "n"),
+        ("odd.bin", "o"),
+        ("page.html", "<p>"),
+        ("a b?%#.txt", "s"),
+        ("a/b.txt", "nested"),
+        ("...txt", "dots"),
+        ("__metadata__.json", "{}"),
+    ]);
+    assert_eq!(
+        keys(&store),
+        ["..", "INPUT", "a b?%#", "a/b", "note", "odd", "page"]
+    );
+    assert_eq!(read(&store, "INPUT"), pair("{}", JSON));
+    assert_eq!(
+        read(&store, "a/b"),
+        pair("nested", "text/plain; charset=utf-8")
+    );
+    assert_eq!(
+        read(&store, "page"),
+        pair("<p>", "text/html; charset=utf-8")
+    );
+    assert_eq!(read(&store, "odd"), pair("o", "application/octet-stream"));
+}
+
+#[test]
+fn files_of_crawlee_js_with_metadata_keep_their_keys_and_types() {
+    let sidecar = |extension: &str, key: &str, kind: &str| {
+        let inner =
+            format!(r#"{{"extension":"{extension}","key":"{key}","contentType":"{kind}"}}"#);
+        serde_json::to_string(&inner).expect("JSON")
+    };
+    let (_dir, store) = folder(&[
+        ("page.html", "<p>"),
+        (
+            "page.html.__metadata__.json",
+            &sidecar("html", "page.html", "text/html; x=1"),
+        ),
+        ("odd.bin", "o"),
+        (
+            "odd.__metadata__.json",
+            &sidecar("bin", "odd", "application/x-nope"),
+        ),
+        ("a/b.txt", "nested"),
+        (
+            "a/b.__metadata__.json",
+            &sidecar("txt", "a/b", "text/plain"),
+        ),
+        (
+            "gone.__metadata__.json",
+            &sidecar("txt", "gone", "text/plain"),
+        ),
+    ]);
+    assert_eq!(keys(&store), ["a/b", "odd", "page.html"]);
+    assert_eq!(read(&store, "page.html"), pair("<p>", "text/html; x=1"));
+    assert_eq!(read(&store, "odd"), pair("o", "application/x-nope"));
+    assert_eq!(read(&store, "a/b"), pair("nested", "text/plain"));
+}
+
+#[test]
+fn files_of_crawlee_python_and_crawlee_4_are_records() {
+    let (_dir, store) = folder(&[
+        ("a%2Fb", "slash"),
+        (
+            "a%2Fb.__metadata__.json",
+            r#"{"key":"a/b","content_type":"text/plain","size":5}"#,
+        ),
+        ("x.json", "camel"),
+        (
+            "x.json.__metadata__.json",
+            r#"{"key":"x.json","contentType":"a/b"}"#,
+        ),
+        ("INPUT.json", "adopted"),
+        (
+            "INPUT.json.__metadata__.json",
+            r#"{"key":"INPUT","content_type":"application/json","size":7}"#,
+        ),
+        ("none", ""),
+        (
+            "none.__metadata__.json",
+            r#"{"key":"none","content_type":"application/x-none","size":0}"#,
+        ),
+        ("k.ab_12x9z.json.tmp", "half"),
+    ]);
+    assert_eq!(keys(&store), ["INPUT", "a/b", "none", "x.json"]);
+    assert_eq!(read(&store, "a/b"), pair("slash", "text/plain"));
+    assert_eq!(read(&store, "x.json"), pair("camel", "a/b"));
+    assert_eq!(read(&store, "INPUT"), pair("adopted", "application/json"));
+    assert_eq!(read(&store, "none"), pair("", "application/x-none"));
+}
+
+#[test]
+fn what_is_written_can_be_read_by_crawlee_for_python() {
+    let (dir, store) = folder(&[]);
+    put(&store, "a!'()-_.z", Encoding::Brotli, "text");
+    let value = dir.path().join("a%21%27%28%29-_.z");
+    assert_eq!(fs::read_to_string(value).expect("a value"), "text");
+    let sidecar = dir.path().join("a%21%27%28%29-_.z.__metadata__.json");
+    let sidecar: serde_json::Value =
+        serde_json::from_slice(&fs::read(sidecar).expect("a sidecar")).expect("JSON");
+    assert_eq!(sidecar["key"], "a!'()-_.z");
+    assert_eq!(sidecar["content_type"], "text/new");
+    assert_eq!(sidecar["size"], 4);
+    assert_eq!(sidecar["contentEncoding"], "br");
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2);
+}
+
+#[test]
+fn a_put_takes_over_from_files_of_other_layouts_and_a_delete_removes_all() {
+    let (dir, store) = folder(&[
+        ("page.html", "js"),
+        ("page.txt", "rival"),
+        ("other.txt", "o"),
+    ]);
+    assert_eq!(keys(&store), ["other", "page"]);
+    // The name `page.html` is taken by the record `page`.
+    put(&store, "page.html", Encoding::Identity, "apart");
+    assert_eq!(read(&store, "page").0, "js");
+    assert_eq!(read(&store, "page.html").0, "apart");
+    put(&store, "page", Encoding::Identity, "new");
+    assert_eq!(read(&store, "page"), pair("new", "text/new"));
+    assert!(!dir.path().join("page.html").exists());
+    assert!(!dir.path().join("page.txt").exists());
+    for name in ["page", "page.html", "other"] {
+        store.delete(&key(name), soon()).expect("a delete");
+    }
+    assert!(keys(&store).is_empty());
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_key_with_the_name_of_a_folder_finds_another_name() {
+    let (_dir, store) = folder(&[("a/b.txt", "nested")]);
+    put(&store, "a", Encoding::Identity, "flat");
+    assert_eq!(read(&store, "a").0, "flat");
+    assert_eq!(keys(&store), ["a", "a/b"]);
+}
+
+#[test]
+fn a_crash_between_the_two_renames_leaves_the_old_version() {
+    let (dir, store) = folder(&[]);
+    put(&store, "k", Encoding::Identity, "old");
+    let old = fs::read(dir.path().join("k")).expect("a value");
+    let old_meta = store.head(&key("k"), soon()).expect("a head");
+    let kept = dir.path().join("kept");
+    fs::hard_link(dir.path().join("k"), &kept).expect("a link");
+    let request = PutRequest {
+        content_type: Some("text/newer".into()),
+        encoding: Encoding::Gzip,
+        ..PutRequest::default()
+    };
+    store
+        .put(&key("k"), &request, Upload::Bytes(b"new"), soon())
+        .expect("a put");
+    // The second rename undone: the sidecar is the new one, the value the old one.
+    fs::rename(&kept, dir.path().join("k")).expect("a rename");
+    assert_eq!(fs::read(dir.path().join("k")).expect("a value"), old);
+    let meta = store.head(&key("k"), soon()).expect("a head");
+    assert_eq!(meta, old_meta);
+    // A new record whose value never came is none.
+    fs::remove_file(dir.path().join("k")).expect("a removal");
+    let error = store.head(&key("k"), soon()).expect_err("no record");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(keys(&store).is_empty());
+    put(&store, "k", Encoding::Identity, "healed");
+    assert_eq!(read(&store, "k").0, "healed");
+}
+
+#[test]
+fn changes_by_others_are_seen() {
+    let (dir, store) = folder(&[("a.txt", "one")]);
+    let first = store.head(&key("a"), soon()).expect("a head");
+    fs::write(dir.path().join("a.txt"), "three").expect("a write");
+    let second = store.head(&key("a"), soon()).expect("a head");
+    assert_eq!(second.stored_size, Some(5));
+    assert_ne!(first.etag, second.etag);
+    assert_eq!(keys(&store), ["a"]);
+    fs::write(dir.path().join("b.txt"), "b").expect("a write");
+    fs::remove_file(dir.path().join("a.txt")).expect("a removal");
+    assert_eq!(keys(&store), ["b"]);
+    let error = store.head(&key("a"), soon()).expect_err("no record");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_folder_that_is_made_anew_is_read_anew() {
+    let (dir, store) = folder(&[("s/a.txt", "one")]);
+    drop(store);
+    let path = dir.path().join("s");
+    let store = DirectoryStore::open(&path, Access::ReadWrite).expect("a store");
+    assert_eq!(read(&store, "a").0, "one");
+    fs::remove_dir_all(&path).expect("a removal");
+    let error = store.head(&key("a"), soon()).expect_err("no store");
+    assert_eq!(error.kind(), ErrorKind::StoreNotFound);
+    fs::create_dir(&path).expect("a folder");
+    fs::write(path.join("b.txt"), "two").expect("a file");
+    assert_eq!(keys(&store), ["b"]);
+    assert_eq!(read(&store, "b").0, "two");
+}
+
+#[test]
+fn writing_into_a_file_that_is_being_read_is_an_error_not_a_mixture() {
+    let (dir, store) = folder(&[("a.txt", "0123456789")]);
+    let outcome = store.get(&key("a"), &GetRequest::default(), soon());
+    let Ok(GetOutcome::Found(mut found)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut part = [0; 4];
+    found.body.read_exact(&mut part).expect("a beginning");
+    fs::write(dir.path().join("a.txt"), "abcdefghijk").expect("a write");
+    let error = found
+        .body
+        .read_to_end(&mut Vec::new())
+        .expect_err("a change");
+    let error = StoreError::from_io(error, ErrorKind::Disk);
+    assert_eq!(error.kind(), ErrorKind::Changed);
+}
+
+#[test]
+fn links_out_of_the_folder_are_no_records() {
+    let (outside, _) = folder(&[("secret.txt", "s")]);
+    let (dir, store) = folder(&[("inside.txt", "i")]);
+    symlink(
+        outside.path().join("secret.txt"),
+        dir.path().join("out.txt"),
+    )
+    .expect("a link");
+    symlink("inside.txt", dir.path().join("in.txt")).expect("a link");
+    symlink(outside.path(), dir.path().join("folder")).expect("a link");
+    symlink("loop.txt", dir.path().join("loop.txt")).expect("a link");
+    assert_eq!(keys(&store), ["in", "inside"]);
+    for name in ["out", "folder/secret", "../secret", "loop"] {
+        let error = store.head(&key(name), soon()).expect_err("no record");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
+    }
+    assert_eq!(read(&store, "in").0, "i");
+}
+
+#[test]
+fn read_only_stores_refuse_and_missing_folders_say_so() {
+    let (dir, _) = folder(&[("a.txt", "a")]);
+    let store = crate::local::open_directory(dir.path()).expect("a store");
+    let error = store.delete(&key("a"), soon()).expect_err("a refusal");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    for name in ["none", "a.txt"] {
+        let error = crate::local::open_directory(&dir.path().join(name)).expect_err("no folder");
+        assert_eq!(error.kind(), ErrorKind::StoreNotFound);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn modification_times_of_own_writes_never_repeat() {
+    let (dir, store) = folder(&[]);
+    let mut seen = HashSet::new();
+    for _ in 0..20 {
+        put(&store, "k", Encoding::Identity, "same");
+        let metadata = fs::metadata(dir.path().join("k")).expect("a file");
+        assert!(seen.insert((metadata.mtime(), metadata.mtime_nsec())));
+    }
+}
+
+#[test]
+fn a_large_folder_is_listed_page_by_page_and_own_writes_show_at_once() {
+    let (dir, store) = folder(&[]);
+    for n in 0..5000 {
+        fs::write(dir.path().join(format!("k{n:05}.json")), "{}").expect("a file");
+    }
+    let store = Arc::new(store);
+    let mut pager = crate::store::pager::Pager::new(ListQuery::default());
+    let mut listed = 0;
+    while let Some(page) = pager.next_page(&*store, soon()).expect("a page") {
+        listed += page.len();
+    }
+    assert_eq!(listed, 5000);
+    put(&store, "k00000x", Encoding::Identity, "new");
+    let query = ListQuery {
+        prefix: Some("k00000".into()),
+        ..ListQuery::default()
+    };
+    let page = store.list_page(&query, soon()).expect("a page");
+    assert_eq!(page.items.len(), 2);
+    store.delete(&key("k00000"), soon()).expect("a delete");
+    let page = store.list_page(&query, soon()).expect("a page");
+    assert_eq!(page.items.len(), 1);
+}

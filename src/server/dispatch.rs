@@ -1,0 +1,192 @@
+//! From a request to its answer: counted, let in, and worked off on a blocking thread.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, Limited};
+
+use super::errors::{ApiError, Result};
+use super::routes::{Query, Route};
+use super::stats::{Kind, LoggedRequest};
+use super::{App, Call, UPLOAD_TIMEOUT, auth, body, keys, records, reply, stats, stores};
+
+/// The largest body of a request about a store object, in bytes.
+const MAX_OBJECT: usize = 1 << 20;
+
+/// Requests a second that the platform allows for records of a store, and for the rest.
+const RATE_LIMITS: (u32, u32) = (200, 60);
+
+/// Answers any request.
+pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(&parts.uri);
+    // `?method=POST` on a GET, for clients that can do nothing else.
+    let method = match query.text("method").map(str::to_ascii_uppercase) {
+        Some(method) if parts.method == Method::GET => {
+            Method::from_bytes(method.as_bytes()).unwrap_or(parts.method)
+        }
+        _ => parts.method,
+    };
+    let route = Route::parse(&parts.uri);
+    let kind = route
+        .as_ref()
+        .map_or(Kind::Other, |route| route.kind(&method));
+    let header = |name| parts.headers.get(name);
+    let mut logged = LoggedRequest {
+        method: method.as_str().to_owned(),
+        path: stats::redacted(parts.uri.path_and_query().map_or("", |path| path.as_str())),
+        status: 0,
+        range: header(header::RANGE).map(|range| String::from_utf8_lossy(range.as_bytes()).into()),
+        conditional: [
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+        ]
+        .iter()
+        .any(|name| parts.headers.contains_key(name)),
+    };
+    let is_stats = matches!(route, Ok(Route::Stats));
+    if !is_stats && !app.config.knobs.latency.is_zero() {
+        tokio::time::sleep(app.config.knobs.latency).await;
+    }
+    let head = method == Method::HEAD;
+    let mut response = match route {
+        Ok(route) => answer(&app, method, parts.headers, query, route, body)
+            .await
+            .unwrap_or_else(IntoResponse::into_response),
+        Err(error) => error.into_response(),
+    };
+    if let Some(size) = response.body().size_hint().exact()
+        && !head
+    {
+        app.stats.sent(size);
+    }
+    let limit = match kind {
+        Kind::List | Kind::Other => RATE_LIMITS.1,
+        _ => RATE_LIMITS.0,
+    };
+    response.headers_mut().insert(
+        "x-ratelimit-limit",
+        HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
+    );
+    if !is_stats {
+        logged.status = response.status().as_u16();
+        tracing::debug!(
+            method = logged.method,
+            path = logged.path,
+            status = logged.status
+        );
+        app.stats.count(kind, logged);
+    }
+    response
+}
+
+async fn answer(
+    app: &Arc<App>,
+    method: Method,
+    headers: HeaderMap,
+    query: Query,
+    route: Route,
+    mut body: Body,
+) -> Result<Response> {
+    if method == Method::OPTIONS {
+        return Ok(options(&route));
+    }
+    if !route.methods().contains(&method) {
+        return Err(ApiError::method(route.methods()));
+    }
+    if let Some(target) = route.target() {
+        app.admit(target)?;
+    }
+    let call = Call {
+        base: app.base(&headers),
+        caller: auth::caller(&app.config, &headers, &query)?,
+        method,
+        headers,
+        query,
+    };
+    let app = app.clone();
+    match route {
+        Route::Record(target, key) if call.method == Method::PUT || call.method == Method::POST => {
+            let (feeder, incoming) = body::incoming();
+            let storing = blocking(move || records::put(&app, &call, &target, &key, incoming));
+            let feeding = async move {
+                let fed = tokio::time::timeout(UPLOAD_TIMEOUT, feeder.feed(&mut body)).await;
+                if fed.is_err() {
+                    feeder.fail(io::Error::from(io::ErrorKind::TimedOut)).await;
+                }
+                fed.is_err()
+            };
+            let (stored, late) = tokio::join!(storing, feeding);
+            // The platform answers a late body without a body.
+            match stored {
+                Err(_) if late => Ok(reply::empty(StatusCode::REQUEST_TIMEOUT)),
+                stored => stored,
+            }
+        }
+        Route::Stores | Route::Store(_) => {
+            let body = Limited::new(body, MAX_OBJECT).collect().await;
+            let body = body.map_err(|_| ApiError::too_large())?.to_bytes();
+            blocking(move || match (&route, &call.method) {
+                (Route::Store(target), _) => stores::store(&app, &call, target, &body),
+                (_, &Method::POST) => stores::create(&app, &call, &body),
+                _ => stores::list(&app, &call),
+            })
+            .await
+        }
+        route => blocking(move || small(&app, &call, &route)).await,
+    }
+}
+
+/// Answers requests that have no body.
+fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
+    match route {
+        Route::Stats if call.method == Method::DELETE => {
+            call.caller.must_own()?;
+            app.stats.reset();
+            Ok(reply::empty(StatusCode::NO_CONTENT))
+        }
+        Route::Stats => {
+            call.caller.must_own()?;
+            let answer = serde_json::json!({
+                "counts": app.stats.counts(),
+                "requests": app.stats.log(),
+            });
+            Ok(reply::json(StatusCode::OK, &answer))
+        }
+        Route::Me => stores::me(call),
+        Route::User(id) => stores::user(app, id),
+        Route::Run(target) => stores::run(app, call, target),
+        Route::Keys(target) => keys::list(app, call, target),
+        Route::Records(_) => Err(ApiError::not_implemented("archives of all records")),
+        Route::Record(target, key) if call.method == Method::DELETE => {
+            records::delete(app, call, target, key)
+        }
+        Route::Record(target, key) => records::get(app, call, target, key),
+        Route::Stores | Route::Store(_) => Err(ApiError::internal()),
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Result<Response> + Send + 'static) -> Result<Response> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::error!(%error, "a request ended in a panic");
+            Err(ApiError::internal())
+        }
+    }
+}
+
+fn options(route: &Route) -> Response {
+    let mut response = reply::empty(StatusCode::NO_CONTENT);
+    let mut names = vec!["OPTIONS"];
+    names.extend(route.methods().iter().map(Method::as_str));
+    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
