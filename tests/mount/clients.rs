@@ -265,6 +265,11 @@ fn client_and_mount_agree(program: &str, encoding: &str) {
             bytes.len() as u64,
             "{name}: the listing's size is exact"
         );
+        let address = mount.attribute(&name, "url").expect("an address");
+        assert!(
+            address.starts_with(&server.store_url()) && !address.contains('?'),
+            "{address}"
+        );
         let stored_size = mount.attribute(&name, "stored-size");
         assert_eq!(stored_size, Some(bytes.len().to_string()), "{name}");
         let decoded = fs::metadata(mount.path().join(&name)).expect("a status");
