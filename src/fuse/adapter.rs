@@ -193,8 +193,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             // `ls -l` and `find -size` get attributes with the names.
             InitFlags::FUSE_DO_READDIRPLUS,
-            // ... and a plain `ls` of a million keys does not pay for them.
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             if config.add_capabilities(wanted).is_err() {
