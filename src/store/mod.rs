@@ -1,6 +1,6 @@
 //! The store contract: what the filesystem and the server need of a key-value store.
 //!
-//! Every implementation passes the contract suite in `tests/it/store_contract.rs`.
+//! Every implementation passes the contract suite in `tests/it/contract.rs`.
 
 use std::fmt;
 use std::fs::File;
