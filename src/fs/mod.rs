@@ -10,7 +10,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
 use crate::cache::records::Records;
@@ -76,6 +76,8 @@ pub struct KvFs {
     metrics: Arc<Metrics>,
     listing: Mutex<Option<Arc<Listing>>>,
     inodes: Mutex<InodeTable>,
+    /// An inode is no longer settling.
+    settled: Condvar,
     handles: Mutex<HandleTable>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
     prefetcher: Option<Prefetcher>,
@@ -119,6 +121,7 @@ impl KvFs {
             metrics,
             listing: Mutex::default(),
             inodes: Mutex::default(),
+            settled: Condvar::new(),
             handles: Mutex::default(),
             kernel: OnceLock::new(),
             prefetcher,

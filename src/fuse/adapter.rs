@@ -80,6 +80,25 @@ impl Adapter {
         work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
+        self.answer_or_undo(request, operation, ino, reply, work, done, |_, _| {});
+    }
+
+    /// The same for work that counts something which the kernel gives back only if it gets the
+    /// reply: when the request has been given up meanwhile, `undo` takes the result back.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two more callbacks than a plain request"
+    )]
+    fn answer_or_undo<R: Refuse, T: 'static>(
+        &self,
+        request: &Request,
+        operation: &'static str,
+        ino: INodeNo,
+        reply: R,
+        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+        undo: fn(&KvFs, T),
+    ) {
         let ino = Ino(ino.0);
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
             Ok(answer) => return done(reply, answer),
@@ -97,10 +116,11 @@ impl Adapter {
         );
         let queued = self.pool.spawn(move || {
             let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
-            let Some(reply) = job.take() else { return };
-            match result {
-                Ok(answer) => done(reply, answer),
-                Err(error) => fail(&fs, operation, ino, reply, &error),
+            match (job.take(), result) {
+                (Some(reply), Ok(answer)) => done(reply, answer),
+                (Some(reply), Err(error)) => fail(&fs, operation, ino, reply, &error),
+                (None, Ok(answer)) => undo(&fs, answer),
+                (None, Err(_)) => {}
             }
         });
         if queued.is_err()
@@ -209,7 +229,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, appearance) = (name.to_owned(), self.appearance);
-        self.answer(
+        self.answer_or_undo(
             request,
             "lookup",
             parent,
@@ -229,6 +249,11 @@ impl Filesystem for Adapter {
                         kind: FileKind::File,
                     };
                     reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
+                }
+            },
+            |fs, found| {
+                if let Lookup::Found(reply) = found {
+                    fs.forget(reply.attr.ino, 1);
                 }
             },
         );
@@ -252,7 +277,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        self.answer(
+        self.answer_or_undo(
             request,
             "open",
             ino,
@@ -263,6 +288,7 @@ impl Filesystem for Adapter {
                 flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
                 reply.opened(FileHandle(opened.fh.0), flags);
             },
+            |fs, opened| fs.release(opened.fh),
         );
     }
 
