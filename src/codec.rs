@@ -22,8 +22,8 @@ pub fn decoder<'a>(
 ) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
     Ok(match encoding {
         Encoding::Identity => body,
-        Encoding::Gzip => Box::new(Drained(MultiGzDecoder::new(body))),
-        Encoding::Brotli => Box::new(Drained(brotli::Decompressor::new(body, BUFFER))),
+        Encoding::Gzip => Box::new(Drained(MultiGzDecoder::new(body), "gzip")),
+        Encoding::Brotli => Box::new(Drained(brotli::Decompressor::new(body, BUFFER), "br")),
         Encoding::Deflate => deflate(body)?,
         Encoding::Unknown(name) => {
             return Err(StoreError::new(
@@ -47,15 +47,31 @@ fn deflate<'a>(
     let zlib = matches!(head[..], [cmf, flg] if cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flg)) % 31 == 0);
     let whole = io::Cursor::new(head).chain(body);
     Ok(if zlib {
-        Box::new(Drained(ZlibDecoder::new(whole)))
+        Box::new(Drained(ZlibDecoder::new(whole), "deflate"))
     } else {
-        Box::new(Drained(DeflateDecoder::new(whole)))
+        Box::new(Drained(DeflateDecoder::new(whole), "deflate"))
     })
 }
 
 /// At the end of the content, reads the body to its end too, so that a transfer that broke
 /// behind the last compressed byte is noticed and the connection can be used again.
-struct Drained<D>(D);
+///
+/// What the decoder complains of is said in words; errors of the body stay as they are.
+struct Drained<D>(D, &'static str);
+
+impl<D> Drained<D> {
+    fn explain(&self, error: io::Error) -> io::Error {
+        let is_the_bodys = error.raw_os_error().is_some()
+            || error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<StoreError>());
+        if is_the_bodys || error.kind() == io::ErrorKind::Interrupted {
+            return error;
+        }
+        let message = format!("the stored bytes do not decode as {}: {error}", self.1);
+        StoreError::new(ErrorKind::Corrupt, message).into()
+    }
+}
 
 /// The decoders' way to their source.
 trait Source {
@@ -93,7 +109,10 @@ impl<R: Read> Source for brotli::Decompressor<R> {
 
 impl<D: Read + Source> Read for Drained<D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.0.read(buffer)?;
+        let n = match self.0.read(buffer) {
+            Ok(n) => n,
+            Err(error) => return Err(self.explain(error)),
+        };
         if n == 0 && !buffer.is_empty() {
             io::copy(self.0.source(), &mut io::sink())?;
         }
@@ -187,6 +206,41 @@ mod tests {
             decode(&Encoding::Deflate, &stored).as_deref(),
             Ok(&b"hello hello hello"[..])
         );
+    }
+
+    #[test]
+    fn what_does_not_decode_says_as_what_and_errors_of_the_body_stay() {
+        for (name, encoding) in [
+            ("gzip", Encoding::Gzip),
+            ("br", Encoding::Brotli),
+            ("deflate", Encoding::Deflate),
+        ] {
+            let mut bytes = Vec::new();
+            let read = |body: Box<dyn Read + Send>, into: &mut Vec<u8>| {
+                let error = decoder(&encoding, body)
+                    .expect("a decoder")
+                    .read_to_end(into)
+                    .expect_err("an error");
+                StoreError::from_io(error, ErrorKind::Network)
+            };
+            let garbage = Box::new(&b"this is not compressed"[..]);
+            let error = read(garbage, &mut bytes);
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains(name), "{error}");
+            let mut half = encode(&encoding, &[7; 1000]);
+            half.truncate(half.len() / 2);
+            let broken = io::Cursor::new(half).chain(Breaks);
+            let error = read(Box::new(broken), &mut bytes);
+            assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+        }
+    }
+
+    struct Breaks;
+
+    impl Read for Breaks {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(StoreError::new(ErrorKind::Changed, "it broke").into())
+        }
     }
 
     #[test]

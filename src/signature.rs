@@ -112,7 +112,8 @@ fn sign(secret: &Secret, message: &str) -> String {
     )
 }
 
-fn base62(mut number: u128) -> String {
+/// Writes a number in base 62 with the platform's digits, the most significant first.
+pub fn base62(mut number: u128) -> String {
     let mut digits = Vec::with_capacity(21);
     loop {
         digits.push(char::from(BASE62[(number % 62) as usize]));

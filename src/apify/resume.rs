@@ -188,7 +188,7 @@ impl ResumingBody {
             range,
             if_match: etag,
             if_range: etag.filter(|_| range.is_some()),
-            if_none_match: None,
+            ..Conditions::default()
         };
         let mut answer = self
             .api

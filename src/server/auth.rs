@@ -8,8 +8,8 @@ use super::catalog::StoreEntry;
 use super::config::{GeneralAccess, ServerConfig, User};
 use super::errors::{ApiError, Result};
 use super::routes::Query;
-use super::sign;
 use crate::redact::Secret;
+use crate::signature::{constant_time_eq, verify_keys, verify_record};
 use crate::store::Key;
 
 /// Who is calling.
@@ -57,7 +57,7 @@ pub(super) fn caller(config: &ServerConfig, headers: &HeaderMap, query: &Query) 
     let Some(given) = given.filter(|given| !given.is_empty()) else {
         return Ok(Caller::Anonymous);
     };
-    let is = |secret: &Secret| sign::equal(secret.expose(), given);
+    let is = |secret: &Secret| constant_time_eq(secret.expose().as_bytes(), given.as_bytes());
     if is(owners) {
         return Ok(Caller::Owner(config.owner.clone()));
     }
@@ -97,11 +97,11 @@ pub(super) fn sight(
     if let Caller::Owner(_) = caller {
         return Ok(Sight::Owner);
     }
-    let secret = store.signing_key.expose();
+    let secret = &store.signing_key;
     let signed = query.text("signature").is_some_and(|given| match wanted {
         Wanted::Store => false,
-        Wanted::Keys => sign::keys_are_signed(secret, &store.id, given, SystemTime::now()),
-        Wanted::Record(key) => sign::record_is_signed(secret, key.as_str(), given),
+        Wanted::Keys => verify_keys(secret, &store.id, given, SystemTime::now()),
+        Wanted::Record(key) => verify_record(secret, key.as_str(), given),
     });
     if signed {
         return Ok(Sight::Signed);

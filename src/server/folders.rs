@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, Changed, Lookup, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
-use super::sign;
 use crate::local::directory::names::STORE_METADATA;
 use crate::local::directory::replace_file;
 use crate::local::{Access, DirectoryStore};
 use crate::redact::Secret;
+use crate::signature::{base62, sign_record};
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// The folder of all key-value stores in a storage folder.
@@ -205,10 +205,7 @@ impl DirectoryCatalog {
                 own => own,
             },
             general_access,
-            signing_key: Secret::new(sign::record_signature(
-                self.signing_secret.expose(),
-                &format!("store {id}"),
-            )),
+            signing_key: sign_record(&self.signing_secret, &format!("store {id}")),
             store: match known {
                 Some(known) => known.entry.store,
                 None => Arc::new(DirectoryStore::open(path, self.access)?),
@@ -385,7 +382,7 @@ fn derived_id(folder: &str) -> String {
     let number = hash[..16]
         .iter()
         .fold(0u128, |number, byte| (number << 8) | u128::from(*byte));
-    let digits = sign::base62(number);
+    let digits = base62(number);
     // The least significant digits; a number this large has 17 but for one in a million.
     format!("{digits:0>ID_LEN$}")[digits.len().max(ID_LEN) - ID_LEN..].to_owned()
 }

@@ -11,8 +11,9 @@ use super::catalog::StoreEntry;
 use super::config::GeneralAccess;
 use super::errors::{ApiError, Result};
 use super::routes::Target;
-use super::{App, Call, REQUEST_DEADLINE, reply, sign};
+use super::{App, Call, REQUEST_DEADLINE, reply};
 use crate::clock::Deadline;
+use crate::signature::sign_record;
 use crate::store::{Key, ListQuery, MAX_PAGE};
 
 /// What RFC 3986 reserves.
@@ -101,8 +102,8 @@ pub(super) fn record_url(base: &str, entry: &StoreEntry, key: &Key, signed: bool
     };
     let url = format!("{base}/v2/key-value-stores/{}/records/{encoded}", entry.id);
     if signed {
-        let signature = sign::record_signature(entry.signing_key.expose(), key.as_str());
-        format!("{url}?signature={signature}")
+        let signature = sign_record(&entry.signing_key, key.as_str());
+        format!("{url}?signature={}", signature.expose())
     } else {
         url
     }

@@ -32,7 +32,6 @@ mod range;
 mod records;
 mod reply;
 mod routes;
-mod sign;
 mod stats;
 mod stores;
 
@@ -43,6 +42,7 @@ pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
 use crate::redact::Secret;
+use crate::signature::{base62, sign_record};
 use auth::Caller;
 use errors::{ApiError, Result};
 use routes::{Query, Target};
@@ -108,11 +108,8 @@ impl Server {
         };
         let secret = match (&config.signing_secret, &config.token) {
             (Some(secret), _) => secret.clone(),
-            (None, Some(token)) => Secret::new(sign::record_signature(
-                token.expose(),
-                "kvfs signing secret",
-            )),
-            (None, None) => Secret::new(sign::base62(fastrand::u128(..))),
+            (None, Some(token)) => sign_record(token, "kvfs signing secret"),
+            (None, None) => Secret::new(base62(fastrand::u128(..))),
         };
         let catalog = DirectoryCatalog::open(&config.root, access, config.general_access, secret)?;
         Self::start_with(config, Arc::new(catalog))

@@ -3,14 +3,7 @@
 //! Decoded bytes go out even to a client that forbids `identity`: a record is never refused for
 //! its encoding.
 
-use std::io::{self, BufRead, BufReader, Read};
-
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-
 use crate::store::Encoding;
-
-/// Bytes decoded at once.
-const BUFFER: usize = 64 * 1024;
 
 /// Tells whether an `Accept-Encoding` header takes `coding`. Without a header nothing but plain
 /// bytes is taken: the platform decodes for clients that do not ask.
@@ -43,40 +36,8 @@ pub(super) fn must_decode(header: Option<&str>, stored: &Encoding) -> bool {
     }
 }
 
-/// Undoes an encoding on the fly; bytes that are not encoded so end in an error.
-pub(super) fn decode(
-    encoding: &Encoding,
-    body: Box<dyn Read + Send>,
-) -> io::Result<Box<dyn Read + Send>> {
-    Ok(match encoding {
-        Encoding::Identity | Encoding::Unknown(_) => body,
-        Encoding::Gzip => Box::new(MultiGzDecoder::new(body)),
-        Encoding::Brotli => Box::new(brotli::Decompressor::new(body, BUFFER)),
-        Encoding::Deflate => {
-            let mut body = BufReader::with_capacity(BUFFER, body);
-            if is_zlib(body.fill_buf()?) {
-                Box::new(ZlibDecoder::new(body))
-            } else {
-                Box::new(DeflateDecoder::new(body))
-            }
-        }
-    })
-}
-
-/// Tells zlib from bare deflate by its two header bytes (RFC 1950).
-fn is_zlib(start: &[u8]) -> bool {
-    match start {
-        [method, flags, ..] => {
-            method & 0x0f == 8 && (u16::from(*method) << 8 | u16::from(*flags)).is_multiple_of(31)
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -95,25 +56,6 @@ mod tests {
         ] {
             assert_eq!(accepts(header, "gzip"), gzip, "{header:?}");
             assert_eq!(accepts(header, "br"), br, "{header:?}");
-        }
-    }
-
-    #[test]
-    fn both_kinds_of_deflate_are_decoded() {
-        let text = b"text ".repeat(100);
-        let level = flate2::Compression::default();
-        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
-        let mut bare = flate2::write::DeflateEncoder::new(Vec::new(), level);
-        zlib.write_all(&text).expect("encoding");
-        bare.write_all(&text).expect("encoding");
-        for bytes in [zlib.finish(), bare.finish()] {
-            let stored = io::Cursor::new(bytes.expect("encoding"));
-            let mut plain = Vec::new();
-            decode(&Encoding::Deflate, Box::new(stored))
-                .expect("a decoder")
-                .read_to_end(&mut plain)
-                .expect("decoding");
-            assert_eq!(plain, text);
         }
     }
 }

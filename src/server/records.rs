@@ -13,6 +13,7 @@ use super::range;
 use super::routes::Target;
 use super::{App, Call, REQUEST_DEADLINE, keys, negotiate, reply};
 use crate::clock::Deadline;
+use crate::codec::decoder;
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
     StoreError, Upload,
@@ -116,9 +117,9 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
     let length = length(&meta, form);
     let body: Box<dyn Read + Send> = match form {
         Form::Stored => fetched.body,
-        Form::Decoded => negotiate::decode(&meta.encoding, fetched.body)?,
+        Form::Decoded => decoder(&meta.encoding, fetched.body)?,
         Form::Html => {
-            let plain = negotiate::decode(&meta.encoding, fetched.body)?;
+            let plain = decoder(&meta.encoding, fetched.body)?;
             Box::new(Cursor::new(NO_COOKIES).chain(plain))
         }
     };

@@ -1,6 +1,6 @@
 //! Store objects, and the few facts about users and runs that clients ask for on the way.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -13,7 +13,8 @@ use super::catalog::{Changed, StoreChange, StoreEntry};
 use super::config::{GeneralAccess, User};
 use super::errors::{ApiError, Result};
 use super::routes::Target;
-use super::{App, Call, reply, sign};
+use super::{App, Call, reply};
+use crate::signature::sign_keys;
 
 /// The most stores on one page.
 const MAX_STORES: u64 = 1000;
@@ -205,14 +206,11 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
         object["title"] = json!(title);
     }
     if sight == Sight::Owner {
-        let key = entry.signing_key.expose();
-        object["urlSigningSecretKey"] = json!(key);
+        object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
         if entry.access == GeneralAccess::Restricted {
-            let expires = (SystemTime::now() + KEYS_URL_VALID)
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_millis() as u64);
-            let signature = sign::keys_signature(key, id, expires);
-            keys_url = format!("{keys_url}?signature={signature}");
+            let expires = SystemTime::now() + KEYS_URL_VALID;
+            let signature = sign_keys(&entry.signing_key, id, Some(expires));
+            keys_url = format!("{keys_url}?signature={}", signature.expose());
         }
     }
     object["keysPublicUrl"] = json!(keys_url);

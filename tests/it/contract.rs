@@ -5,15 +5,19 @@
 use std::any::Any;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvfs::local::{Access, DirectoryStore, MemoryStore};
+use kvfs::open::{OpenConfig, TokenSource, open};
+use kvfs::redact::Secret;
 use kvfs::store::pager::Pager;
 use kvfs::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, ListQuery, PutRequest, RecordMeta, Store,
     Upload, Validator,
 };
+use url::Url;
 
-use crate::support::served::{encode, key, soon};
+use crate::support::served::{TOKEN, TestServer, encode, key, soon};
 
 /// A store under test, with what must outlive it and what it cannot do.
 struct Subject {
@@ -41,8 +45,25 @@ fn directory() -> Subject {
     }
 }
 
-// HTTP to a server over a folder belongs here: `TestServer::start()` in `_keep`, a client for
-// its `url()` with its token in `store`, and `odd_keys: false`.
+/// The API's client over a server over a folder.
+fn http() -> Subject {
+    let server = TestServer::start();
+    let config = OpenConfig {
+        reference: server.entry.id.parse().expect("a reference"),
+        api_url: Some(Url::parse(&server.url()).expect("a URL")),
+        token: TokenSource::Environment(Secret::new(TOKEN)),
+        signature: None,
+        run_status: None,
+        run_origin: None,
+        attempt_timeout: Duration::from_secs(30),
+        deadline: Duration::from_secs(60),
+    };
+    Subject {
+        store: open(&config, Arc::default()).expect("a store"),
+        odd_keys: false,
+        _keep: Box::new(server),
+    }
+}
 
 macro_rules! subjects {
     ($($subject:ident),*; $tests:tt) => {
@@ -53,7 +74,7 @@ macro_rules! subjects {
     };
 }
 
-subjects!(memory, directory; [
+subjects!(memory, directory, http; [
     what_was_put_is_got,
     an_absent_record_is_not_found,
     a_put_replaces_bytes_type_and_encoding,

@@ -108,6 +108,7 @@ impl Twins {
                 .args(["-c", &full])
                 .env("LC_ALL", "C")
                 .env("BESIDE", mount.beside())
+                .env("PYTHON", &*PYTHON)
                 .current_dir(self.folder.path()),
         )
         .wait(Duration::from_secs(60));
@@ -141,7 +142,7 @@ macro_rules! tools_agree {
 macro_rules! python {
     ($($line:literal)+) => {
         concat!(
-            "python3 -I - <<'END'\n",
+            "$PYTHON - <<'END'\n",
             "import ctypes, hashlib, mmap, os, sys\n",
             "libc = ctypes.CDLL(None, use_errno=True)\n",
             "def digest(b): return len(b), hashlib.md5(b).hexdigest()\n",
@@ -811,8 +812,10 @@ fn a_record_of_two_gibibytes_can_be_read_anywhere() {
             folder.path().join("huge.bin").display()
         ))
     );
+    // All that lies past the second gibibyte, and a good deal before it.
+    let from = SIZE - (300 << 20);
     mount.works(&format!(
-        "cmp huge {}",
+        "cmp -i {from} huge {}",
         folder.path().join("huge.bin").display()
     ));
 }
@@ -831,5 +834,4 @@ fn the_tools_of_these_tests_are_installed() {
             "{tool} is missing: apt install rsync jq attr git file tar diffutils gawk python3"
         );
     }
-    assert!(PYTHON.starts_with("python3"));
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -264,7 +264,8 @@ impl MountedSession {
                 .arg("-c")
                 .arg(format!("cd {} || exit 99\n{script}", self.path().display()))
                 .env("LC_ALL", "C")
-                .env("BESIDE", self.beside()),
+                .env("BESIDE", self.beside())
+                .env("PYTHON", &*PYTHON),
         )
     }
 
@@ -301,13 +302,22 @@ impl MountedSession {
     pub fn python(&self, program: &str) -> String {
         let file = self.beside().join("program.py");
         fs::write(&file, program).expect("a program");
-        self.works(&format!("{PYTHON} {}", file.display()))
+        self.works(&format!("$PYTHON {}", file.display()))
     }
 
     /// Unmounts as `umount -l` does and waits for the session's end, which nothing may delay.
     #[track_caller]
     pub fn unmount(mut self) {
         self.end(false);
+    }
+
+    /// Waits for the end of a session whose mount somebody else has taken away.
+    #[track_caller]
+    pub fn ended(mut self) {
+        let thread = self.thread.take().expect("a session");
+        eventually("the session ends", || thread.is_finished());
+        // What a connection that was cut off says is of no interest.
+        let _ = thread.join().expect("the session does not panic");
     }
 
     fn end(&mut self, by_force: bool) {
@@ -343,7 +353,15 @@ impl Drop for MountedSession {
 }
 
 /// The interpreter for Python programs.
-pub const PYTHON: &str = "python3 -I";
+///
+/// Not a wrapper that looks for files of its own in the current folder: those cost requests.
+pub static PYTHON: LazyLock<&str> = LazyLock::new(|| {
+    if Path::new("/usr/bin/python3").exists() {
+        "/usr/bin/python3 -I"
+    } else {
+        "python3 -I"
+    }
+});
 
 /// A program that is running, with its children. Dropping it kills them.
 pub struct Running {
