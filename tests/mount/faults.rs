@@ -494,13 +494,21 @@ fn a_kill_ends_a_program_blocked_in_an_open() {
 fn ctrl_c_ends_a_program_blocked_in_a_read() {
     // Lookup and open are content with the headers of a large record.
     is_ended(Signal::INT, Gate::Body(0), "exec cat large");
-    is_ended(Signal::INT, Gate::Body(2 << 20), "exec dd bs=1M skip=3 count=1 if=large");
+    is_ended(
+        Signal::INT,
+        Gate::Body(2 << 20),
+        "exec dd bs=1M skip=3 count=1 if=large",
+    );
 }
 
 #[test]
 fn a_kill_ends_a_program_blocked_in_a_read() {
     is_ended(Signal::KILL, Gate::Body(0), "exec cat large");
-    is_ended(Signal::KILL, Gate::Body(2 << 20), "exec dd bs=1M skip=3 count=1 if=large");
+    is_ended(
+        Signal::KILL,
+        Gate::Body(2 << 20),
+        "exec dd bs=1M skip=3 count=1 if=large",
+    );
 }
 
 #[test]
