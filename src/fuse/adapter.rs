@@ -81,6 +81,7 @@ impl Adapter {
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
         let ino = Ino(ino.0);
+        tracing::trace!(operation, ino = ino.0, pid = request.pid(), "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
             Ok(answer) => return done(reply, answer),
             Err(FsError::WouldBlock) => {}
