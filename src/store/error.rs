@@ -115,7 +115,7 @@ impl StoreError {
     /// Returns what the person can do about it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref().or(match self.kind {
-            ErrorKind::Denied => Some("check that the token belongs to this account and may read the store (kvfs status shows which token is used)"),
+            ErrorKind::Denied => Some("check that a token is given (APIFY_TOKEN, --token-file, or `apify login`) and that it may read the store; or use a signed link"),
             ErrorKind::SignatureExpired => Some("ask for a fresh link and mount that"),
             ErrorKind::StoreNotFound => Some("check the store's id or name, and that the token's account may see it"),
             ErrorKind::RateLimited => Some("other programs use up this account's request limit; try again later"),
