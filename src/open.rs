@@ -174,7 +174,7 @@ fn open_by_name(
             };
             let probe = ApifyStore::new(api.clone(), named.clone(), info.clone());
             if probe.list_page(&one_key(), deadline).is_err() {
-                return Err(describe(error, remote));
+                return Err(describe(error, remote, api.token.is_some()));
             }
             if !matches!(remote, RemoteRef::Id(_) | RemoteRef::Named { .. }) {
                 // The API has no HEAD for a run's records.
@@ -182,7 +182,7 @@ fn open_by_name(
             }
             (named, info)
         }
-        Err(error) => return Err(describe(error, remote)),
+        Err(error) => return Err(describe(error, remote, api.token.is_some())),
     };
     Ok(Arc::new(ApifyStore::new(api, endpoint, info)))
 }
@@ -309,8 +309,13 @@ fn warn_if_plain(url: &Url, has_secret: bool) {
     }
 }
 
-/// Adds what may be wrong with this form of reference.
-fn describe(error: StoreError, remote: &RemoteRef) -> StoreError {
+/// Adds what may be wrong with this form of reference, or with how it was opened.
+fn describe(error: StoreError, remote: &RemoteRef, has_token: bool) -> StoreError {
+    if error.kind() == ErrorKind::Denied && !has_token {
+        return error.with_hint(
+            "no token was sent; give one: APIFY_TOKEN, --token-file, or `apify login`; or use a signed link",
+        );
+    }
     if error.kind() != ErrorKind::StoreNotFound {
         return error;
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -10,6 +12,9 @@ use super::Failure;
 use crate::metrics::Metrics;
 use crate::registry::unmount::{UnmountMode, unmount};
 use crate::setup::{self, MountConfig};
+
+/// How long a mount in use is tried again before it counts as such.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Returns the state of a mount as a JSON object.
 pub type StatusSource = Arc<dyn Fn() -> Value + Send + Sync>;
@@ -48,7 +53,51 @@ pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Fai
     let mount_point = config.mount_point.clone();
     Ok(Session {
         status: mounted.status_source(),
-        unmounter: Arc::new(move |mode| Ok(unmount(&mount_point, mode)?)),
+        unmounter: Arc::new(move |mode| match mode {
+            UnmountMode::Graceful => patiently(|| Ok(unmount(&mount_point, mode)?)),
+            UnmountMode::Lazy | UnmountMode::Force => Ok(unmount(&mount_point, mode)?),
+        }),
         run: Box::new(move || mounted.run()),
     })
+}
+
+/// Tries for a while: who has just stopped using a mount holds it for some milliseconds longer.
+fn patiently(unmount: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let until = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match unmount() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                thread::sleep(BUSY_PATIENCE / 20);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn only_a_busy_mount_is_tried_again() {
+        let tries = Cell::new(0);
+        let result = patiently(|| {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                3 => Ok(()),
+                _ => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+            }
+        });
+        assert!(result.is_ok());
+        assert_eq!(tries.get(), 3);
+        let start = Instant::now();
+        let result = patiently(|| Err(io::Error::from_raw_os_error(libc::EPERM)));
+        assert_eq!(
+            result.expect_err("refused").raw_os_error(),
+            Some(libc::EPERM)
+        );
+        assert!(start.elapsed() < BUSY_PATIENCE);
+    }
 }

@@ -115,15 +115,27 @@ impl StoreError {
     /// Returns what the person can do about it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref().or(match self.kind {
-            ErrorKind::Denied => Some("check that a token is given (APIFY_TOKEN, --token-file, or `apify login`) and that it may read the store; or use a signed link"),
+            ErrorKind::Denied => {
+                Some("check that the account of the token or link may read the store")
+            }
             ErrorKind::SignatureExpired => Some("ask for a fresh link and mount that"),
-            ErrorKind::StoreNotFound => Some("check the store's id or name, and that the token's account may see it"),
-            ErrorKind::RateLimited => Some("other programs use up this account's request limit; try again later"),
-            ErrorKind::Timeout | ErrorKind::Network => Some("check the network and --api-url; a longer --deadline waits longer"),
+            ErrorKind::StoreNotFound => {
+                Some("check the store's id or name, and that the token's account may see it")
+            }
+            ErrorKind::RateLimited => {
+                Some("other programs use up this account's request limit; try again later")
+            }
+            ErrorKind::Timeout | ErrorKind::Network => {
+                Some("check the network and --api-url; a longer --deadline waits longer")
+            }
             ErrorKind::Server => Some("the API has a problem; try again later"),
-            ErrorKind::Corrupt => Some("the stored bytes are damaged; a mount with --raw shows them as they are"),
+            ErrorKind::Corrupt => {
+                Some("the stored bytes are damaged; a mount with --raw shows them as they are")
+            }
             ErrorKind::Changed => Some("open the file again to read its new version"),
-            ErrorKind::Disk => Some("check space and permissions of the cache folder, or mount with --no-disk-cache"),
+            ErrorKind::Disk => Some(
+                "check space and permissions of the cache folder, or mount with --no-disk-cache",
+            ),
             _ => None,
         })
     }

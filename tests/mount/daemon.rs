@@ -10,12 +10,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A user with a store in a folder. Dropping it unmounts by force.
-struct User {
+pub(super) struct User {
     home: TempDir,
 }
 
 impl User {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let home = tempfile::tempdir().expect("a folder");
         // The blank and the backslash are escaped in the kernel's list of mounts.
         for name in ["run", "store", "mnt", r"m \ t"] {
@@ -25,7 +25,7 @@ impl User {
         Self { home }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
@@ -33,7 +33,7 @@ impl User {
         clippy::disallowed_methods,
         reason = "the program under test runs others, too"
     )]
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvfs"));
         command
             .args(args)
@@ -47,7 +47,7 @@ impl User {
         command
     }
 
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
+    pub(super) fn run(&self, args: &[&str]) -> (i32, String, String) {
         let output: Output = self.command(args).output().expect("kvfs runs");
         (
             output.status.code().expect("an exit code"),
@@ -57,21 +57,21 @@ impl User {
     }
 
     #[track_caller]
-    fn works(&self, args: &[&str]) -> String {
+    pub(super) fn works(&self, args: &[&str]) -> String {
         let (code, out, err) = self.run(args);
         assert_eq!(code, 0, "{args:?}: {out}{err}");
         out + &err
     }
 
     #[track_caller]
-    fn fails(&self, code: i32, args: &[&str]) -> String {
+    pub(super) fn fails(&self, code: i32, args: &[&str]) -> String {
         let (actual, out, err) = self.run(args);
         assert_eq!(actual, code, "{args:?}: {out}{err}");
         err
     }
 
     /// Returns the mounts below the user's home: those of other tests are shown, too.
-    fn status(&self) -> Vec<Value> {
+    pub(super) fn status(&self) -> Vec<Value> {
         let (_, out, err) = self.run(&["status", "--json"]);
         let all: Vec<Value> =
             serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
@@ -83,11 +83,11 @@ impl User {
         all.into_iter().filter(mine).collect()
     }
 
-    fn pid(&self) -> String {
+    pub(super) fn pid(&self) -> String {
         self.status()[0]["pid"].to_string()
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.pid()]).status();
         assert!(sent.expect("kill runs").success());
     }
@@ -96,7 +96,7 @@ impl User {
         fs::read_dir(self.path("run/kvfs")).map_or(0, Iterator::count)
     }
 
-    fn nothing_left(&self) -> bool {
+    pub(super) fn nothing_left(&self) -> bool {
         self.registered() == 0 && !mounted(self.home.path())
     }
 }
@@ -116,7 +116,7 @@ fn mounted(below: &Path) -> bool {
 }
 
 #[track_caller]
-fn soon(what: impl Fn() -> bool) {
+pub(super) fn soon(what: impl Fn() -> bool) {
     let start = Instant::now();
     while !what() {
         assert!(start.elapsed() < Duration::from_secs(10), "not in time");

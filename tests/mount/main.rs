@@ -1,5 +1,6 @@
 //! Tests that mount for real: they need `/dev/fuse`.
 
+mod access;
 mod clients;
 mod daemon;
 mod faults;

@@ -108,7 +108,7 @@ impl Twins {
                 .args(["-c", &full])
                 .env("LC_ALL", "C")
                 .env("BESIDE", mount.beside())
-                .env("PYTHON", &*PYTHON)
+                .env("PYTHON", *PYTHON)
                 .current_dir(self.folder.path()),
         )
         .wait(Duration::from_secs(60));

@@ -265,7 +265,7 @@ impl MountedSession {
                 .arg(format!("cd {} || exit 99\n{script}", self.path().display()))
                 .env("LC_ALL", "C")
                 .env("BESIDE", self.beside())
-                .env("PYTHON", &*PYTHON),
+                .env("PYTHON", *PYTHON),
         )
     }
 
