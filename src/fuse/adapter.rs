@@ -100,6 +100,7 @@ impl Adapter {
         undo: fn(&KvFs, T),
     ) {
         let ino = Ino(ino.0);
+        tracing::trace!(operation, ino = ino.0, pid = request.pid(), "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
             Ok(answer) => return done(reply, answer),
             Err(FsError::WouldBlock) => {}

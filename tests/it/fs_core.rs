@@ -609,8 +609,11 @@ fn a_body_that_ends_early_is_an_error_and_enters_no_cache() {
             let core = Setup::new(plain(&[("small", b"0123456789"), ("big", &big)]))
                 .core(Some(cache.path()));
             core.faults.cut_next(1, 5, cut);
-            assert!(core.cat(key).is_err(), "{key} {cut:?}");
-            assert_eq!(entries(cache.path()), 0);
+            match core.cat(key) {
+                Err(_) => assert_eq!(entries(cache.path()), 0, "{key} {cut:?}"),
+                // The transfer failed before the open, which then asked anew.
+                Ok(bytes) => assert!(key == "big" && bytes == big, "{key} {cut:?}"),
+            }
             assert!(core.cat(key).is_ok(), "{key} {cut:?} the second time");
             wait_for(|| entries(cache.path()) == 1);
             core.records
