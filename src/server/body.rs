@@ -1,6 +1,6 @@
 //! Bodies between blocking readers and the asynchronous server: bounded both ways.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) fn outgoing(
     if first.len() < CHUNK && !chunked {
         return Ok(Body::from(first));
     }
-    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let (sender, body) = channel(stats);
     tokio::task::spawn_blocking(move || {
         let mut piece = Ok(first);
         loop {
@@ -54,16 +54,68 @@ pub(super) fn outgoing(
             piece = fill(&mut reader);
         }
     });
-    Ok(Body::from_stream(stream::unfold(
-        (receiver, stats),
-        |(mut receiver, stats)| async move {
-            let piece = receiver.recv().await?;
-            if let Ok(bytes) = &piece {
-                stats.sent(bytes.len() as u64);
-            }
-            Some((piece, (receiver, stats)))
-        },
-    )))
+    Ok(body)
+}
+
+/// Returns the body of an answer that a blocking thread writes, a bounded way ahead. An error
+/// breaks the connection off.
+pub(super) fn written(
+    stats: Arc<Stats>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Body {
+    let (sender, body) = channel(stats);
+    tokio::task::spawn_blocking(move || {
+        let mut pieces = Pieces {
+            sender,
+            piece: BytesMut::new(),
+        };
+        if let Err(error) = write(&mut pieces).and_then(|()| pieces.flush())
+            && !pieces.sender.is_closed()
+        {
+            tracing::warn!(%error, "an answer broke off on its way out");
+            // Whoever would read it may be gone by now.
+            let _ = pieces.sender.blocking_send(Err(error));
+        }
+    });
+    body
+}
+
+fn channel(stats: Arc<Stats>) -> (mpsc::Sender<io::Result<Bytes>>, Body) {
+    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let pieces = stream::unfold((receiver, stats), |(mut receiver, stats)| async move {
+        let piece = receiver.recv().await?;
+        if let Ok(bytes) = &piece {
+            stats.sent(bytes.len() as u64);
+        }
+        Some((piece, (receiver, stats)))
+    });
+    (sender, Body::from_stream(pieces))
+}
+
+/// Collects what is written into pieces of a body.
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    piece: BytesMut,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = self.piece.split().freeze();
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.sender
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
 }
 
 /// Reads a whole piece; a shorter one means the end.

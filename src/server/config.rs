@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::folders::metadata::derived_id;
 use crate::redact::Secret;
 
 /// What a server serves, to whom, and how.
@@ -18,9 +19,9 @@ pub struct ServerConfig {
     pub root: PathBuf,
     /// The owner's token. Without one every caller is the owner.
     pub token: Option<Secret>,
-    /// The owner of all stores.
+    /// The server's own account: that of the stores that do not say otherwise, and of all runs.
     pub owner: User,
-    /// Other accounts: known, but with no right to anything restricted.
+    /// Other accounts, with stores of their own.
     pub other_users: Vec<(User, Secret)>,
     /// Who may read stores that do not say otherwise themselves.
     pub general_access: GeneralAccess,
@@ -56,6 +57,13 @@ impl ServerConfig {
     }
 }
 
+impl ServerConfig {
+    /// Returns all accounts.
+    pub(super) fn users(&self) -> impl Iterator<Item = &User> {
+        std::iter::once(&self.owner).chain(self.other_users.iter().map(|(user, _)| user))
+    }
+}
+
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -63,6 +71,21 @@ pub struct User {
     pub id: String,
     /// The name, as in `username~store`.
     pub username: String,
+}
+
+impl User {
+    /// Returns the account of this name; its id follows from the name.
+    pub fn named(username: &str) -> Self {
+        Self {
+            id: derived_id(&format!("user {}", username.to_ascii_lowercase())),
+            username: username.to_owned(),
+        }
+    }
+
+    /// Tells whether a reference means this account, by id or name.
+    pub(super) fn is_called(&self, reference: &str) -> bool {
+        reference.eq_ignore_ascii_case(&self.username) || reference.eq_ignore_ascii_case(&self.id)
+    }
 }
 
 impl Default for User {

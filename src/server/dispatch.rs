@@ -12,7 +12,10 @@ use http_body_util::{BodyExt, Limited};
 use super::errors::{ApiError, Result};
 use super::routes::{Query, Route};
 use super::stats::{Kind, LoggedRequest};
-use super::{App, Call, UPLOAD_TIMEOUT, auth, body, keys, records, reply, stats, stores};
+use super::{
+    App, Call, UPLOAD_TIMEOUT, accounts, archive, auth, body, cors, keys, records, reply, stats,
+    stores,
+};
 
 /// The largest body of a request about a store object, in bytes.
 const MAX_OBJECT: usize = 1 << 20;
@@ -69,6 +72,7 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
         Kind::List | Kind::Other => RATE_LIMITS.1,
         _ => RATE_LIMITS.0,
     };
+    cors::open(response.headers_mut());
     response.headers_mut().insert(
         "x-ratelimit-limit",
         HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
@@ -94,7 +98,9 @@ async fn answer(
     mut body: Body,
 ) -> Result<Response> {
     if method == Method::OPTIONS {
-        return Ok(options(&route));
+        let mut response = reply::empty(StatusCode::NO_CONTENT);
+        *response.headers_mut() = cors::options(&route, &headers);
+        return Ok(response);
     }
     if !route.methods().contains(&method) {
         return Err(ApiError::method(route.methods()));
@@ -146,23 +152,23 @@ async fn answer(
 fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
     match route {
         Route::Stats if call.method == Method::DELETE => {
-            call.caller.must_own()?;
+            call.caller.must_be(&app.config.owner.id)?;
             app.stats.reset();
             Ok(reply::empty(StatusCode::NO_CONTENT))
         }
         Route::Stats => {
-            call.caller.must_own()?;
+            call.caller.must_be(&app.config.owner.id)?;
             let answer = serde_json::json!({
                 "counts": app.stats.counts(),
                 "requests": app.stats.log(),
             });
             Ok(reply::json(StatusCode::OK, &answer))
         }
-        Route::Me => stores::me(call),
-        Route::User(id) => stores::user(app, id),
-        Route::Run(target) => stores::run(app, call, target),
+        Route::Me => accounts::me(call),
+        Route::User(id) => accounts::user(app, id),
+        Route::Run(target) => accounts::run(app, call, target),
         Route::Keys(target) => keys::list(app, call, target),
-        Route::Records(_) => Err(ApiError::not_implemented("archives of all records")),
+        Route::Records(target) => archive::get(app, call, target),
         Route::Record(target, key) if call.method == Method::DELETE => {
             records::delete(app, call, target, key)
         }
@@ -179,14 +185,4 @@ async fn blocking(work: impl FnOnce() -> Result<Response> + Send + 'static) -> R
             Err(ApiError::internal())
         }
     }
-}
-
-fn options(route: &Route) -> Response {
-    let mut response = reply::empty(StatusCode::NO_CONTENT);
-    let mut names = vec!["OPTIONS"];
-    names.extend(route.methods().iter().map(Method::as_str));
-    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
-        response.headers_mut().insert(header::ALLOW, value);
-    }
-    response
 }

@@ -195,12 +195,8 @@ impl ApiError {
         )
     }
 
-    pub(super) fn not_implemented(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not-implemented",
-            format!("This server does not offer {what}"),
-        )
+    pub(super) fn invalid_schema(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "store-schema-invalid", why)
     }
 
     pub(super) fn internal() -> Self {

@@ -18,11 +18,14 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+mod accounts;
 mod aliases;
+mod archive;
 mod auth;
 mod body;
 pub mod catalog;
 pub mod config;
+mod cors;
 mod dispatch;
 mod errors;
 pub mod folders;
@@ -32,10 +35,11 @@ mod range;
 mod records;
 mod reply;
 mod routes;
+mod schema;
 mod stats;
 mod stores;
 
-pub use catalog::{Catalog, Changed, Lookup, StoreChange, StoreEntry};
+pub use catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 pub use config::{GeneralAccess, Knobs, RunEntry, ServerConfig, User};
 pub use folders::DirectoryCatalog;
 pub use stats::{Counts, LoggedRequest};
@@ -111,7 +115,13 @@ impl Server {
             (None, Some(token)) => sign_record(token, "kvfs signing secret"),
             (None, None) => Secret::new(base62(fastrand::u128(..))),
         };
-        let catalog = DirectoryCatalog::open(&config.root, access, config.general_access, secret)?;
+        let catalog = DirectoryCatalog::open(
+            &config.root,
+            access,
+            config.general_access,
+            secret,
+            &config.owner.id,
+        )?;
         Self::start_with(config, Arc::new(catalog))
     }
 
@@ -227,17 +237,21 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Fails unless this caller may write, and anybody at all may.
-    fn may_write(&self, app: &App) -> Result<()> {
-        self.caller.must_own()?;
-        if app.config.read_only {
-            return Err(ApiError::no_permission());
-        }
-        Ok(())
+    /// Fails unless this caller may write to a store, and anybody at all may.
+    fn may_write(&self, app: &App, entry: &StoreEntry) -> Result<()> {
+        self.caller.must_be(&entry.owner)?;
+        app.must_be_writable()
     }
 }
 
 impl App {
+    fn must_be_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(ApiError::no_permission());
+        }
+        Ok(())
+    }
+
     /// Returns the base of public URLs.
     fn base(&self, headers: &HeaderMap) -> String {
         if let Some(url) = &self.config.public_url {

@@ -51,18 +51,13 @@ pub(super) fn get(app: &App, call: &Call, target: &Target, key: &Key) -> Result<
 }
 
 fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
+    let resolved = resolve(app, call, target)?;
     let entry = &resolved.entry;
-    auth::sight(
-        &call.caller,
-        entry,
-        resolved.by_name,
-        Wanted::Record(key),
-        &call.query,
-    )?;
+    auth::sight(call, entry, resolved.by_name, Wanted::Record(key))?;
     if call.header("service-worker") == Some("script") {
         return Err(ApiError::service_worker());
     }
+    app.stats.store(&entry.id).read();
     let store = &*entry.store;
     let attachment = call.query.flag("attachment");
     let (meta, fetched) = if call.method == Method::HEAD {
@@ -135,8 +130,8 @@ pub(super) fn put(
     key: &Key,
     mut body: Incoming,
 ) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
-    call.may_write(app)?;
+    let resolved = resolve(app, call, target)?;
+    call.may_write(app, &resolved.entry)?;
     if !key.is_valid() {
         return Err(ApiError::invalid_key());
     }
@@ -155,6 +150,7 @@ pub(super) fn put(
     if let Encoding::Unknown(value) = &encoding {
         return Err(ApiError::unsupported_encoding(value, is_html(content_type)));
     }
+    app.stats.store(&resolved.entry.id).written();
     let (if_match, if_absent) = put_preconditions(call, &*resolved.entry.store, key)?;
     let request = PutRequest {
         content_type: Some(content_type.into()),
@@ -191,8 +187,9 @@ pub(super) fn put(
 
 /// Answers `DELETE` of a record.
 pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
-    call.may_write(app)?;
+    let resolved = resolve(app, call, target)?;
+    call.may_write(app, &resolved.entry)?;
+    app.stats.store(&resolved.entry.id).deleted();
     resolved.entry.store.delete(key, deadline())?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

@@ -1,6 +1,7 @@
 //! What the server counts: for tests, and for whoever asks `GET /_kvfs/stats`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,45 @@ pub(super) struct Stats {
     ranged: Counter,
     bytes_sent: Counter,
     log: Mutex<VecDeque<LoggedRequest>>,
+    /// By the store's id.
+    stores: Mutex<HashMap<String, Arc<StoreStats>>>,
+}
+
+/// What was done with one store since the server started.
+#[derive(Debug, Default)]
+pub(super) struct StoreStats {
+    reads: Counter,
+    writes: Counter,
+    deletes: Counter,
+    lists: Counter,
+}
+
+impl StoreStats {
+    pub(super) fn read(&self) {
+        self.reads.one();
+    }
+
+    pub(super) fn written(&self) {
+        self.writes.one();
+    }
+
+    pub(super) fn deleted(&self) {
+        self.deletes.one();
+    }
+
+    pub(super) fn listed(&self) {
+        self.lists.one();
+    }
+
+    /// Returns the counts as store objects show them.
+    pub(super) fn object(&self) -> serde_json::Value {
+        serde_json::json!({
+            "readCount": self.reads.get(),
+            "writeCount": self.writes.get(),
+            "deleteCount": self.deletes.get(),
+            "listCount": self.lists.get(),
+        })
+    }
 }
 
 /// The counters of a server at one moment.
@@ -109,6 +149,15 @@ impl Stats {
         log.push_back(request);
     }
 
+    /// Returns the counts of a store.
+    pub(super) fn store(&self, id: &str) -> Arc<StoreStats> {
+        let mut stores = self.stores.lock();
+        match stores.get(id) {
+            Some(stats) => stats.clone(),
+            None => stores.entry(id.to_owned()).or_default().clone(),
+        }
+    }
+
     pub(super) fn sent(&self, bytes: u64) {
         self.bytes_sent.add(bytes);
     }
@@ -146,6 +195,7 @@ impl Stats {
             counter.set(0);
         }
         self.log.lock().clear();
+        self.stores.lock().clear();
     }
 }
 

@@ -1,5 +1,7 @@
 //! The server as its clients see it.
 
+mod stores;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -56,6 +58,12 @@ fn assert_error(response: Response, status: u16, kind: &str) {
     let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
     assert_eq!(body["error"]["type"], kind, "{body}");
     assert!(body["error"]["message"].is_string(), "{body}");
+}
+
+/// Returns what an answer holds in its envelope.
+fn data(response: Response) -> Value {
+    let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
+    body["data"].clone()
 }
 
 fn keys(server: &TestServer, query: &str) -> Value {
@@ -679,10 +687,6 @@ fn runs_lead_to_their_default_stores() {
 fn stores_are_made_listed_renamed_and_deleted() {
     let server = TestServer::start();
     let stores = format!("{}/v2/key-value-stores", server.url());
-    let data = |response: Response| {
-        let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
-        body["data"].clone()
-    };
     let post = |query: &str| send(client().post(format!("{stores}{query}")).bearer_auth(TOKEN));
     let made = post("?name=Fresh-One");
     assert_eq!(made.status(), 201);
