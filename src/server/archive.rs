@@ -52,7 +52,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let store = entry.store;
     // What is wrong with the store is said before the archive begins.
     selection.page(&*store, None, 1, Deadline::after(REQUEST_DEADLINE))?;
-    let body = body::written(app.stats.clone(), move |out| pack(&*store, &selection, out));
+    let body = body::written(move |out| pack(&*store, &selection, out));
     let mut response = reply::empty(StatusCode::OK);
     *response.body_mut() = body;
     let headers = response.headers_mut();

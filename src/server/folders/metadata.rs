@@ -73,7 +73,7 @@ pub(super) fn date(time: SystemTime) -> String {
 }
 
 /// Tells whether a text looks like the platform's ids.
-pub(super) fn is_id(text: &str) -> bool {
+pub(in crate::server) fn is_id(text: &str) -> bool {
     text.len() == ID_LEN && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
