@@ -6,7 +6,7 @@
 //!    [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
-//! 4. caches: [`cache`]
+//! 4. caches and what fills them ahead: [`cache`], [`prefetch`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
 //! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
 //! 7. the process: [`setup`], [`daemon`], [`registry`], [`control`]
@@ -27,6 +27,7 @@ pub mod local;
 pub mod open;
 
 pub mod cache;
+pub mod prefetch;
 
 pub mod fs;
 

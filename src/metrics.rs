@@ -106,6 +106,8 @@ metrics! {
     cache_disk_hits,
     /// Opens that fetched the record.
     cache_misses,
+    /// Records fetched ahead of a scan.
+    prefetched,
     /// Broken cache entries that were dropped and fetched again.
     cache_healed,
     /// Bytes in the memory cache now.

@@ -90,6 +90,17 @@ impl fmt::Debug for SafeUrl {
     }
 }
 
+/// Returns a URL without query and credentials.
+pub fn bare(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Both fail only for URLs that have no host, which have no credentials either.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.into()
+}
+
 fn is_secret(parameter: &str) -> bool {
     SECRET_PARAMETERS
         .iter()

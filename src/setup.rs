@@ -146,7 +146,7 @@ impl Mounted {
                 .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
                 .map(|at| at.as_secs());
             serde_json::json!({
-                "mount_point": mount_point,
+                "mount_point": mount_point.to_string_lossy(),
                 "pid": std::process::id(),
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_s": started.elapsed().as_secs(),
@@ -207,6 +207,7 @@ pub fn mount_store(
         prefix: config.prefix.as_deref().map(Into::into),
         collection: config.collection.as_deref().map(Into::into),
         exact_sizes: config.exact_sizes,
+        prefetch: Some(config.deadline),
     };
     let fs = Arc::new(KvFs::new(
         Arc::clone(&store),

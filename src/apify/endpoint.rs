@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use crate::redact::{SafeUrl, Secret};
+use crate::redact::{SafeUrl, Secret, bare};
 use crate::store::{Key, ListQuery, MAX_PAGE};
 
 /// All but the unreserved characters of RFC 3986.
@@ -99,6 +99,14 @@ impl Endpoint {
         Target::Url(SafeUrl::new(url))
     }
 
+    /// Returns the address of a record for showing: without query and credentials.
+    pub fn record_url(&self, key: &Key) -> String {
+        match self.record(key, false) {
+            Target::Url(url) => bare(url.expose()),
+            Target::DotKey { parent, tail } => bare(&parent) + &tail,
+        }
+    }
+
     /// Returns the address of a record; `attachment` keeps the platform from altering HTML.
     pub fn record(&self, key: &Key, attachment: bool) -> Target {
         let query = if attachment { "?attachment=true" } else { "" };
@@ -192,6 +200,19 @@ mod tests {
                 format!(
                     "http://h/v2/key-value-stores/me~s/keys?limit={sent}&prefix=a%26b&signature=s%3D"
                 )
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_for_showing_carry_nothing_secret() {
+        let endpoint = endpoint("https://me:s3cret@h/base?token=s3cret");
+        for (key, tail) in [("INPUT", "INPUT"), ("a/b", "a%2Fb"), ("..", "%2E%2E")] {
+            let key = Key::new(key).expect("a key");
+            let shown = endpoint.record_url(&key);
+            assert_eq!(
+                shown,
+                format!("https://h/base/v2/key-value-stores/me~s/records/{tail}")
             );
         }
     }

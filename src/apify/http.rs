@@ -23,7 +23,7 @@ use super::wire::{self, Envelope};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
 use crate::redact::SafeUrl;
-use crate::store::{ErrorKind, Result, StoreError, Upload};
+use crate::store::{ErrorKind, Priority, Result, StoreError, Upload};
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -90,6 +90,8 @@ pub struct Call<'a> {
     pub accepts: &'static [u16],
     /// Whether a repetition could fail because the first attempt took effect.
     pub once: bool,
+    /// Who waits for it.
+    pub priority: Priority,
 }
 
 impl<'a> Call<'a> {
@@ -103,6 +105,7 @@ impl<'a> Call<'a> {
             subject,
             accepts: &[],
             once: false,
+            priority: Priority::Foreground,
         }
     }
 
@@ -249,7 +252,7 @@ impl HttpClient {
             let server = target.server().clone();
             let is_limited = server.origin() == self.limited;
             let _permit = if is_limited {
-                let permit = self.limiter.acquire(call.budget(), deadline);
+                let permit = self.limiter.acquire(call.budget(), call.priority, deadline);
                 Some(permit.ok_or_else(|| {
                     Failure::permanent(
                         ErrorKind::Timeout,

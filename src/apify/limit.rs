@@ -13,9 +13,13 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Deadline;
+use crate::store::Priority;
 
 /// Requests in flight at once; hundreds more only queue at the server.
 pub const MAX_IN_FLIGHT: usize = 64;
+
+/// Of these, the ones that only requests somebody waits for may use.
+const FOREGROUND_ONLY: usize = 8;
 
 /// The share of the limit that flows steadily; the rest is the burst.
 const STEADY_SHARE: f64 = 0.9;
@@ -67,16 +71,40 @@ impl Limiter {
     }
 
     /// Waits until a request may begin; `None` when that would be past the deadline.
-    pub fn acquire(self: &Arc<Self>, budget: Budget, deadline: Deadline) -> Option<Permit> {
-        let wait = self
-            .rate(budget)
-            .lock()
-            .reserve(Instant::now(), deadline.remaining()?)?;
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
+    ///
+    /// What nobody waits for takes no turn before it can begin, so that it never stands in
+    /// front of a request that somebody waits for.
+    pub fn acquire(
+        self: &Arc<Self>,
+        budget: Budget,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Option<Permit> {
+        let most = match priority {
+            Priority::Foreground => MAX_IN_FLIGHT,
+            Priority::Prefetch => MAX_IN_FLIGHT - FOREGROUND_ONLY,
+        };
+        match priority {
+            Priority::Foreground => {
+                let wait = self
+                    .rate(budget)
+                    .lock()
+                    .reserve(Instant::now(), deadline.remaining()?)?;
+                if !wait.is_zero() {
+                    std::thread::sleep(wait);
+                }
+            }
+            Priority::Prefetch => loop {
+                let left = deadline.remaining()?;
+                let wait = self.rate(budget).lock().reserve_free(Instant::now());
+                match wait {
+                    None => break,
+                    Some(wait) => std::thread::sleep(wait.min(left)),
+                }
+            },
         }
         let mut in_flight = self.in_flight.lock();
-        while *in_flight >= MAX_IN_FLIGHT {
+        while *in_flight >= most {
             if self
                 .ended
                 .wait_until(&mut in_flight, deadline.instant())
@@ -146,11 +174,27 @@ impl Rate {
         self.next = Some(next + self.interval());
         Some(wait)
     }
+
+    /// Takes the next free moment if it is now; else says when to ask again.
+    fn reserve_free(&mut self, now: Instant) -> Option<Duration> {
+        if !self.enforced {
+            return None;
+        }
+        // Half of the burst stays for requests that somebody waits for.
+        let next = self.next.map_or(now, |next| next.max(now));
+        let wait = next.saturating_duration_since(now + self.tolerance() / 2);
+        if wait.is_zero() {
+            self.next = Some(next + self.interval());
+            return None;
+        }
+        Some(wait)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Priority::{Foreground, Prefetch};
 
     fn rate(per_second: f64) -> Rate {
         Rate {
@@ -196,7 +240,9 @@ mod tests {
         let limiter = Arc::new(Limiter::new(false));
         let deadline = Deadline::after(Duration::from_millis(200));
         for _ in 0..10_000 {
-            limiter.acquire(Budget::Rest, deadline).expect("a permit");
+            limiter
+                .acquire(Budget::Rest, Foreground, deadline)
+                .expect("a permit");
         }
     }
 
@@ -205,11 +251,19 @@ mod tests {
         let limiter = Arc::new(Limiter::new(false));
         limiter.learn(Budget::Rest, 10);
         limiter.refused(Budget::Rest);
-        limiter.acquire(Budget::Rest, Deadline::after(Duration::from_secs(60)));
+        limiter.acquire(
+            Budget::Rest,
+            Foreground,
+            Deadline::after(Duration::from_secs(60)),
+        );
         let at_once = Deadline::after(Duration::from_micros(1));
-        assert!(limiter.acquire(Budget::Rest, at_once).is_none());
+        assert!(limiter.acquire(Budget::Rest, Foreground, at_once).is_none());
         let other = Deadline::after(Duration::from_secs(60));
-        assert!(limiter.acquire(Budget::Records, other).is_some());
+        assert!(
+            limiter
+                .acquire(Budget::Records, Foreground, other)
+                .is_some()
+        );
     }
 
     #[test]
@@ -219,13 +273,40 @@ mod tests {
         let mut permits: Vec<_> = (0..MAX_IN_FLIGHT)
             .map(|_| {
                 limiter
-                    .acquire(Budget::Records, deadline)
+                    .acquire(Budget::Records, Foreground, deadline)
                     .expect("a permit")
             })
             .collect();
-        assert!(limiter.acquire(Budget::Records, deadline).is_none());
+        assert!(
+            limiter
+                .acquire(Budget::Records, Foreground, deadline)
+                .is_none()
+        );
         permits.pop();
         let later = Deadline::after(Duration::from_secs(60));
-        assert!(limiter.acquire(Budget::Records, later).is_some());
+        assert!(
+            limiter
+                .acquire(Budget::Records, Foreground, later)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn prefetch_leaves_room_in_flight_and_in_the_rate_for_those_who_wait() {
+        let limiter = Arc::new(Limiter::new(false));
+        let long = Deadline::after(Duration::from_secs(60));
+        let short = Deadline::after(Duration::from_millis(20));
+        let ahead: Vec<_> =
+            std::iter::from_fn(|| limiter.acquire(Budget::Records, Prefetch, short))
+                .take(1000)
+                .collect();
+        assert_eq!(ahead.len(), MAX_IN_FLIGHT - FOREGROUND_ONLY);
+        assert!(limiter.acquire(Budget::Records, Foreground, long).is_some());
+        drop(ahead);
+        let mut rate = rate(100.0);
+        let now = Instant::now();
+        while rate.reserve_free(now).is_none() {}
+        let wait = rate.reserve(now, Duration::MAX);
+        assert_eq!(wait, Some(Duration::ZERO), "half of the burst is left");
     }
 }

@@ -76,6 +76,10 @@ impl Store for ApifyStore {
         self.info.clone()
     }
 
+    fn record_url(&self, key: &Key) -> Option<String> {
+        Some(self.endpoint.record_url(key))
+    }
+
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
         list_page(&self.api, &self.endpoint, None, query, deadline)
     }

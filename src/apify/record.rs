@@ -18,7 +18,7 @@ use super::token::Token;
 use super::transport::Reply;
 use crate::clock::Deadline;
 use crate::store::{
-    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, RecordMeta, Result,
+    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
     StoreError, Validator,
 };
 
@@ -47,6 +47,8 @@ pub struct Conditions<'a> {
     pub if_match: Option<&'a ETag>,
     /// The range only if it is this version, else the whole.
     pub if_range: Option<&'a ETag>,
+    /// Who waits for it.
+    pub priority: Priority,
 }
 
 /// An answer to a get that is not a failure.
@@ -156,6 +158,7 @@ impl RecordApi {
             if_none_match: request.if_none_match.as_ref(),
             if_match: request.if_match.as_ref(),
             if_range: None,
+            priority: request.priority,
         };
         let answer = self.fetch(&target, key, &conditions, deadline)?;
         let Answer {
@@ -282,6 +285,7 @@ impl RecordApi {
     ) -> Result<Answer> {
         let mut call = self.call(Purpose::Get, target.clone(), Subject::Record(key));
         call.accepts = &[304, 416];
+        call.priority = conditions.priority;
         call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
         if let Some((start, end)) = conditions.range {
             let last = end.map(|end| (end - 1).to_string()).unwrap_or_default();

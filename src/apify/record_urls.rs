@@ -10,7 +10,7 @@ use super::endpoint::linked_record;
 use super::read_only;
 use super::record::RecordApi;
 use crate::clock::Deadline;
-use crate::redact::SafeUrl;
+use crate::redact::{SafeUrl, bare};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery, MAX_PAGE, PutRequest,
     RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
@@ -129,6 +129,10 @@ fn key_of(url: &SafeUrl) -> Result<Key> {
 impl Store for RecordUrlsStore {
     fn info(&self) -> StoreInfo {
         self.info.clone()
+    }
+
+    fn record_url(&self, key: &Key) -> Option<String> {
+        Some(bare(self.records.get(key)?.0.expose()))
     }
 
     fn list_page(&self, query: &ListQuery, _: Deadline) -> Result<ListPage> {

@@ -9,7 +9,7 @@
 //!   then exactly the newer transfer.
 //!
 //! Whatever differs is [`ErrorKind::Changed`]. Resumptions are bounded between two bytes of
-//! progress by the retry policy, and in all by [`MAX_RESUMES`].
+//! progress by the retry policy, and in all by `MAX_RESUMES`.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -188,7 +188,7 @@ impl ResumingBody {
             range,
             if_match: etag,
             if_range: etag.filter(|_| range.is_some()),
-            if_none_match: None,
+            ..Conditions::default()
         };
         let mut answer = self
             .api

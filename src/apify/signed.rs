@@ -124,6 +124,10 @@ impl Store for SignedKeysStore {
         self.info.clone()
     }
 
+    fn record_url(&self, key: &Key) -> Option<String> {
+        Some(self.endpoint.record_url(key))
+    }
+
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
         if let Some(expired) = self.expired() {
             return Err(expired);

@@ -203,6 +203,38 @@ impl Listing {
         self.len() == 0
     }
 
+    /// Returns the place of a key in what has been listed so far.
+    pub fn rank(&self, key: &Key) -> Option<u64> {
+        let state = self.state.lock();
+        let after = state
+            .pages
+            .partition_point(|page| page.entries.first().is_some_and(|entry| entry.key <= *key));
+        let page = state.pages.get(after.checked_sub(1)?)?;
+        let at = page
+            .entries
+            .binary_search_by(|entry| entry.key.cmp(key))
+            .ok()?;
+        Some(page.first + at as u64)
+    }
+
+    /// Returns the entry at a place of what has been listed so far.
+    pub fn entry(&self, rank: u64) -> Option<Entry> {
+        let page = page_of(&self.state.lock().pages, rank)?;
+        page.entries
+            .get(usize::try_from(rank - page.first).ok()?)
+            .cloned()
+    }
+
+    /// Returns all keys listed so far, in order.
+    pub fn keys(&self) -> Vec<Key> {
+        let pages = self.state.lock().pages.clone();
+        pages
+            .iter()
+            .flat_map(|page| &page.entries)
+            .map(|entry| entry.key.clone())
+            .collect()
+    }
+
     /// Returns the first key listed so far that `wanted` accepts.
     pub fn find_key(&self, wanted: &dyn Fn(&Key) -> bool) -> Option<Key> {
         let pages = self.state.lock().pages.clone();

@@ -18,7 +18,7 @@ use super::{Error, Result, may_block, wait_until};
 use crate::clock::{Clock, Deadline, Wait};
 use crate::metrics::Metrics;
 use crate::store::{
-    ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store, StoreError, Validator,
+    ErrorKind, GetOutcome, GetRequest, Key, Priority, RecordMeta, Store, StoreError, Validator,
 };
 use crate::workers::Workers;
 
@@ -109,6 +109,8 @@ pub enum Peek {
 enum Need {
     Attributes,
     Content,
+    /// The content, for an open that will probably come.
+    Ahead,
 }
 
 impl Records {
@@ -261,6 +263,23 @@ impl Records {
         }
     }
 
+    /// Fetches a record because somebody will probably open it.
+    ///
+    /// # Errors
+    /// Those of the store, for the log only.
+    pub fn prefetch(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<()> {
+        self.resolve(key, Need::Ahead, wait).map(drop)
+    }
+
+    /// Tells whether an open of this record would be answered from memory.
+    pub fn is_at_hand(&self, key: &Key) -> bool {
+        match self.peek(key) {
+            Peek::Present(known) => self.memory_content(key, known.version).is_some(),
+            Peek::Absent => true,
+            Peek::Unknown => false,
+        }
+    }
+
     /// Drops what is known of a record, so that the next question goes to the store.
     pub fn expire(&self, key: &Key) {
         if let Some(slot) = self.slots.lock().pop(key) {
@@ -388,8 +407,14 @@ impl Records {
             (None, Some(known)) if need == Need::Attributes => known.meta.validator(),
             _ => None,
         };
+        let priority = if need == Need::Ahead {
+            Priority::Prefetch
+        } else {
+            Priority::Foreground
+        };
         let request = GetRequest {
             if_none_match: condition,
+            priority,
             ..GetRequest::default()
         };
         match self.store.get(key, &request, deadline)? {
@@ -435,7 +460,7 @@ impl Records {
 
     fn count_hit(&self, from_memory: bool, need: Need) {
         match (need, from_memory) {
-            (Need::Attributes, _) => {}
+            (Need::Attributes | Need::Ahead, _) => {}
             (Need::Content, true) => self.metrics.cache_memory_hits.one(),
             (Need::Content, false) => self.metrics.cache_disk_hits.one(),
         }

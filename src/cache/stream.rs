@@ -50,7 +50,7 @@ impl Origin {
         let request = GetRequest {
             range: Some(range.clone()),
             if_match: self.meta.strong_etag().cloned(),
-            if_none_match: None,
+            ..GetRequest::default()
         };
         match self.store.get(&self.key, &request, deadline)? {
             GetOutcome::Found(found) if found.meta.etag != self.meta.etag => Err(self.changed()),

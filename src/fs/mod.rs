@@ -15,6 +15,7 @@ use crate::cache::listing::Listing;
 use crate::cache::records::Records;
 use crate::clock::{Clock, Wait};
 use crate::metrics::{ErrorEntry, Metrics};
+use crate::prefetch::Prefetcher;
 use crate::store::{Key, ListQuery, Store};
 
 pub mod attributes;
@@ -45,6 +46,8 @@ pub struct FsConfig {
     pub collection: Option<Arc<str>>,
     /// Whether sizes are exact already when they are listed.
     pub exact_sizes: bool,
+    /// Whether the next records of a scan are fetched ahead, each no longer than this.
+    pub prefetch: Option<Duration>,
 }
 
 /// The filesystem over one store.
@@ -59,6 +62,7 @@ pub struct KvFs {
     inodes: Mutex<InodeTable>,
     handles: Mutex<HandleTable>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
+    prefetcher: Option<Prefetcher>,
     status: OnceLock<StatusSource>,
 }
 
@@ -80,6 +84,10 @@ impl KvFs {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let deadline = config.prefetch;
+        let prefetcher = deadline.and_then(|deadline| {
+            Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
+        });
         Self {
             store,
             records,
@@ -90,6 +98,7 @@ impl KvFs {
             inodes: Mutex::default(),
             handles: Mutex::default(),
             kernel: OnceLock::new(),
+            prefetcher,
             status: OnceLock::new(),
         }
     }

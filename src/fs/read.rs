@@ -81,8 +81,18 @@ impl KvFs {
             inode.version = version;
             (pages, std::mem::replace(&mut inode.told_size, size))
         };
+        self.foresee(&key);
         let keep_cache = self.tell_kernel(ino, content, size, told_size, &pages);
         Ok(self.hand_out(ino, reader, keep_cache))
+    }
+
+    /// Fetches ahead what a scan will open next.
+    fn foresee(&self, key: &crate::store::Key) {
+        if let Some(prefetcher) = &self.prefetcher
+            && let Some(listing) = self.listing.lock().clone()
+        {
+            prefetcher.opened(&listing, key);
+        }
     }
 
     fn hand_out(&self, ino: Ino, reader: ContentReader, keep_cache: bool) -> Opened {

@@ -116,6 +116,18 @@ pub struct GetRequest {
     pub if_none_match: Option<Validator>,
     /// Fail with [`ErrorKind::Changed`] unless this is still the version.
     pub if_match: Option<ETag>,
+    /// Who waits for it.
+    pub priority: Priority,
+}
+
+/// Who waits for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// A person.
+    #[default]
+    Foreground,
+    /// Nobody yet: it never delays a request that somebody waits for.
+    Prefetch,
 }
 
 /// What a get found.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-use crate::redact::{SafeUrl, Secret};
+use crate::redact::{SafeUrl, Secret, bare};
 
 /// The length of the platform's ids, in characters.
 const ID_LEN: usize = 17;
@@ -266,15 +266,6 @@ fn resource(text: &str) -> Option<String> {
 
 fn without_query(text: &str) -> String {
     text.split(['?', '#']).next().unwrap_or_default().to_owned()
-}
-
-fn bare(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = url.set_password(None);
-    let _ = url.set_username("");
-    url.into()
 }
 
 fn from_url(text: &str) -> Result<StoreRef, ReferenceError> {
