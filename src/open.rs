@@ -319,6 +319,9 @@ fn describe(error: StoreError, remote: &RemoteRef, has_token: bool) -> StoreErro
     if error.kind() != ErrorKind::StoreNotFound {
         return error;
     }
+    if let Some(hint) = remote.mistaken_id() {
+        return error.with_hint(hint);
+    }
     match remote {
         RemoteRef::Id(_) => error.with_hint(
             "check the id; a store's name is written ~name or user~name",

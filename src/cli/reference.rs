@@ -7,7 +7,8 @@ use crate::store::reference::{RemoteRef, StoreRef};
 
 /// Parses what the user typed for STORE.
 ///
-/// A folder that exists wins over what only looks like `USER/NAME` or is no reference at all.
+/// A folder that exists wins over what only looks like `USER/NAME`, a word that is no id of the
+/// platform's, or no reference at all.
 ///
 /// # Errors
 /// A usage error that shows the accepted forms.
@@ -18,6 +19,7 @@ pub fn parse(typed: &[String]) -> Result<StoreRef, CliError> {
     {
         let by_path = match &parsed {
             Ok(StoreRef::Remote(RemoteRef::Named { .. })) => one.contains('/'),
+            Ok(StoreRef::Remote(remote)) => remote.mistaken_id().is_some(),
             Ok(_) => false,
             Err(_) => true,
         };

@@ -19,6 +19,11 @@ pub struct Inode {
     ///
     /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
     pub version: Option<(VersionId, u64)>,
+    /// Whether an open is telling the kernel of this version at the moment.
+    ///
+    /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
+    /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
+    pub settling: bool,
     /// Whether the name now belongs to another inode, because the record changed while this one
     /// was open.
     pub detached: bool,
@@ -73,6 +78,7 @@ impl InodeTable {
             lookups: 0,
             opens: 0,
             version: None,
+            settling: false,
             detached: false,
             told_size,
         });

@@ -7,7 +7,7 @@ use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::{FsError, KvFs, Result};
 use crate::cache::content::{Content, ContentReader};
 use crate::clock::Wait;
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, StoreError};
 
 /// The largest content that is pushed into the page cache when it is opened, in bytes: what one
 /// message to the kernel carries well, and most records.
@@ -16,13 +16,26 @@ const PUSHED: usize = 128 << 10;
 const TRIES: u32 = 3;
 
 /// What opening means for the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pages {
-    /// They are of this version already.
+    /// They are of this version, and the kernel knows its size.
     Keep,
-    /// There are none yet: the whole content can be pushed.
-    None,
-    /// They are of another version, or cannot be trusted: dropped by not keeping them.
-    Drop,
+    /// There are none of another version, but the kernel may believe another size than this.
+    Resize(u64),
+    /// They are of another version; the kernel may believe this size.
+    Replace(u64),
+}
+
+/// Ends the time in which an open has an inode to itself, whatever came of it.
+struct Settling<'a>(&'a KvFs, Ino);
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.0.inodes.lock().get_mut(self.1) {
+            inode.settling = false;
+        }
+        self.0.settled.notify_all();
+    }
 }
 
 impl KvFs {
@@ -64,26 +77,53 @@ impl KvFs {
         };
         let content = reader.content();
         let size = content.known_size().ok_or(FsError::WouldBlock)?;
-        let (pages, told_size) = {
-            let mut inodes = self.inodes.lock();
-            let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
-            let version = Some((content.version, size));
-            let pages = match inode.version {
-                before if before == version => Pages::Keep,
-                Some(_) if inode.opens > 0 => {
-                    inodes.detach(ino);
-                    return Err(FsError::Stale);
-                }
-                Some(_) => Pages::Drop,
-                None => Pages::None,
-            };
-            inode.opens += 1;
-            inode.version = version;
-            (pages, std::mem::replace(&mut inode.told_size, size))
-        };
+        let pages = self.enter_version(ino, content, size, wait)?;
+        let settling = (pages != Pages::Keep).then(|| Settling(self, ino));
+        let keep_cache = self.tell_kernel(ino, content, size, pages);
+        drop(settling);
         self.foresee(&key);
-        let keep_cache = self.tell_kernel(ino, content, size, told_size, &pages);
         Ok(self.hand_out(ino, reader, keep_cache))
+    }
+
+    /// Counts an open of `content`. Unless the pages can be kept, the caller then has the inode
+    /// to itself and must let go of it when the kernel has been told.
+    fn enter_version(&self, ino: Ino, content: &Content, size: u64, wait: Wait) -> Result<Pages> {
+        let version = Some((content.version, size));
+        let mut inodes = self.inodes.lock();
+        loop {
+            let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
+            if inode.detached {
+                return Err(FsError::Stale);
+            }
+            if !inode.settling {
+                let told = inode.told_size;
+                let pages = match inode.version {
+                    // While handles are open, it is their size that the kernel was told.
+                    before if before == version && (inode.opens > 0 || told == size) => Pages::Keep,
+                    Some(_) if inode.opens > 0 => {
+                        inodes.detach(ino);
+                        return Err(FsError::Stale);
+                    }
+                    before if before.is_none() || before == version => Pages::Resize(told),
+                    _ => Pages::Replace(told),
+                };
+                inode.opens += 1;
+                inode.version = version;
+                inode.told_size = size;
+                inode.settling = pages != Pages::Keep;
+                return Ok(pages);
+            }
+            let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
+            let late = self.settled.wait_until(&mut inodes, deadline.instant());
+            if late.timed_out() {
+                return Err(StoreError::new(
+                    ErrorKind::Timeout,
+                    "the kernel does not take the record's new version",
+                )
+                .with_key(&content.key)
+                .into());
+            }
+        }
     }
 
     /// Fetches ahead what a scan will open next.
@@ -102,55 +142,42 @@ impl KvFs {
         Opened { fh, keep_cache }
     }
 
-    /// Makes the kernel believe the exact size before the open returns, and gives it the pages
-    /// of a small content. Returns whether it may keep its pages.
+    /// Makes the kernel believe the exact size before the open returns, drops pages of another
+    /// version, and gives it those of a small content. Returns whether it may keep what it has.
     ///
     /// The order matters: `store` raises the size at once and is the only thing that `sendfile`
     /// and `mmap` without a prior `fstat` notice, but it never lowers it; forgetting the
-    /// attributes makes every `fstat` ask for the exact size, lower or higher.
-    fn tell_kernel(
-        &self,
-        ino: Ino,
-        content: &Content,
-        size: u64,
-        told_size: u64,
-        pages: &Pages,
-    ) -> bool {
+    /// attributes makes every `fstat` ask for the exact size, lower or higher. And it is all done
+    /// before any other open of this version is answered: the kernel acts on an open's reply only
+    /// some time after it, and a second open would meanwhile keep, and read, what the first drops.
+    fn tell_kernel(&self, ino: Ino, content: &Content, size: u64, pages: Pages) -> bool {
         let kernel: &dyn KernelCache = match self.kernel.get() {
             Some(kernel) => &**kernel,
             None => &NoKernel,
         };
-        match pages {
-            Pages::Keep => {
-                if told_size != size {
-                    kernel.forget_attributes(ino);
-                }
-                true
-            }
-            Pages::None
-                if content
-                    .in_memory()
-                    .is_some_and(|bytes| !bytes.is_empty() && bytes.len() <= PUSHED) =>
-            {
-                if let Some(bytes) = content.in_memory() {
-                    kernel.store(ino, 0, bytes);
-                }
-                if told_size != size {
-                    kernel.forget_attributes(ino);
-                }
-                true
-            }
-            Pages::None | Pages::Drop => {
-                if told_size != size {
-                    if size > told_size {
-                        // The page with this byte is dropped when the open returns.
-                        kernel.store(ino, size - 1, &[0]);
-                    }
-                    kernel.forget_attributes(ino);
-                }
-                false
-            }
+        let (replaces, told_size) = match pages {
+            Pages::Keep => return true,
+            Pages::Resize(told) => (false, told),
+            Pages::Replace(told) => (true, told),
+        };
+        let small = content
+            .in_memory()
+            .filter(|bytes| !bytes.is_empty() && bytes.len() <= PUSHED);
+        let raises = small.is_none() && size > told_size;
+        if raises {
+            // A wrong byte, which is dropped with its page.
+            kernel.store(ino, size - 1, &[0]);
         }
+        let mut clean = true;
+        if replaces || raises {
+            clean = kernel.forget_pages(ino);
+        } else if told_size != size {
+            kernel.forget_attributes(ino);
+        }
+        if let Some(bytes) = small.filter(|_| clean) {
+            kernel.store(ino, 0, bytes);
+        }
+        clean
     }
 
     /// Reads from an open file: `len` bytes at `offset`, fewer only at its end.

@@ -75,14 +75,18 @@ pub trait DirSink {
 
 /// What the core tells the kernel about its caches.
 ///
-/// `store` and `forget_attributes` may be called while an open is being answered, and nowhere
-/// else: see docs/DESIGN.md on deadlocks.
+/// All of it may be called while an open is being answered, and nowhere else: see docs/DESIGN.md
+/// on deadlocks. Pages moreover only while no handle of the inode is open, lest a read that holds
+/// a page waits for whoever waits for the page.
 pub trait KernelCache: Send + Sync + fmt::Debug {
     /// Puts bytes into the page cache; also raises the size the kernel believes.
     fn store(&self, ino: Ino, offset: u64, bytes: &[u8]);
 
     /// Drops the attributes that the kernel remembers, but no pages.
     fn forget_attributes(&self, ino: Ino);
+
+    /// Drops all pages, and the attributes. Returns whether they are gone.
+    fn forget_pages(&self, ino: Ino) -> bool;
 }
 
 /// A kernel that is not there: for tests, and until the mount is up.
@@ -93,4 +97,8 @@ impl KernelCache for NoKernel {
     fn store(&self, _ino: Ino, _offset: u64, _bytes: &[u8]) {}
 
     fn forget_attributes(&self, _ino: Ino) {}
+
+    fn forget_pages(&self, _ino: Ino) -> bool {
+        true
+    }
 }

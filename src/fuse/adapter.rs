@@ -80,6 +80,25 @@ impl Adapter {
         work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
+        self.answer_or_undo(request, operation, ino, reply, work, done, |_, _| {});
+    }
+
+    /// The same for work that counts something which the kernel gives back only if it gets the
+    /// reply: when the request has been given up meanwhile, `undo` takes the result back.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "two more callbacks than a plain request"
+    )]
+    fn answer_or_undo<R: Refuse, T: 'static>(
+        &self,
+        request: &Request,
+        operation: &'static str,
+        ino: INodeNo,
+        reply: R,
+        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+        undo: fn(&KvFs, T),
+    ) {
         let ino = Ino(ino.0);
         tracing::trace!(operation, ino = ino.0, pid = request.pid(), "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
@@ -98,10 +117,11 @@ impl Adapter {
         );
         let queued = self.pool.spawn(move || {
             let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
-            let Some(reply) = job.take() else { return };
-            match result {
-                Ok(answer) => done(reply, answer),
-                Err(error) => fail(&fs, operation, ino, reply, &error),
+            match (job.take(), result) {
+                (Some(reply), Ok(answer)) => done(reply, answer),
+                (Some(reply), Err(error)) => fail(&fs, operation, ino, reply, &error),
+                (None, Ok(answer)) => undo(&fs, answer),
+                (None, Err(_)) => {}
             }
         });
         if queued.is_err()
@@ -194,8 +214,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             // `ls -l` and `find -size` get attributes with the names.
             InitFlags::FUSE_DO_READDIRPLUS,
-            // ... and a plain `ls` of a million keys does not pay for them.
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             if config.add_capabilities(wanted).is_err() {
@@ -212,7 +230,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, appearance) = (name.to_owned(), self.appearance);
-        self.answer(
+        self.answer_or_undo(
             request,
             "lookup",
             parent,
@@ -232,6 +250,11 @@ impl Filesystem for Adapter {
                         kind: FileKind::File,
                     };
                     reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
+                }
+            },
+            |fs, found| {
+                if let Lookup::Found(reply) = found {
+                    fs.forget(reply.attr.ino, 1);
                 }
             },
         );
@@ -255,7 +278,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        self.answer(
+        self.answer_or_undo(
             request,
             "open",
             ino,
@@ -266,6 +289,7 @@ impl Filesystem for Adapter {
                 flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
                 reply.opened(FileHandle(opened.fh.0), flags);
             },
+            |fs, opened| fs.release(opened.fh),
         );
     }
 

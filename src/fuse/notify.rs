@@ -27,4 +27,14 @@ impl KernelCache for Kernel {
             tracing::debug!("the kernel did not forget inode {}: {error}", ino.0);
         }
     }
+
+    fn forget_pages(&self, ino: Ino) -> bool {
+        match self.0.inval_inode(INodeNo(ino.0), 0, 0) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!("the kernel kept the pages of inode {}: {error}", ino.0);
+                false
+            }
+        }
+    }
 }

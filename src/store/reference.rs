@@ -69,6 +69,19 @@ pub enum RemoteRef {
     LastRunOfTask(String),
 }
 
+impl RemoteRef {
+    /// Explains, with the accepted forms, that a word which is no id of the platform's was looked
+    /// up as one.
+    pub fn mistaken_id(&self) -> Option<String> {
+        match self {
+            Self::Id(id) if !is_id(id) => Some(format!(
+                "'{id}' was looked up as a store's id: write ~{id} for your own store of that name, or ./{id} for a folder\n{FORMS}"
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// Why a text is no store reference. `Display` names the accepted forms; it shows no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReferenceError {
@@ -97,14 +110,11 @@ pub enum ReferenceError {
     Missing,
 }
 
-/// Proposes what a bare word may have been meant as.
+/// Proposes what a text may have been meant as.
 fn suggestion(text: &str) -> String {
-    if is_name(text) {
-        format!(": write ~{text} for your own store of that name, or ./{text} for a folder")
-    } else if let Some(path) = text.strip_prefix("~/") {
-        format!(": the shell did not expand ~; write \"$HOME/{path}\"")
-    } else {
-        String::new()
+    match text.strip_prefix("~/") {
+        Some(path) => format!(": the shell did not expand ~; write \"$HOME/{path}\""),
+        None => String::new(),
     }
 }
 
@@ -163,7 +173,8 @@ impl FromStr for StoreRef {
             };
             return Ok(Self::Remote(remote));
         }
-        if is_id(text) {
+        // The platform's ids are 17 letters and digits; other servers have ids of their own.
+        if is_name(text) {
             return Ok(Self::Remote(RemoteRef::Id(text.to_owned())));
         }
         named(text).map(Self::Remote).ok_or_else(unknown)
@@ -561,11 +572,20 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_word_is_refused_with_proposals() {
-        let error = refused("my-store");
+    fn a_bare_word_is_an_id_and_explained_when_the_platform_has_no_such() {
+        let StoreRef::Remote(remote) = parse("my-store") else {
+            panic!("not remote")
+        };
+        assert_eq!(remote, RemoteRef::Id("my-store".into()));
+        let explained = remote.mistaken_id().expect("no id of the platform's");
         for part in ["~my-store", "./my-store", "run:ID", "Console"] {
-            assert!(error.contains(part), "{error}");
+            assert!(explained.contains(part), "{explained}");
         }
+        assert_eq!(RemoteRef::Id(ID.into()).mistaken_id(), None);
+    }
+
+    #[test]
+    fn what_fits_no_form_is_refused() {
         for text in [
             "",
             "a b",

@@ -53,6 +53,19 @@ fn a_small_record_costs_one_request_then_none_then_one_conditional_one() {
     assert_eq!(requests(&core), 1);
 }
 
+/// Tells whether the kernel was last told to drop all pages before it got any new ones.
+fn drops_pages(core: &crate::support::core::Core, ino: kvfs::fs::types::Ino) -> bool {
+    let told = core.kernel.0.lock();
+    let dropped = told
+        .iter()
+        .rposition(|told| *told == Told::ForgetPages(ino));
+    dropped.is_some_and(|at| {
+        told[at + 1..]
+            .iter()
+            .all(|told| matches!(told, Told::Store(_, 0, _)))
+    })
+}
+
 #[test]
 fn without_validators_a_record_is_fetched_again_after_the_ttl_and_keeps_its_pages_if_it_is_the_same()
  {
@@ -83,7 +96,7 @@ fn without_validators_a_record_is_fetched_again_after_the_ttl_and_keeps_its_page
     core.fs.release(opened.fh);
     core.clock.advance(TTL);
     let opened = core.fs.open(ino, false, patient()).expect("open");
-    assert!(!opened.keep_cache, "the bytes changed");
+    assert!(drops_pages(&core, ino), "the bytes changed");
     assert_eq!(core.read_all(opened.fh).expect("its bytes"), b"else");
 }
 
@@ -230,8 +243,45 @@ fn a_changed_record_that_nobody_has_open_keeps_its_inode_and_loses_its_pages() {
         .insert("A", "text/plain", Encoding::Identity, &b"newer"[..]);
     core.clock.advance(TTL);
     let opened = core.fs.open(ino, false, patient()).expect("open");
-    assert!(!opened.keep_cache);
+    assert!(drops_pages(&core, ino));
     assert_eq!(core.read_all(opened.fh).expect("its bytes"), b"newer");
+}
+
+#[test]
+fn no_open_is_answered_while_another_drops_the_pages_of_the_version_before() {
+    let setup = Setup::new(plain(&[("A", b"old")]));
+    let core = setup.core(None);
+    let (ino, fh) = core.open("A").expect("open");
+    core.fs.release(fh);
+    setup
+        .store
+        .insert("A", "text/plain", Encoding::Identity, &b"newer"[..]);
+    core.clock.advance(TTL);
+    std::thread::scope(|scope| {
+        let slow = core.kernel.1.lock();
+        let first = scope.spawn(|| core.fs.open(ino, false, patient()).map(|opened| opened.fh));
+        let start = std::time::Instant::now();
+        while !core.kernel.0.lock().contains(&Told::ForgetPages(ino)) {
+            assert!(start.elapsed().as_secs() < 10, "no pages are dropped");
+            std::thread::yield_now();
+        }
+        assert!(matches!(
+            core.fs.open(ino, false, Wait::Never),
+            Err(FsError::WouldBlock)
+        ));
+        let second = scope.spawn(|| core.fs.open(ino, false, patient()).map(|opened| opened.fh));
+        // What is open shows its size already.
+        let size = core.fs.getattr(ino, Wait::Never).expect("known").attr.size;
+        assert_eq!(size, 5);
+        assert!(!second.is_finished());
+        drop(slow);
+        for opened in [first, second] {
+            let fh = opened.join().expect("no panic").expect("open");
+            assert_eq!(core.read_all(fh).expect("its bytes"), b"newer");
+            core.fs.release(fh);
+        }
+    });
+    core.fs.check_invariants();
 }
 
 #[test]
@@ -261,8 +311,8 @@ fn the_exact_size_of_an_encoded_record_is_known_from_open_on_and_across_remounts
         assert_eq!(
             told,
             [
-                Told::Store(ino, 0, content.clone()),
-                Told::ForgetAttributes(ino)
+                Told::ForgetAttributes(ino),
+                Told::Store(ino, 0, content.clone())
             ]
         );
         assert!(opened.keep_cache, "the kernel has all pages");

@@ -467,7 +467,10 @@ fn is_ended(signal: Signal, gate: Gate, command: &str) {
     store.release(Call::Get);
     store.release_bodies();
     assert_eq!(mount.works("cat b"), "second");
+    // What was opened for a program that did not wait for it is closed again.
+    eventually("all files are closed", || mount.counters().open_files == 0);
     assert_eq!(mount.counters().panics_total, 0);
+    mount.unmount();
 }
 
 #[test]

@@ -835,3 +835,98 @@ fn the_tools_of_these_tests_are_installed() {
         );
     }
 }
+
+/// Returns version `n` of a record that changes: sizes go up and down, every byte tells which.
+fn version(n: u64) -> Vec<u8> {
+    let len = [10, 5000, 4096, 150_000, 1, 2_000_000, 4097][n as usize % 7];
+    let mut bytes = vec![b'a' + (n % 26) as u8; len];
+    let tag = n.to_string();
+    for at in (0..len.saturating_sub(16)).step_by(1000) {
+        bytes[at..at + tag.len()].copy_from_slice(tag.as_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn readers_of_a_record_that_keeps_changing_each_see_one_whole_version() {
+    use std::os::unix::fs::FileExt;
+    for encoding in [Encoding::Identity, Encoding::Gzip] {
+        let store = Arc::new(MemoryStore::new());
+        let put = |n: u64| {
+            let stored = match encoding {
+                Encoding::Identity => version(n),
+                _ => {
+                    let mut encoder =
+                        flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                    std::io::Write::write_all(&mut encoder, &version(n)).expect("in memory");
+                    encoder.finish().expect("in memory")
+                }
+            };
+            store.insert("k", "text/plain", encoding.clone(), stored);
+        };
+        put(0);
+        let mount = MountedSession::with(store.clone(), |config| {
+            config.ttl = Some(Duration::ZERO);
+        });
+        let until = std::time::Instant::now() + Duration::from_secs(2);
+        let latest = std::sync::atomic::AtomicU64::new(0);
+        let whole = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let (mount, latest, whole) = (&mount, &latest, &whole);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    while std::time::Instant::now() < until {
+                        let before = latest.load(std::sync::atomic::Ordering::SeqCst);
+                        let mut read = || -> std::io::Result<Vec<u8>> {
+                            let file = fs::File::open(mount.file("k"))?;
+                            let len = file.metadata()?.len();
+                            let piece = [700, 5000, 70_000, 3_000_000][random.usize(..4)];
+                            let mut bytes = vec![0; len as usize + piece];
+                            let mut at = 0;
+                            loop {
+                                match file.read_at(&mut bytes[at..at + piece], at as u64)? {
+                                    0 => break,
+                                    n => at += n,
+                                }
+                            }
+                            assert_eq!(at as u64, len, "fstat is not the length that was read");
+                            assert_eq!(
+                                file.metadata()?.len(),
+                                len,
+                                "the open file changed its size"
+                            );
+                            bytes.truncate(at);
+                            Ok(bytes)
+                        };
+                        match read() {
+                            Ok(bytes) => {
+                                let after = latest.load(std::sync::atomic::Ordering::SeqCst);
+                                assert!(
+                                    (before..=after + 1).any(|n| bytes == version(n)),
+                                    "{} bytes are of no version from {before} to {after}",
+                                    bytes.len()
+                                );
+                                whole.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                            }
+                            Err(error) => {
+                                assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{error}");
+                            }
+                        }
+                    }
+                });
+            }
+            let mut n = 0;
+            while std::time::Instant::now() < until {
+                n += 1;
+                put(n);
+                latest.store(n, std::sync::atomic::Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(fastrand::u64(..20)));
+            }
+        });
+        let whole = whole.into_inner();
+        assert!(whole > 20, "only {whole} reads came through");
+        assert_eq!(mount.counters().panics_total, 0);
+        mount.unmount();
+    }
+}

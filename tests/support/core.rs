@@ -91,15 +91,16 @@ pub struct Core {
     pub kernel: Arc<KernelLog>,
 }
 
-/// What the core told the kernel.
+/// What the core told the kernel; it takes its time with pages while the second is locked.
 #[derive(Debug, Default)]
-pub struct KernelLog(pub Mutex<Vec<Told>>);
+pub struct KernelLog(pub Mutex<Vec<Told>>, pub Mutex<()>);
 
 /// One thing the core told the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     Store(Ino, u64, Vec<u8>),
     ForgetAttributes(Ino),
+    ForgetPages(Ino),
 }
 
 impl KernelCache for KernelLog {
@@ -109,6 +110,12 @@ impl KernelCache for KernelLog {
 
     fn forget_attributes(&self, ino: Ino) {
         self.0.lock().push(Told::ForgetAttributes(ino));
+    }
+
+    fn forget_pages(&self, ino: Ino) -> bool {
+        self.0.lock().push(Told::ForgetPages(ino));
+        drop(self.1.lock());
+        true
     }
 }
 
