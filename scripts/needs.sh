@@ -22,6 +22,7 @@ need() {
   local program=$1
   shift
   command -v "$program" >/dev/null 2>&1 && return
+  [[ " ${MISSING_PROGRAMS[*]-} " == *" $program "* ]] && return
   MISSING_PROGRAMS+=("$program")
   MISSING_PACKAGES+=("$@")
 }

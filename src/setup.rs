@@ -208,6 +208,7 @@ pub fn mount_store(
         collection: config.collection.as_deref().map(Into::into),
         exact_sizes: config.exact_sizes,
         prefetch: Some(config.deadline),
+        page_deadline: config.deadline,
     };
     let fs = Arc::new(KvFs::new(
         Arc::clone(&store),

@@ -285,7 +285,12 @@ impl HttpClient {
                 .transport
                 .send(&call.method(), &target, headers, sent, deadline)?;
             self.reached.store(true, Ordering::Relaxed);
-            tracing::trace!(status = reply.status, url = %SafeUrl::new(server.clone()), "answer");
+            tracing::debug!(
+                method = %call.method(),
+                url = %SafeUrl::new(server.clone()),
+                status = reply.status,
+                "request"
+            );
             if is_limited {
                 self.learn(call.budget(), &reply);
             }

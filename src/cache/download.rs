@@ -28,8 +28,12 @@ const CHUNK: usize = 256 << 10;
 const AHEAD: Range<u64> = (1 << 20)..(64 << 20);
 /// A read this far ahead of the download fetches its own part.
 const FAR: u64 = 4 << 20;
+/// The same when the download does not wait for anybody.
+const FAR_OF_WHOLE: u64 = 64 << 20;
 /// The least that such a read fetches.
 const PART: u64 = 512 << 10;
+/// What a whole download is expected to bring, in bytes a second, when parts are weighed against it.
+const WHOLE_PER_SECOND: f64 = 1e9;
 /// How long a paused download waits for somebody to open the file.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -55,6 +59,10 @@ struct State {
     /// The end of the farthest read that waits for that thread, or was served by it.
     demand: u64,
     users: usize,
+    /// Time that readers have spent on parts of their own.
+    spent: Duration,
+    /// Whether, as long as anybody has it open, all of it is fetched.
+    whole: bool,
     status: Status,
 }
 
@@ -189,7 +197,8 @@ impl Download {
                 .present
                 .first_missing(wanted)
                 .unwrap_or(wanted.clone());
-            let far = self.origin.has_ranges() && missing.start > state.position + FAR;
+            let far = self.origin.has_ranges()
+                && missing.start > state.position + if state.whole { FAR_OF_WHOLE } else { FAR };
             let busy = state
                 .fetching
                 .iter()
@@ -198,8 +207,11 @@ impl Download {
                 let part = self.part(missing, &state.present);
                 state.fetching.push(part.clone());
                 drop(state);
+                let begun = Instant::now();
                 let result = self.fetch_part(&part, deadline);
                 state = self.state.lock();
+                state.spent += begun.elapsed();
+                self.maybe_fetch_all(&mut state);
                 state.fetching.retain(|other| *other != part);
                 if result.is_ok() {
                     state.present.insert(part);
@@ -221,6 +233,17 @@ impl Download {
             self.changed.notify_all();
         }
         Ok(())
+    }
+
+    /// Many small parts cost more than the whole: once readers have spent as much time on parts
+    /// as the whole would take, the rest is fetched without waiting for anybody.
+    fn maybe_fetch_all(&self, state: &mut State) {
+        let Some(size) = self.expected else { return };
+        let left = size.saturating_sub(state.position);
+        if state.spent.as_secs_f64() * WHOLE_PER_SECOND >= left as f64 {
+            state.whole = true;
+            self.changed.notify_all();
+        }
     }
 
     /// Returns what to fetch for a read that misses `missing`.
@@ -377,6 +400,7 @@ impl Download {
             let ahead = state.demand.clamp(AHEAD.start, AHEAD.end);
             if self.expected.is_none_or(|expected| position >= expected)
                 || position < state.demand.saturating_add(ahead)
+                || (state.whole && state.users > 0)
             {
                 return true;
             }

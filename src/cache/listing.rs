@@ -1,17 +1,38 @@
 //! One listing of the store, page by page, shared by everybody who reads the directory meanwhile.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::split::Split;
 use super::{Result, may_block, wait_until};
-use crate::clock::Wait;
+use crate::clock::{Deadline, Wait};
 use crate::store::pager::Pager;
-use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
+use crate::store::{ErrorKind, Key, ListItem, ListQuery, Store, StoreError};
+use crate::workers::Workers;
 
-/// So many pages in a row may be empty before the listing counts as endless.
-const MOST_EMPTY_PAGES: usize = 64;
+/// So many pages are fetched one after the other before several are fetched at once: guesses cost
+/// requests, and most stores are listed by then.
+const PAGES_IN_ORDER: usize = 10;
+/// Pages fetched at once.
+pub const PAGES_AT_ONCE: usize = 16;
+/// Pages fetched before somebody asks for them: a reader who stops half-way wastes no more.
+const PAGES_AHEAD: u64 = 200;
+
+/// What is listed, and how.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What of it.
+    pub query: ListQuery,
+    /// The longest that one page may take, when nobody's own deadline bounds it.
+    pub deadline: Duration,
+    /// Threads for pages that are fetched at once; at least [`PAGES_AT_ONCE`].
+    pub workers: Arc<Workers>,
+}
 
 /// A listing that grows page by page.
 ///
@@ -20,6 +41,7 @@ const MOST_EMPTY_PAGES: usize = 64;
 pub struct Listing {
     /// When it was begun: it shows the store as it was then or later.
     pub started: Instant,
+    source: Source,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -27,8 +49,17 @@ pub struct Listing {
 #[derive(Debug)]
 struct State {
     pages: Vec<Arc<Page>>,
-    /// Taken out while somebody fetches a page.
+    /// Where it goes on, page by page; taken out while somebody fetches one.
     pager: Option<Pager>,
+    /// The rest of the listing, when several pages are fetched at once.
+    split: Option<Split>,
+    /// Fetched pages in order, waiting for their inode numbers.
+    raw: VecDeque<Vec<ListItem>>,
+    /// Pages fetched at once so far, and how many of them readers asked for.
+    fetched: u64,
+    wanted: u64,
+    working: usize,
+    failure: Option<StoreError>,
     done: bool,
     /// The listing before this one, until this one is done.
     before: Option<Arc<Listing>>,
@@ -70,10 +101,10 @@ pub enum Found {
 }
 
 impl Listing {
-    /// Begins a listing of what `query` selects.
+    /// Begins a listing.
     ///
     /// Keys that `before` lists keep their inode numbers.
-    pub fn new(query: ListQuery, now: Instant, before: Option<Arc<Self>>) -> Arc<Self> {
+    pub fn new(source: Source, now: Instant, before: Option<Arc<Self>>) -> Arc<Self> {
         // Only one listing back, or a mount that is listed and never to the end would collect them.
         let before = before.and_then(|before| {
             let mut state = before.state.lock();
@@ -86,12 +117,19 @@ impl Listing {
         });
         let state = State {
             pages: Vec::new(),
-            pager: Some(Pager::new(query)),
+            pager: Some(Pager::new(source.query.clone())),
+            split: None,
+            raw: VecDeque::new(),
+            fetched: 0,
+            wanted: 0,
+            working: 0,
+            failure: None,
             done: false,
             before,
         };
         Arc::new(Self {
             started: now,
+            source,
             state: Mutex::new(state),
             changed: Condvar::new(),
         })
@@ -100,19 +138,17 @@ impl Listing {
     /// Returns the page with entry `index` of the listing, fetching as far as needed; `None`
     /// when the listing ends before it.
     ///
+    /// `number` gives a key its inode number, given the one it had in the listing before.
+    ///
     /// # Errors
     /// Those of the store; the listing goes on from there when asked again.
-    ///
-    /// `number` gives a key its inode number, given the one it had in the listing before.
     pub fn page(
-        &self,
+        self: &Arc<Self>,
         index: u64,
-        store: &dyn Store,
         wait: Wait,
         clock: &dyn Fn() -> Instant,
         number: &dyn Fn(&Key, Option<u64>) -> u64,
     ) -> Result<Option<Arc<Page>>> {
-        let mut empty = 0;
         let mut state = self.state.lock();
         loop {
             if let Some(page) = page_of(&state.pages, index) {
@@ -121,22 +157,79 @@ impl Listing {
             if state.done {
                 return Ok(None);
             }
-            let deadline = may_block(wait)?;
-            let Some(pager) = state.pager.take() else {
-                wait_until(&self.changed, &mut state, deadline, "the listing")?;
+            if !state.raw.is_empty() {
+                self.number_pages(&mut state, clock, number);
                 continue;
-            };
+            }
+            if state.split.as_ref().is_some_and(Split::is_done) {
+                state.done = true;
+                state.before = None;
+                state.split = None;
+                continue;
+            }
+            let deadline = may_block(wait)?;
+            if state.split.is_some() {
+                if let Some(failure) = state.failure.take() {
+                    return Err(failure.into());
+                }
+                state.wanted = state.wanted.max(state.fetched);
+                self.employ(&mut state);
+                wait_until(&self.changed, &mut state, deadline, "the listing")?;
+            } else if let Some(pager) = state.pager.take() {
+                drop(state);
+                self.next_in_order(pager, deadline)?;
+                state = self.state.lock();
+            } else {
+                wait_until(&self.changed, &mut state, deadline, "the listing")?;
+            }
+        }
+    }
+
+    /// Fetches the next page, and after a few of them splits the rest.
+    fn next_in_order(&self, pager: Pager, deadline: Deadline) -> Result<(), StoreError> {
+        let mut taken = Taken {
+            listing: self,
+            pager: Some(pager),
+        };
+        let Some(pager) = taken.pager.as_mut() else {
+            return Ok(());
+        };
+        let items = pager
+            .next_page(&*self.source.store, deadline)?
+            .unwrap_or_default();
+        let (done, position) = (pager.is_done(), pager.position());
+        let mut state = self.state.lock();
+        if !items.is_empty() {
+            state.raw.push_back(items);
+        }
+        if done {
+            // An empty split is a finished one.
+            state.split = Some(Split::finished());
+        } else if state.pages.len() >= PAGES_IN_ORDER
+            && let Some(position) = position
+        {
+            let known = state
+                .pages
+                .iter()
+                .flat_map(|page| page.entries.iter().step_by(10))
+                .map(|entry| entry.key.as_str());
+            state.split = Some(Split::new(position, known));
+        } else {
+            state.pager = taken.pager.take();
+        }
+        taken.pager = None;
+        Ok(())
+    }
+
+    /// Gives fetched pages their inode numbers.
+    fn number_pages(
+        &self,
+        state: &mut parking_lot::MutexGuard<'_, State>,
+        clock: &dyn Fn() -> Instant,
+        number: &dyn Fn(&Key, Option<u64>) -> u64,
+    ) {
+        while let Some(items) = state.raw.pop_front() {
             let before = state.before.clone();
-            drop(state);
-            let mut taken = Taken {
-                listing: self,
-                pager: Some(pager),
-            };
-            let Some(pager) = taken.pager.as_mut() else {
-                return Ok(None);
-            };
-            let items = pager.next_page(store, deadline)?.unwrap_or_default();
-            let done = pager.is_done();
             let entries: Vec<Entry> = items
                 .into_iter()
                 .map(|item| {
@@ -155,31 +248,77 @@ impl Listing {
                     }
                 })
                 .collect();
-            empty = if entries.is_empty() { empty + 1 } else { 0 };
-            if empty > MOST_EMPTY_PAGES {
-                return Err(StoreError::new(
-                    ErrorKind::Protocol,
-                    "the listing goes on without keys",
-                )
-                .into());
+            let first = state
+                .pages
+                .last()
+                .map_or(0, |page| page.first + page.entries.len() as u64);
+            state.pages.push(Arc::new(Page {
+                first,
+                fetched: clock(),
+                entries,
+            }));
+        }
+    }
+
+    /// Puts threads to work on the split listing.
+    fn employ(self: &Arc<Self>, state: &mut State) {
+        while state.working < PAGES_AT_ONCE {
+            let listing = Arc::clone(self);
+            if self.source.workers.spawn(move || listing.work()).is_err() {
+                if state.working == 0 {
+                    state.failure = Some(StoreError::new(
+                        ErrorKind::Network,
+                        "too many listings at once",
+                    ));
+                }
+                return;
             }
-            state = self.state.lock();
-            state.done = done;
-            if done {
-                state.before = None;
+            state.working += 1;
+        }
+    }
+
+    /// Fetches pages of the split listing until there is nothing to do.
+    fn work(&self) {
+        let _leaving = Leaving(self);
+        loop {
+            let task = {
+                let mut state = self.state.lock();
+                if state.failure.is_some() || state.fetched >= state.wanted + PAGES_AHEAD {
+                    return;
+                }
+                match state.split.as_mut().and_then(Split::task) {
+                    Some(task) => task,
+                    None => return,
+                }
+            };
+            let query = ListQuery {
+                after: Some(Arc::clone(&task.after)),
+                ..self.source.query.clone()
+            };
+            let mut pager = Pager::new(query);
+            let page = pager.next_page(&*self.source.store, Deadline::after(self.source.deadline));
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            let Some(split) = state.split.as_mut() else {
+                return;
+            };
+            match page {
+                Ok(items) => {
+                    let next = if pager.is_done() {
+                        None
+                    } else {
+                        pager.position()
+                    };
+                    split.deliver(&task, items.unwrap_or_default(), next);
+                    state.raw.extend(split.ready());
+                    state.fetched += 1;
+                }
+                Err(error) => {
+                    split.failed(&task);
+                    state.failure = Some(error);
+                }
             }
-            if !entries.is_empty() {
-                let first = state
-                    .pages
-                    .last()
-                    .map_or(0, |page| page.first + page.entries.len() as u64);
-                state.pages.push(Arc::new(Page {
-                    first,
-                    fetched: clock(),
-                    entries,
-                }));
-            }
-            state.pager = taken.pager.take();
+            drop(guard);
             self.changed.notify_all();
         }
     }
@@ -282,6 +421,16 @@ fn page_of(pages: &[Arc<Page>], index: u64) -> Option<Arc<Page>> {
 struct Taken<'a> {
     listing: &'a Listing,
     pager: Option<Pager>,
+}
+
+/// Counts a thread out on every way, and wakes those who may have to call another.
+struct Leaving<'a>(&'a Listing);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().working -= 1;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Drop for Taken<'_> {

@@ -26,6 +26,7 @@ pub mod ranges;
 pub mod receive;
 pub mod records;
 pub mod sizes;
+pub mod split;
 pub mod stream;
 
 /// Why an answer cannot be had.

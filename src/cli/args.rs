@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use url::Url;
 
+use crate::server::{FaultRule, RunEntry};
 use crate::units::{ByteSize, parse_duration};
 
 /// Mounts Apify key-value stores as directories: every record is a file
@@ -65,7 +66,7 @@ pub enum Command {
     ///
     /// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
     /// variable KVFS_SERVE_TOKEN; without either a new one is made and shown.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Show kvfs at work on a sample store, without an account
     Demo(DemoArgs),
     /// Serve a mount in the background (started by `kvfs mount`)
@@ -218,6 +219,65 @@ pub struct ServeArgs {
     /// Let everybody read the stores without a token
     #[arg(long)]
     pub public: bool,
+    /// Refuse everything that changes a store
+    #[arg(long)]
+    pub read_only: bool,
+    /// The address that links to stores and records begin with, behind a proxy say
+    #[arg(long, value_name = "URL", value_parser = api_url)]
+    pub public_url: Option<Url>,
+    /// Add an account with stores of its own; its token is in the file. May be repeated
+    #[arg(long = "user", value_name = "NAME:TOKEN-FILE", value_parser = account)]
+    pub users: Vec<(String, PathBuf)>,
+    /// Tell of a run whose default store is STORE: ID=STORE[,actor=..][,task=..][,status=..]
+    /// [,origin=..], actor and task by id or name. May be repeated
+    #[arg(long = "run", value_name = "RUN")]
+    pub runs: Vec<RunEntry>,
+    /// Tell of the runs in this file, one a line as for --run; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub runs_file: Option<PathBuf>,
+    /// Take records of at most this size
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub max_record: Option<ByteSize>,
+    /// Serve at most so many connections at once; more have to wait
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 1000,
+        help_heading = "Limits"
+    )]
+    pub max_connections: usize,
+    /// Hang up on clients that are silent for so long
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_duration, help_heading = "Limits")]
+    pub idle_timeout: Duration,
+    /// After Ctrl-C, let uploads and downloads under way finish for at most so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Limits")]
+    pub grace: Duration,
+    /// Wait before each answer
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "For tests and rehearsals")]
+    pub latency: Option<Duration>,
+    /// Move at most so many bytes a second, over all connections
+    #[arg(long, value_name = "SIZE", help_heading = "For tests and rehearsals")]
+    pub bandwidth: Option<ByteSize>,
+    /// Answer 429 beyond so many requests a second for each store
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = "For tests and rehearsals")]
+    pub rate_limit: Option<u32>,
+    /// Let answers go wrong, for example status=503,method=GET,key=img-*,probability=0.2
+    ///
+    /// A rule is an action and conditions, separated by commas. Actions: status=CODE answers
+    /// with this error; delay=TIME answers later; reset drops the connection instead of doing
+    /// anything; lose does what was asked and then drops the connection; stall[=TIME] pauses
+    /// in the middle of the body, for ever if no time is given; truncate[=BYTES] breaks off after
+    /// so many bytes, else in the middle; corrupt[=BYTE] falsifies one byte. Conditions:
+    /// method=METHOD, or LIST for lists of keys; key=PATTERN with * and ?; probability=0..1 with
+    /// seed=NUMBER, the same seed giving the same faults; skip=NUMBER lets the first requests
+    /// pass; count=NUMBER is the most that go wrong. May be repeated: the first rule that applies
+    /// counts.
+    #[arg(
+        long = "fault",
+        value_name = "RULE",
+        help_heading = "For tests and rehearsals"
+    )]
+    pub faults: Vec<FaultRule>,
 }
 
 /// The arguments of `kvfs demo`.
@@ -245,6 +305,24 @@ fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| {
             format!("'{text}' is not a file mode: write octal permission bits such as 0444 or 640")
         })
+}
+
+/// Parses `NAME:TOKEN-FILE`.
+fn account(text: &str) -> Result<(String, PathBuf), String> {
+    let wrong = || {
+        format!(
+            "'{text}' is not an account: write NAME:TOKEN-FILE, the name of letters, digits, '.', \
+             '_' and '-'"
+        )
+    };
+    let (name, file) = text.split_once(':').ok_or_else(wrong)?;
+    let named = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if name.is_empty() || !named || file.is_empty() {
+        return Err(wrong());
+    }
+    Ok((name.to_owned(), file.into()))
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

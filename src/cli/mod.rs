@@ -67,7 +67,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Mount(args) => mount::run(ui, args, cli.global, &environment),
         Command::Unmount(args) => unmount::run(ui, args, &environment),
         Command::Status(args) => status::run(ui, args, &environment),
-        Command::Serve(args) => serve::run(ui, args, &environment),
+        Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),
         Command::Daemon(_) => return crate::daemon::child::run(),
     };

@@ -4,18 +4,20 @@ use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use url::Url;
 
-use super::args::ServeArgs;
+use super::args::{GlobalArgs, ServeArgs};
 use super::error::CliError;
-use super::settings::{Environment, read_secret};
+use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
+use crate::daemon::{LogConfig, logging};
 use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
-use crate::server::{GeneralAccess, RunningServer, Server, ServerConfig};
+use crate::server::{GeneralAccess, RunEntry, RunningServer, Server, ServerConfig, User};
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
@@ -38,7 +40,7 @@ pub struct ServeSettings {
 pub struct Running {
     /// Its base URL, `/v2` not included.
     pub url: Url,
-    _server: RunningServer,
+    server: RunningServer,
 }
 
 /// Starts a server.
@@ -46,11 +48,18 @@ pub struct Running {
 /// # Errors
 /// That the folder cannot be used, or the address is taken.
 pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
+    start_with(settings, |_| {})
+}
+
+fn start_with(
+    settings: &ServeSettings,
+    change: impl FnOnce(&mut ServerConfig),
+) -> Result<Running, CliError> {
     let failed = |error: &dyn Error| {
         let (root, listen) = (settings.root.display(), settings.listen);
         CliError::failed(format!("cannot serve {root} at {listen}")).caused_by(error)
     };
-    let server = Server::start(ServerConfig {
+    let mut config = ServerConfig {
         listen: settings.listen,
         token: Some(settings.token.clone()),
         general_access: if settings.public {
@@ -59,11 +68,12 @@ pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
             GeneralAccess::Restricted
         },
         ..ServerConfig::new(&settings.root)
-    })
-    .map_err(|error| failed(&error))?;
+    };
+    change(&mut config);
+    let server = Server::start(config).map_err(|error| failed(&error))?;
     Ok(Running {
         url: Url::parse(&server.url()).map_err(|error| failed(&error))?,
-        _server: server,
+        server,
     })
 }
 
@@ -71,7 +81,12 @@ pub fn start(settings: &ServeSettings) -> Result<Running, CliError> {
 ///
 /// # Errors
 /// That the server cannot be started.
-pub fn run(ui: Ui, args: &ServeArgs, environment: &Environment) -> Result<(), CliError> {
+pub fn run(
+    ui: Ui,
+    args: &ServeArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<(), CliError> {
     let given = match &args.token_file {
         Some(path) => Some(read_secret("token", path)?),
         None => environment.serve_token(),
@@ -84,23 +99,123 @@ pub fn run(ui: Ui, args: &ServeArgs, environment: &Environment) -> Result<(), Cl
         .hinted("put one into a file for --token-file, or set the variable KVFS_SERVE_TOKEN"));
     }
     let made_up = given.is_none();
+    let token = match given {
+        Some(token) => token,
+        None => random_token()?,
+    };
+    let users = accounts(args, &token)?;
+    let runs = runs(args)?;
     let settings = ServeSettings {
         root: make_root(&args.dir)?,
         listen: args.listen,
-        token: match given {
-            Some(token) => token,
-            None => random_token()?,
-        },
+        token,
         public: args.public,
     };
+    let log = LogConfig {
+        file: None,
+        level: log_level(global),
+        color: environment.color(),
+    };
+    logging::start(&log)
+        .map_err(|error| CliError::failed("cannot log to standard error").caused_by(&error))?;
     // Caught before anything is announced, so that whoever waits for that may end this.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| CliError::failed("cannot catch signals").caused_by(&error))?;
-    let running = start(&settings)?;
+    let running = start_with(&settings, |config| configure(config, args, users, runs))?;
     announce(ui, &settings, &running.url, made_up);
     signals.forever().next();
-    ui.say("\nstopped");
+    stop(ui, running.server, args.grace, signals);
     Ok(())
+}
+
+fn configure(
+    config: &mut ServerConfig,
+    args: &ServeArgs,
+    users: Vec<(User, Secret)>,
+    runs: Vec<RunEntry>,
+) {
+    config.other_users = users;
+    config.runs = runs;
+    config.read_only = args.read_only;
+    config.public_url = args.public_url.as_ref().map(ToString::to_string);
+    config.limits.record = args.max_record.map(|size| size.0);
+    config.limits.connections = args.max_connections;
+    config.limits.idle = args.idle_timeout;
+    config.knobs.latency = args.latency.unwrap_or_default();
+    config.knobs.bandwidth = args.bandwidth.map(|size| size.0);
+    config.knobs.rate_limit = args.rate_limit;
+    config.knobs.faults.clone_from(&args.faults);
+}
+
+/// Lets what is under way finish; another signal ends it at once.
+fn stop(ui: Ui, server: RunningServer, grace: Duration, mut signals: Signals) {
+    let under_way = server.counts().in_flight;
+    if under_way > 0 {
+        ui.say(format_args!(
+            "\nfinishing {under_way} requests; Ctrl-C again ends them"
+        ));
+    }
+    let stopper = server.stopper();
+    // Ends with the process.
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            stopper.stop();
+        }
+    });
+    if server.stop_within(grace) {
+        ui.say("\nstopped");
+    } else {
+        ui.warn("stopped; requests under way were cut off");
+    }
+}
+
+/// Returns the accounts besides the server's own.
+fn accounts(args: &ServeArgs, token: &Secret) -> Result<Vec<(User, Secret)>, CliError> {
+    let own = User::default();
+    let mut names = vec![own.username.clone()];
+    let mut tokens = vec![token.clone()];
+    let mut users = Vec::new();
+    for (name, file) in &args.users {
+        let token = read_secret("token", file)?;
+        if names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return Err(
+                CliError::usage(format!("there is an account '{name}' already"))
+                    .hinted(format!("'{}' is the server's own account", own.username)),
+            );
+        }
+        if tokens.contains(&token) {
+            return Err(CliError::usage(format!(
+                "the token of '{name}' belongs to another account already"
+            )));
+        }
+        names.push(name.clone());
+        tokens.push(token.clone());
+        users.push((User::named(name), token));
+    }
+    Ok(users)
+}
+
+/// Returns the runs that the arguments and their file tell of.
+fn runs(args: &ServeArgs) -> Result<Vec<RunEntry>, CliError> {
+    let mut runs = Vec::new();
+    if let Some(path) = &args.runs_file {
+        let text = fs::read_to_string(path).map_err(|error| {
+            CliError::failed(format!("cannot read the runs in {}", path.display()))
+                .caused_by(&error)
+        })?;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                let run = line.parse().map_err(|why: String| {
+                    let place = format!("{}, line {}", path.display(), number + 1);
+                    CliError::usage(format!("{place}: {why}"))
+                })?;
+                runs.push(run);
+            }
+        }
+    }
+    runs.extend(args.runs.iter().cloned());
+    Ok(runs)
 }
 
 fn make_root(dir: &Path) -> Result<PathBuf, CliError> {

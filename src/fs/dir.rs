@@ -38,7 +38,7 @@ impl KvFs {
         match &*current {
             Some(listing) if self.records.is_fresh(listing.started) => Arc::clone(listing),
             _ => {
-                let listing = Listing::new(self.query(), self.clock.now(), current.take());
+                let listing = Listing::new(self.source(), self.clock.now(), current.take());
                 *current = Some(Arc::clone(&listing));
                 listing
             }
@@ -171,7 +171,7 @@ impl KvFs {
                 None => before.unwrap_or_else(|| inodes.fresh().0),
             }
         };
-        Ok(listing.page(index, &*self.store, wait, &|| self.clock.now(), &number)?)
+        Ok(listing.page(index, wait, &|| self.clock.now(), &number)?)
     }
 
     /// Lists until past `key`.

@@ -18,6 +18,9 @@ pub enum FsError {
     ReadOnly,
     /// The attribute does not exist.
     NoAttribute,
+    /// This kind of attribute does not exist on this filesystem. Unlike a missing attribute,
+    /// that makes programs such as `ls` stop asking after the first file.
+    NotSupported,
     /// The buffer is too small for the attribute.
     Range,
     /// Not a directory, or not a file.
@@ -59,6 +62,7 @@ impl FsError {
             Self::Stale => libc::ESTALE,
             Self::ReadOnly => libc::EROFS,
             Self::NoAttribute => libc::ENODATA,
+            Self::NotSupported => libc::EOPNOTSUPP,
             Self::Range => libc::ERANGE,
             Self::WrongKind(errno) => *errno,
             Self::BadHandle => libc::EBADF,
@@ -99,6 +103,7 @@ pub fn errno_name(errno: c_int) -> &'static str {
         libc::ESTALE => "ESTALE",
         libc::EROFS => "EROFS",
         libc::ENODATA => "ENODATA",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
         libc::ERANGE => "ERANGE",
         libc::ENOTDIR => "ENOTDIR",
         libc::EISDIR => "EISDIR",

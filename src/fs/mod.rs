@@ -3,7 +3,8 @@
 //! Every operation takes a [`Wait`]: with [`Wait::Never`] it answers from memory or returns
 //! [`FsError::WouldBlock`], having changed nothing; with a deadline it may ask the store.
 //!
-//! Lock order: current listing, inodes, handles, then the locks of [`crate::cache`]. None is held
+//! Lock order: current listing, the pages of a listing, inodes, handles, then the other locks of
+//! [`crate::cache`]. None is held
 //! across I/O.
 
 use std::sync::{Arc, OnceLock};
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cache::listing::Listing;
+use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
 use crate::cache::records::Records;
 use crate::clock::{Clock, Wait};
 use crate::metrics::{ErrorEntry, Metrics};
 use crate::prefetch::Prefetcher;
 use crate::store::{Key, ListQuery, Store};
+use crate::workers::Workers;
 
 pub mod attributes;
 pub mod dir;
@@ -38,7 +40,7 @@ use types::{Ino, KernelCache};
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a filesystem shows of its store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FsConfig {
     /// Only keys that begin so.
     pub prefix: Option<Arc<str>>,
@@ -48,6 +50,20 @@ pub struct FsConfig {
     pub exact_sizes: bool,
     /// Whether the next records of a scan are fetched ahead, each no longer than this.
     pub prefetch: Option<Duration>,
+    /// The longest that one page of a listing may take when several are fetched at once.
+    pub page_deadline: Duration,
+}
+
+impl Default for FsConfig {
+    fn default() -> Self {
+        Self {
+            prefix: None,
+            collection: None,
+            exact_sizes: false,
+            prefetch: None,
+            page_deadline: Duration::from_secs(60),
+        }
+    }
 }
 
 /// The filesystem over one store.
@@ -65,6 +81,7 @@ pub struct KvFs {
     handles: Mutex<HandleTable>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
     prefetcher: Option<Prefetcher>,
+    listers: Arc<Workers>,
     status: OnceLock<StatusSource>,
 }
 
@@ -86,6 +103,12 @@ impl KvFs {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let listers = Workers::new(
+            "kvfs-list",
+            PAGES_AT_ONCE,
+            4 * PAGES_AT_ONCE,
+            Arc::clone(&metrics),
+        );
         let deadline = config.prefetch;
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
@@ -102,6 +125,7 @@ impl KvFs {
             handles: Mutex::default(),
             kernel: OnceLock::new(),
             prefetcher,
+            listers,
             status: OnceLock::new(),
         }
     }
@@ -121,11 +145,18 @@ impl KvFs {
         &self.metrics
     }
 
-    fn query(&self) -> ListQuery {
-        ListQuery {
+    /// Returns what a listing of this mount lists.
+    fn source(&self) -> Source {
+        let query = ListQuery {
             prefix: self.config.prefix.clone(),
             collection: self.config.collection.clone(),
             ..ListQuery::default()
+        };
+        Source {
+            store: Arc::clone(&self.store),
+            query,
+            deadline: self.config.page_deadline,
+            workers: Arc::clone(&self.listers),
         }
     }
 

@@ -21,8 +21,11 @@ impl KvFs {
     /// then serves all of them.
     ///
     /// # Errors
-    /// [`FsError::NoAttribute`], and errors of the store.
+    /// [`FsError::NoAttribute`], [`FsError::NotSupported`], and errors of the store.
     pub fn getxattr(&self, ino: Ino, name: &str, wait: Wait) -> Result<Vec<u8>> {
+        if !name.starts_with("user.") {
+            return Err(FsError::NotSupported);
+        }
         if ino == Ino::ROOT {
             return self.root_attribute(name);
         }

@@ -100,6 +100,7 @@ impl Adapter {
         undo: fn(&KvFs, T),
     ) {
         let ino = Ino(ino.0);
+        tracing::trace!(operation, ino = ino.0, pid = request.pid(), "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
             Ok(answer) => return done(reply, answer),
             Err(FsError::WouldBlock) => {}
@@ -213,8 +214,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             // `ls -l` and `find -size` get attributes with the names.
             InitFlags::FUSE_DO_READDIRPLUS,
-            // ... and a plain `ls` of a million keys does not pay for them.
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             if config.add_capabilities(wanted).is_err() {

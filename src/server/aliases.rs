@@ -1,10 +1,10 @@
 //! From what an address calls a store to the store: ids, names, and runs.
 
-use super::App;
 use super::catalog::{Lookup, StoreEntry};
-use super::config::{RunEntry, User};
+use super::config::RunEntry;
 use super::errors::{ApiError, Result};
 use super::routes::{Query, Target};
+use super::{App, Call};
 
 /// A store that an address led to.
 #[derive(Debug)]
@@ -15,15 +15,18 @@ pub(super) struct Resolved {
 }
 
 /// Finds the store that an address means.
-pub(super) fn resolve(app: &App, target: &Target, query: &Query) -> Result<Resolved> {
+pub(super) fn resolve(app: &App, call: &Call, target: &Target) -> Result<Resolved> {
     match target {
-        Target::Store(reference) => by_reference(app, reference),
+        Target::Store(reference) => by_reference(app, call, reference),
         run => {
-            let run = find_run(app, run, query)?;
+            let run = find_run(app, run, &call.query)?;
             let by_id = app.catalog.find(Lookup::Id(&run.store))?;
             let entry = match by_id {
                 Some(entry) => Some(entry),
-                None => app.catalog.find(Lookup::Name(&run.store))?,
+                None => app.catalog.find(Lookup::Name {
+                    owner: &app.config.owner.id,
+                    name: &run.store,
+                })?,
             };
             Ok(Resolved {
                 entry: entry.ok_or_else(ApiError::store_not_found)?,
@@ -69,13 +72,13 @@ fn is_called(app: &App, reference: &str, id: &str, name: Option<&str>) -> bool {
     match split(reference) {
         None => !id.is_empty() && id.eq_ignore_ascii_case(reference),
         Some((user, wanted)) => {
-            is_user(&app.config.owner, user)
+            (user.is_empty() || app.config.owner.is_called(user))
                 && name.is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         }
     }
 }
 
-fn by_reference(app: &App, reference: &str) -> Result<Resolved> {
+fn by_reference(app: &App, call: &Call, reference: &str) -> Result<Resolved> {
     let (lookup, by_name) = match split(reference) {
         None => (Lookup::Id(reference), false),
         Some((_, "")) => {
@@ -83,8 +86,22 @@ fn by_reference(app: &App, reference: &str) -> Result<Resolved> {
                 "Resource name parameter cannot be empty",
             ));
         }
-        Some((user, name)) if is_user(&app.config.owner, user) => (Lookup::Name(name), true),
-        Some(_) => return Err(ApiError::store_not_found()),
+        // Without an account the caller's own is meant; who has none sees public stores.
+        Some(("", name)) => {
+            let owner = call.caller.user().unwrap_or(&app.config.owner);
+            (
+                Lookup::Name {
+                    owner: &owner.id,
+                    name,
+                },
+                true,
+            )
+        }
+        Some((user, name)) => {
+            let owner = app.config.users().find(|known| known.is_called(user));
+            let owner = &owner.ok_or_else(ApiError::store_not_found)?.id;
+            (Lookup::Name { owner, name }, true)
+        }
     };
     let entry = app.catalog.find(lookup)?;
     Ok(Resolved {
@@ -96,12 +113,4 @@ fn by_reference(app: &App, reference: &str) -> Result<Resolved> {
 /// Splits `user~name`, `~name` and `user/name`; `None` for an id.
 fn split(reference: &str) -> Option<(&str, &str)> {
     reference.split_once(['~', '/'])
-}
-
-/// Tells whether a reference's first part means this user; an empty one means the caller, who
-/// is the owner or sees nothing.
-fn is_user(owner: &User, given: &str) -> bool {
-    given.is_empty()
-        || given.eq_ignore_ascii_case(&owner.username)
-        || given.eq_ignore_ascii_case(&owner.id)
 }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderMap, header};
 
+use super::Call;
 use super::catalog::StoreEntry;
 use super::config::{GeneralAccess, ServerConfig, User};
 use super::errors::{ApiError, Result};
@@ -17,10 +18,8 @@ use crate::store::Key;
 pub(super) enum Caller {
     /// Nobody has said.
     Anonymous,
-    /// The owner of all stores.
-    Owner(User),
-    /// Another account.
-    Other(User),
+    /// An account.
+    User(User),
 }
 
 /// What a caller wants to see.
@@ -52,17 +51,17 @@ pub(super) fn caller(config: &ServerConfig, headers: &HeaderMap, query: &Query) 
         .map(|(_, token)| token.trim());
     let given = bearer.or_else(|| query.text("token"));
     let Some(owners) = &config.token else {
-        return Ok(Caller::Owner(config.owner.clone()));
+        return Ok(Caller::User(config.owner.clone()));
     };
     let Some(given) = given.filter(|given| !given.is_empty()) else {
         return Ok(Caller::Anonymous);
     };
     let is = |secret: &Secret| constant_time_eq(secret.expose().as_bytes(), given.as_bytes());
     if is(owners) {
-        return Ok(Caller::Owner(config.owner.clone()));
+        return Ok(Caller::User(config.owner.clone()));
     }
     match config.other_users.iter().find(|(_, token)| is(token)) {
-        Some((user, _)) => Ok(Caller::Other(user.clone())),
+        Some((user, _)) => Ok(Caller::User(user.clone())),
         None => Err(ApiError::bad_token()),
     }
 }
@@ -72,37 +71,39 @@ impl Caller {
     pub(super) fn user(&self) -> Result<&User> {
         match self {
             Self::Anonymous => Err(ApiError::no_token()),
-            Self::Owner(user) | Self::Other(user) => Ok(user),
+            Self::User(user) => Ok(user),
         }
     }
 
-    /// Fails unless the caller may change the owner's stores.
-    pub(super) fn must_own(&self) -> Result<()> {
-        match self {
-            Self::Owner(_) => Ok(()),
-            Self::Anonymous => Err(ApiError::no_token()),
-            Self::Other(_) => Err(ApiError::no_permission()),
+    /// Fails unless the caller is the account with this id.
+    pub(super) fn must_be(&self, owner: &str) -> Result<()> {
+        if self.user()?.id == owner {
+            Ok(())
+        } else {
+            Err(ApiError::no_permission())
         }
     }
 }
 
 /// Decides whether a caller may see something of a store, and how.
 pub(super) fn sight(
-    caller: &Caller,
+    call: &Call,
     store: &StoreEntry,
     by_name: bool,
     wanted: Wanted<'_>,
-    query: &Query,
 ) -> Result<Sight> {
-    if let Caller::Owner(_) = caller {
+    if call.caller.must_be(&store.owner).is_ok() {
         return Ok(Sight::Owner);
     }
     let secret = &store.signing_key;
-    let signed = query.text("signature").is_some_and(|given| match wanted {
-        Wanted::Store => false,
-        Wanted::Keys => verify_keys(secret, &store.id, given, SystemTime::now()),
-        Wanted::Record(key) => verify_record(secret, key.as_str(), given),
-    });
+    let signed = call
+        .query
+        .text("signature")
+        .is_some_and(|given| match wanted {
+            Wanted::Store => false,
+            Wanted::Keys => verify_keys(secret, &store.id, given, SystemTime::now()),
+            Wanted::Record(key) => verify_record(secret, key.as_str(), given),
+        });
     if signed {
         return Ok(Sight::Signed);
     }

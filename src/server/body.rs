@@ -1,7 +1,6 @@
 //! Bodies between blocking readers and the asynchronous server: bounded both ways.
 
-use std::io::{self, Read};
-use std::sync::Arc;
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -27,16 +26,12 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Turns a reader into the body of an answer. Short ones go out in one piece; for long ones a
 /// blocking thread reads ahead, a bounded way. An error breaks the connection off, so that
 /// nobody takes the bytes before it for the whole.
-pub(super) fn outgoing(
-    mut reader: Box<dyn Read + Send>,
-    stats: Arc<Stats>,
-    chunked: bool,
-) -> io::Result<Body> {
+pub(super) fn outgoing(mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<Body> {
     let first = fill(&mut reader)?;
     if first.len() < CHUNK && !chunked {
         return Ok(Body::from(first));
     }
-    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let (sender, body) = channel();
     tokio::task::spawn_blocking(move || {
         let mut piece = Ok(first);
         loop {
@@ -54,16 +49,64 @@ pub(super) fn outgoing(
             piece = fill(&mut reader);
         }
     });
-    Ok(Body::from_stream(stream::unfold(
-        (receiver, stats),
-        |(mut receiver, stats)| async move {
-            let piece = receiver.recv().await?;
-            if let Ok(bytes) = &piece {
-                stats.sent(bytes.len() as u64);
-            }
-            Some((piece, (receiver, stats)))
-        },
-    )))
+    Ok(body)
+}
+
+/// Returns the body of an answer that a blocking thread writes, a bounded way ahead. An error
+/// breaks the connection off.
+pub(super) fn written(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Body {
+    let (sender, body) = channel();
+    tokio::task::spawn_blocking(move || {
+        let mut pieces = Pieces {
+            sender,
+            piece: BytesMut::new(),
+        };
+        if let Err(error) = write(&mut pieces).and_then(|()| pieces.flush())
+            && !pieces.sender.is_closed()
+        {
+            tracing::warn!(%error, "an answer broke off on its way out");
+            // Whoever would read it may be gone by now.
+            let _ = pieces.sender.blocking_send(Err(error));
+        }
+    });
+    body
+}
+
+fn channel() -> (mpsc::Sender<io::Result<Bytes>>, Body) {
+    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let pieces = stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    (sender, Body::from_stream(pieces))
+}
+
+/// Collects what is written into pieces of a body.
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    piece: BytesMut,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = self.piece.split().freeze();
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.sender
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
 }
 
 /// Reads a whole piece; a shorter one means the end.
@@ -114,7 +157,7 @@ pub(super) fn incoming() -> (Feeder, Incoming) {
 
 impl Feeder {
     /// Hands the body over until its end, or until nobody wants it any more.
-    pub(super) async fn feed(&self, body: &mut Body) {
+    pub(super) async fn feed(&self, body: &mut Body, stats: &Stats) {
         loop {
             let frame = tokio::select! {
                 frame = body.frame() => frame,
@@ -123,7 +166,10 @@ impl Feeder {
             let piece = match frame {
                 None => Ok(Piece::End),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => Ok(Piece::Bytes(bytes)),
+                    Ok(bytes) => {
+                        stats.received(bytes.len() as u64);
+                        Ok(Piece::Bytes(bytes))
+                    }
                     // Trailers.
                     Err(_) => continue,
                 },
@@ -146,7 +192,8 @@ impl Feeder {
     }
 }
 
-async fn drain(body: &mut Body) {
+/// Reads some of a body that nobody wants, so that its sender gets to see the answer.
+pub(super) async fn drain(body: &mut Body) {
     let draining = async {
         let mut drained = 0;
         while drained < DRAINED

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde_json::Value;
+
 use super::config::GeneralAccess;
 use crate::redact::Secret;
 use crate::store::{Result, Store};
@@ -13,7 +15,9 @@ use crate::store::{Result, Store};
 pub struct StoreEntry {
     /// 17 letters and digits.
     pub id: String,
-    /// The name, unique without regard to case.
+    /// The id of the account that it belongs to.
+    pub owner: String,
+    /// The name, unique in its account without regard to case.
     pub name: Option<String>,
     /// What people call it.
     pub title: Option<String>,
@@ -27,6 +31,8 @@ pub struct StoreEntry {
     pub access: GeneralAccess,
     /// What [`StoreEntry::access`] follows from, as the API shows it.
     pub general_access: GeneralAccess,
+    /// The schema that says which keys belong together.
+    pub schema: Option<Arc<Value>>,
     /// Signs the store's public URLs.
     pub signing_key: Secret,
     /// The records.
@@ -38,8 +44,34 @@ pub struct StoreEntry {
 pub enum Lookup<'a> {
     /// By id.
     Id(&'a str),
-    /// By name.
-    Name(&'a str),
+    /// By name, in the account with this id.
+    Name {
+        /// The account.
+        owner: &'a str,
+        /// The name.
+        name: &'a str,
+    },
+}
+
+/// A store to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewStore {
+    /// The id of the account that gets it; `None` for the server's own.
+    pub owner: Option<String>,
+    /// Its name, if it gets one.
+    pub name: Option<String>,
+    /// Its schema.
+    pub schema: Option<Value>,
+}
+
+impl NewStore {
+    /// Returns a store of the server's own account.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            ..Self::default()
+        }
+    }
 }
 
 /// A change of a store; `None` leaves a field alone.
@@ -51,6 +83,8 @@ pub struct StoreChange {
     pub title: Option<Option<String>>,
     /// Who may read it from now on.
     pub general_access: Option<GeneralAccess>,
+    /// The new schema; `Some(None)` takes it away.
+    pub schema: Option<Option<Value>>,
 }
 
 /// What came of a change.
@@ -78,12 +112,12 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     /// Those of the disk.
     fn list(&self) -> Result<Vec<StoreEntry>>;
 
-    /// Returns the store of that name, or makes one; a nameless one is always new. The flag
-    /// tells whether it is new.
+    /// Returns the account's store of that name as it is, or makes one; a nameless one is always
+    /// new. The flag tells whether it is new.
     ///
     /// # Errors
     /// Those of the disk, and [`crate::store::ErrorKind::Unsupported`].
-    fn create(&self, name: Option<&str>) -> Result<(StoreEntry, bool)>;
+    fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)>;
 
     /// Changes a store.
     ///

@@ -2,10 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::faults::FaultRule;
+use super::folders::metadata::{derived_id, is_id};
 use crate::redact::Secret;
 
 /// What a server serves, to whom, and how.
@@ -18,9 +21,9 @@ pub struct ServerConfig {
     pub root: PathBuf,
     /// The owner's token. Without one every caller is the owner.
     pub token: Option<Secret>,
-    /// The owner of all stores.
+    /// The server's own account: that of the stores that do not say otherwise, and of all runs.
     pub owner: User,
-    /// Other accounts: known, but with no right to anything restricted.
+    /// Other accounts, with stores of their own.
     pub other_users: Vec<(User, Secret)>,
     /// Who may read stores that do not say otherwise themselves.
     pub general_access: GeneralAccess,
@@ -35,6 +38,8 @@ pub struct ServerConfig {
     pub public_url: Option<String>,
     /// Deviations, for tests.
     pub knobs: Knobs,
+    /// How much the server takes.
+    pub limits: Limits,
 }
 
 impl ServerConfig {
@@ -52,7 +57,15 @@ impl ServerConfig {
             signing_secret: None,
             public_url: None,
             knobs: Knobs::default(),
+            limits: Limits::default(),
         }
+    }
+}
+
+impl ServerConfig {
+    /// Returns all accounts.
+    pub(super) fn users(&self) -> impl Iterator<Item = &User> {
+        std::iter::once(&self.owner).chain(self.other_users.iter().map(|(user, _)| user))
     }
 }
 
@@ -63,6 +76,21 @@ pub struct User {
     pub id: String,
     /// The name, as in `username~store`.
     pub username: String,
+}
+
+impl User {
+    /// Returns the account of this name; its id follows from the name.
+    pub fn named(username: &str) -> Self {
+        Self {
+            id: derived_id(&format!("user {}", username.to_ascii_lowercase())),
+            username: username.to_owned(),
+        }
+    }
+
+    /// Tells whether a reference means this account, by id or name.
+    pub(super) fn is_called(&self, reference: &str) -> bool {
+        reference.eq_ignore_ascii_case(&self.username) || reference.eq_ignore_ascii_case(&self.id)
+    }
 }
 
 impl Default for User {
@@ -110,6 +138,58 @@ pub struct RunEntry {
     pub store: String,
 }
 
+impl FromStr for RunEntry {
+    type Err = String;
+
+    /// Reads `ID=STORE[,actor=ACTOR][,task=TASK][,status=STATUS][,origin=ORIGIN]`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: String| {
+            format!(
+                "{why}: write RUN-ID=STORE[,actor=ID-OR-NAME][,task=ID-OR-NAME][,status=SUCCEEDED]\
+                 [,origin=API]"
+            )
+        };
+        let mut parts = text.split(',').map(str::trim);
+        let first = parts.next().unwrap_or_default();
+        let (id, store) = first
+            .split_once('=')
+            .filter(|(id, store)| !id.is_empty() && !store.is_empty())
+            .ok_or_else(|| wrong(format!("'{first}' does not say which run has which store")))?;
+        let mut run = Self {
+            id: id.to_owned(),
+            store: store.trim_start_matches('~').to_owned(),
+            actor_id: derived_id("actor"),
+            status: "SUCCEEDED".to_owned(),
+            origin: "API".to_owned(),
+            ..Self::default()
+        };
+        for part in parts {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let upper = || value.to_ascii_uppercase();
+            // Ids are told from names by their shape.
+            let called = |kind: &str| match is_id(value) {
+                true => (value.to_owned(), None),
+                false => (
+                    derived_id(&format!("{kind} {value}")),
+                    Some(value.to_owned()),
+                ),
+            };
+            match name {
+                _ if value.is_empty() => return Err(wrong(format!("'{part}' says nothing"))),
+                "actor" => (run.actor_id, run.actor_name) = called(name),
+                "task" => {
+                    let (id, name) = called(name);
+                    (run.task_id, run.task_name) = (Some(id), name);
+                }
+                "status" => run.status = upper(),
+                "origin" => run.origin = upper(),
+                _ => return Err(wrong(format!("'{name}' is unknown"))),
+            }
+        }
+        Ok(run)
+    }
+}
+
 /// How a server deviates from its best behaviour, to test its clients.
 #[derive(Clone, Debug)]
 pub struct Knobs {
@@ -123,6 +203,34 @@ pub struct Knobs {
     pub latency: Duration,
     /// Requests a second for each store before 429; `None` for no limit.
     pub rate_limit: Option<u32>,
+    /// Bytes a second for all connections together, both directions; `None` for no limit.
+    pub bandwidth: Option<u64>,
+    /// What goes wrong.
+    pub faults: Vec<FaultRule>,
+}
+
+/// How much a server takes before it refuses.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request's head.
+    pub head: usize,
+    /// Bytes of a record, as sent; `None` for as much as the disk holds.
+    pub record: Option<u64>,
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// How long a client may be silent, or not read what it asked for.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 64 << 10,
+            record: None,
+            connections: 1000,
+            idle: Duration::from_secs(120),
+        }
+    }
 }
 
 impl Default for Knobs {
@@ -133,6 +241,28 @@ impl Default for Knobs {
             content_length: true,
             latency: Duration::ZERO,
             rate_limit: None,
+            bandwidth: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_read_from_the_command_line() {
+        let run: RunEntry = "R1=~my-store,actor=my-actor,task=Task1234567890123,status=running"
+            .parse()
+            .expect("a run");
+        assert_eq!((&*run.id, &*run.store), ("R1", "my-store"));
+        assert_eq!(run.actor_name.as_deref(), Some("my-actor"));
+        assert_eq!(run.task_id.as_deref(), Some("Task1234567890123"));
+        assert_eq!((&*run.status, &*run.origin), ("RUNNING", "API"));
+        for wrong in ["", "R1", "=s", "R1=s,actor", "R1=s,actor=", "R1=s,x=y"] {
+            let error = wrong.parse::<RunEntry>().expect_err(wrong);
+            assert!(error.contains("RUN-ID=STORE"), "{error}");
         }
     }
 }

@@ -2,17 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 
+use super::connection::Signals;
 use super::errors::{ApiError, Result};
+use super::faults::{BodyFault, FaultAction};
 use super::routes::{Query, Route};
 use super::stats::{Kind, LoggedRequest};
-use super::{App, Call, UPLOAD_TIMEOUT, auth, body, keys, records, reply, stats, stores};
+use super::tracked::{Tracked, Underway};
+use super::{
+    App, Call, UPLOAD_TIMEOUT, accounts, archive, auth, body, cors, keys, records, reply, stats,
+    stores,
+};
 
 /// The largest body of a request about a store object, in bytes.
 const MAX_OBJECT: usize = 1 << 20;
@@ -20,9 +27,18 @@ const MAX_OBJECT: usize = 1 << 20;
 /// Requests a second that the platform allows for records of a store, and for the rest.
 const RATE_LIMITS: (u32, u32) = (200, 60);
 
+/// What becomes of a request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is answered.
+    Answer(Response),
+    /// The connection is reset instead, as a fault rule says.
+    Reset,
+}
+
 /// Answers any request.
-pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
+pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Request) -> Outcome {
+    let (parts, mut body) = request.into_parts();
     let query = Query::parse(&parts.uri);
     // `?method=POST` on a GET, for clients that can do nothing else.
     let method = match query.text("method").map(str::to_ascii_uppercase) {
@@ -32,57 +48,109 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
         _ => parts.method,
     };
     let route = Route::parse(&parts.uri);
+    if matches!(route, Ok(Route::Stats)) {
+        return Outcome::Answer(respond(&app, method, parts.headers, query, route, body).await);
+    }
     let kind = route
         .as_ref()
         .map_or(Kind::Other, |route| route.kind(&method));
-    let header = |name| parts.headers.get(name);
-    let mut logged = LoggedRequest {
+    let mut logged = logged(&method, &parts.uri, &parts.headers);
+    let mut underway = Underway::new(signals, app.stats.clone());
+    let fault = route
+        .as_ref()
+        .ok()
+        .and_then(|route| app.faults.decide(&method, route));
+    let delay = match fault {
+        Some(FaultAction::Delay(delay)) => delay,
+        _ => Duration::ZERO,
+    };
+    let wait = app.config.knobs.latency + delay;
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    let response = match fault {
+        Some(FaultAction::Reset) => None,
+        Some(FaultAction::Status(status)) => {
+            body::drain(&mut body).await;
+            Some(ApiError::injected(status).into_response())
+        }
+        fault => {
+            let head = method == Method::HEAD;
+            let response = respond(&app, method, parts.headers, query, route, body).await;
+            match fault {
+                Some(FaultAction::Lose) => None,
+                Some(action) if !head => Some(break_body(action, response)),
+                _ => Some(response),
+            }
+        }
+    };
+    let Some(mut response) = response else {
+        app.stats.count(kind, logged);
+        return Outcome::Reset;
+    };
+    let limit = match kind {
+        Kind::List | Kind::Other => RATE_LIMITS.1,
+        _ => RATE_LIMITS.0,
+    };
+    cors::open(response.headers_mut());
+    response.headers_mut().insert(
+        "x-ratelimit-limit",
+        HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
+    );
+    logged.status = response.status().as_u16();
+    underway.log(logged.clone());
+    app.stats.count(kind, logged);
+    Outcome::Answer(response.map(|body| Tracked::wrap(body, underway)))
+}
+
+fn logged(method: &Method, uri: &Uri, headers: &HeaderMap) -> LoggedRequest {
+    let range = headers.get(header::RANGE);
+    LoggedRequest {
         method: method.as_str().to_owned(),
-        path: stats::redacted(parts.uri.path_and_query().map_or("", |path| path.as_str())),
+        path: stats::redacted(uri.path_and_query().map_or("", |path| path.as_str())),
         status: 0,
-        range: header(header::RANGE).map(|range| String::from_utf8_lossy(range.as_bytes()).into()),
+        range: range.map(|range| String::from_utf8_lossy(range.as_bytes()).into()),
         conditional: [
             header::IF_MATCH,
             header::IF_NONE_MATCH,
             header::IF_MODIFIED_SINCE,
         ]
         .iter()
-        .any(|name| parts.headers.contains_key(name)),
-    };
-    let is_stats = matches!(route, Ok(Route::Stats));
-    if !is_stats && !app.config.knobs.latency.is_zero() {
-        tokio::time::sleep(app.config.knobs.latency).await;
+        .any(|name| headers.contains_key(name)),
     }
-    let head = method == Method::HEAD;
-    let mut response = match route {
-        Ok(route) => answer(&app, method, parts.headers, query, route, body)
-            .await
-            .unwrap_or_else(IntoResponse::into_response),
-        Err(error) => error.into_response(),
-    };
-    if let Some(size) = response.body().size_hint().exact()
-        && !head
-    {
-        app.stats.sent(size);
+}
+
+/// Breaks the body of an answer; its head says what the whole one would have been.
+fn break_body(action: FaultAction, response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let exact = body.size_hint().exact();
+    if let Some(size) = exact.filter(|size| *size > 0) {
+        parts
+            .headers
+            .entry(header::CONTENT_LENGTH)
+            .or_insert(HeaderValue::from(size));
     }
-    let limit = match kind {
-        Kind::List | Kind::Other => RATE_LIMITS.1,
-        _ => RATE_LIMITS.0,
+    let said = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let body = BodyFault::apply(action, body, exact.or(said));
+    Response::from_parts(parts, body)
+}
+
+async fn respond(
+    app: &Arc<App>,
+    method: Method,
+    headers: HeaderMap,
+    query: Query,
+    route: Result<Route>,
+    body: Body,
+) -> Response {
+    let answered = match route {
+        Ok(route) => answer(app, method, headers, query, route, body).await,
+        Err(error) => Err(error),
     };
-    response.headers_mut().insert(
-        "x-ratelimit-limit",
-        HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
-    );
-    if !is_stats {
-        logged.status = response.status().as_u16();
-        tracing::debug!(
-            method = logged.method,
-            path = logged.path,
-            status = logged.status
-        );
-        app.stats.count(kind, logged);
-    }
-    response
+    answered.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(
@@ -94,7 +162,16 @@ async fn answer(
     mut body: Body,
 ) -> Result<Response> {
     if method == Method::OPTIONS {
-        return Ok(options(&route));
+        let mut response = reply::empty(StatusCode::NO_CONTENT);
+        *response.headers_mut() = cors::options(&route, &headers);
+        return Ok(response);
+    }
+    let head: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if head > app.config.limits.head {
+        return Err(ApiError::head_too_large());
     }
     if !route.methods().contains(&method) {
         return Err(ApiError::method(route.methods()));
@@ -113,9 +190,12 @@ async fn answer(
     match route {
         Route::Record(target, key) if call.method == Method::PUT || call.method == Method::POST => {
             let (feeder, incoming) = body::incoming();
-            let storing = blocking(move || records::put(&app, &call, &target, &key, incoming));
+            let put = app.clone();
+            let storing = blocking(move || records::put(&put, &call, &target, &key, incoming));
+            let stats = app.stats.clone();
             let feeding = async move {
-                let fed = tokio::time::timeout(UPLOAD_TIMEOUT, feeder.feed(&mut body)).await;
+                let feed = feeder.feed(&mut body, &stats);
+                let fed = tokio::time::timeout(UPLOAD_TIMEOUT, feed).await;
                 if fed.is_err() {
                     feeder.fail(io::Error::from(io::ErrorKind::TimedOut)).await;
                 }
@@ -146,23 +226,23 @@ async fn answer(
 fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
     match route {
         Route::Stats if call.method == Method::DELETE => {
-            call.caller.must_own()?;
+            call.caller.must_be(&app.config.owner.id)?;
             app.stats.reset();
             Ok(reply::empty(StatusCode::NO_CONTENT))
         }
         Route::Stats => {
-            call.caller.must_own()?;
+            call.caller.must_be(&app.config.owner.id)?;
             let answer = serde_json::json!({
                 "counts": app.stats.counts(),
                 "requests": app.stats.log(),
             });
             Ok(reply::json(StatusCode::OK, &answer))
         }
-        Route::Me => stores::me(call),
-        Route::User(id) => stores::user(app, id),
-        Route::Run(target) => stores::run(app, call, target),
+        Route::Me => accounts::me(call),
+        Route::User(id) => accounts::user(app, id),
+        Route::Run(target) => accounts::run(app, call, target),
         Route::Keys(target) => keys::list(app, call, target),
-        Route::Records(_) => Err(ApiError::not_implemented("archives of all records")),
+        Route::Records(target) => archive::get(app, call, target),
         Route::Record(target, key) if call.method == Method::DELETE => {
             records::delete(app, call, target, key)
         }
@@ -179,14 +259,4 @@ async fn blocking(work: impl FnOnce() -> Result<Response> + Send + 'static) -> R
             Err(ApiError::internal())
         }
     }
-}
-
-fn options(route: &Route) -> Response {
-    let mut response = reply::empty(StatusCode::NO_CONTENT);
-    let mut names = vec!["OPTIONS"];
-    names.extend(route.methods().iter().map(Method::as_str));
-    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
-        response.headers_mut().insert(header::ALLOW, value);
-    }
-    response
 }

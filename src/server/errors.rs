@@ -163,6 +163,14 @@ impl ApiError {
         )
     }
 
+    pub(super) fn head_too_large() -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "request-too-large",
+            "The head of the request is too large",
+        )
+    }
+
     pub(super) fn precondition_failed() -> Self {
         Self::new(
             StatusCode::PRECONDITION_FAILED,
@@ -195,11 +203,27 @@ impl ApiError {
         )
     }
 
-    pub(super) fn not_implemented(what: &str) -> Self {
+    pub(super) fn invalid_schema(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "store-schema-invalid", why)
+    }
+
+    /// Returns the error that a fault rule asks for, of the type that clients expect with it.
+    pub(super) fn injected(status: StatusCode) -> Self {
+        let kind = match status {
+            StatusCode::UNAUTHORIZED => "user-or-token-not-found",
+            StatusCode::FORBIDDEN => "insufficient-permissions",
+            StatusCode::NOT_FOUND => "record-not-found",
+            StatusCode::REQUEST_TIMEOUT => "operation-timed-out",
+            StatusCode::PAYLOAD_TOO_LARGE => "request-too-large",
+            StatusCode::TOO_MANY_REQUESTS => "rate-limit-exceeded",
+            status if status.is_client_error() => "invalid-request",
+            StatusCode::SERVICE_UNAVAILABLE => "query-timeout",
+            _ => "internal-server-error",
+        };
         Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not-implemented",
-            format!("This server does not offer {what}"),
+            status,
+            kind,
+            "This request was made to fail by a --fault rule",
         )
     }
 

@@ -9,12 +9,13 @@ use super::aliases::resolve;
 use super::auth::{self, Sight, Wanted};
 use super::catalog::StoreEntry;
 use super::config::GeneralAccess;
-use super::errors::{ApiError, Result};
+use super::errors::Result;
 use super::routes::Target;
+use super::schema::select;
 use super::{App, Call, REQUEST_DEADLINE, reply};
 use crate::clock::Deadline;
 use crate::signature::sign_record;
-use crate::store::{Key, ListQuery, MAX_PAGE};
+use crate::store::{Key, MAX_PAGE};
 
 /// What RFC 3986 reserves.
 const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -44,33 +45,23 @@ struct Item<'a> {
 
 /// Answers `GET …/keys`.
 pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
+    let resolved = resolve(app, call, target)?;
     let entry = &resolved.entry;
-    let sight = auth::sight(
-        &call.caller,
-        entry,
-        resolved.by_name,
-        Wanted::Keys,
-        &call.query,
+    let sight = auth::sight(call, entry, resolved.by_name, Wanted::Keys)?;
+    let selection = select(
+        entry.schema.as_deref(),
+        call.query.text("collection"),
+        call.query.text("prefix"),
     )?;
-    if let Some(collection) = call.query.text("collection") {
-        return Err(ApiError::invalid_collection(collection));
-    }
     // 0 counts as absent, and what is too much is cut.
     let limit = match call.query.number("limit")? {
         None | Some(0) => MAX_PAGE,
         Some(limit) => usize::try_from(limit).unwrap_or(MAX_PAGE).min(MAX_PAGE),
     };
     let after = call.query.text("exclusiveStartKey");
-    let query = ListQuery {
-        after: after.map(Into::into),
-        limit: Some(limit),
-        prefix: call.query.text("prefix").map(Into::into),
-        collection: None,
-    };
-    let page = entry
-        .store
-        .list_page(&query, Deadline::after(REQUEST_DEADLINE))?;
+    app.stats.store(&entry.id).listed();
+    let deadline = Deadline::after(REQUEST_DEADLINE);
+    let page = selection.page(&*entry.store, after, limit, deadline)?;
     let signed = sight != Sight::Public && entry.access == GeneralAccess::Restricted;
     let items: Vec<Item<'_>> = page
         .items

@@ -10,33 +10,42 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
-use axum::serve::ListenerExt;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+mod accounts;
 mod aliases;
+mod archive;
 mod auth;
 mod body;
 pub mod catalog;
 pub mod config;
+mod connection;
+mod cors;
 mod dispatch;
 mod errors;
+mod faults;
 pub mod folders;
 mod keys;
+mod listen;
 mod negotiate;
+mod preconditions;
 mod range;
 mod records;
 mod reply;
 mod routes;
+mod schema;
 mod stats;
 mod stores;
+mod tracked;
 
-pub use catalog::{Catalog, Changed, Lookup, StoreChange, StoreEntry};
-pub use config::{GeneralAccess, Knobs, RunEntry, ServerConfig, User};
+pub use catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
+pub use config::{GeneralAccess, Knobs, Limits, RunEntry, ServerConfig, User};
+pub use faults::{FaultAction, FaultRule};
 pub use folders::DirectoryCatalog;
 pub use stats::{Counts, LoggedRequest};
 
@@ -45,6 +54,8 @@ use crate::redact::Secret;
 use crate::signature::{base62, sign_record};
 use auth::Caller;
 use errors::{ApiError, Result};
+use faults::Faults;
+use listen::Phase;
 use routes::{Query, Target};
 use stats::Stats;
 
@@ -54,10 +65,13 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// The longest that an upload may take, as on the platform.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Stores whose requests are reckoned at once where there is a rate limit.
+const MOST_ALLOWANCES: usize = 10_000;
+
 /// Threads that move bytes; stores work on others.
 const THREADS: usize = 2;
 
-/// How long open connections may take to end when the server stops.
+/// How long requests under way may take to end when the server stops, where nothing else is said.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The server, ready to be started.
@@ -69,7 +83,8 @@ pub struct Server;
 pub struct RunningServer {
     app: Arc<App>,
     addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    phase: watch::Sender<Phase>,
+    serving: Option<JoinHandle<()>>,
     runtime: Option<Runtime>,
 }
 
@@ -80,6 +95,7 @@ struct App {
     catalog: Arc<dyn Catalog>,
     stats: Arc<Stats>,
     addr: SocketAddr,
+    faults: Faults,
     /// Requests left for each store, and when that was reckoned.
     allowances: Mutex<HashMap<String, (f64, Instant)>>,
 }
@@ -111,7 +127,13 @@ impl Server {
             (None, Some(token)) => sign_record(token, "kvfs signing secret"),
             (None, None) => Secret::new(base62(fastrand::u128(..))),
         };
-        let catalog = DirectoryCatalog::open(&config.root, access, config.general_access, secret)?;
+        let catalog = DirectoryCatalog::open(
+            &config.root,
+            access,
+            config.general_access,
+            secret,
+            &config.owner.id,
+        )?;
         Self::start_with(config, Arc::new(catalog))
     }
 
@@ -136,33 +158,20 @@ impl Server {
         };
         let addr = listener.local_addr()?;
         let app = Arc::new(App {
+            faults: Faults::new(&config.knobs.faults),
             config,
             catalog,
             stats: Arc::default(),
             addr,
             allowances: Mutex::default(),
         });
-        let listener = listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "a connection cannot be made prompt");
-            }
-        });
-        let (stop, stopped) = oneshot::channel::<()>();
-        // The handler serves all paths itself: routers change what the rules here depend on.
-        let service = dispatch::handle.with_state(app.clone()).into_make_service();
-        let serving = axum::serve(listener, service).with_graceful_shutdown(async {
-            // A dropped sender stops the server, too.
-            let _ = stopped.await;
-        });
-        runtime.spawn(async {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the server ended");
-            }
-        });
+        let (phase, phases) = watch::channel(Phase::Run);
+        let serving = runtime.spawn(listen::serve(app.clone(), listener, phases));
         Ok(RunningServer {
             app,
             addr,
-            stop: Some(stop),
+            phase,
+            serving: Some(serving),
             runtime: Some(runtime),
         })
     }
@@ -199,26 +208,51 @@ impl RunningServer {
         self.app.stats.reset();
     }
 
-    /// Stops listening, gives open requests a moment, and ends.
-    pub fn stop(mut self) {
-        self.end(GRACE);
+    /// Stops listening, gives requests under way a moment, and ends.
+    pub fn stop(self) {
+        self.stop_within(GRACE);
     }
 
-    fn end(&mut self, grace: Duration) {
-        drop(self.stop.take());
-        if let Some(runtime) = self.runtime.take() {
-            if grace.is_zero() {
-                runtime.shutdown_background();
-            } else {
-                runtime.shutdown_timeout(grace);
+    /// Stops listening and waits for requests under way, uploads above all, for at most `grace`.
+    /// False if some had to be cut off, also by a [`Stopper`].
+    pub fn stop_within(mut self, grace: Duration) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let runs = *phase == Phase::Run;
+            if runs {
+                *phase = Phase::Finish;
             }
-        }
+            runs
+        });
+        let (Some(runtime), Some(serving)) = (&self.runtime, self.serving.take()) else {
+            return true;
+        };
+        let ended = runtime.block_on(async { tokio::time::timeout(grace, serving).await.is_ok() });
+        ended && *self.phase.borrow() != Phase::End
+    }
+
+    /// Returns what ends the server at once from another thread, whatever is under way.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.phase.clone())
+    }
+}
+
+/// Ends a server at once.
+#[derive(Clone, Debug)]
+pub struct Stopper(watch::Sender<Phase>);
+
+impl Stopper {
+    /// Ends the server.
+    pub fn stop(&self) {
+        self.0.send_replace(Phase::End);
     }
 }
 
 impl Drop for RunningServer {
     fn drop(&mut self) {
-        self.end(Duration::ZERO);
+        self.phase.send_replace(Phase::End);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -227,17 +261,21 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Fails unless this caller may write, and anybody at all may.
-    fn may_write(&self, app: &App) -> Result<()> {
-        self.caller.must_own()?;
-        if app.config.read_only {
-            return Err(ApiError::no_permission());
-        }
-        Ok(())
+    /// Fails unless this caller may write to a store, and anybody at all may.
+    fn may_write(&self, app: &App, entry: &StoreEntry) -> Result<()> {
+        self.caller.must_be(&entry.owner)?;
+        app.must_be_writable()
     }
 }
 
 impl App {
+    fn must_be_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(ApiError::no_permission());
+        }
+        Ok(())
+    }
+
     /// Returns the base of public URLs.
     fn base(&self, headers: &HeaderMap) -> String {
         if let Some(url) = &self.config.public_url {
@@ -258,6 +296,9 @@ impl App {
         let most = f64::from(limit);
         let now = Instant::now();
         let mut allowances = self.allowances.lock();
+        if allowances.len() >= MOST_ALLOWANCES {
+            allowances.clear();
+        }
         let (left, reckoned) = allowances
             .entry(format!("{target:?}"))
             .or_insert((most, now));

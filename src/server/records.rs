@@ -3,19 +3,20 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 
 use super::aliases::resolve;
 use super::auth::{self, Wanted};
 use super::body::{self, Incoming};
 use super::errors::{ApiError, Result};
+use super::preconditions::{Precondition, if_range, precondition, put_preconditions};
 use super::range;
 use super::routes::Target;
 use super::{App, Call, REQUEST_DEADLINE, keys, negotiate, reply};
 use crate::clock::Deadline;
 use crate::codec::decoder;
 use crate::store::{
-    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
+    Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
     StoreError, Upload,
 };
 
@@ -51,18 +52,13 @@ pub(super) fn get(app: &App, call: &Call, target: &Target, key: &Key) -> Result<
 }
 
 fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
+    let resolved = resolve(app, call, target)?;
     let entry = &resolved.entry;
-    auth::sight(
-        &call.caller,
-        entry,
-        resolved.by_name,
-        Wanted::Record(key),
-        &call.query,
-    )?;
+    auth::sight(call, entry, resolved.by_name, Wanted::Record(key))?;
     if call.header("service-worker") == Some("script") {
         return Err(ApiError::service_worker());
     }
+    app.stats.store(&entry.id).read();
     let store = &*entry.store;
     let attachment = call.query.flag("attachment");
     let (meta, fetched) = if call.method == Method::HEAD {
@@ -133,10 +129,10 @@ pub(super) fn put(
     call: &Call,
     target: &Target,
     key: &Key,
-    mut body: Incoming,
+    body: Incoming,
 ) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
-    call.may_write(app)?;
+    let resolved = resolve(app, call, target)?;
+    call.may_write(app, &resolved.entry)?;
     if !key.is_valid() {
         return Err(ApiError::invalid_key());
     }
@@ -155,6 +151,7 @@ pub(super) fn put(
     if let Encoding::Unknown(value) = &encoding {
         return Err(ApiError::unsupported_encoding(value, is_html(content_type)));
     }
+    app.stats.store(&resolved.entry.id).written();
     let (if_match, if_absent) = put_preconditions(call, &*resolved.entry.store, key)?;
     let request = PutRequest {
         content_type: Some(content_type.into()),
@@ -165,6 +162,11 @@ pub(super) fn put(
     let length = call
         .header("content-length")
         .and_then(|length| length.parse().ok());
+    let most = app.config.limits.record.unwrap_or(u64::MAX);
+    if length.is_some_and(|length: u64| length > most) {
+        return Err(ApiError::too_large());
+    }
+    let mut body = Bounded { body, left: most };
     let upload = Upload::Stream(&mut body, length);
     // How long the body may take is bounded where it comes in.
     let long = Deadline::after(super::UPLOAD_TIMEOUT + REQUEST_DEADLINE);
@@ -189,29 +191,33 @@ pub(super) fn put(
     Ok(response)
 }
 
-/// Answers `DELETE` of a record.
-pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
-    call.may_write(app)?;
-    resolved.entry.store.delete(key, deadline())?;
-    Ok(reply::empty(StatusCode::NO_CONTENT))
+/// A body that may not be longer than so many bytes.
+struct Bounded {
+    body: Incoming,
+    left: u64,
 }
 
-fn put_preconditions(call: &Call, store: &dyn Store, key: &Key) -> Result<(Option<ETag>, bool)> {
-    let if_absent = call.header("if-none-match").map(str::trim) == Some("*");
-    let if_match = match call.header("if-match").map(str::trim) {
-        None => None,
-        // Whatever version there is: pinned, so that it holds when the new one is stored.
-        Some("*") => match store.head(key, deadline()) {
-            Ok(meta) => meta.etag,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(ApiError::precondition_failed());
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.body.read(buffer)?;
+        match self.left.checked_sub(n as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let message = "the record is larger than this server takes";
+                return Err(StoreError::new(ErrorKind::TooLarge, message).into());
             }
-            Err(error) => return Err(error.into()),
-        },
-        Some(etag) => Some(ETag::new(etag)),
-    };
-    Ok((if_match, if_absent))
+        }
+        Ok(n)
+    }
+}
+
+/// Answers `DELETE` of a record.
+pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
+    let resolved = resolve(app, call, target)?;
+    call.may_write(app, &resolved.entry)?;
+    app.stats.store(&resolved.entry.id).deleted();
+    resolved.entry.store.delete(key, deadline())?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
 fn fetch(store: &dyn Store, key: &Key, request: &GetRequest) -> Result<Fetched> {
@@ -306,7 +312,7 @@ fn send(
     if let Some(length) = length.filter(|_| with_length) {
         set(headers, header::CONTENT_LENGTH, &length.to_string());
     }
-    Ok(body::outgoing(reader, app.stats.clone(), !with_length)?)
+    Ok(body::outgoing(reader, !with_length)?)
 }
 
 fn answer_head(app: &App, meta: &RecordMeta, form: Form, mut headers: HeaderMap) -> Response {
@@ -334,53 +340,4 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
         }
         Err(_) => tracing::debug!(%name, "a header's value cannot be sent"),
     }
-}
-
-enum Precondition {
-    Holds,
-    NotModified,
-    Fails,
-}
-
-/// Judges `If-Match`, `If-None-Match` and `If-Modified-Since` in the RFC's order (9110, 13.2.2).
-fn precondition(call: &Call, headers: &HeaderMap) -> Precondition {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let etag = text(header::ETAG);
-    if let Some(wanted) = call.header("if-match")
-        && !etag.is_some_and(|etag| is_listed(wanted, etag, true))
-    {
-        return Precondition::Fails;
-    }
-    if let Some(known) = call.header("if-none-match") {
-        return match etag {
-            Some(etag) if is_listed(known, etag, false) => Precondition::NotModified,
-            _ => Precondition::Holds,
-        };
-    }
-    let date = |text: Option<&str>| httpdate::parse_http_date(text?).ok();
-    match (
-        date(call.header("if-modified-since")),
-        date(text(header::LAST_MODIFIED)),
-    ) {
-        (Some(since), Some(modified)) if modified <= since => Precondition::NotModified,
-        _ => Precondition::Holds,
-    }
-}
-
-fn is_listed(list: &str, etag: &str, strongly: bool) -> bool {
-    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    list.split(',').any(|tag| {
-        tag.trim() == "*"
-            || (bare(tag) == bare(etag)
-                && !(strongly && (tag.trim().starts_with("W/") || etag.starts_with("W/"))))
-    })
-}
-
-/// Tells whether `If-Range` lets the range through: the same strong tag, or the same date.
-fn if_range(call: &Call, headers: &HeaderMap) -> bool {
-    let Some(wanted) = call.header("if-range").map(str::trim) else {
-        return true;
-    };
-    let is = |name| headers.get(name).is_some_and(|value| value == wanted);
-    !wanted.starts_with("W/") && (is(header::ETAG) || is(header::LAST_MODIFIED))
 }

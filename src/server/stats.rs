@@ -1,6 +1,8 @@
 //! What the server counts: for tests, and for whoever asks `GET /_kvfs/stats`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,7 +38,50 @@ pub(super) struct Stats {
     conditional: Counter,
     ranged: Counter,
     bytes_sent: Counter,
+    bytes_received: Counter,
+    connections: AtomicU64,
+    in_flight: AtomicU64,
+    most_in_flight: AtomicU64,
     log: Mutex<VecDeque<LoggedRequest>>,
+    /// By the store's id.
+    stores: Mutex<HashMap<String, Arc<StoreStats>>>,
+}
+
+/// What was done with one store since the server started.
+#[derive(Debug, Default)]
+pub(super) struct StoreStats {
+    reads: Counter,
+    writes: Counter,
+    deletes: Counter,
+    lists: Counter,
+}
+
+impl StoreStats {
+    pub(super) fn read(&self) {
+        self.reads.one();
+    }
+
+    pub(super) fn written(&self) {
+        self.writes.one();
+    }
+
+    pub(super) fn deleted(&self) {
+        self.deletes.one();
+    }
+
+    pub(super) fn listed(&self) {
+        self.lists.one();
+    }
+
+    /// Returns the counts as store objects show them.
+    pub(super) fn object(&self) -> serde_json::Value {
+        serde_json::json!({
+            "readCount": self.reads.get(),
+            "writeCount": self.writes.get(),
+            "deleteCount": self.deletes.get(),
+            "listCount": self.lists.get(),
+        })
+    }
 }
 
 /// The counters of a server at one moment.
@@ -60,6 +105,14 @@ pub struct Counts {
     pub ranged: u64,
     /// Bytes of bodies sent.
     pub bytes_sent: u64,
+    /// Bytes of records received.
+    pub bytes_received: u64,
+    /// Connections that are open now.
+    pub connections: u64,
+    /// Requests under way now, their bodies included.
+    pub in_flight: u64,
+    /// The most requests that were under way at once.
+    pub most_in_flight: u64,
 }
 
 impl Counts {
@@ -109,8 +162,36 @@ impl Stats {
         log.push_back(request);
     }
 
+    /// Returns the counts of a store.
+    pub(super) fn store(&self, id: &str) -> Arc<StoreStats> {
+        let mut stores = self.stores.lock();
+        match stores.get(id) {
+            Some(stats) => stats.clone(),
+            None => stores.entry(id.to_owned()).or_default().clone(),
+        }
+    }
+
     pub(super) fn sent(&self, bytes: u64) {
         self.bytes_sent.add(bytes);
+    }
+
+    pub(super) fn received(&self, bytes: u64) {
+        self.bytes_received.add(bytes);
+    }
+
+    pub(super) fn began(&self) {
+        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_in_flight.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub(super) fn connected(self: &Arc<Self>) -> Open {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -124,6 +205,10 @@ impl Stats {
             conditional: self.conditional.get(),
             ranged: self.ranged.get(),
             bytes_sent: self.bytes_sent.get(),
+            bytes_received: self.bytes_received.get(),
+            connections: self.connections.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            most_in_flight: self.most_in_flight.load(Ordering::Relaxed),
         }
     }
 
@@ -142,10 +227,24 @@ impl Stats {
             &self.conditional,
             &self.ranged,
             &self.bytes_sent,
+            &self.bytes_received,
         ] {
             counter.set(0);
         }
         self.log.lock().clear();
+        self.stores.lock().clear();
+        let now = self.in_flight.load(Ordering::Relaxed);
+        self.most_in_flight.store(now, Ordering::Relaxed);
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Stats>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

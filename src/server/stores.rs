@@ -1,20 +1,23 @@
-//! Store objects, and the few facts about users and runs that clients ask for on the way.
+//! Store objects: get, list, create, update, delete.
 
 use std::time::{Duration, SystemTime};
 
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::aliases::{self, resolve};
+use super::aliases::resolve;
 use super::auth::{self, Sight, Wanted};
-use super::catalog::{Changed, StoreChange, StoreEntry};
-use super::config::{GeneralAccess, User};
+use super::catalog::{Changed, NewStore, StoreChange, StoreEntry};
+use super::config::GeneralAccess;
 use super::errors::{ApiError, Result};
 use super::routes::Target;
-use super::{App, Call, reply};
+use super::{App, Call, REQUEST_DEADLINE, reply, schema};
+use crate::clock::Deadline;
 use crate::signature::sign_keys;
+use crate::store::ListQuery;
+use crate::store::pager::Pager;
 
 /// The most stores on one page.
 const MAX_STORES: u64 = 1000;
@@ -22,27 +25,26 @@ const MAX_STORES: u64 = 1000;
 /// The longest name of a store (one DNS label).
 const MAX_NAME: usize = 63;
 
+/// Pages of a listing that are added up to tell how large a store is.
+const MEASURED_PAGES: usize = 10;
+
 /// How long the signature in `keysPublicUrl` is valid.
 const KEYS_URL_VALID: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Answers `GET`, `PUT` and `DELETE` of a store object.
 pub(super) fn store(app: &App, call: &Call, target: &Target, body: &[u8]) -> Result<Response> {
-    let resolved = resolve(app, target, &call.query)?;
+    let resolved = resolve(app, call, target)?;
     let entry = resolved.entry;
     if call.method == Method::GET {
-        let sight = auth::sight(
-            &call.caller,
-            &entry,
-            resolved.by_name,
-            Wanted::Store,
-            &call.query,
-        )?;
-        return Ok(reply::data(
-            StatusCode::OK,
-            &object(app, call, &entry, sight),
-        ));
+        let sight = auth::sight(call, &entry, resolved.by_name, Wanted::Store)?;
+        let mut object = object(app, call, &entry, sight);
+        if let Some(size) = size(&entry) {
+            object["stats"]["storageBytes"] = json!(size);
+            object["stats"]["s3StorageBytes"] = json!(size);
+        }
+        return Ok(reply::data(StatusCode::OK, &object));
     }
-    call.may_write(app)?;
+    call.may_write(app, &entry)?;
     if call.method == Method::DELETE {
         return if app.catalog.delete(&entry.id)? {
             Ok(reply::empty(StatusCode::NO_CONTENT))
@@ -74,14 +76,10 @@ pub(super) fn list(app: &App, call: &Call) -> Result<Response> {
     };
     let desc = call.query.flag("desc");
     let unnamed = call.query.flag("unnamed");
-    let mine =
-        user.id == app.config.owner.id && call.query.text("ownership") != Some("sharedWithMe");
-    let mut entries = if mine {
-        app.catalog.list()?
-    } else {
-        Vec::new()
-    };
-    entries.retain(|entry| unnamed || entry.name.is_some());
+    // Nobody can share a store here but with everybody.
+    let mine = call.query.text("ownership") != Some("sharedWithMe");
+    let mut entries = app.catalog.list()?;
+    entries.retain(|entry| mine && entry.owner == user.id && (unnamed || entry.name.is_some()));
     entries.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     if desc {
         entries.reverse();
@@ -106,101 +104,74 @@ pub(super) fn list(app: &App, call: &Call) -> Result<Response> {
 
 /// Answers `POST /v2/key-value-stores`.
 pub(super) fn create(app: &App, call: &Call, body: &[u8]) -> Result<Response> {
-    call.may_write(app)?;
-    // Bodies are `{"schema": …}` in JSON, or anything that is none; schemas are not offered.
-    if serde_json::from_slice::<Value>(body)
-        .is_ok_and(|body| body.get("schema").is_some_and(|schema| !schema.is_null()))
-    {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "store-schema-invalid",
-            "This server does not offer schemas of stores",
-        ));
+    let user = call.caller.user()?;
+    app.must_be_writable()?;
+    // Bodies are `{"schema": …}` in JSON, or anything that is none.
+    let schema = match serde_json::from_slice(body) {
+        Ok(Value::Object(mut fields)) => fields.remove("schema").filter(|schema| !schema.is_null()),
+        _ => None,
+    };
+    if let Some(schema) = &schema {
+        schema::check(schema)?;
     }
     let name = call.query.text("name");
     if let Some(name) = name {
         check_name(name)?;
     }
-    let (entry, new) = app.catalog.create(name)?;
+    let (entry, new) = app.catalog.create(&NewStore {
+        owner: Some(user.id.clone()),
+        name: name.map(str::to_owned),
+        schema,
+    })?;
     let status = if new {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    Ok(reply::data(
-        status,
-        &object(app, call, &entry, Sight::Owner),
-    ))
+    let mut response = reply::data(status, &object(app, call, &entry, Sight::Owner));
+    let address = format!("{}/v2/key-value-stores/{}", call.base, entry.id);
+    if new && let Ok(address) = HeaderValue::from_str(&address) {
+        response.headers_mut().insert(header::LOCATION, address);
+    }
+    Ok(response)
 }
 
-/// Answers `GET /v2/users/me`.
-pub(super) fn me(call: &Call) -> Result<Response> {
-    let user = call.caller.user()?;
-    let answer = json!({
-        "id": user.id,
-        "username": user.username,
-        "profile": { "name": user.username },
-        "email": format!("{}@localhost", user.username),
-        "proxy": { "password": "", "groups": [] },
-        "plan": { "id": "LOCAL" },
-        "isPaying": false,
-        "createdAt": "1970-01-01T00:00:00.000Z",
-    });
-    Ok(reply::data(StatusCode::OK, &answer))
-}
-
-/// Answers `GET /v2/users/{id}`.
-pub(super) fn user(app: &App, id: &str) -> Result<Response> {
-    let is_meant =
-        |user: &&User| user.id.eq_ignore_ascii_case(id) || user.username.eq_ignore_ascii_case(id);
-    let found = std::iter::once(&app.config.owner)
-        .chain(app.config.other_users.iter().map(|(user, _)| user))
-        .find(is_meant)
-        .ok_or_else(ApiError::user_not_found)?;
-    let answer = json!({
-        "id": found.id,
-        "username": found.username,
-        "profile": { "name": found.username },
-    });
-    Ok(reply::data(StatusCode::OK, &answer))
-}
-
-/// Answers `GET` of a run.
-pub(super) fn run(app: &App, call: &Call, target: &Target) -> Result<Response> {
-    call.caller.must_own()?;
-    let run = aliases::find_run(app, target, &call.query)?;
-    let store = resolve(app, target, &call.query).map_or(run.store.clone(), |found| found.entry.id);
-    let answer = json!({
-        "id": run.id,
-        "actId": run.actor_id,
-        "actorTaskId": run.task_id,
-        "userId": app.config.owner.id,
-        "status": run.status,
-        "meta": { "origin": run.origin },
-        "defaultKeyValueStoreId": store,
-    });
-    Ok(reply::data(StatusCode::OK, &answer))
+/// Adds up what a store holds, as stored; `None` where that would take long.
+fn size(entry: &StoreEntry) -> Option<u64> {
+    let mut pager = Pager::new(ListQuery::default());
+    let mut size = 0;
+    for _ in 0..MEASURED_PAGES {
+        let page = pager
+            .next_page(&*entry.store, Deadline::after(REQUEST_DEADLINE))
+            .ok()?;
+        let Some(page) = page else {
+            return Some(size);
+        };
+        size += page.iter().filter_map(|item| item.stored_size).sum::<u64>();
+    }
+    pager.is_done().then_some(size)
 }
 
 fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
     let base = &call.base;
     let id = &entry.id;
-    let owner = &app.config.owner;
+    let owner = app.config.users().find(|user| user.id == entry.owner);
     let mut keys_url = format!("{base}/v2/key-value-stores/{id}/keys");
     let mut object = json!({
         "id": id,
         "name": entry.name,
-        "userId": owner.id,
-        "username": owner.username,
+        "userId": entry.owner,
+        "username": owner.map(|owner| &owner.username),
         "createdAt": date(entry.created),
         "modifiedAt": date(entry.modified),
         "accessedAt": date(entry.accessed),
         "actId": null,
         "actRunId": null,
-        "schema": null,
+        "schema": entry.schema,
         "consoleUrl": format!("{base}/v2/key-value-stores/{id}"),
         "recordsPublicUrl": format!("{base}/v2/key-value-stores/{id}/records"),
         "generalAccess": entry.general_access,
+        "stats": app.stats.store(id).object(),
     });
     if let Some(title) = &entry.title {
         object["title"] = json!(title);
@@ -242,7 +213,16 @@ fn read_change(body: &[u8]) -> Result<StoreChange> {
                 .map_err(|_| ApiError::invalid_request("\"generalAccess\" has an unknown value"))?,
         ),
     };
+    let schema = match fields.get("schema") {
+        None => None,
+        Some(Value::Null) => Some(None),
+        Some(schema) => {
+            schema::check(schema)?;
+            Some(Some(schema.clone()))
+        }
+    };
     Ok(StoreChange {
+        schema,
         name,
         title: text("title")?,
         general_access,

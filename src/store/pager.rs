@@ -14,8 +14,12 @@ use crate::clock::Deadline;
 pub struct Pager {
     query: ListQuery,
     last: Option<Arc<str>>,
+    empty: usize,
     done: bool,
 }
+
+/// So many pages in a row may be empty before the listing counts as endless.
+const MOST_EMPTY_PAGES: usize = 64;
 
 impl Pager {
     /// Starts a listing of what `query` selects; `query.after` is where it starts.
@@ -23,6 +27,7 @@ impl Pager {
         Self {
             last: query.after.clone(),
             query,
+            empty: 0,
             done: false,
         }
     }
@@ -30,6 +35,11 @@ impl Pager {
     /// Tells whether the last page has been handed out.
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Returns what the next page starts after.
+    pub fn position(&self) -> Option<Arc<str>> {
+        self.query.after.clone()
     }
 
     /// Fetches the next page; `None` after the last one.
@@ -63,6 +73,17 @@ impl Pager {
         }
         if let Some(item) = page.items.last() {
             self.last = Some(item.key.as_str().into());
+        }
+        self.empty = if page.items.is_empty() {
+            self.empty + 1
+        } else {
+            0
+        };
+        if self.empty > MOST_EMPTY_PAGES {
+            return Err(StoreError::new(
+                ErrorKind::Protocol,
+                "the listing goes on without keys",
+            ));
         }
         self.done = page.next.is_none();
         self.query.after = page.next.or(self.query.after.take());

@@ -5,6 +5,7 @@ mod clients;
 mod daemon;
 mod faults;
 mod reading;
+mod readme;
 mod requests;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use kvfs::clock::Deadline;
 use kvfs::redact::Secret;
 use kvfs::server::{
-    Counts, GeneralAccess, Lookup, RunEntry, RunningServer, Server, ServerConfig, StoreEntry,
+    Counts, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server, ServerConfig,
+    StoreEntry,
 };
 use kvfs::store::{Encoding, Key, PutRequest, RecordMeta, Store, Upload};
 use tempfile::TempDir;
@@ -60,7 +61,10 @@ impl TestServer {
         });
         change(&mut config);
         let server = Server::start(config).expect("a server");
-        let (entry, _) = server.catalog().create(Some(STORE)).expect("a store");
+        let (entry, _) = server
+            .catalog()
+            .create(&NewStore::named(STORE))
+            .expect("a store");
         Self {
             server,
             folder,

@@ -1,8 +1,8 @@
 //! The stores of a storage folder: `<root>/key_value_stores/<name or id>`, or `<root>` itself.
 //!
-//! A store's `__metadata__.json` has the shape of Crawlee for Python; kvfs adds `title` and
-//! `general_access`, which the others ignore. A store without that file gets an id that follows
-//! from its folder's name, so that it is the same each time.
+//! What a store is called and whose it is says its `__metadata__.json` (`metadata`). A store
+//! without that file is the server's own account's, and gets an id that follows from its
+//! folder's name, so that it is the same each time.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,28 +10,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::catalog::{Catalog, Changed, Lookup, StoreChange, StoreEntry};
+use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
 use crate::local::directory::names::STORE_METADATA;
-use crate::local::directory::replace_file;
 use crate::local::{Access, DirectoryStore};
 use crate::redact::Secret;
-use crate::signature::{base62, sign_record};
+use crate::signature::sign_record;
 use crate::store::{ErrorKind, Result, StoreError};
+
+pub(super) mod metadata;
+
+use metadata::{Metadata, date, derived_id, disk, is_id, random_id, time};
 
 /// The folder of all key-value stores in a storage folder.
 const STORES: &str = "key_value_stores";
 
 /// The folder of the store that a program uses when it names none; never a name.
 const DEFAULT: &str = "default";
-
-/// Length of the platform's ids.
-const ID_LEN: usize = 17;
 
 /// The stores of a folder.
 #[derive(Debug)]
@@ -41,6 +38,10 @@ pub struct DirectoryCatalog {
     access: Access,
     general_access: GeneralAccess,
     signing_secret: Secret,
+    /// The id of the account that stores without an owner belong to.
+    owner: String,
+    /// Held while a store is made, changed or deleted, so that names stay unique.
+    changing: Mutex<()>,
     /// By folder name. Never locked across I/O.
     known: Mutex<HashMap<String, Known>>,
 }
@@ -50,23 +51,6 @@ struct Known {
     /// Modification time of the metadata file that `entry` was made from.
     stamp: Option<SystemTime>,
     entry: StoreEntry,
-}
-
-/// What `__metadata__.json` says, in either case.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Metadata {
-    id: Option<String>,
-    name: Option<String>,
-    #[serde(default, alias = "accessedAt")]
-    accessed_at: Option<String>,
-    #[serde(default, alias = "createdAt")]
-    created_at: Option<String>,
-    #[serde(default, alias = "modifiedAt")]
-    modified_at: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    title: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    general_access: Option<GeneralAccess>,
 }
 
 impl DirectoryCatalog {
@@ -80,6 +64,7 @@ impl DirectoryCatalog {
         access: Access,
         general_access: GeneralAccess,
         signing_secret: Secret,
+        owner: &str,
     ) -> Result<Self> {
         let cannot = |error: io::Error| {
             let message = format!("the folder {} cannot be opened", root.display());
@@ -104,6 +89,8 @@ impl DirectoryCatalog {
                 other => other,
             },
             signing_secret,
+            owner: owner.to_owned(),
+            changing: Mutex::default(),
             known: Mutex::default(),
         })
     }
@@ -176,25 +163,23 @@ impl DirectoryCatalog {
         modified: SystemTime,
         known: Option<Known>,
     ) -> Result<StoreEntry> {
-        let metadata = self.metadata(path);
+        let metadata = Metadata::read(path);
         let id = match metadata.id {
             Some(id) if is_id(&id) => id,
             _ if is_id(folder) => folder.to_owned(),
-            _ => derived_id(folder),
+            _ => derived_id(&format!("store {folder}")),
         };
         let name = match metadata.name {
             Some(name) => Some(name),
             None if path.join(STORE_METADATA).exists() => None,
             None => (folder != DEFAULT && !is_id(folder)).then(|| folder.to_owned()),
         };
-        let time = |text: Option<String>| {
-            let parsed = text?.parse::<Timestamp>().ok()?;
-            Some(SystemTime::from(parsed))
-        };
         let general_access = metadata
             .general_access
             .unwrap_or(GeneralAccess::FollowUserSetting);
         Ok(StoreEntry {
+            owner: metadata.owner.unwrap_or_else(|| self.owner.clone()),
+            schema: metadata.schema.map(Arc::new),
             name,
             title: metadata.title,
             created: time(metadata.created_at).unwrap_or(modified),
@@ -212,13 +197,6 @@ impl DirectoryCatalog {
             },
             id,
         })
-    }
-
-    fn metadata(&self, path: &Path) -> Metadata {
-        std::fs::read(path.join(STORE_METADATA))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
     }
 
     fn find_folder(&self, lookup: Lookup<'_>) -> Result<Option<(String, StoreEntry)>> {
@@ -277,55 +255,66 @@ impl Catalog for DirectoryCatalog {
         Ok(entries)
     }
 
-    fn create(&self, name: Option<&str>) -> Result<(StoreEntry, bool)> {
-        if let Some(name) = name
-            && let Some(found) = self.find(Lookup::Name(name))?
+    fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)> {
+        let _changing = self.changing.lock();
+        let owner = new.owner.as_deref().unwrap_or(&self.owner);
+        if let Some(name) = &new.name
+            && let Some(found) = self.find(Lookup::Name { owner, name })?
         {
             return Ok((found, false));
         }
         self.must_write()?;
         let id = random_id();
-        let folder = name.unwrap_or(&id);
-        let now = Timestamp::now();
+        let now = Some(date(SystemTime::now()));
         let metadata = Metadata {
             id: Some(id.clone()),
-            name: name.map(str::to_owned),
-            accessed_at: Some(date(now)),
-            created_at: Some(date(now)),
-            modified_at: Some(date(now)),
+            name: new.name.clone(),
+            accessed_at: now.clone(),
+            created_at: now.clone(),
+            modified_at: now,
+            owner: Some(owner.to_owned()).filter(|owner| *owner != self.owner),
+            schema: new.schema.clone(),
             ..Metadata::default()
         };
-        let path = self.path(folder);
+        // Another account's store, or one that was renamed, may lie in the folder of that name.
+        let named = new.name.clone().filter(|name| !self.path(name).exists());
+        let folder = named.unwrap_or(id);
+        let path = self.path(&folder);
         std::fs::create_dir_all(&path).map_err(disk)?;
-        write_metadata(&path, &metadata)?;
-        let entry = self.load(folder)?.ok_or_else(vanished)?;
+        metadata.write(&path)?;
+        let entry = self.load(&folder)?.ok_or_else(vanished)?;
         Ok((entry, true))
     }
 
     fn update(&self, id: &str, change: &StoreChange) -> Result<Changed> {
+        let _changing = self.changing.lock();
         let Some((folder, entry)) = self.find_folder(Lookup::Id(id))? else {
             return Ok(Changed::Missing);
         };
         self.must_write()?;
         if let Some(Some(name)) = &change.name
-            && let Some(other) = self.find(Lookup::Name(name))?
+            && let Some(other) = self.find(Lookup::Name {
+                owner: &entry.owner,
+                name,
+            })?
             && other.id != entry.id
         {
             return Ok(Changed::NameTaken);
         }
         let path = self.path(&folder);
+        let old = Metadata::read(&path);
         let metadata = Metadata {
             id: Some(entry.id.clone()),
             name: change.name.clone().unwrap_or(entry.name),
-            accessed_at: Some(date_of(entry.accessed)),
-            created_at: Some(date_of(entry.created)),
-            modified_at: Some(date(Timestamp::now())),
+            accessed_at: Some(date(entry.accessed)),
+            created_at: Some(date(entry.created)),
+            modified_at: Some(date(SystemTime::now())),
             title: change.title.clone().unwrap_or(entry.title),
-            general_access: change
-                .general_access
-                .or(self.metadata(&path).general_access),
+            general_access: change.general_access.or(old.general_access),
+            owner: old.owner,
+            schema: change.schema.clone().unwrap_or(old.schema),
         };
-        write_metadata(&path, &metadata)?;
+        metadata.write(&path)?;
         let renamed = match &change.name {
             Some(Some(name)) if !self.path(name).exists() => name.clone(),
             _ => folder.clone(),
@@ -341,6 +330,7 @@ impl Catalog for DirectoryCatalog {
     }
 
     fn delete(&self, id: &str) -> Result<bool> {
+        let _changing = self.changing.lock();
         let Some((folder, _)) = self.find_folder(Lookup::Id(id))? else {
             return Ok(false);
         };
@@ -364,73 +354,12 @@ fn matches(folder: &str, entry: &StoreEntry, lookup: Lookup<'_>) -> bool {
             entry.id.eq_ignore_ascii_case(id)
                 || (named.is_none() && folder.eq_ignore_ascii_case(id))
         }
-        Lookup::Name(name) => named.unwrap_or(folder).eq_ignore_ascii_case(name),
+        Lookup::Name { owner, name } => {
+            entry.owner == owner && named.unwrap_or(folder).eq_ignore_ascii_case(name)
+        }
     }
-}
-
-fn write_metadata(path: &Path, metadata: &Metadata) -> Result<()> {
-    let text = serde_json::to_vec_pretty(metadata).map_err(|error| disk(error.into()))?;
-    replace_file(path, STORE_METADATA, &text)
-}
-
-fn is_id(text: &str) -> bool {
-    text.len() == ID_LEN && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
-fn derived_id(folder: &str) -> String {
-    let hash = Sha256::digest(format!("kvfs store {folder}"));
-    let number = hash[..16]
-        .iter()
-        .fold(0u128, |number, byte| (number << 8) | u128::from(*byte));
-    let digits = base62(number);
-    // The least significant digits; a number this large has 17 but for one in a million.
-    format!("{digits:0>ID_LEN$}")[digits.len().max(ID_LEN) - ID_LEN..].to_owned()
-}
-
-fn random_id() -> String {
-    std::iter::repeat_with(fastrand::alphanumeric)
-        .take(ID_LEN)
-        .collect()
-}
-
-/// Writes a time as Crawlee for Python does.
-fn date(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S%.6f+00:00").to_string()
-}
-
-fn date_of(time: SystemTime) -> String {
-    date(Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH))
-}
-
-fn disk(error: io::Error) -> StoreError {
-    StoreError::new(ErrorKind::Disk, "the storage folder cannot be used").with_source(error)
 }
 
 fn vanished() -> StoreError {
     StoreError::new(ErrorKind::StoreNotFound, "the store was deleted meanwhile")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn derived_ids_look_like_the_platforms_and_stay_the_same() {
-        assert!(is_id(&derived_id("a")), "{}", derived_id("a"));
-        assert_eq!(derived_id("a"), derived_id("a"));
-        assert_ne!(derived_id("a"), derived_id("b"));
-    }
-
-    #[test]
-    fn dates_of_all_writers_are_understood() {
-        for text in [
-            "2026-11-22 23:40:50.764587+00:00",
-            "2026-11-22T23:40:50.764Z",
-        ] {
-            text.parse::<Timestamp>().expect(text);
-        }
-        let time = Timestamp::UNIX_EPOCH;
-        assert_eq!(date(time), "1970-01-01 00:00:00.000000+00:00");
-        assert_eq!(date(time).parse::<Timestamp>().expect("a date"), time);
-    }
 }

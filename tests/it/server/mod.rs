@@ -1,15 +1,17 @@
 //! The server as its clients see it.
 
+mod process;
+mod rehearsal;
+mod stores;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use kvfs::redact::Secret;
 use kvfs::server::{GeneralAccess, User};
 use kvfs::store::{Encoding, GetOutcome, GetRequest, ListQuery};
-use reqwest::blocking::{Body, Client, RequestBuilder, Response};
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use crate::support::served::{STORE, TOKEN, TestServer, encode, key, soon};
@@ -56,6 +58,12 @@ fn assert_error(response: Response, status: u16, kind: &str) {
     let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
     assert_eq!(body["error"]["type"], kind, "{body}");
     assert!(body["error"]["message"].is_string(), "{body}");
+}
+
+/// Returns what an answer holds in its envelope.
+fn data(response: Response) -> Value {
+    let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
+    body["data"].clone()
 }
 
 fn keys(server: &TestServer, query: &str) -> Value {
@@ -679,10 +687,6 @@ fn runs_lead_to_their_default_stores() {
 fn stores_are_made_listed_renamed_and_deleted() {
     let server = TestServer::start();
     let stores = format!("{}/v2/key-value-stores", server.url());
-    let data = |response: Response| {
-        let body: Value = serde_json::from_slice(&bytes(response)).expect("JSON");
-        body["data"].clone()
-    };
     let post = |query: &str| send(client().post(format!("{stores}{query}")).bearer_auth(TOKEN));
     let made = post("?name=Fresh-One");
     assert_eq!(made.status(), 201);
@@ -802,65 +806,6 @@ fn requests_beyond_the_limit_are_refused() {
     let refused = refused.expect("a refusal");
     assert_eq!(header(&refused, "x-ratelimit-limit"), Some("2"));
     assert_error(refused, 429, "rate-limit-exceeded");
-}
-
-/// A body that is made while it is sent.
-#[derive(Debug)]
-struct Generated {
-    left: u64,
-    sent: Arc<AtomicU64>,
-}
-
-impl Read for Generated {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = buffer
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        buffer[..n].fill(b'x');
-        self.left -= n as u64;
-        self.sent.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
-    }
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let digits = line.expect("a line").split_whitespace().nth(1);
-    digits.expect("a number").parse().expect("a number")
-}
-
-#[test]
-fn large_records_flow_through_in_bounded_memory() {
-    const SIZE: u64 = 192 << 20;
-    let server = TestServer::start();
-    let before = resident_kib();
-    for chunked in [false, true] {
-        let body = Generated {
-            left: SIZE,
-            sent: Arc::default(),
-        };
-        let body = if chunked {
-            Body::new(body)
-        } else {
-            Body::sized(body, SIZE)
-        };
-        let put = client()
-            .put(server.record_url("big"))
-            .bearer_auth(TOKEN)
-            .body(body);
-        assert_eq!(send(put).status(), 201);
-    }
-    let mut response = send(client().get(server.record_url("big")).bearer_auth(TOKEN));
-    assert_eq!(
-        header(&response, "content-length"),
-        Some(&*SIZE.to_string())
-    );
-    let copied = std::io::copy(&mut response, &mut std::io::sink()).expect("a body");
-    assert_eq!(copied, SIZE);
-    assert!(server.counts().bytes_sent >= SIZE);
-    let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 96 << 10, "memory grew by {grown} KiB");
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! From connections to requests: how many, how large their heads, and how they end.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::App;
+use super::connection::{Connection, Signals, Throttle};
+use super::dispatch::{self, Outcome};
+
+/// The wait after a connection could not be accepted, for want of file descriptors say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Headers of a request, at most.
+const MAX_HEADERS: usize = 100;
+
+/// What a server is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Serve.
+    Run,
+    /// Take no new requests, finish those under way.
+    Finish,
+    /// End at once.
+    End,
+}
+
+/// Serves connections until the phase says otherwise.
+pub(super) async fn serve(app: Arc<App>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
+    let limits = app.config.limits;
+    let places = Arc::new(Semaphore::new(limits.connections.max(1)));
+    let throttle = app.config.knobs.bandwidth;
+    let throttle = throttle.map(|bandwidth| Arc::new(Throttle::new(bandwidth)));
+    let mut connections = JoinSet::new();
+    while *phase.borrow() == Phase::Run {
+        let next = async {
+            // Closed only with this function.
+            let place = places.clone().acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            next = next => next,
+            // A sender that is gone means the end, too.
+            _ = phase.changed() => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let serving = connection(app.clone(), stream, throttle.clone(), phase.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Whoever connects now is refused.
+    drop(listener);
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => if ended.is_none() { return },
+            () = reached(&mut phase, Phase::End) => {
+                tracing::debug!("open connections are cut off");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until the server is in this phase or a later one.
+async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    // A server that is gone is past every phase.
+    let _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
+
+async fn connection(
+    app: Arc<App>,
+    stream: TcpStream,
+    throttle: Option<Arc<Throttle>>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection cannot be made prompt");
+    }
+    let limits = app.config.limits;
+    let signals = Arc::new(Signals::default());
+    let _open = app.stats.connected();
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (app, signals) = (app.clone(), signals.clone());
+        async move {
+            match dispatch::handle(app, signals.clone(), request.map(Body::new)).await {
+                Outcome::Answer(response) => Ok::<Response, Reset>(response),
+                Outcome::Reset => {
+                    signals.reset();
+                    Err(Reset)
+                }
+            }
+        }
+    });
+    let io = Connection::new(stream, signals.clone(), throttle, limits.idle);
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(limits.head)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(io), service);
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = reached(&mut phase, Phase::Finish) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// A connection that is to be reset instead of answered.
+#[derive(Debug)]
+struct Reset;
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection is reset on purpose")
+    }
+}
+
+impl std::error::Error for Reset {}

@@ -1,0 +1,98 @@
+//! Requests under way: the body of an answer that tells when it has gone out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+
+use super::connection::Signals;
+use super::stats::{LoggedRequest, Stats};
+
+/// A request under way; it ends when this is dropped, and is logged then.
+#[derive(Debug)]
+pub(super) struct Underway {
+    signals: Arc<Signals>,
+    stats: Arc<Stats>,
+    began: Instant,
+    line: Option<LoggedRequest>,
+    sent: u64,
+}
+
+impl Underway {
+    pub(super) fn new(signals: Arc<Signals>, stats: Arc<Stats>) -> Self {
+        signals.set_busy(true);
+        stats.began();
+        Self {
+            signals,
+            stats,
+            began: Instant::now(),
+            line: None,
+            sent: 0,
+        }
+    }
+
+    /// Says what is to be logged of the request.
+    pub(super) fn log(&mut self, request: LoggedRequest) {
+        self.line = Some(request);
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.signals.set_busy(false);
+        self.stats.ended();
+        if let Some(request) = &self.line {
+            let LoggedRequest {
+                method,
+                path,
+                status,
+                ..
+            } = request;
+            let millis = self.began.elapsed().as_millis();
+            tracing::debug!("{method} {path} {status} {} B {millis} ms", self.sent);
+        }
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    inner: Body,
+    underway: Underway,
+}
+
+impl Tracked {
+    pub(super) fn wrap(inner: Body, underway: Underway) -> Body {
+        Body::new(Self { inner, underway })
+    }
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+            self.underway.sent += bytes;
+            self.underway.stats.sent(bytes);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
