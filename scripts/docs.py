@@ -2,7 +2,7 @@
 """Checks what the documents say against the project.
 
 * every sentence of docs/SEMANTICS.md is numbered in turn and names tests that exist and run
-* README.md has every option of the command line, and no other
+* README.md and docs/SERVE.md have every option of the command line, and no other
 * docs/TROUBLESHOOTING.md has every errno that src/fs/error.rs answers
 * links between the documents lead somewhere
 """
@@ -72,14 +72,15 @@ def check_options():
     for attributes, field in re.findall(
         r"#\[arg\(((?:[^()\[\]]|\([^()]*\)|\[[^\]]*\])*)\)\]\s*pub (\w+):", source
     ):
-        if re.search(r"\blong\b", attributes):
-            known.add("--" + field.replace("_", "-"))
+        if found := re.search(r'\blong(?: = "([\w-]+)")?', attributes):
+            known.add("--" + (found.group(1) or field.replace("_", "-")))
     # What clap itself adds need not be told.
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", read("README.md").split("## Commands")[1]))
+    text = read("README.md").split("## Commands")[1] + read("docs/SERVE.md").split("| option |")[1]
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
     for option in sorted(known - shown):
-        problems.append(f"README.md: the option {option} is missing")
+        problems.append(f"README.md or docs/SERVE.md: the option {option} is missing")
     for option in sorted(shown - known):
-        problems.append(f"README.md: there is no option {option}")
+        problems.append(f"README.md or docs/SERVE.md: there is no option {option}")
     if len(known) < 20:
         problems.append("scripts/docs.py no longer finds the options in src/cli/args.rs")
     return len(known)

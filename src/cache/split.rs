@@ -4,7 +4,7 @@
 //! segments: what follows `after`, up to and with `end`. A worker without a segment halves one
 //! that is known to go on. Keys outside their segment are dropped: they belong to the next one.
 //! Whatever the guesses, the result is the listing; bad guesses cost requests, and those are
-//! bounded by [`MOST_WASTED`].
+//! bounded by `MOST_WASTED`.
 
 use std::sync::Arc;
 

@@ -228,8 +228,8 @@ pub struct ServeArgs {
     /// Add an account with stores of its own; its token is in the file. May be repeated
     #[arg(long = "user", value_name = "NAME:TOKEN-FILE", value_parser = account)]
     pub users: Vec<(String, PathBuf)>,
-    /// Tell of a run whose default store is STORE: ID=STORE[,actor=..][,task=..][,status=..]
-    /// [,origin=..], actor and task by id or name. May be repeated
+    /// Tell of a run whose default store is STORE: ID=STORE, and if need be ,actor=NAME ,task=NAME
+    /// ,status=STATUS ,origin=ORIGIN, actor and task by id or name. May be repeated
     #[arg(long = "run", value_name = "RUN")]
     pub runs: Vec<RunEntry>,
     /// Tell of the runs in this file, one a line as for --run; # begins a comment

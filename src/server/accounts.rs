@@ -6,8 +6,12 @@ use serde_json::json;
 
 use super::aliases::{self, resolve};
 use super::errors::{ApiError, Result};
+use super::folders::metadata::derived_id;
 use super::routes::Target;
 use super::{App, Call, reply};
+
+/// When what was never begun began.
+const NEVER: &str = "1970-01-01T00:00:00.000Z";
 
 /// Answers `GET /v2/users/me`.
 pub(super) fn me(call: &Call) -> Result<Response> {
@@ -20,7 +24,7 @@ pub(super) fn me(call: &Call) -> Result<Response> {
         "proxy": { "password": "", "groups": [] },
         "plan": { "id": "LOCAL" },
         "isPaying": false,
-        "createdAt": "1970-01-01T00:00:00.000Z",
+        "createdAt": NEVER,
     });
     Ok(reply::data(StatusCode::OK, &answer))
 }
@@ -50,6 +54,19 @@ pub(super) fn run(app: &App, call: &Call, target: &Target) -> Result<Response> {
         "status": run.status,
         "meta": { "origin": run.origin },
         "defaultKeyValueStoreId": store,
+        // The SDKs insist on these when they start; the server knows nothing of them.
+        "startedAt": NEVER,
+        "finishedAt": null,
+        "stats": {
+            "restartCount": 0, "resurrectCount": 0, "computeUnits": 0, "durationMillis": 0,
+            "runTimeSecs": 0,
+        },
+        "options": {
+            "build": "latest", "timeoutSecs": 0, "memoryMbytes": 1024, "diskMbytes": 2048,
+        },
+        "buildId": derived_id("build"),
+        "defaultDatasetId": derived_id(&format!("dataset {}", run.id)),
+        "defaultRequestQueueId": derived_id(&format!("queue {}", run.id)),
     });
     Ok(reply::data(StatusCode::OK, &answer))
 }

@@ -64,17 +64,24 @@ fn last<'a>(
     runs.rev().find(|run| {
         is_meant(run)
             && fits(query.text("status"), &run.status)
-            && fits(query.text("origin"), &run.origin)
+            // No run came from nowhere.
+            && fits(query.given("origin"), &run.origin)
     })
 }
 
 fn is_called(app: &App, reference: &str, id: &str, name: Option<&str>) -> bool {
     match split(reference) {
         None => !id.is_empty() && id.eq_ignore_ascii_case(reference),
-        Some((user, wanted)) => {
-            (user.is_empty() || app.config.owner.is_called(user))
-                && name.is_some_and(|name| name.eq_ignore_ascii_case(wanted))
-        }
+        Some((user, wanted)) => name.is_some_and(|name| match split(name) {
+            // Runs can be of other people's Actors.
+            Some((owner, name)) => {
+                user.eq_ignore_ascii_case(owner) && wanted.eq_ignore_ascii_case(name)
+            }
+            None => {
+                (user.is_empty() || app.config.owner.is_called(user))
+                    && wanted.eq_ignore_ascii_case(name)
+            }
+        }),
     }
 }
 

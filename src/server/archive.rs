@@ -1,6 +1,6 @@
 //! All records of a store as a ZIP archive, made while it is sent.
 //!
-//! Files hold the records' content, decoded; an encoding that cannot be undone is left as it is.
+//! Files hold the records' content, decoded; bytes that do not decode are left as they are.
 //! They are named like the keys, but for what cannot be in a file name everywhere: that is
 //! percent-encoded. A record that vanishes meanwhile is left out; one that cannot be read ends
 //! the answer early, and the archive with it, so that nobody takes it for whole.
@@ -15,11 +15,11 @@ use zip::write::{SimpleFileOptions, StreamWriter, ZipWriter};
 use super::aliases::resolve;
 use super::auth::{self, Wanted};
 use super::errors::Result;
+use super::negotiate::decoded;
 use super::routes::Target;
 use super::schema::{Selection, select};
 use super::{App, Call, REQUEST_DEADLINE, body, reply};
 use crate::clock::Deadline;
-use crate::codec::decoder;
 use crate::store::{Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, MAX_PAGE, Store};
 
 /// What Windows and Unix do not both take in file names, and the mark of encoding itself.
@@ -89,16 +89,19 @@ fn add(
     key: &Key,
     archive: &mut ZipWriter<StreamWriter<&mut dyn Write>>,
 ) -> io::Result<()> {
-    let deadline = Deadline::after(REQUEST_DEADLINE);
-    let fetched: Fetched = match store.get(key, &GetRequest::default(), deadline) {
-        Ok(GetOutcome::Found(fetched)) => fetched,
-        Ok(GetOutcome::NotModified) => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.with_key(key).into()),
+    let Some(fetched) = fetch(store, key)? else {
+        return Ok(());
     };
-    let mut content = match fetched.meta.encoding {
-        Encoding::Unknown(_) => fetched.body,
-        encoding => decoder(&encoding, fetched.body)?,
+    let plain = match fetched.meta.encoding {
+        Encoding::Unknown(_) => None,
+        encoding => decoded(&encoding, fetched.body)?,
+    };
+    let mut content = match plain {
+        Some(plain) => plain,
+        None => match fetch(store, key)? {
+            Some(stored) => stored.body,
+            None => return Ok(()),
+        },
     };
     let options = SimpleFileOptions::default()
         .compression_level(Some(LEVEL))
@@ -108,6 +111,17 @@ fn add(
     archive.start_file(file_name(key), options)?;
     io::copy(&mut content, archive)?;
     Ok(())
+}
+
+/// Gets a record; `None` if it has vanished.
+fn fetch(store: &dyn Store, key: &Key) -> io::Result<Option<Fetched>> {
+    let deadline = Deadline::after(REQUEST_DEADLINE);
+    match store.get(key, &GetRequest::default(), deadline) {
+        Ok(GetOutcome::Found(fetched)) => Ok(Some(fetched)),
+        Ok(GetOutcome::NotModified) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.with_key(key).into()),
+    }
 }
 
 fn file_name(key: &Key) -> String {

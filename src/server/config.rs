@@ -124,7 +124,7 @@ pub struct RunEntry {
     pub id: String,
     /// The Actor's id.
     pub actor_id: String,
-    /// The Actor's name, asked for as `username~name`.
+    /// The Actor's name, asked for as `username~name`; it may say itself whose it is.
     pub actor_name: Option<String>,
     /// The task's id, if a task started it.
     pub task_id: Option<String>,

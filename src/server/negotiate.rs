@@ -3,7 +3,13 @@
 //! Decoded bytes go out even to a client that forbids `identity`: a record is never refused for
 //! its encoding.
 
-use crate::store::Encoding;
+use std::io::{self, Cursor, Read};
+
+use crate::codec::decoder;
+use crate::store::{Encoding, ErrorKind, StoreError};
+
+/// How far a record is decoded before its answer begins, in bytes.
+const LOOK: u64 = 64 * 1024;
 
 /// Tells whether an `Accept-Encoding` header takes `coding`. Without a header nothing but plain
 /// bytes is taken: the platform decodes for clients that do not ask.
@@ -33,6 +39,24 @@ pub(super) fn must_decode(header: Option<&str>, stored: &Encoding) -> bool {
         Encoding::Gzip | Encoding::Brotli | Encoding::Deflate => {
             !accepts(header, stored.header_value().unwrap_or_default())
         }
+    }
+}
+
+/// Decodes a record; `None` if the beginning shows that it is not encoded as its sender said.
+pub(super) fn decoded(
+    encoding: &Encoding,
+    body: Box<dyn Read + Send>,
+) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+    let mut plain = decoder(encoding, body)?;
+    let mut beginning = Vec::new();
+    match (&mut plain).take(LOOK).read_to_end(&mut beginning) {
+        Ok(_) => Ok(Some(Box::new(Cursor::new(beginning).chain(plain)))),
+        Err(error) => match error.kind() {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::UnexpectedEof => Ok(None),
+            _ => Err(StoreError::from_io(error, ErrorKind::Disk)),
+        },
     }
 }
 

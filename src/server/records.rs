@@ -9,12 +9,12 @@ use super::aliases::resolve;
 use super::auth::{self, Wanted};
 use super::body::{self, Incoming};
 use super::errors::{ApiError, Result};
+use super::negotiate::{decoded, must_decode};
 use super::preconditions::{Precondition, if_range, precondition, put_preconditions};
 use super::range;
 use super::routes::Target;
-use super::{App, Call, REQUEST_DEADLINE, keys, negotiate, reply};
+use super::{App, Call, REQUEST_DEADLINE, keys, reply};
 use crate::clock::Deadline;
-use crate::codec::decoder;
 use crate::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
     StoreError, Upload,
@@ -60,7 +60,7 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
     }
     app.stats.store(&entry.id).read();
     let store = &*entry.store;
-    let attachment = call.query.flag("attachment");
+    let attachment = call.query.flag("attachment")?;
     let (meta, fetched) = if call.method == Method::HEAD {
         let meta = store.head(key, deadline());
         (meta.map_err(|error| missing(key, error))?, None)
@@ -110,16 +110,25 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
             }
         }
     }
-    let length = length(&meta, form);
-    let body: Box<dyn Read + Send> = match form {
-        Form::Stored => fetched.body,
-        Form::Decoded => decoder(&meta.encoding, fetched.body)?,
-        Form::Html => {
-            let plain = decoder(&meta.encoding, fetched.body)?;
-            Box::new(Cursor::new(NO_COOKIES).chain(plain))
+    if form == Form::Stored {
+        let body = send(app, fetched.body, meta.stored_size, &mut headers)?;
+        return Ok(answer(StatusCode::OK, headers, body));
+    }
+    let plain = decoded(&meta.encoding, fetched.body)?;
+    let (form, body): (Form, Box<dyn Read + Send>) = match (form, plain) {
+        (Form::Html, Some(plain)) => (form, Box::new(Cursor::new(NO_COOKIES).chain(plain))),
+        (_, Some(plain)) => (form, plain),
+        // Not encoded as its sender said: all there is are the stored bytes.
+        (_, None) => {
+            let request = GetRequest {
+                if_match: meta.etag.clone(),
+                ..GetRequest::default()
+            };
+            headers = describe(app, &meta, Form::Stored, attachment);
+            (Form::Stored, fetch(store, key, &request)?.body)
         }
     };
-    let body = send(app, body, length, &mut headers)?;
+    let body = send(app, body, length(&meta, form), &mut headers)?;
     Ok(answer(StatusCode::OK, headers, body))
 }
 
@@ -131,6 +140,7 @@ pub(super) fn put(
     key: &Key,
     body: Incoming,
 ) -> Result<Response> {
+    call.caller.user()?;
     let resolved = resolve(app, call, target)?;
     call.may_write(app, &resolved.entry)?;
     if !key.is_valid() {
@@ -213,6 +223,7 @@ impl Read for Bounded {
 
 /// Answers `DELETE` of a record.
 pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
+    call.caller.user()?;
     let resolved = resolve(app, call, target)?;
     call.may_write(app, &resolved.entry)?;
     app.stats.store(&resolved.entry.id).deleted();
@@ -245,7 +256,7 @@ fn form(call: &Call, meta: &RecordMeta, attachment: bool) -> Form {
     let readable = !matches!(meta.encoding, Encoding::Unknown(_));
     if html && !attachment && readable {
         Form::Html
-    } else if negotiate::must_decode(call.header("accept-encoding"), &meta.encoding) {
+    } else if must_decode(call.header("accept-encoding"), &meta.encoding) {
         Form::Decoded
     } else {
         Form::Stored

@@ -156,30 +156,42 @@ impl Query {
         )
     }
 
+    /// Returns a parameter as it was given.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(given, _)| given == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// Returns a parameter; an empty one counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(given, _)| given == name)
-            .map(|(_, value)| value.as_str())
-            .filter(|value| !value.is_empty())
+        self.given(name).filter(|value| !value.is_empty())
     }
 
-    /// Returns a flag, written as the clients do: `1`, `0`, `true`, `false`.
-    pub(super) fn flag(&self, name: &str) -> bool {
-        self.text(name)
-            .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+    /// Returns a flag, written as the clients do: `1`, `0`, `true`, `false`; not empty.
+    pub(super) fn flag(&self, name: &str) -> Result<bool> {
+        match self.given(name).map(str::to_ascii_lowercase).as_deref() {
+            Some("1" | "true") => Ok(true),
+            None | Some("0" | "false") => Ok(false),
+            Some(_) => Err(ApiError::invalid_request(format!(
+                "Query parameter \"{name}\" must be a boolean"
+            ))),
+        }
     }
 
-    /// Returns a number.
+    /// Returns a number of things. The contract takes fractions, too; they are cut.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        match self.text(name) {
-            None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                ApiError::invalid_request(format!(
-                    "Query parameter \"{name}\" must be a non-negative integer"
-                ))
-            }),
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        if let Ok(number) = text.parse() {
+            return Ok(Some(number));
+        }
+        match text.parse::<f64>() {
+            // Conversion cuts what is too large or below 0.
+            Ok(number) if !number.is_nan() => Ok(Some(number as u64)),
+            _ => Err(ApiError::invalid_request(format!(
+                "Query parameter \"{name}\" must be a number"
+            ))),
         }
     }
 }

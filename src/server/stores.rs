@@ -33,6 +33,9 @@ const KEYS_URL_VALID: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Answers `GET`, `PUT` and `DELETE` of a store object.
 pub(super) fn store(app: &App, call: &Call, target: &Target, body: &[u8]) -> Result<Response> {
+    if call.method != Method::GET {
+        call.caller.user()?;
+    }
     let resolved = resolve(app, call, target)?;
     let entry = resolved.entry;
     if call.method == Method::GET {
@@ -74,10 +77,18 @@ pub(super) fn list(app: &App, call: &Call) -> Result<Response> {
         None | Some(0) => MAX_STORES,
         Some(limit) => limit.min(MAX_STORES),
     };
-    let desc = call.query.flag("desc");
-    let unnamed = call.query.flag("unnamed");
+    let desc = call.query.flag("desc")?;
+    let unnamed = call.query.flag("unnamed")?;
     // Nobody can share a store here but with everybody.
-    let mine = call.query.text("ownership") != Some("sharedWithMe");
+    let mine = match call.query.text("ownership") {
+        None | Some("ownedByMe") => true,
+        Some("sharedWithMe") => false,
+        Some(_) => {
+            return Err(ApiError::invalid_request(
+                "Query parameter \"ownership\" must be ownedByMe or sharedWithMe",
+            ));
+        }
+    };
     let mut entries = app.catalog.list()?;
     entries.retain(|entry| mine && entry.owner == user.id && (unnamed || entry.name.is_some()));
     entries.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
@@ -189,11 +200,8 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
 }
 
 fn read_change(body: &[u8]) -> Result<StoreChange> {
-    let fields: Map<String, Value> = match body {
-        [] => Map::new(),
-        body => serde_json::from_slice(body)
-            .map_err(|_| ApiError::invalid_request("The body is not a JSON object"))?,
-    };
+    let fields: Map<String, Value> = serde_json::from_slice(body)
+        .map_err(|_| ApiError::invalid_request("The body is not a JSON object"))?;
     let text = |field: &str| match fields.get(field) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
@@ -207,7 +215,7 @@ fn read_change(body: &[u8]) -> Result<StoreChange> {
         check_name(name)?;
     }
     let general_access = match fields.get("generalAccess") {
-        None | Some(Value::Null) => None,
+        None => None,
         Some(value) => Some(
             serde_json::from_value(value.clone())
                 .map_err(|_| ApiError::invalid_request("\"generalAccess\" has an unknown value"))?,

@@ -5,6 +5,7 @@ mod cli;
 mod contract;
 mod fs_core;
 mod model;
+mod peers;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Runs what README.md shows in its `console` blocks, as written, and compares the output.
+//! Runs what documents show in `console` blocks, as written, and compares the output.
 //!
 //! `…` in an expected line stands for anything within it, and a last line `…` for any further
 //! lines: `kvfs status` shows the mounts of other tests, too. All blocks run in one shell, in an
@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A command of the README and what it is said to print.
+/// A command of a document and what it is said to print.
 struct Example {
     command: String,
     output: Vec<String>,
@@ -64,10 +64,18 @@ fn fits(expected: &str, line: &str) -> bool {
 
 #[test]
 fn what_the_readme_shows_is_what_happens() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).expect("README.md");
-    let examples = examples(&readme);
-    assert!(examples.len() > 20, "the README has lost its examples");
+    is_what_happens("README.md", 20);
+}
+
+#[test]
+fn what_the_document_of_the_server_shows_is_what_happens() {
+    is_what_happens("docs/SERVE.md", 8);
+}
+
+fn is_what_happens(document: &str, least: usize) {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document));
+    let examples = examples(&text.expect("the document"));
+    assert!(examples.len() > least, "{document} has lost its examples");
 
     let home = tempfile::tempdir().expect("a folder");
     let port = {
@@ -124,7 +132,7 @@ fn what_the_readme_shows_is_what_happens() {
                 .all(|(expected, line)| fits(expected, line));
         assert!(
             as_shown,
-            "README.md shows\n$ {}\n{}\nbut it is\n{}\n\n{said}",
+            "{document} shows\n$ {}\n{}\nbut it is\n{}\n\n{said}",
             example.command,
             example.output.join("\n"),
             printed.join("\n"),

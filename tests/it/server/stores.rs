@@ -9,7 +9,7 @@ use reqwest::blocking::Response;
 use serde_json::{Value, json};
 
 use super::{assert_error, bytes, client, data, header, keys, owner, send};
-use crate::support::served::{STORE, TOKEN, TestServer};
+use crate::support::served::{STORE, TOKEN, TestServer, encode};
 
 /// Starts a server with a second account, whose token is `T2`.
 fn with_two_users() -> TestServer {
@@ -189,8 +189,22 @@ fn all_records_come_decoded_in_one_archive() {
         400,
         "invalid-collection",
     );
-    // What cannot be decoded must not look like a whole archive.
     server.put("encoded", "text/plain", Encoding::Gzip, b"no gzip");
+    assert_eq!(
+        of("?prefix=enc"),
+        [("encoded".to_owned(), b"no gzip".to_vec())]
+    );
+    let plain = client().get(server.record_url("encoded"));
+    let plain = send(plain.bearer_auth(TOKEN));
+    assert_eq!(header(&plain, "content-encoding"), Some("gzip"));
+    assert_eq!(bytes(plain), b"no gzip");
+    // What breaks in the middle must not look like a whole archive.
+    let noise: Vec<u8> = (0..1_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut cut = encode(&Encoding::Gzip, &noise);
+    cut.truncate(cut.len() - 100);
+    server.put("encoded", "text/plain", Encoding::Gzip, &cut);
     let request = client().get(format!("{}{path}", server.url()));
     let broken = request.bearer_auth(TOKEN).send().and_then(Response::bytes);
     assert!(broken.is_err(), "{broken:?}");
