@@ -341,6 +341,7 @@ impl DiskTier {
                             ));
                         }
                         _ => {
+                            self.metrics.cache_healed.one();
                             let _ = fs::remove_file(&path);
                         }
                     }

@@ -413,7 +413,8 @@ fn a_broken_cache_entry_is_a_miss_and_never_wrong_bytes() {
             b"the bytes",
             "round {round}"
         );
-        assert_eq!(core.metrics.cache_healed.get(), 1, "round {round}");
+        // The scan of the folder and the lookup may both have found it.
+        assert!(core.metrics.cache_healed.get() >= 1, "round {round}");
         wait_for(|| entries(cache.path()) == 1);
     }
 }
