@@ -59,11 +59,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// From when on a record had this content, or did not exist.
+type Version = (Instant, Option<Vec<u8>>);
+
 /// The one definition of what may be seen: every version of every key, with its time.
 #[derive(Default)]
 struct Reference {
     /// For each key its versions: from when on, and the content; `None` for absence.
-    history: HashMap<usize, Vec<(Instant, Option<Vec<u8>>)>>,
+    history: HashMap<usize, Vec<Version>>,
 }
 
 impl Reference {
