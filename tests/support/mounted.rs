@@ -349,6 +349,18 @@ impl MountedSession {
 impl Drop for MountedSession {
     fn drop(&mut self) {
         self.end(thread::panicking());
+        // What is still being written to the cache keeps a removal from removing all, and makes
+        // folders anew.
+        self.folder.disable_cleanup(true);
+        let start = Instant::now();
+        let mut removals = 0;
+        while removals < 3 && start.elapsed() < END_LIMIT {
+            removals = match fs::remove_dir_all(self.folder.path()) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => removals + 1,
+                _ => 0,
+            };
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
