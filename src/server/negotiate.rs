@@ -3,7 +3,7 @@
 //! Decoded bytes go out even to a client that forbids `identity`: a record is never refused for
 //! its encoding.
 
-use std::io::{self, Cursor, Read};
+use std::io::{Cursor, Read};
 
 use crate::codec::decoder;
 use crate::store::{Encoding, ErrorKind, StoreError};
@@ -51,11 +51,9 @@ pub(super) fn decoded(
     let mut beginning = Vec::new();
     match (&mut plain).take(LOOK).read_to_end(&mut beginning) {
         Ok(_) => Ok(Some(Box::new(Cursor::new(beginning).chain(plain)))),
-        Err(error) => match error.kind() {
-            io::ErrorKind::InvalidData
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::UnexpectedEof => Ok(None),
-            _ => Err(StoreError::from_io(error, ErrorKind::Disk)),
+        Err(error) => match StoreError::from_io(error, ErrorKind::Disk) {
+            error if error.kind() == ErrorKind::Corrupt => Ok(None),
+            error => Err(error),
         },
     }
 }
