@@ -16,7 +16,7 @@ use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::open::OpenConfig;
-use crate::store::{Store, StoreError};
+use crate::store::{ErrorKind, Store, StoreError};
 use crate::units::ByteSize;
 use crate::workers::Workers;
 
@@ -224,7 +224,18 @@ pub fn mount_store(
         file_mode: (config.file_mode & 0o777) as u16,
         dir_mode: (config.dir_mode & 0o777) as u16,
     };
-    let watcher = Watcher::start().map_err(failed)?;
+    let reporter = Arc::downgrade(&fs);
+    let late = move |operation: &'static str| {
+        if let Some(fs) = reporter.upgrade() {
+            let message = "the store did not answer within the deadline";
+            fs.report(
+                operation,
+                None,
+                &StoreError::new(ErrorKind::Timeout, message).into(),
+            );
+        }
+    };
+    let watcher = Watcher::start(Box::new(late)).map_err(failed)?;
     let adapter = Adapter::new(Arc::clone(&fs), pool, watcher, appearance, config.deadline);
     let options = MountOptions {
         mount_point: config.mount_point.clone(),

@@ -88,11 +88,14 @@ struct Waiting {
     deadline: Instant,
 }
 
+/// Is told which operation was not answered within its deadline.
+pub type Late = Box<dyn Fn(&'static str) + Send + Sync>;
+
 /// Watches over the requests that wait. Its thread sleeps while there are none.
-#[derive(Default)]
 pub struct Watcher {
     waiting: Mutex<Vec<Waiting>>,
     added: Condvar,
+    late: Late,
 }
 
 impl std::fmt::Debug for Watcher {
@@ -106,8 +109,12 @@ impl Watcher {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start() -> std::io::Result<Arc<Self>> {
-        let watcher = Arc::new(Self::default());
+    pub fn start(late: Late) -> std::io::Result<Arc<Self>> {
+        let watcher = Arc::new(Self {
+            waiting: Mutex::default(),
+            added: Condvar::new(),
+            late,
+        });
         let weak = Arc::downgrade(&watcher);
         thread::Builder::new()
             .name("kvfs-watcher".into())
@@ -178,9 +185,7 @@ impl Watcher {
         drop(waiting);
         for (request, operation, pid, late) in due {
             if late && request.refuse(Errno::ETIMEDOUT) {
-                tracing::warn!(
-                    "{operation}: not answered within the deadline [ETIMEDOUT]; a longer --deadline waits longer"
-                );
+                (self.late)(operation);
             } else if ending_signal_pending(pid) && request.refuse(Errno::EINTR) {
                 tracing::debug!("{operation}: given up because process {pid} is being ended");
             }
@@ -233,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_request_past_its_deadline_is_answered_and_only_once() {
-        let watcher = Watcher::start().expect("a thread");
+        let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
         let (sent, answers) = mpsc::channel();
         let ticket = watcher.watch(Probe(sent), "read", std::process::id(), Duration::ZERO);
         assert_eq!(
@@ -248,7 +253,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().expect("a child");
         let pid = child.id();
         child.wait().expect("its end");
-        let watcher = Watcher::start().expect("a thread");
+        let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
         let (sent, answers) = mpsc::channel();
         let _ticket = watcher.watch(Probe(sent), "read", pid, Duration::from_secs(60));
         assert_eq!(
