@@ -22,8 +22,8 @@ use crate::store::{
 };
 use crate::workers::Workers;
 
-/// Records whose metadata is remembered.
-const MOST_SLOTS: usize = 65_536;
+/// Records whose metadata is remembered: more than a scan at the full rate touches within a TTL.
+const MOST_SLOTS: usize = 16_384;
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
 const MEMORY_RECORD: u64 = 1 << 20;
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
