@@ -51,12 +51,20 @@ pub(super) fn decoded(
     let mut beginning = Vec::new();
     match (&mut plain).take(LOOK).read_to_end(&mut beginning) {
         Ok(_) => Ok(Some(Box::new(Cursor::new(beginning).chain(plain)))),
-        Err(error) => match error.kind() {
-            io::ErrorKind::InvalidData
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::UnexpectedEof => Ok(None),
-            _ => Err(StoreError::from_io(error, ErrorKind::Disk)),
-        },
+        Err(error) => {
+            // The decoders say so themselves; what the disk says is another matter.
+            let otherwise = match error.kind() {
+                io::ErrorKind::InvalidData
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
+                _ => ErrorKind::Disk,
+            };
+            let error = StoreError::from_io(error, otherwise);
+            match error.kind() {
+                ErrorKind::Corrupt => Ok(None),
+                _ => Err(error),
+            }
+        }
     }
 }
 
