@@ -141,6 +141,19 @@ fn every_method_of_the_python_clients_and_sdk_works() {
 }
 
 #[test]
+fn the_rust_client_passes_its_own_tests() {
+    let (server, home) = (server(), Home::new());
+    let said = home.succeeds(
+        home.command(tool("rust").join("key_value_store"))
+            .env("APIFY_TOKEN", TOKEN)
+            .env("APIFY_API_URL", format!("{}/v2", server.url())),
+    );
+    // Without a token they would all pass by doing nothing.
+    assert!(said.contains("8 passed"), "{said}");
+    assert!(server.counts().put > 0, "{said}");
+}
+
+#[test]
 fn the_official_command_line_manages_stores_and_values() {
     let (server, home) = (server(), Home::new());
     let program = tool("cli").join("node_modules/.bin/apify");
