@@ -83,30 +83,10 @@ pub struct MountArgs {
     #[arg(required = true, num_args = 1.., value_name = "STORE... MOUNTPOINT")]
     pub paths: Vec<OsString>,
 
-    /// Read the API token from this file, again whenever it changes
-    #[arg(long, value_name = "FILE", help_heading = "Access")]
-    pub token_file: Option<PathBuf>,
-    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
-    #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
-    pub api_url: Option<Url>,
-    /// The signature that grants access to a store's keys (others can see it in the list of processes)
-    #[arg(
-        long,
-        value_name = "SIGNATURE",
-        help_heading = "Access",
-        conflicts_with = "signature_file"
-    )]
-    pub signature: Option<String>,
-    /// Read the signature from this file
-    #[arg(long, value_name = "FILE", help_heading = "Access")]
-    pub signature_file: Option<PathBuf>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub store: StoreArgs,
 
-    /// With actor: and task:, only runs with this status, such as SUCCEEDED
-    #[arg(long, value_name = "STATUS", help_heading = "What to show")]
-    pub status: Option<String>,
-    /// With actor: and task:, only runs started so: API, WEB, SCHEDULER, ...
-    #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
-    pub origin: Option<String>,
     /// Show only records whose key begins so
     #[arg(long, value_name = "PREFIX", help_heading = "What to show")]
     pub prefix: Option<String>,
@@ -173,6 +153,36 @@ pub struct MountArgs {
     /// Log to this file [default: one for each mount point in the user's state folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+}
+
+/// How a store is opened, for every command that takes STORE.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StoreArgs {
+    /// Read the API token from this file, again whenever it changes
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub token_file: Option<PathBuf>,
+    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
+    #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
+    pub api_url: Option<Url>,
+    /// The signature that grants access to a store's keys (others can see it in the list of processes)
+    #[arg(
+        long,
+        value_name = "SIGNATURE",
+        help_heading = "Access",
+        conflicts_with = "signature_file"
+    )]
+    pub signature: Option<String>,
+    /// Read the signature from this file
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub signature_file: Option<PathBuf>,
+
+    /// With actor: and task:, only runs with this status, such as SUCCEEDED
+    #[arg(long, value_name = "STATUS", help_heading = "What to show")]
+    pub status: Option<String>,
+    /// With actor: and task:, only runs started so: API, WEB, SCHEDULER, ...
+    #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
+    pub origin: Option<String>,
+
     /// The longest wait for one answer of the API [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
     pub timeout: Option<Duration>,

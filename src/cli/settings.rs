@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{GlobalArgs, MountArgs, api_url};
+use super::args::{GlobalArgs, MountArgs, StoreArgs, api_url};
 use super::error::CliError;
 use super::reference;
 use crate::daemon::{LogConfig, LogLevel, Order};
@@ -187,7 +187,7 @@ pub fn mount_order(
     Ok(Order {
         store: reference.to_string(),
         mount: MountConfig {
-            open: open_config(args, environment, reference)?,
+            open: open_config(&args.store, environment, reference)?,
             mount_point,
             raw: args.raw,
             prefix: args.prefix.clone(),
@@ -196,7 +196,7 @@ pub fn mount_order(
             exact_sizes: args.exact_sizes,
             memory_cache: args.memory_cache.unwrap_or(DEFAULT_MEMORY_CACHE),
             disk_cache,
-            deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
+            deadline: args.store.deadline.unwrap_or(DEFAULT_DEADLINE),
             uid: args
                 .uid
                 .unwrap_or_else(|| rustix::process::getuid().as_raw()),
@@ -301,7 +301,7 @@ pub fn read_secret(what: &str, path: &Path) -> Result<Secret, CliError> {
 }
 
 fn open_config(
-    args: &MountArgs,
+    args: &StoreArgs,
     environment: &Environment,
     reference: StoreRef,
 ) -> Result<OpenConfig, CliError> {
@@ -325,7 +325,7 @@ fn open_config(
     })
 }
 
-fn token_source(args: &MountArgs, environment: &Environment) -> Result<TokenSource, CliError> {
+fn token_source(args: &StoreArgs, environment: &Environment) -> Result<TokenSource, CliError> {
     if let Some(path) = &args.token_file {
         // It is read again when it changes; now it must be there.
         read_secret("token", path)?;
