@@ -95,7 +95,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Returns a plain request.
+    /// Returns a plain request, as urgent as requests of its kind usually are.
     pub fn new(purpose: Purpose, target: Target, subject: Subject<'a>) -> Self {
         Self {
             purpose,
@@ -105,7 +105,11 @@ impl<'a> Call<'a> {
             subject,
             accepts: &[],
             once: false,
-            priority: Priority::Foreground,
+            priority: match purpose {
+                Purpose::List => Priority::Listing,
+                Purpose::Put | Purpose::Delete => Priority::Upload,
+                Purpose::Get | Purpose::Head | Purpose::Other => Priority::Foreground,
+            },
         }
     }
 

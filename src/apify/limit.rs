@@ -81,11 +81,11 @@ impl Limiter {
         deadline: Deadline,
     ) -> Option<Permit> {
         let most = match priority {
-            Priority::Foreground => MAX_IN_FLIGHT,
-            Priority::Prefetch => MAX_IN_FLIGHT - FOREGROUND_ONLY,
+            Priority::Foreground | Priority::Revalidation | Priority::Listing => MAX_IN_FLIGHT,
+            Priority::Upload | Priority::Prefetch => MAX_IN_FLIGHT - FOREGROUND_ONLY,
         };
         match priority {
-            Priority::Foreground => {
+            Priority::Foreground | Priority::Revalidation | Priority::Listing => {
                 let wait = self
                     .rate(budget)
                     .lock()
@@ -94,7 +94,7 @@ impl Limiter {
                     std::thread::sleep(wait);
                 }
             }
-            Priority::Prefetch => loop {
+            Priority::Upload | Priority::Prefetch => loop {
                 let left = deadline.remaining()?;
                 let wait = self.rate(budget).lock().reserve_free(Instant::now());
                 match wait {

@@ -407,10 +407,10 @@ impl Records {
             (None, Some(known)) if need == Need::Attributes => known.meta.validator(),
             _ => None,
         };
-        let priority = if need == Need::Ahead {
-            Priority::Prefetch
-        } else {
-            Priority::Foreground
+        let priority = match (need, &condition) {
+            (Need::Ahead, _) => Priority::Prefetch,
+            (_, Some(_)) => Priority::Revalidation,
+            (_, None) => Priority::Foreground,
         };
         let request = GetRequest {
             if_none_match: condition,

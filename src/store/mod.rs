@@ -120,14 +120,31 @@ pub struct GetRequest {
     pub priority: Priority,
 }
 
-/// Who waits for a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who waits for a request; the first goes before all others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
-    /// A person.
+    /// A person, for bytes that are not at hand.
     #[default]
     Foreground,
+    /// A person, for the word that what is at hand is still right.
+    Revalidation,
+    /// A program that reads the directory.
+    Listing,
+    /// An upload: its bytes are safe on disk meanwhile.
+    Upload,
     /// Nobody yet: it never delays a request that somebody waits for.
     Prefetch,
+}
+
+impl Priority {
+    /// All of them, the first to go first.
+    pub const ALL: [Self; 5] = [
+        Self::Foreground,
+        Self::Revalidation,
+        Self::Listing,
+        Self::Upload,
+        Self::Prefetch,
+    ];
 }
 
 /// What a get found.
