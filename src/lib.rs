@@ -6,7 +6,8 @@
 //!    [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
-//! 4. caches and what fills them ahead: [`cache`], [`prefetch`]
+//! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
+//!    [`prefetch`], [`staging`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
 //! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
 //! 7. the process: [`setup`], [`daemon`], [`registry`], [`control`]
@@ -28,6 +29,7 @@ pub mod open;
 
 pub mod cache;
 pub mod prefetch;
+pub mod staging;
 
 pub mod fs;
 

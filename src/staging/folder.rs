@@ -1,0 +1,185 @@
+//! The staging folder of one mount: where its staging files and its journal are.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::FOLDER;
+use super::budget::Budget;
+use super::entry::EntryId;
+use super::journal::Journal;
+use super::owner::{self, OwnerDir, private_folder, sync_dir};
+
+/// The file that tells which store a scope is of.
+pub const STORE_FILE: &str = "store.json";
+
+/// Which staging folder, and of what.
+#[derive(Clone, Debug)]
+pub struct StagingConfig {
+    /// The folder; kvfs uses a sub-folder of its own in it.
+    pub dir: PathBuf,
+    /// The sub-folder for server, store, account and read mode; fit for a folder's name.
+    pub scope: String,
+    /// Which store that is.
+    pub store: StoreFile,
+    /// The most bytes in it; `None` for what the disk can spare.
+    pub limit: Option<u64>,
+}
+
+/// Which store the pending uploads of a scope are for. No secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreFile {
+    /// As the user named it.
+    pub reference: String,
+    /// As it can be opened again, whatever the reference means by then: an id, or a directory.
+    pub store: String,
+    /// The API's address; `None` for a directory.
+    pub api_url: Option<Url>,
+    /// Whether the mount showed stored bytes.
+    pub raw: bool,
+}
+
+/// The staging folder of one mount.
+#[derive(Debug)]
+pub struct StagingFolder {
+    own: Arc<OwnerDir>,
+    scope: PathBuf,
+    budget: Arc<Budget>,
+    journal: Arc<Journal>,
+}
+
+impl StagingFolder {
+    /// Opens the folder of a scope, takes over the pending uploads that dead processes left there
+    /// and removes what else is left of them.
+    ///
+    /// # Errors
+    /// That a folder cannot be made, is a symbolic link or belongs to somebody else.
+    pub fn open(config: &StagingConfig) -> io::Result<Arc<Self>> {
+        let root = config.dir.join(FOLDER);
+        let scope = root.join(&config.scope);
+        crate::cache::disk::private_dir(&config.dir)?;
+        private_folder(&root)?;
+        private_folder(&scope)?;
+        sync_dir(&config.dir)?;
+        sync_dir(&root)?;
+        let lock = owner::lock_scope(&scope)?;
+        write_store_file(&scope, &config.store)?;
+        let own = OwnerDir::create(&scope)?;
+        let mut dead = Vec::new();
+        for folder in owner::owners(&scope)? {
+            if folder == own.path() {
+                continue;
+            }
+            match OwnerDir::adopt(&folder) {
+                Ok(Some(owner)) => {
+                    let entries = take_over(&owner)?;
+                    dead.push((owner, entries));
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    "cannot look for pending uploads in {}: {error}",
+                    folder.display()
+                ),
+            }
+        }
+        drop(lock);
+        let budget = Budget::new(File::open(own.path())?, config.limit);
+        let journal = Journal::new(Arc::clone(&own), dead, Arc::clone(&budget));
+        Ok(Arc::new(Self {
+            own,
+            scope,
+            budget,
+            journal: Arc::new(journal),
+        }))
+    }
+
+    /// Makes a staging file: without a name, mode 0600, gone with its last descriptor. Its bytes
+    /// are to be counted in a [`super::budget::Space`].
+    ///
+    /// # Errors
+    /// That the disk refuses.
+    pub fn new_file(&self) -> io::Result<File> {
+        let nameless = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match rustix::fs::openat(CWD, self.own.path(), nameless, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Ok(file.into()),
+            // Some filesystems cannot: then it has a name for a moment, and is copied to be kept.
+            Err(_) => tempfile::tempfile_in(self.own.path()),
+        }
+    }
+
+    /// Returns the folder of this process.
+    pub fn own_path(&self) -> &Path {
+        self.own.path()
+    }
+
+    /// Returns what may be written.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Returns the pending uploads.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Returns the folder of the scope.
+    pub fn path(&self) -> &Path {
+        &self.scope
+    }
+
+    /// Returns the entries that were found damaged, of this process and of all before.
+    pub fn damaged(&self) -> Vec<EntryId> {
+        damaged(&self.scope)
+    }
+}
+
+/// Returns the damaged entries of a scope.
+pub fn damaged(scope: &Path) -> Vec<EntryId> {
+    let files = fs::read_dir(scope.join(owner::DAMAGED))
+        .into_iter()
+        .flatten();
+    let mut ids: Vec<EntryId> = files
+        .flatten()
+        .filter_map(|file| file.file_name().to_str()?.split('.').next()?.parse().ok())
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Clears up what a dead owner left; returns its entries.
+///
+/// # Errors
+/// That the folder cannot be read.
+pub fn take_over(owner: &OwnerDir) -> io::Result<Vec<owner::Found>> {
+    let contents = owner::contents(owner.path())?;
+    for (id, why) in &contents.damaged {
+        owner.quarantine(id, why);
+    }
+    for id in &contents.newer {
+        tracing::warn!("the pending upload {id} was written by a newer kvfs and is left alone");
+    }
+    for path in &contents.leftovers {
+        tracing::debug!(path = %path.display(), "removing what a killed process was just writing");
+        let _ = fs::remove_file(path);
+    }
+    Ok(contents.entries)
+}
+
+fn write_store_file(scope: &Path, store: &StoreFile) -> io::Result<()> {
+    let path = scope.join(STORE_FILE);
+    let text = serde_json::to_vec_pretty(store)?;
+    if fs::read(&path).is_ok_and(|now| now == text) {
+        return Ok(());
+    }
+    let mut new = tempfile::NamedTempFile::new_in(scope)?;
+    new.write_all(&text)?;
+    new.as_file().sync_all()?;
+    new.persist(&path).map_err(|error| error.error)?;
+    sync_dir(scope)
+}

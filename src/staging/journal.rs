@@ -1,0 +1,553 @@
+//! The pending uploads on disk, of this process and of dead ones that it has adopted.
+//!
+//! INVARIANT: when [`Journal::keep`] has returned, the entry survives `kill -9`, and the end of the
+//! machine if it was asked to be durable. At every moment before, the entry is not there at all.
+//!
+//! Lock order: `index` or `unsettled`, alone; never held across disk I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock};
+
+use super::budget::{Budget, Space};
+use super::entry::{self, EntryId, Pending};
+use super::owner::{self, Found, OwnerDir};
+use crate::store::Key;
+
+/// How much of a file is copied at once, in bytes.
+const COPY: usize = 1 << 20;
+
+/// The pending uploads.
+#[derive(Debug)]
+pub struct Journal {
+    own: Arc<OwnerDir>,
+    budget: Arc<Budget>,
+    index: Mutex<Index>,
+    last: AtomicU64,
+    /// Folders from which entries were removed since they were last synced.
+    unsettled: Mutex<Vec<Arc<OwnerDir>>>,
+    steps: steps::Steps,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    entries: BTreeMap<EntryId, Indexed>,
+    by_key: HashMap<Key, Vec<EntryId>>,
+}
+
+#[derive(Debug)]
+struct Indexed {
+    pending: Pending,
+    data_checksum: String,
+    owner: Arc<OwnerDir>,
+    adopted: bool,
+    _space: Space,
+}
+
+/// A pending upload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalEntry {
+    /// Its name.
+    pub id: EntryId,
+    /// What it is.
+    pub pending: Pending,
+    /// Whether another process closed the file, so that its bytes are yet to be checked.
+    pub adopted: bool,
+    /// Where its bytes are.
+    pub data: PathBuf,
+}
+
+impl Journal {
+    /// Returns the journal of the owner of `own` and of the dead ones that it takes over.
+    pub(super) fn new(
+        own: Arc<OwnerDir>,
+        dead: Vec<(Arc<OwnerDir>, Vec<Found>)>,
+        budget: Arc<Budget>,
+    ) -> Self {
+        let mut index = Index::default();
+        for (owner, entries) in dead {
+            for found in entries {
+                let space = budget.occupied(found.pending.size);
+                index.add(
+                    found.id,
+                    Indexed {
+                        pending: found.pending,
+                        data_checksum: found.data_checksum,
+                        owner: Arc::clone(&owner),
+                        adopted: true,
+                        _space: space,
+                    },
+                );
+            }
+        }
+        let last = index.entries.keys().map(EntryId::order).max().unwrap_or(0);
+        Self {
+            own,
+            budget,
+            index: Mutex::new(index),
+            last: AtomicU64::new(last),
+            unsettled: Mutex::default(),
+            steps: steps::Steps::new(),
+        }
+    }
+
+    /// Makes `pending` an entry, its bytes being the first `pending.size` of `file`.
+    ///
+    /// A file of [`super::StagingFolder::new_file`] becomes the entry's data without a copy, as
+    /// often as need be; so nobody may write to it any more. Any other file is copied.
+    /// With `durable` the entry survives the end of the machine, else only that of the process.
+    ///
+    /// # Errors
+    /// That the disk refuses; there is then no entry.
+    pub fn keep(&self, file: &File, pending: Pending, durable: bool) -> io::Result<EntryId> {
+        let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
+        let space = if is_linkable(file) {
+            // The staging file counts its bytes as well, until it is gone.
+            self.budget.occupied(pending.size)
+        } else {
+            let mut space = self.budget.space();
+            space.grow_to(pending.size)?;
+            space
+        };
+        let id = self.next_id();
+        let written = self.write(&id, file, &pending, &data_checksum, durable);
+        if let Err(error) = written {
+            // None of it is an entry yet, or nobody has been told that it is one.
+            let folder = self.own.path();
+            for path in [
+                owner::new_path(folder, &id),
+                owner::json_path(folder, &id),
+                owner::data_path(folder, &id),
+            ] {
+                let _ = self.steps.next().and_then(|()| fs::remove_file(path));
+            }
+            return Err(error);
+        }
+        let indexed = Indexed {
+            pending,
+            data_checksum,
+            owner: Arc::clone(&self.own),
+            adopted: false,
+            _space: space,
+        };
+        self.index.lock().add(id.clone(), indexed);
+        Ok(id)
+    }
+
+    fn write(
+        &self,
+        id: &EntryId,
+        file: &File,
+        pending: &Pending,
+        data_checksum: &str,
+        durable: bool,
+    ) -> io::Result<()> {
+        self.steps.next()?;
+        let data = owner::data_path(self.own.path(), id);
+        let copied = match link(file, &data) {
+            Ok(()) => None,
+            Err(_) => Some(copy(file, pending.size, &data)?),
+        };
+        let data = copied.as_ref().unwrap_or(file);
+        self.describe(
+            &self.own,
+            id,
+            pending,
+            data_checksum,
+            durable.then_some(data),
+        )?;
+        self.steps.next()?;
+        if durable {
+            self.own.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Writes an entry's description in place of the one it has. With `data` both are on disk
+    /// before the description has its name; only the folder is then left to be synced.
+    fn describe(
+        &self,
+        owner: &OwnerDir,
+        id: &EntryId,
+        pending: &Pending,
+        data_checksum: &str,
+        data: Option<&File>,
+    ) -> io::Result<()> {
+        let new = owner::new_path(owner.path(), id);
+        self.steps.next()?;
+        let mut json = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&new)?;
+        let text = entry::encode(pending, data_checksum)?;
+        if self.steps.next().is_err() {
+            json.write_all(&text[..text.len() / 2])?;
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        json.write_all(&text)?;
+        self.steps.next()?;
+        if let Some(data) = data {
+            sync_both(data, &json)?;
+        }
+        self.steps.next()?;
+        fs::rename(&new, owner::json_path(owner.path(), id))
+    }
+
+    /// Changes what is said of an entry, durably.
+    ///
+    /// # Errors
+    /// That there is no such entry, or the disk refuses; the entry is then as it was, or changed
+    /// but not durably so.
+    pub fn update(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) -> io::Result<()> {
+        let (mut pending, data_checksum, owner) = {
+            let index = self.index.lock();
+            let found = index.entries.get(id).ok_or(io::ErrorKind::NotFound)?;
+            (
+                found.pending.clone(),
+                found.data_checksum.clone(),
+                Arc::clone(&found.owner),
+            )
+        };
+        let size = pending.size;
+        change(&mut pending);
+        pending.size = size;
+        let data = self.open(id)?;
+        self.describe(&owner, id, &pending, &data_checksum, Some(&data))?;
+        // From here on it is the new one, though not yet for sure after the end of the machine.
+        self.index.lock().replace(id, pending);
+        self.steps.next()?;
+        owner.sync()?;
+        Ok(())
+    }
+
+    /// Removes an entry, whose bytes are in the store or not wanted any more. One that
+    /// `kvfs recover` is just uploading is left to it.
+    ///
+    /// # Errors
+    /// That the disk refuses; the entry then stays.
+    pub fn remove(&self, id: &EntryId) -> io::Result<()> {
+        let owner = {
+            let index = self.index.lock();
+            let Some(found) = index.entries.get(id) else {
+                return Ok(());
+            };
+            Arc::clone(&found.owner)
+        };
+        let claim = claim(owner.path(), id)?;
+        if matches!(claim, Claim::Taken) {
+            return Ok(());
+        }
+        self.steps.next()?;
+        remove_file(&owner::json_path(owner.path(), id))?;
+        {
+            let mut unsettled = self.unsettled.lock();
+            if !unsettled.iter().any(|known| Arc::ptr_eq(known, &owner)) {
+                unsettled.push(Arc::clone(&owner));
+            }
+        }
+        let gone = self.index.lock().remove(id);
+        self.steps.next()?;
+        // What is left of it now is a leftover.
+        let _ = fs::remove_file(owner::data_path(owner.path(), id));
+        drop(gone);
+        Ok(())
+    }
+
+    /// Takes an entry whose bytes are not what was written out of the journal, and says so.
+    pub fn quarantine(&self, id: &EntryId, why: &str) {
+        let gone = self.index.lock().remove(id);
+        if let Some(gone) = gone {
+            gone.owner.quarantine(id, why);
+        }
+    }
+
+    /// Makes removals durable, so that the end of the machine brings nothing back.
+    ///
+    /// # Errors
+    /// That the disk refuses.
+    pub fn settle(&self) -> io::Result<()> {
+        let unsettled = std::mem::take(&mut *self.unsettled.lock());
+        unsettled.iter().try_for_each(|owner| owner.sync())
+    }
+
+    /// Returns all entries, the first closed first.
+    pub fn entries(&self) -> Vec<JournalEntry> {
+        let index = self.index.lock();
+        let entries = index.entries.iter();
+        entries.map(|(id, found)| found.shown(id)).collect()
+    }
+
+    /// Returns the entries that `kvfs recover` has to care for, those that it has done with
+    /// meanwhile excepted.
+    pub fn kept(&self) -> Vec<JournalEntry> {
+        let mut kept = self.entries();
+        kept.retain(|entry| entry.pending.why.is_failed());
+        kept.retain(|entry| {
+            let there = entry.data.with_extension("json").exists();
+            if !there {
+                self.index.lock().remove(&entry.id);
+            }
+            there
+        });
+        kept
+    }
+
+    /// Returns an entry.
+    pub fn get(&self, id: &EntryId) -> Option<JournalEntry> {
+        let index = self.index.lock();
+        index.entries.get(id).map(|found| found.shown(id))
+    }
+
+    /// Returns the entries of `key`, the first closed first.
+    pub fn of_key(&self, key: &Key) -> Vec<JournalEntry> {
+        let index = self.index.lock();
+        let ids = index.by_key.get(key).into_iter().flatten();
+        ids.filter_map(|id| Some(index.entries.get(id)?.shown(id)))
+            .collect()
+    }
+
+    /// Returns how many entries there are, and their bytes.
+    pub fn total(&self) -> (usize, u64) {
+        let index = self.index.lock();
+        let bytes = index.entries.values().map(|found| found.pending.size).sum();
+        (index.entries.len(), bytes)
+    }
+
+    /// Opens an entry's bytes.
+    ///
+    /// # Errors
+    /// That there is no such entry, or its data is not there.
+    pub fn open(&self, id: &EntryId) -> io::Result<File> {
+        let path = self
+            .get(id)
+            .map(|entry| entry.data)
+            .ok_or(io::ErrorKind::NotFound)?;
+        owner::open_own(&path)
+    }
+
+    /// Checks that the bytes of an entry are those that were written.
+    ///
+    /// # Errors
+    /// That they cannot be read; [`io::ErrorKind::InvalidData`] when they are others.
+    pub fn verify(&self, id: &EntryId) -> io::Result<()> {
+        let (expected, size) = {
+            let index = self.index.lock();
+            let found = index.entries.get(id).ok_or(io::ErrorKind::NotFound)?;
+            (found.data_checksum.clone(), found.pending.size)
+        };
+        if entry::data_checksum(self.open(id)?, size)? == expected {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the checksum of its data does not match",
+        ))
+    }
+
+    fn next_id(&self) -> EntryId {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
+        let last = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(now.max(last + 1))
+            })
+            .unwrap_or(0);
+        EntryId::new(now.max(last + 1), fastrand::u32(..))
+    }
+}
+
+impl Index {
+    fn add(&mut self, id: EntryId, entry: Indexed) {
+        let key = entry.pending.key.clone();
+        self.by_key.entry(key).or_default().push(id.clone());
+        self.entries.insert(id, entry);
+    }
+
+    fn remove(&mut self, id: &EntryId) -> Option<Indexed> {
+        let gone = self.entries.remove(id)?;
+        self.forget_key(&gone.pending.key, id);
+        Some(gone)
+    }
+
+    fn forget_key(&mut self, key: &Key, id: &EntryId) {
+        if let Some(ids) = self.by_key.get_mut(key) {
+            ids.retain(|known| known != id);
+            if ids.is_empty() {
+                self.by_key.remove(key);
+            }
+        }
+    }
+
+    fn replace(&mut self, id: &EntryId, pending: Pending) {
+        let Some(found) = self.entries.get_mut(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut found.pending, pending.clone()).key;
+        if before != pending.key {
+            self.forget_key(&before, id);
+            self.by_key.entry(pending.key).or_default().push(id.clone());
+        }
+    }
+}
+
+impl Indexed {
+    fn shown(&self, id: &EntryId) -> JournalEntry {
+        JournalEntry {
+            id: id.clone(),
+            pending: self.pending.clone(),
+            adopted: self.adopted,
+            data: owner::data_path(self.owner.path(), id),
+        }
+    }
+}
+
+/// Whether an entry may be changed.
+#[derive(Debug)]
+pub enum Claim {
+    /// It may, as long as this file is open.
+    Held(File),
+    /// Another process has it.
+    Taken,
+    /// Its data is gone.
+    Gone,
+}
+
+/// Takes the lock on one entry in the folder of an owner.
+///
+/// # Errors
+/// That the disk refuses.
+pub fn claim(folder: &Path, id: &EntryId) -> io::Result<Claim> {
+    let data = match owner::open_own(&owner::data_path(folder, id)) {
+        Ok(data) => data,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Claim::Gone),
+        Err(error) => return Err(error),
+    };
+    match flock(&data, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Claim::Held(data)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Claim::Taken),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Tells whether a file has no name, or one in a journal: then it was made by a staging folder.
+fn is_linkable(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file)
+        .is_ok_and(|flags| flags.bits() & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32)
+}
+
+/// Gives a file that was made without a name this one.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    if !is_linkable(file) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
+}
+
+/// Copies the first `size` bytes of `file` into a new file.
+fn copy(file: &File, size: u64, path: &Path) -> io::Result<File> {
+    let mut target = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let mut buffer = vec![0; COPY];
+    let mut source = ReadAt(file, 0).take(size);
+    loop {
+        match source.read(&mut buffer)? {
+            0 => return Ok(target),
+            n => target.write_all(&buffer[..n])?,
+        }
+    }
+}
+
+/// Puts two files on disk at the same time: most filesystems do that in one go.
+fn sync_both(data: &File, json: &File) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let data = scope.spawn(|| data.sync_data());
+        json.sync_data()?;
+        data.join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))
+    })
+}
+
+/// Reads a file from a place of its own, whatever others do with the descriptor.
+struct ReadAt<'a>(&'a File, u64);
+
+impl Read for ReadAt<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read_at(buffer, self.1)?;
+        self.1 += n as u64;
+        Ok(n)
+    }
+}
+
+/// Crashes on purpose: in tests, the steps of a journal end at one of them and never go on.
+mod steps {
+    #[cfg(test)]
+    #[derive(Debug)]
+    pub(super) struct Steps(pub(super) std::sync::atomic::AtomicI64);
+
+    #[cfg(not(test))]
+    #[derive(Debug)]
+    pub(super) struct Steps;
+
+    impl Steps {
+        #[cfg(test)]
+        pub(super) fn new() -> Self {
+            Self(i64::MAX.into())
+        }
+
+        #[cfg(not(test))]
+        pub(super) fn new() -> Self {
+            Self
+        }
+
+        #[cfg(test)]
+        pub(super) fn next(&self) -> std::io::Result<()> {
+            let left = self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            if left > 0 {
+                Ok(())
+            } else {
+                Err(std::io::ErrorKind::Interrupted.into())
+            }
+        }
+
+        #[cfg(not(test))]
+        #[expect(
+            clippy::unnecessary_wraps,
+            clippy::unused_self,
+            reason = "in tests it fails"
+        )]
+        pub(super) fn next(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

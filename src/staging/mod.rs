@@ -1,0 +1,32 @@
+//! What was written and is not in the store yet: staging files and the journal of pending uploads.
+//!
+//! On disk, below the staging folder, all of it ours, folders 0700 and files 0600:
+//!
+//! ```text
+//! kvfs-1/<scope>/store.json             which store this is, for `kvfs recover`
+//! kvfs-1/<scope>/<owner>/lock           held with flock while the owner (a daemon) lives
+//! kvfs-1/<scope>/<owner>/<id>.data      the bytes of a pending upload
+//! kvfs-1/<scope>/<owner>/<id>.json      what they are; there is an entry if this is there
+//! kvfs-1/<scope>/damaged/<id>.*         entries that do not check out, kept for a person to see
+//! ```
+//!
+//! The scope is a hash of server, store, account and read mode. An entry is written data first,
+//! both files and then the folder fsynced; it is removed `.json` first. So whatever a crash
+//! leaves, each entry is there whole or not at all: a `.data` alone was never promised to anybody,
+//! or is in the store. Staging files have no name at all and go with their process.
+//!
+//! INVARIANT: whoever uploads, changes or removes an entry holds its owner's lock, or the lock on
+//! the entry's own `.data` file and the entry is one that its owner has given up (`kvfs recover`).
+
+pub mod budget;
+pub mod entry;
+pub mod folder;
+pub mod journal;
+pub mod owner;
+
+pub use entry::{EntryId, Pending, Why};
+pub use folder::{StagingConfig, StagingFolder};
+pub use journal::{Journal, JournalEntry};
+
+/// Our sub-folder of the staging folder; the number is the format's version.
+pub const FOLDER: &str = "kvfs-1";

@@ -1,0 +1,333 @@
+//! A daemon's own folder below the scope: made, adopted when its daemon is dead, and removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::entry::{self, EntryId, MAX_DESCRIPTION, Pending, Unreadable};
+use crate::cache::disk::private_dir;
+
+/// The file that an owner holds locked.
+const LOCK: &str = "lock";
+/// The folder of the scope for entries that do not check out.
+pub const DAMAGED: &str = "damaged";
+/// What ends the name of a description on its way.
+const NEW: &str = "new";
+
+/// A folder whose lock this process holds. Dropping it removes the folder if it is empty.
+#[derive(Debug)]
+pub struct OwnerDir {
+    path: PathBuf,
+    dir: File,
+    _lock: File,
+}
+
+/// An entry as it lies on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Its name.
+    pub id: EntryId,
+    /// What it is.
+    pub pending: Pending,
+    /// The checksum that its data must have.
+    pub data_checksum: String,
+}
+
+/// What lies in an owner's folder.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The entries, by name.
+    pub entries: Vec<Found>,
+    /// Entries that do not check out, and why.
+    pub damaged: Vec<(EntryId, String)>,
+    /// Entries of later versions of kvfs.
+    pub newer: Vec<EntryId>,
+    /// What a crash left and nobody was promised.
+    pub leftovers: Vec<PathBuf>,
+}
+
+impl OwnerDir {
+    /// Makes a folder for this process in `scope`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// That the disk refuses.
+    pub fn create(scope: &Path) -> io::Result<Arc<Self>> {
+        let name = format!("{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let path = scope.join(name);
+        private_folder(&path)?;
+        // Waits for nobody but those who look whether its owner lives.
+        let this = Self::lock(&path, FlockOperation::LockExclusive)?
+            .ok_or_else(|| io::Error::other("the new staging folder is locked"))?;
+        sync_dir(scope)?;
+        Ok(Arc::new(this))
+    }
+
+    /// Takes over the folder at `path` if its owner is dead. The caller holds the scope's lock, so
+    /// that the folder is not one that is just being made.
+    ///
+    /// # Errors
+    /// That the disk refuses, or the folder is not this user's.
+    pub fn adopt(path: &Path) -> io::Result<Option<Arc<Self>>> {
+        private_folder(path)?;
+        Ok(Self::lock(path, FlockOperation::NonBlockingLockExclusive)?.map(Arc::new))
+    }
+
+    fn lock(path: &Path, how: FlockOperation) -> io::Result<Option<Self>> {
+        let lock = open_lock(&path.join(LOCK))?;
+        match flock(&lock, how) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            dir: File::open(path)?,
+            _lock: lock,
+        }))
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what happened in the folder durable.
+    ///
+    /// # Errors
+    /// That the disk refuses.
+    pub fn sync(&self) -> io::Result<()> {
+        self.dir.sync_all()
+    }
+
+    /// Puts an entry that does not check out where nobody uploads it and everybody finds it.
+    pub fn quarantine(&self, id: &EntryId, why: &str) {
+        let target = match self.path.parent() {
+            Some(scope) => scope.join(DAMAGED),
+            None => return,
+        };
+        let moved = private_folder(&target).and_then(|()| {
+            for path in [json_path(&self.path, id), data_path(&self.path, id)] {
+                let Some(name) = path.file_name() else {
+                    continue;
+                };
+                match fs::rename(&path, target.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            sync_dir(&target)
+        });
+        let shown = target.display();
+        match moved {
+            Ok(()) => tracing::error!(
+                "the pending upload {id} is damaged: {why}; what is left of it is in {shown}"
+            ),
+            Err(error) => tracing::error!(
+                "the pending upload {id} is damaged: {why}; it cannot be moved to {shown}: {error}"
+            ),
+        }
+    }
+}
+
+impl Drop for OwnerDir {
+    fn drop(&mut self) {
+        let empty = fs::read_dir(&self.path).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK))
+        });
+        if empty {
+            // Somebody may wait for this lock: an adopter finds the folder gone, or makes it anew.
+            let _ = fs::remove_file(self.path.join(LOCK));
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// Tells whether the owner of the folder at `path` lives.
+///
+/// # Errors
+/// That it cannot be found out.
+pub fn is_alive(path: &Path) -> io::Result<bool> {
+    let lock = match File::open(path.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns what lies in the folder at `path`. Changes nothing.
+///
+/// # Errors
+/// That it cannot be read.
+pub fn contents(path: &Path) -> io::Result<Contents> {
+    let mut found = Contents::default();
+    let mut data = Vec::new();
+    let mut described = std::collections::HashSet::new();
+    for file in fs::read_dir(path)? {
+        let file = file?.path();
+        let Some((id, kind)) = parse_name(&file) else {
+            continue;
+        };
+        match kind {
+            FileKind::New => found.leftovers.push(file),
+            FileKind::Data => data.push((id, file)),
+            FileKind::Description => {
+                described.insert(id.clone());
+                match read_entry(path, &id) {
+                    Ok(entry) => found.entries.push(entry),
+                    Err(Unreadable::Newer(_)) => found.newer.push(id),
+                    Err(Unreadable::Damaged(why)) => found.damaged.push((id, why)),
+                }
+            }
+        }
+    }
+    let alone = data.into_iter().filter(|(id, _)| !described.contains(id));
+    found.leftovers.extend(alone.map(|(_, file)| file));
+    found.entries.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// Reads an entry and checks that its data is there; the data's checksum is not compared.
+///
+/// # Errors
+/// That it does not check out, or is of a later version.
+pub fn read_entry(folder: &Path, id: &EntryId) -> Result<Found, Unreadable> {
+    let unreadable = |error: io::Error| Unreadable::Damaged(format!("it cannot be read: {error}"));
+    let mut text = Vec::new();
+    open_own(&json_path(folder, id))
+        .and_then(|json| json.take(MAX_DESCRIPTION + 1).read_to_end(&mut text))
+        .map_err(unreadable)?;
+    let (pending, data_checksum) = entry::decode(&text)?;
+    let len = open_own(&data_path(folder, id))
+        .and_then(|data| data.metadata())
+        .map_err(|error| Unreadable::Damaged(format!("its data cannot be read: {error}")))?
+        .len();
+    if len < pending.size {
+        return Err(Unreadable::Damaged(format!(
+            "{len} bytes instead of {}",
+            pending.size
+        )));
+    }
+    Ok(Found {
+        id: id.clone(),
+        pending,
+        data_checksum,
+    })
+}
+
+/// The lock of a scope: held while owners are made and adopted there.
+///
+/// # Errors
+/// That the disk refuses.
+pub fn lock_scope(scope: &Path) -> io::Result<File> {
+    let lock = open_lock(&scope.join(LOCK))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
+/// Returns the folders of owners in `scope`, living and dead.
+///
+/// # Errors
+/// That it cannot be read.
+pub fn owners(scope: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut owners = Vec::new();
+    for entry in fs::read_dir(scope)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_owner = name.to_str().and_then(owner_pid).is_some();
+        if is_owner && entry.file_type()?.is_dir() {
+            owners.push(entry.path());
+        }
+    }
+    owners.sort();
+    Ok(owners)
+}
+
+/// Returns the process that made a folder of this name.
+pub fn owner_pid(name: &str) -> Option<u32> {
+    let (pid, random) = name.split_once('-')?;
+    let is_random = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    pid.parse().ok().filter(|_| is_random)
+}
+
+/// Returns the path of an entry's data.
+pub fn data_path(folder: &Path, id: &EntryId) -> PathBuf {
+    folder.join(format!("{id}.data"))
+}
+
+/// Returns the path of an entry's description.
+pub fn json_path(folder: &Path, id: &EntryId) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+/// Returns the path of an entry's description on its way.
+pub fn new_path(folder: &Path, id: &EntryId) -> PathBuf {
+    folder.join(format!("{id}.json.{NEW}"))
+}
+
+enum FileKind {
+    Data,
+    Description,
+    New,
+}
+
+fn parse_name(path: &Path) -> Option<(EntryId, FileKind)> {
+    let (id, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    let kind = match kind {
+        "data" => FileKind::Data,
+        "json" => FileKind::Description,
+        "json.new" => FileKind::New,
+        _ => return None,
+    };
+    Some((id.parse().ok()?, kind))
+}
+
+/// Opens a file of ours for reading; a symbolic link is refused.
+///
+/// # Errors
+/// That it cannot be opened.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Makes `dir` if it is missing, refuses one that others could have planted, and closes it to them.
+///
+/// # Errors
+/// That it cannot be made, or is not this user's.
+pub fn private_folder(dir: &Path) -> io::Result<()> {
+    private_dir(dir)?;
+    let found = fs::symlink_metadata(dir)?;
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Makes what happened in the folder at `path` durable.
+///
+/// # Errors
+/// That the disk refuses.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
