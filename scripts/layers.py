@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 LAYERS = [
-    ["units", "clock", "redact", "signature", "metrics", "workers"],
+    ["units", "clock", "content_type", "redact", "signature", "metrics", "workers"],
     ["store"],
     ["apify", "local", "codec", "open"],
     ["cache", "prefetch", "staging"],

@@ -2,8 +2,8 @@
 //!
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
-//! 1. words and tools: [`units`], [`clock`], [`redact`], [`signature`], [`metrics`],
-//!    [`workers`]
+//! 1. words and tools: [`units`], [`clock`], [`content_type`], [`redact`], [`signature`],
+//!    [`metrics`], [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
 //! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
@@ -14,6 +14,7 @@
 //! 8. the command line: [`cli`]
 
 pub mod clock;
+pub mod content_type;
 pub mod metrics;
 pub mod redact;
 pub mod signature;

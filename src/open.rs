@@ -152,7 +152,7 @@ fn open_by_name(
         Some(token) => format!("token:{}", token.current()?.expose()),
         None => "public".to_owned(),
     };
-    let (endpoint, info) = match found {
+    let (endpoint, info, signing_key) = match found {
         Ok(store) => {
             let path = format!("key-value-stores/{}", encode(&store.id));
             let info = StoreInfo {
@@ -162,7 +162,7 @@ fn open_by_name(
                 id: store.id,
                 name: store.name,
             };
-            (Endpoint::new(base, &path), info)
+            (Endpoint::new(base, &path), info, store.signing_key)
         }
         // A public store may show its records without telling about itself.
         Err(error) if error.kind() == ErrorKind::Denied && parameters.is_empty() => {
@@ -180,11 +180,12 @@ fn open_by_name(
                 // The API has no HEAD for a run's records.
                 api.avoid_head();
             }
-            (named, info)
+            (named, info, None)
         }
         Err(error) => return Err(describe(error, remote, api.token.is_some())),
     };
-    Ok(Arc::new(ApifyStore::new(api, endpoint, info)))
+    let store = ApifyStore::new(api, endpoint, info).signing_with(signing_key);
+    Ok(Arc::new(store))
 }
 
 /// Checks that the signature opens the listing.

@@ -264,7 +264,7 @@ pub fn mount_store(
 }
 
 /// Opens the disk cache; without one reading goes on, only slower.
-fn open_disk(
+pub fn open_disk(
     disk: &DiskCacheConfig,
     store: &dyn Store,
     raw: bool,

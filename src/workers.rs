@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::clock::Deadline;
 use crate::metrics::Metrics;
 
 /// How long a thread waits for its next job before it ends.
@@ -28,6 +29,8 @@ pub struct Workers {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     wake: Condvar,
+    /// Somebody has run out of jobs.
+    resting: Condvar,
 }
 
 #[derive(Default)]
@@ -64,6 +67,7 @@ impl Workers {
             metrics,
             state: Mutex::default(),
             wake: Condvar::new(),
+            resting: Condvar::new(),
         })
     }
 
@@ -104,6 +108,18 @@ impl Workers {
         Ok(())
     }
 
+    /// Waits until all jobs have ended, not past the deadline; tells whether they have.
+    pub fn wait_idle(&self, deadline: Deadline) -> bool {
+        let mut state = self.state.lock();
+        while !state.queue.is_empty() || state.idle < state.threads {
+            if deadline.remaining().is_none() {
+                return false;
+            }
+            self.resting.wait_until(&mut state, deadline.instant());
+        }
+        true
+    }
+
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
@@ -117,6 +133,7 @@ impl Workers {
                 continue;
             }
             state.idle += 1;
+            self.resting.notify_all();
             let timed_out = self.wake.wait_for(&mut state, IDLE).timed_out();
             state.idle -= 1;
             if timed_out && state.queue.is_empty() {
@@ -144,6 +161,21 @@ mod tests {
             .expect("room");
         assert_eq!(wait.recv(), Ok(7));
         assert_eq!(metrics.panics_total.get(), 1);
+    }
+
+    #[test]
+    fn a_pool_is_idle_when_its_jobs_have_ended() {
+        let pool = Workers::new("test", 2, 10, Arc::default());
+        assert!(
+            pool.wait_idle(Deadline::after(Duration::ZERO)),
+            "never used"
+        );
+        let (release, gate) = mpsc::channel::<()>();
+        pool.spawn(move || gate.recv().expect("a sender"))
+            .expect("room");
+        assert!(!pool.wait_idle(Deadline::after(Duration::ZERO)), "at work");
+        release.send(()).expect("the job waits");
+        assert!(pool.wait_idle(Deadline::after(Duration::from_secs(60))));
     }
 
     #[test]

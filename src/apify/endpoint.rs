@@ -99,6 +99,11 @@ impl Endpoint {
         Target::Url(SafeUrl::new(url))
     }
 
+    /// Returns the address of the listing for showing: without query and credentials.
+    pub fn keys_url(&self) -> String {
+        format!("{}/keys", bare(&self.store))
+    }
+
     /// Returns the address of a record for showing: without query and credentials.
     pub fn record_url(&self, key: &Key) -> String {
         match self.record(key, false) {

@@ -4,6 +4,8 @@
 //! opens. Below them, a request goes through `record` (what to ask), `http` (tokens, redirects,
 //! limits, retries) and `transport` (one exchange); an answer's body comes back through `resume`.
 
+use std::time::SystemTime;
+
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
 };
@@ -30,6 +32,7 @@ use self::http::{Purpose, header};
 use self::record::{RecordApi, meta_of};
 use crate::clock::Deadline;
 use crate::redact::Secret;
+use crate::signature::{sign_keys, sign_record};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
     Store, StoreError, StoreInfo, Upload,
@@ -44,6 +47,7 @@ pub struct ApifyStore {
     api: RecordApi,
     endpoint: Endpoint,
     info: StoreInfo,
+    signing_key: Option<Secret>,
 }
 
 impl ApifyStore {
@@ -53,7 +57,14 @@ impl ApifyStore {
             api,
             endpoint,
             info,
+            signing_key: None,
         }
+    }
+
+    /// Lets the store make links, signed with its key.
+    pub fn signing_with(mut self, key: Option<Secret>) -> Self {
+        self.signing_key = key;
+        self
     }
 }
 
@@ -78,6 +89,24 @@ impl Store for ApifyStore {
 
     fn record_url(&self, key: &Key) -> Option<String> {
         Some(self.endpoint.record_url(key))
+    }
+
+    fn shared_url(&self, key: Option<&Key>, expires: Option<SystemTime>) -> Option<Secret> {
+        let secret = self.signing_key.as_ref()?;
+        let (url, signature) = match key {
+            Some(key) => (
+                self.endpoint.record_url(key),
+                sign_record(secret, key.as_str()),
+            ),
+            None => (
+                self.endpoint.keys_url(),
+                sign_keys(secret, &self.info.id, expires),
+            ),
+        };
+        Some(Secret::new(format!(
+            "{url}?signature={}",
+            signature.expose()
+        )))
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {

@@ -6,7 +6,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use crate::redact::SafeUrl;
+use crate::redact::{SafeUrl, Secret};
 use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
@@ -34,6 +34,9 @@ pub struct StoreObject {
     /// The name, unless it is unnamed.
     #[serde(default)]
     pub name: Option<String>,
+    /// What links into the store are signed with; only who may write sees it.
+    #[serde(default, rename = "urlSigningSecretKey")]
+    pub signing_key: Option<Secret>,
     /// When it last changed, ISO 8601.
     #[serde(default)]
     modified_at: Option<String>,

@@ -165,6 +165,13 @@ impl Records {
         &self.writers
     }
 
+    /// Waits until what was read is in the disk cache, as far as it will be; not past the deadline.
+    pub fn finish_writing(&self, deadline: Deadline) {
+        if !self.writers.wait_idle(deadline) {
+            tracing::debug!("the disk cache cannot keep up; some records are not in it");
+        }
+    }
+
     pub(super) fn memory_record_max(&self) -> u64 {
         if self.disk.is_some() {
             MEMORY_RECORD

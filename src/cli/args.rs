@@ -69,6 +69,30 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Show kvfs at work on a sample store, without an account
     Demo(DemoArgs),
+    /// List the keys of a store, without a mount
+    ///
+    /// Like all commands that need no mount, exits with 4 if the store or a record is not there, with
+    /// 5 if the token or link does not grant access, and with 6 if a condition does not hold.
+    Ls(LsArgs),
+    /// Print records, without a mount
+    Cat(CatArgs),
+    /// Store a record, without a mount
+    Put(PutArgs),
+    /// Delete records, without a mount
+    Rm(RmArgs),
+    /// Tell what is known of a store or a record
+    Info(InfoArgs),
+    /// Make a link that lets anybody read a store or a record
+    ///
+    /// The link is signed on this machine with the store's own key, which the API shows to who may
+    /// write to the store. It works without an account.
+    Share(ShareArgs),
+    /// Print completions for a shell
+    ///
+    /// For bash: kvfs completions bash > ~/.local/share/bash-completion/completions/kvfs
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
     /// Serve a mount in the background (started by `kvfs mount`)
     #[command(name = crate::daemon::SUBCOMMAND, hide = true)]
     Daemon(DaemonArgs),
@@ -109,15 +133,9 @@ pub struct MountArgs {
     /// How much content is kept in memory [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Caching")]
     pub memory_cache: Option<ByteSize>,
-    /// Where content is kept on disk [default: kvfs in the user's cache folder]
-    #[arg(long, value_name = "DIR", help_heading = "Caching")]
-    pub cache_dir: Option<PathBuf>,
-    /// How much content is kept on disk [default: 2GiB]
-    #[arg(long, value_name = "SIZE", help_heading = "Caching")]
-    pub cache_size: Option<ByteSize>,
-    /// Keep no content on disk
-    #[arg(long, help_heading = "Caching")]
-    pub no_disk_cache: bool,
+    /// Content on disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
 
     /// Show all files as this user's (a number) [default: who mounts]
     #[arg(long, value_name = "UID", help_heading = "Permissions")]
@@ -189,6 +207,152 @@ pub struct StoreArgs {
     /// The longest that one file operation may take, with all retries [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
     pub deadline: Option<Duration>,
+}
+
+/// What is kept on disk of what was read.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DiskArgs {
+    /// Where content is kept on disk [default: kvfs in the user's cache folder]
+    #[arg(long, value_name = "DIR", help_heading = "Caching")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much content is kept on disk [default: 2GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Caching")]
+    pub cache_size: Option<ByteSize>,
+    /// Keep no content on disk
+    #[arg(long, help_heading = "Caching")]
+    pub no_disk_cache: bool,
+}
+
+/// The arguments of `kvfs ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// Show size, time, type and encoding too; costs a request for each record
+    #[arg(short, long)]
+    pub long: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// List only keys that begin so
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// List only keys of this collection of the store's schema
+    #[arg(long, value_name = "NAME")]
+    pub collection: Option<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs cat`.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The records, printed one after the other
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Print records as they are stored, compressed ones compressed
+    #[arg(long)]
+    pub raw: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+    /// Content on disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
+}
+
+/// The arguments of `kvfs put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The record; one that exists is replaced
+    pub key: String,
+    /// What to store [default: standard input]
+    pub file: Option<PathBuf>,
+    /// The content's type [default: by the key's or file's extension, else by the bytes]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// The bytes are encoded so already: gzip, br or deflate
+    #[arg(long, value_name = "ENCODING")]
+    pub content_encoding: Option<String>,
+    /// Store nothing if there is such a record
+    #[arg(long, conflicts_with = "if_match")]
+    pub if_absent: bool,
+    /// Store nothing unless this is the record's entity tag, as `kvfs info` shows it
+    #[arg(long, value_name = "ETAG")]
+    pub if_match: Option<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The records; that there is none such is no failure
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The record; without one, the store itself is described
+    pub key: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+/// The arguments of `kvfs man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write a page for each command into this folder; made if it is missing
+    pub dir: PathBuf,
+}
+
+/// The arguments of `kvfs share`.
+#[derive(Debug, Args)]
+pub struct ShareArgs {
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
+    pub store: String,
+    /// The record; without one, the whole store is shared
+    pub key: Option<String>,
+    /// How long the link to a store is good, such as 7d [default: for ever]
+    ///
+    /// The platform has no links to single records that expire.
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub expires: Option<Duration>,
+    /// Print a QR code of the link too
+    #[arg(long, conflicts_with = "json")]
+    pub qr: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
 }
 
 /// The arguments of `kvfs unmount`.

@@ -20,6 +20,12 @@ pub enum Kind {
     Usage,
     /// `status` found something broken.
     Trouble,
+    /// The store or the record is not there.
+    NotFound,
+    /// Token or link do not grant access.
+    Denied,
+    /// The record is not as the caller made a condition of it.
+    Changed,
     /// Ctrl-C.
     Interrupted,
     /// Whoever reads standard output has stopped; that is no failure.
@@ -36,6 +42,9 @@ impl Kind {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Trouble => 3,
+            Self::NotFound => 4,
+            Self::Denied => 5,
+            Self::Changed => 6,
             Self::Interrupted => 130,
             Self::Internal => 255,
         }

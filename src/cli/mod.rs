@@ -8,15 +8,23 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 pub mod args;
+pub mod cat;
 pub mod demo;
 pub mod demo_store;
+pub mod direct;
 pub mod error;
 pub mod helper;
+pub mod info;
+pub mod ls;
 pub mod mount;
 pub mod options;
+pub mod pages;
+pub mod put;
 pub mod reference;
+pub mod rm;
 pub mod serve;
 pub mod settings;
+pub mod share;
 pub mod status;
 pub mod ui;
 pub mod unmount;
@@ -69,6 +77,14 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Status(args) => status::run(ui, args, &environment),
         Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),
+        Command::Ls(args) => ls::run(args, cli.global, &environment),
+        Command::Cat(args) => cat::run(args, cli.global, &environment),
+        Command::Put(args) => put::run(ui, args, cli.global, &environment),
+        Command::Rm(args) => rm::run(ui, args, cli.global, &environment),
+        Command::Info(args) => info::run(ui, args, cli.global, &environment),
+        Command::Share(args) => share::run(ui, args, cli.global, &environment),
+        Command::Completions(args) => pages::completions(ui, args),
+        Command::Man(args) => pages::man(ui, args),
         Command::Daemon(_) => return crate::daemon::child::run(),
     };
     match result {

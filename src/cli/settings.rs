@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{GlobalArgs, MountArgs, StoreArgs, api_url};
+use super::args::{DiskArgs, GlobalArgs, MountArgs, StoreArgs, api_url};
 use super::error::CliError;
 use super::reference;
 use crate::daemon::{LogConfig, LogLevel, Order};
@@ -163,7 +163,7 @@ pub fn mount_order(
     let (store, mount_point) = split_paths(&args.paths)?;
     let reference = absolute_reference(reference::parse(&store)?)?;
     let mount_point = mount_point::resolve(mount_point)?;
-    let disk_cache = disk_cache(args, environment)?;
+    let disk_cache = disk_cache(&args.disk, environment)?;
     let log = LogConfig {
         file: log_file(args, environment, &mount_point)?,
         level: log_level(global),
@@ -300,7 +300,11 @@ pub fn read_secret(what: &str, path: &Path) -> Result<Secret, CliError> {
     Ok(Secret::new(text))
 }
 
-fn open_config(
+/// Returns how to open a store.
+///
+/// # Errors
+/// What is wrong with the arguments, the environment or the files that they name.
+pub fn open_config(
     args: &StoreArgs,
     environment: &Environment,
     reference: StoreRef,
@@ -342,8 +346,12 @@ fn token_source(args: &StoreArgs, environment: &Environment) -> Result<TokenSour
     Ok(login.map_or(TokenSource::None, TokenSource::CliLogin))
 }
 
-fn disk_cache(
-    args: &MountArgs,
+/// Returns where content is kept on disk.
+///
+/// # Errors
+/// That there is no folder for it.
+pub fn disk_cache(
+    args: &DiskArgs,
     environment: &Environment,
 ) -> Result<Option<DiskCacheConfig>, CliError> {
     let size = args.cache_size.unwrap_or(DEFAULT_CACHE_SIZE);

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub mod error;
 pub mod pager;
@@ -17,6 +18,7 @@ pub use error::{ErrorKind, Result, StoreError};
 pub use record::{ETag, Encoding, Key, ListItem, RecordMeta, StoreInfo, Validator};
 
 use crate::clock::Deadline;
+use crate::redact::Secret;
 
 /// The most keys that the API puts on one page of a listing.
 pub const MAX_PAGE: usize = 1000;
@@ -32,6 +34,15 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Returns the record's public address, without token or signature; `None` where it has none.
     fn record_url(&self, _key: &Key) -> Option<String> {
+        None
+    }
+
+    /// Returns the link that opens a record, or without a key the listing, for anybody; makes no
+    /// request.
+    ///
+    /// A listing's link is good until `expires`, `None` meaning for ever; a record's always is.
+    /// `None` where the store's signing key is not known to this account, or there is none.
+    fn shared_url(&self, _key: Option<&Key>, _expires: Option<SystemTime>) -> Option<Secret> {
         None
     }
 

@@ -9,21 +9,21 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// A user who has never run kvfs.
-struct User {
+pub struct User {
     home: TempDir,
 }
 
 /// What a run of kvfs did.
 #[must_use]
 #[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl User {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let home = tempfile::tempdir().expect("a folder");
         for name in ["run", "mnt"] {
             fs::create_dir(home.path().join(name)).expect("a folder");
@@ -31,7 +31,7 @@ impl User {
         Self { home }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
@@ -39,7 +39,7 @@ impl User {
         clippy::disallowed_methods,
         reason = "the program under test runs others, too"
     )]
-    fn kvfs(&self) -> Command {
+    pub fn kvfs(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvfs"));
         command
             .env_clear()
@@ -58,7 +58,7 @@ impl User {
     }
 }
 
-fn ran(output: Output) -> Ran {
+pub fn ran(output: Output) -> Ran {
     Ran {
         code: output.status.code().expect("an exit code"),
         out: String::from_utf8(output.stdout).expect("text"),
@@ -69,7 +69,7 @@ fn ran(output: Output) -> Ran {
 impl Ran {
     /// A failure: nothing on standard output, and all of `expected` on standard error.
     #[track_caller]
-    fn fails(&self, code: i32, expected: &[&str]) {
+    pub fn fails(&self, code: i32, expected: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
         assert_eq!(self.out, "", "{self:?}");
         assert!(self.err.contains("error: "), "{self:?}");

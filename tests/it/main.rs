@@ -2,6 +2,7 @@
 
 mod api;
 mod cli;
+mod cli_direct;
 mod contract;
 mod fs_core;
 mod model;

@@ -1,0 +1,125 @@
+//! `kvfs put`.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::path::{Path, PathBuf};
+
+use super::args::{GlobalArgs, PutArgs};
+use super::direct::{Direct, failure, key, shown};
+use super::error::{CliError, Kind};
+use super::settings::Environment;
+use super::ui::Ui;
+use crate::content_type;
+use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, StoreError, Upload};
+use crate::units::ByteSize;
+
+/// Stores a file or standard input as a record.
+///
+/// # Errors
+/// That it cannot be read or stored; then the record is as it was.
+pub fn run(
+    ui: Ui,
+    args: &PutArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    let key = key(&args.key)?;
+    let mut file = content(args.file.as_deref())?;
+    let request = request(args, &key, &mut file)?;
+    let size = file.metadata().map_err(|error| unread(args, &error))?.len();
+    let direct = Direct::open(&args.store, &args.access, global, environment)?;
+    direct
+        .store
+        .put(&key, &request, Upload::File(&file, size), direct.deadline())
+        .map_err(|error| refused(args, &key, &error))?;
+    ui.say(format_args!(
+        "stored {}, {} as {}",
+        shown(&key),
+        ByteSize(size),
+        request
+            .content_type
+            .as_deref()
+            .unwrap_or(content_type::UNKNOWN)
+    ));
+    Ok(())
+}
+
+fn refused(args: &PutArgs, key: &Key, error: &StoreError) -> CliError {
+    if error.kind() != ErrorKind::Changed {
+        return failure(&format!("cannot store {}", shown(key)), error);
+    }
+    let why = if args.if_absent {
+        "there is such a record already"
+    } else {
+        "it has changed meanwhile"
+    };
+    CliError::of(
+        Kind::Changed,
+        format!("{} is not stored: {why}", shown(key)),
+    )
+    .hinted("look at what is there with: kvfs info")
+}
+
+/// Returns the content as a file; what is no regular file is copied, since its length is needed.
+fn content(path: Option<&Path>) -> Result<File, CliError> {
+    let path = path.filter(|path| *path != Path::new("-"));
+    let unread = |error: io::Error| {
+        let what = path.map_or("standard input".into(), |path| path.display().to_string());
+        CliError::failed(format!("cannot read {what}")).caused_by(&error)
+    };
+    let mut source: Box<dyn io::Read> = match path {
+        None => Box::new(io::stdin().lock()),
+        Some(path) => {
+            let file = File::open(path).map_err(unread)?;
+            let found = file.metadata().map_err(unread)?;
+            if found.is_dir() {
+                return Err(unread(io::ErrorKind::IsADirectory.into()));
+            }
+            if found.is_file() {
+                return Ok(file);
+            }
+            Box::new(file)
+        }
+    };
+    let mut copy = tempfile::tempfile()
+        .map_err(|error| CliError::failed("cannot make a temporary file").caused_by(&error))?;
+    io::copy(&mut source, &mut copy).map_err(unread)?;
+    Ok(copy)
+}
+
+fn request(args: &PutArgs, key: &Key, file: &mut File) -> Result<PutRequest, CliError> {
+    let encoding = Encoding::from_header(args.content_encoding.as_deref());
+    let content_type = match &args.content_type {
+        Some(given) => given.clone(),
+        None => {
+            // Encoded bytes tell nothing about the content.
+            let guessed = if encoding.is_identity() {
+                content_type::guess(&name(key, args.file.as_ref()), file)
+            } else {
+                content_type::guess(&name(key, args.file.as_ref()), &mut io::Cursor::new([]))
+            };
+            guessed.map_err(|error| unread(args, &error))?
+        }
+    };
+    file.rewind().map_err(|error| unread(args, &error))?;
+    Ok(PutRequest {
+        content_type: Some(content_type.into()),
+        encoding,
+        if_match: args.if_match.as_deref().map(ETag::new),
+        if_absent: args.if_absent,
+    })
+}
+
+/// Returns the name whose extension counts: the key's, else the file's.
+fn name(key: &Key, file: Option<&PathBuf>) -> String {
+    let own = Path::new(key.as_str()).extension().is_some();
+    match file.filter(|_| !own).and_then(|file| file.file_name()) {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => key.as_str().to_owned(),
+    }
+}
+
+fn unread(args: &PutArgs, error: &io::Error) -> CliError {
+    let what = args.file.as_deref().unwrap_or(Path::new("-"));
+    CliError::failed(format!("cannot read {}", what.display())).caused_by(error)
+}

@@ -1,0 +1,175 @@
+//! Stores without a mount: `kvfs ls`, `cat`, `put`, `rm`, `info`, `share`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use kvfs::store::Encoding;
+
+use crate::cli::{Ran, User, ran};
+use crate::support::served::{STORE, TOKEN, TestServer};
+
+/// Runs kvfs against `server`; `$STORE` stands for its store.
+fn kvfs(server: &TestServer, user: &User, args: &[&str]) -> Ran {
+    kvfs_with(server, user, args, b"")
+}
+
+fn kvfs_with(server: &TestServer, user: &User, args: &[&str], input: &[u8]) -> Ran {
+    let store = format!("~{STORE}");
+    let args = args
+        .iter()
+        .map(|arg| if *arg == "$STORE" { &store } else { *arg });
+    let mut child = user
+        .kvfs()
+        .args(args)
+        .env("APIFY_TOKEN", TOKEN)
+        .env("APIFY_CLIENT_BASE_URL", server.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kvfs runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // Not everybody reads.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    ran(child.wait_with_output().expect("kvfs ends"))
+}
+
+#[track_caller]
+fn prints(ran: &Ran, expected: &str) {
+    assert_eq!((ran.code, ran.out.as_str()), (0, expected), "{ran:?}");
+}
+
+#[test]
+fn what_is_put_is_listed_printed_described_and_removed() {
+    let (server, user) = (TestServer::start(), User::new());
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    let stored = kvfs_with(&server, &user, &["put", "$STORE", "INPUT"], b"{\"a\": 1}");
+    assert_eq!(stored.code, 0, "{stored:?}");
+    std::fs::write(user.path("page.html"), "<p>").expect("a file");
+    prints(&run(&["put", "$STORE", "page", "page.html", "-q"]), "");
+
+    prints(&run(&["ls", "$STORE"]), "INPUT\npage\n");
+    prints(&run(&["ls", "$STORE", "--prefix", "p"]), "page\n");
+    prints(&run(&["cat", "$STORE", "page", "INPUT"]), "<p>{\"a\": 1}");
+    let long = run(&["ls", "-l", "$STORE"]).out;
+    let lines: Vec<Vec<&str>> = long
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines[0][2..],
+        ["application/json;", "charset=utf-8", "INPUT"]
+    );
+    assert_eq!(lines[1][0], "3");
+    assert_eq!(lines[1][2..], ["text/html;", "charset=utf-8", "page"]);
+    let info: serde_json::Value =
+        serde_json::from_str(&run(&["info", "$STORE", "page", "--json"]).out).expect("JSON");
+    assert_eq!(info["size"], 3);
+    assert_eq!(info["content_type"], "text/html; charset=utf-8");
+    let info = run(&["info", "$STORE"]).out;
+    assert!(info.contains(&server.entry.id), "{info}");
+
+    prints(&run(&["rm", "$STORE", "page", "no-such-record"]), "");
+    prints(
+        &run(&["ls", "$STORE", "--json"]),
+        "{\"key\":\"INPUT\",\"size\":8}\n",
+    );
+}
+
+#[test]
+fn records_are_printed_decoded_or_as_stored() {
+    let (server, user) = (TestServer::start(), User::new());
+    let text = "brotli ".repeat(1000);
+    let stored = server.put_encoded("a", "text/plain", Encoding::Brotli, text.as_bytes());
+    prints(&kvfs(&server, &user, &["cat", "$STORE", "a"]), &text);
+    let raw = user
+        .kvfs()
+        .args(["cat", "--raw", &server.store_url(), "a"])
+        .env("APIFY_TOKEN", TOKEN)
+        .env("APIFY_CLIENT_BASE_URL", server.url())
+        .output()
+        .expect("kvfs runs");
+    assert_eq!(raw.stdout, stored);
+}
+
+#[test]
+fn exit_codes_tell_what_is_missing() {
+    let (server, user) = (TestServer::start(), User::new());
+    server.put_text("a", "old");
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    run(&["cat", "$STORE", "nothing"]).fails(4, &["nothing"]);
+    run(&["info", "$STORE", "nothing"]).fails(4, &["nothing"]);
+    run(&["ls", "~no-such-store"]).fails(4, &["hint"]);
+    run(&["cat", "$STORE", ""]).fails(2, &["key"]);
+    let denied = user
+        .kvfs()
+        .args(["ls", &server.store_url()])
+        .env("APIFY_CLIENT_BASE_URL", server.url())
+        .env("APIFY_TOKEN", "wrong")
+        .output();
+    ran(denied.expect("kvfs runs")).fails(5, &["token"]);
+    for condition in [&["--if-absent"][..], &["--if-match", "\"other\""]] {
+        let args = [&["put", "$STORE", "a"], condition].concat();
+        kvfs_with(&server, &user, &args, b"new").fails(6, &["not stored"]);
+    }
+    prints(&run(&["cat", "$STORE", "a"]), "old");
+}
+
+#[test]
+fn a_record_again_costs_a_conditional_request() {
+    let (server, user) = (TestServer::start(), User::new());
+    let content = "x".repeat(300_000);
+    server.put_text("big", &content);
+    prints(&kvfs(&server, &user, &["cat", "$STORE", "big"]), &content);
+    let sent = server.counts().bytes_sent;
+    prints(&kvfs(&server, &user, &["cat", "$STORE", "big"]), &content);
+    assert!(server.counts().bytes_sent - sent < 100_000, "fetched again");
+}
+
+#[test]
+fn a_shared_link_opens_the_store_without_a_token() {
+    let (server, user) = (TestServer::start(), User::new());
+    server.put_text("a", "shared");
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    let without_token = |args: &[&str]| ran(user.kvfs().args(args).output().expect("kvfs runs"));
+
+    let shared = run(&["share", "$STORE", "--expires", "1h"]);
+    assert_eq!(shared.code, 0, "{shared:?}");
+    let link = shared.out.trim();
+    assert!(shared.err.contains("kvfs mount 'http"), "{shared:?}");
+    prints(&without_token(&["cat", link, "a"]), "shared");
+
+    let shared = run(&["share", "$STORE", "a", "--json"]);
+    let facts: serde_json::Value = serde_json::from_str(&shared.out).expect("JSON");
+    let link = facts["url"].as_str().expect("a link");
+    prints(&without_token(&["cat", link, "a"]), "shared");
+    without_token(&["put", link, "a"]).fails(1, &["cannot store"]);
+
+    assert!(run(&["share", "$STORE", "--qr"]).out.contains('█'));
+    run(&["share", "$STORE", "nothing"]).fails(4, &["cannot share"]);
+    run(&["share", "$STORE", "a", "--expires", "1h"]).fails(2, &["cannot expire"]);
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    let user = User::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ran(user
+            .kvfs()
+            .args(["completions", shell])
+            .output()
+            .expect("kvfs"));
+        assert!(script.out.contains("exact-sizes"), "{shell}");
+    }
+    prints(
+        &ran(user
+            .kvfs()
+            .args(["man", "pages", "-q"])
+            .output()
+            .expect("kvfs")),
+        "",
+    );
+    let page = std::fs::read_to_string(user.path("pages/kvfs-mount.1")).expect("a page");
+    assert!(page.contains("exact\\-sizes"));
+}
