@@ -31,6 +31,9 @@ use crate::store::{ErrorKind, ListQuery, Result, Store, StoreError, StoreInfo};
 /// The domain whose servers, over TLS, all are the platform's.
 const PLATFORM_DOMAIN: &str = ".apify.com";
 
+/// In the place of a credential, where it does not matter who asks.
+const ANYBODY: &str = "anybody";
+
 /// How much of the hash a cache scope keeps, in bytes.
 const SCOPE_HASH_LEN: usize = 16;
 
@@ -157,6 +160,7 @@ fn open_by_name(
             let path = format!("key-value-stores/{}", encode(&store.id));
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &store.id, &access),
+                upload_scope: cache_scope(base, &store.id, ANYBODY),
                 modified: store.modified(),
                 expires: None,
                 id: store.id,
@@ -169,6 +173,7 @@ fn open_by_name(
             let id = remote.to_string();
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &id, &access),
+                upload_scope: cache_scope(base, &id, ANYBODY),
                 id,
                 ..StoreInfo::default()
             };
@@ -199,6 +204,7 @@ fn open_signed(
     let id = remote.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(base, &id, &format!("signature:{}", signature.expose())),
+        upload_scope: cache_scope(base, &id, ANYBODY),
         expires: keys_expiry(signature.expose()).and_then(|expiry| expiry.time()),
         id,
         ..StoreInfo::default()
@@ -244,6 +250,7 @@ fn open_records(
     let id = config.reference.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(first, "records", &access.join("\n")),
+        upload_scope: cache_scope(first, "records", ANYBODY),
         id,
         ..StoreInfo::default()
     };

@@ -177,6 +177,7 @@ impl Store for MemoryStore {
             id: format!("memory{}", self.serial),
             name: None,
             cache_scope: format!("memory:{}:{}", std::process::id(), self.serial),
+            upload_scope: format!("memory:{}:{}", std::process::id(), self.serial),
             modified: None,
             expires: None,
         }

@@ -963,6 +963,21 @@ fn open(config: &OpenConfig) -> Result<Arc<dyn Store>> {
 }
 
 #[test]
+fn what_is_cached_depends_on_the_token_but_not_what_is_to_be_uploaded() {
+    let server = ScriptedServer::queue([store_object(), store_object(), store_object()]);
+    let info = |token: &str, reference: &str| {
+        let config = OpenConfig {
+            token: TokenSource::Environment(Secret::new(token)),
+            ..config(reference, &server)
+        };
+        open(&config).expect("a store").info()
+    };
+    let (first, second) = (info("old", ID), info("new", "~mine"));
+    assert_ne!(first.cache_scope, second.cache_scope);
+    assert_eq!(first.upload_scope, second.upload_scope);
+}
+
+#[test]
 fn references_are_resolved_to_an_id() {
     for (reference, path) in [
         (ID, format!("/v2/key-value-stores/{ID}")),

@@ -89,6 +89,7 @@ impl DirectoryStore {
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned()),
             cache_scope: format!("dir:{}", real.display()),
+            upload_scope: format!("dir:{}", real.display()),
             modified: metadata.modified().ok(),
             expires: None,
         };
