@@ -120,6 +120,14 @@ metrics! {
     errors_total,
     /// Operations whose handler panicked.
     panics_total,
+    /// Closed files that wait to be uploaded or are being uploaded now (`--write-back`).
+    uploads_pending,
+    /// Pending uploads that reached the store.
+    uploads_total,
+    /// Attempts at pending uploads that failed and are to be repeated.
+    uploads_retried,
+    /// Pending uploads that the store refused for good.
+    uploads_failed,
     /// Files open now.
     open_files,
     /// Inodes known now.

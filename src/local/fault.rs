@@ -98,6 +98,11 @@ impl FaultStore {
         self.plan(call, n, Fault::LoseAnswer(kind));
     }
 
+    /// Forgets the failures planned for a call.
+    pub fn clear_faults(&self, call: Call) {
+        self.shared.state.lock().plans[call as usize].faults.clear();
+    }
+
     /// Ends the bodies of the next `n` gets after `bytes` bytes.
     pub fn cut_next(&self, n: usize, bytes: u64, cut: Cut) {
         let mut state = self.shared.state.lock();

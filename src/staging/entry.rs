@@ -285,6 +285,30 @@ pub fn is_transient(kind: ErrorKind) -> bool {
     }
 }
 
+/// Returns the kind that is spelt so; an unknown one was a later version's.
+pub fn kind_of(name: &str) -> ErrorKind {
+    const KINDS: [ErrorKind; 16] = [
+        ErrorKind::NotFound,
+        ErrorKind::StoreNotFound,
+        ErrorKind::Denied,
+        ErrorKind::SignatureExpired,
+        ErrorKind::InvalidKey,
+        ErrorKind::TooLarge,
+        ErrorKind::Quota,
+        ErrorKind::Changed,
+        ErrorKind::RateLimited,
+        ErrorKind::Timeout,
+        ErrorKind::Network,
+        ErrorKind::Server,
+        ErrorKind::Protocol,
+        ErrorKind::Corrupt,
+        ErrorKind::Unsupported,
+        ErrorKind::Disk,
+    ];
+    let found = KINDS.into_iter().find(|kind| format!("{kind:?}") == name);
+    found.unwrap_or(ErrorKind::Server)
+}
+
 fn shorten(text: &str, len: usize) -> String {
     let mut end = text.len().min(len);
     while !text.is_char_boundary(end) {

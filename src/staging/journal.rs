@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD};
 
 use super::budget::{Budget, Space};
 use super::entry::{self, EntryId, Pending};
@@ -109,8 +109,19 @@ impl Journal {
     /// # Errors
     /// That the disk refuses; there is then no entry.
     pub fn keep(&self, file: &File, pending: Pending, durable: bool) -> io::Result<EntryId> {
+        self.add(file, None, pending, durable)
+    }
+
+    /// Makes an entry of a file, which may have a name in a journal already.
+    fn add(
+        &self,
+        file: &File,
+        name: Option<&Path>,
+        pending: Pending,
+        durable: bool,
+    ) -> io::Result<EntryId> {
         let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
-        let space = if is_linkable(file) {
+        let space = if name.is_some() || is_linkable(file) {
             // The staging file counts its bytes as well, until it is gone.
             self.budget.occupied(pending.size)
         } else {
@@ -119,14 +130,29 @@ impl Journal {
             space
         };
         let id = self.next_id();
-        let written = self.write(&id, file, &pending, &data_checksum, durable);
+        let data = owner::data_path(self.own.path(), &id);
+        let written = self.steps.next().and_then(|()| -> io::Result<()> {
+            let linked = match name {
+                Some(name) => fs::hard_link(name, &data),
+                None => link(file, &data),
+            };
+            let copied = match linked {
+                Ok(()) => None,
+                Err(_) => Some(copy(file, pending.size, &data)?),
+            };
+            let data = copied.as_ref().unwrap_or(file);
+            let durable = durable.then_some(data);
+            self.describe(&self.own, &id, &pending, &data_checksum, durable)?;
+            self.steps.next()?;
+            durable.map_or(Ok(()), |_| self.own.sync())
+        });
         if let Err(error) = written {
             // None of it is an entry yet, or nobody has been told that it is one.
             let folder = self.own.path();
             for path in [
                 owner::new_path(folder, &id),
                 owner::json_path(folder, &id),
-                owner::data_path(folder, &id),
+                data,
             ] {
                 let _ = self.steps.next().and_then(|()| fs::remove_file(path));
             }
@@ -141,35 +167,6 @@ impl Journal {
         };
         self.index.lock().add(id.clone(), indexed);
         Ok(id)
-    }
-
-    fn write(
-        &self,
-        id: &EntryId,
-        file: &File,
-        pending: &Pending,
-        data_checksum: &str,
-        durable: bool,
-    ) -> io::Result<()> {
-        self.steps.next()?;
-        let data = owner::data_path(self.own.path(), id);
-        let copied = match link(file, &data) {
-            Ok(()) => None,
-            Err(_) => Some(copy(file, pending.size, &data)?),
-        };
-        let data = copied.as_ref().unwrap_or(file);
-        self.describe(
-            &self.own,
-            id,
-            pending,
-            data_checksum,
-            durable.then_some(data),
-        )?;
-        self.steps.next()?;
-        if durable {
-            self.own.sync()?;
-        }
-        Ok(())
     }
 
     /// Writes an entry's description in place of the one it has. With `data` both are on disk
@@ -232,8 +229,20 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes an entry, whose bytes are in the store or not wanted any more. One that
-    /// `kvfs recover` is just uploading is left to it.
+    /// Makes a new, latest entry with the bytes of another one, which stays. Durable.
+    ///
+    /// # Errors
+    /// That there is no such entry, or the disk refuses; there is then no new one.
+    pub fn renew(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) -> io::Result<EntryId> {
+        let entry = self.get(id).ok_or(io::ErrorKind::NotFound)?;
+        let mut pending = entry.pending;
+        let size = pending.size;
+        change(&mut pending);
+        pending.size = size;
+        self.add(&self.open(id)?, Some(&entry.data), pending, true)
+    }
+
+    /// Removes an entry, whose bytes are in the store or not wanted any more.
     ///
     /// # Errors
     /// That the disk refuses; the entry then stays.
@@ -245,10 +254,6 @@ impl Journal {
             };
             Arc::clone(&found.owner)
         };
-        let claim = claim(owner.path(), id)?;
-        if matches!(claim, Claim::Taken) {
-            return Ok(());
-        }
         self.steps.next()?;
         remove_file(&owner::json_path(owner.path(), id))?;
         {
@@ -289,18 +294,10 @@ impl Journal {
         entries.map(|(id, found)| found.shown(id)).collect()
     }
 
-    /// Returns the entries that `kvfs recover` has to care for, those that it has done with
-    /// meanwhile excepted.
+    /// Returns the entries that failed for good.
     pub fn kept(&self) -> Vec<JournalEntry> {
         let mut kept = self.entries();
         kept.retain(|entry| entry.pending.why.is_failed());
-        kept.retain(|entry| {
-            let there = entry.data.with_extension("json").exists();
-            if !there {
-                self.index.lock().remove(&entry.id);
-            }
-            there
-        });
         kept
     }
 
@@ -415,34 +412,6 @@ impl Indexed {
     }
 }
 
-/// Whether an entry may be changed.
-#[derive(Debug)]
-pub enum Claim {
-    /// It may, as long as this file is open.
-    Held(File),
-    /// Another process has it.
-    Taken,
-    /// Its data is gone.
-    Gone,
-}
-
-/// Takes the lock on one entry in the folder of an owner.
-///
-/// # Errors
-/// That the disk refuses.
-pub fn claim(folder: &Path, id: &EntryId) -> io::Result<Claim> {
-    let data = match owner::open_own(&owner::data_path(folder, id)) {
-        Ok(data) => data,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Claim::Gone),
-        Err(error) => return Err(error),
-    };
-    match flock(&data, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Claim::Held(data)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Claim::Taken),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Removes a file that may be gone already.
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -495,7 +464,7 @@ fn sync_both(data: &File, json: &File) -> io::Result<()> {
 }
 
 /// Reads a file from a place of its own, whatever others do with the descriptor.
-struct ReadAt<'a>(&'a File, u64);
+pub(super) struct ReadAt<'a>(pub(super) &'a File, pub(super) u64);
 
 impl Read for ReadAt<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

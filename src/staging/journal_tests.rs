@@ -324,21 +324,6 @@ fn planted_folders_are_refused_and_open_ones_closed() {
     assert_eq!(mode & 0o777, 0o700);
 }
 
-#[test]
-fn an_entry_that_recover_has_is_left_to_it() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let folder = open(dir.path());
-    let id = keep(&folder, "a", b"bytes");
-    let held = claim(folder.own_path(), &id).expect("a claim");
-    assert!(matches!(held, Claim::Held(_)));
-    assert!(matches!(claim(folder.own_path(), &id), Ok(Claim::Taken)));
-    folder.journal().remove(&id).expect("left alone");
-    assert!(owner::json_path(folder.own_path(), &id).exists());
-    drop(held);
-    folder.journal().remove(&id).expect("removed");
-    assert!(matches!(claim(folder.own_path(), &id), Ok(Claim::Gone)));
-}
-
 #[derive(Clone, Debug)]
 enum Op {
     Keep {

@@ -15,18 +15,21 @@
 //! leaves, each entry is there whole or not at all: a `.data` alone was never promised to anybody,
 //! or is in the store. Staging files have no name at all and go with their process.
 //!
-//! INVARIANT: whoever uploads, changes or removes an entry holds its owner's lock, or the lock on
-//! the entry's own `.data` file and the entry is one that its owner has given up (`kvfs recover`).
+//! INVARIANT: whoever uploads, changes or removes an entry holds its owner's lock. `kvfs recover`
+//! asks a living owner to do it, and takes over from dead ones as the next mount does.
 
 pub mod budget;
 pub mod entry;
 pub mod folder;
 pub mod journal;
+pub mod lanes;
 pub mod owner;
+pub mod uploader;
 
 pub use entry::{EntryId, Pending, Why};
 pub use folder::{StagingConfig, StagingFolder};
 pub use journal::{Journal, JournalEntry};
+pub use uploader::{UploadObserver, Uploader, UploaderConfig};
 
 /// Our sub-folder of the staging folder; the number is the format's version.
 pub const FOLDER: &str = "kvfs-1";
