@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
 };
+use serde::de::IgnoredAny;
 
 pub mod body;
 pub mod dot_keys;
@@ -78,8 +79,17 @@ fn list_page(
 ) -> Result<ListPage> {
     let target = endpoint.keys(query, signature);
     let call = api.call(Purpose::List, target, Subject::Listing);
-    let page: wire::KeysPage = api.http.json(&call, deadline)?;
-    page.into_page()
+    match signature {
+        // Only who has no token needs the links.
+        Some(_) => {
+            let page: wire::KeysPage = api.http.json(&call, deadline)?;
+            page.into_page()
+        }
+        None => {
+            let page: wire::KeysPage<IgnoredAny> = api.http.json(&call, deadline)?;
+            page.into_page()
+        }
+    }
 }
 
 impl Store for ApifyStore {

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
@@ -50,11 +51,11 @@ impl StoreObject {
     }
 }
 
-/// A page of keys.
+/// A page of keys, with links as `L`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KeysPage {
-    items: Vec<KeyItem>,
+#[serde(rename_all = "camelCase", bound(deserialize = "L: Deserialize<'de>"))]
+pub struct KeysPage<L = String> {
+    items: Vec<KeyItem<L>>,
     #[serde(default)]
     is_truncated: Option<bool>,
     #[serde(default)]
@@ -62,13 +63,32 @@ pub struct KeysPage {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct KeyItem {
+#[serde(rename_all = "camelCase", bound(deserialize = "L: Deserialize<'de>"))]
+struct KeyItem<L> {
     key: String,
     #[serde(default, deserialize_with = "lenient_size")]
     size: Option<u64>,
     #[serde(default)]
-    record_public_url: Option<String>,
+    record_public_url: Option<L>,
+}
+
+/// What is made of a record's link in a listing.
+pub trait Link {
+    /// Returns the link, if it may be followed.
+    fn link(self) -> Option<SafeUrl>;
+}
+
+impl Link for String {
+    fn link(self) -> Option<SafeUrl> {
+        http_url(&self)
+    }
+}
+
+/// Links are not looked at: they would take more time than all the rest of a large listing.
+impl Link for IgnoredAny {
+    fn link(self) -> Option<SafeUrl> {
+        None
+    }
 }
 
 /// Reads a size; whatever is not a whole number of bytes is unknown.
@@ -76,7 +96,7 @@ fn lenient_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
     Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
 }
 
-impl KeysPage {
+impl<L: Link> KeysPage<L> {
     /// Turns the answer into a page of the store contract.
     ///
     /// A page that says it was cut but not where it continues goes on after its last key, so
@@ -101,7 +121,7 @@ impl KeysPage {
                     })?,
                     stored_size: item.size,
                     modified: None,
-                    public_url: item.record_public_url.and_then(|url| http_url(&url)),
+                    public_url: item.record_public_url.and_then(Link::link),
                 })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -6,20 +6,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::split::Split;
+use super::page::{Packed, Told};
+use super::split::{Guide, Known, Split, Task};
 use super::{Result, may_block, wait_until};
 use crate::clock::{Deadline, Wait};
 use crate::store::pager::Pager;
-use crate::store::{ErrorKind, Key, ListItem, ListQuery, Store, StoreError};
+use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
 use crate::workers::Workers;
 
 /// So many pages are fetched one after the other before several are fetched at once: guesses cost
-/// requests, and most stores are listed by then.
+/// requests, and most stores are listed by then. Where an earlier listing guides, nothing is
+/// guessed, and one page is enough to begin with.
 const PAGES_IN_ORDER: usize = 10;
 /// Pages fetched at once.
 pub const PAGES_AT_ONCE: usize = 16;
 /// Pages fetched before somebody asks for them: a reader who stops half-way wastes no more.
-const PAGES_AHEAD: u64 = 200;
+const PAGES_AHEAD: u64 = 64;
 
 /// What is listed, and how.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ struct State {
     /// The rest of the listing, when several pages are fetched at once.
     split: Option<Split>,
     /// Fetched pages in order, waiting for their inode numbers.
-    raw: VecDeque<Vec<ListItem>>,
+    raw: VecDeque<Packed>,
     /// Pages fetched at once so far, and how many of them readers asked for.
     fetched: u64,
     wanted: u64,
@@ -65,15 +67,59 @@ struct State {
     before: Option<Arc<Listing>>,
 }
 
-/// One page of a listing.
+/// One page of a listing; never empty.
 #[derive(Debug)]
 pub struct Page {
     /// Index of the first entry in the whole listing.
     pub first: u64,
     /// When it was fetched.
     pub fetched: Instant,
-    /// The entries in key order; never empty.
-    pub entries: Vec<Entry>,
+    /// The entries in key order.
+    packed: Packed,
+    /// Inode numbers: each of the first is that of the entry at its place, and those of the
+    /// entries behind it count up from there.
+    numbers: Box<[(u32, u64)]>,
+}
+
+impl Page {
+    /// Returns how many entries it has.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> u64 {
+        self.packed.len() as u64
+    }
+
+    /// Returns the entry at a place.
+    pub fn get(&self, at: usize) -> Option<Entry> {
+        let (key, told) = self.packed.get(at)?;
+        Some(self.entry(at, key, told))
+    }
+
+    /// Returns the entries from a place on.
+    pub fn entries(&self, from: usize) -> impl Iterator<Item = Entry> + '_ {
+        let mut walk = self.packed.walk(from);
+        (from..).map_while(move |at| {
+            let (key, told) = walk.advance()?;
+            Some(self.entry(at, Key::new(key)?, told))
+        })
+    }
+
+    fn entry(&self, at: usize, key: Key, told: Told) -> Entry {
+        Entry {
+            key,
+            ino: self.ino(at),
+            stored_size: told.stored_size,
+            modified: told.modified,
+        }
+    }
+
+    fn ino(&self, at: usize) -> u64 {
+        let run = self
+            .numbers
+            .partition_point(|(first, _)| *first as usize <= at);
+        run.checked_sub(1)
+            .and_then(|run| self.numbers.get(run))
+            .map_or(0, |(first, ino)| ino + (at as u64 - u64::from(*first)))
+    }
 }
 
 /// One record as listed.
@@ -147,7 +193,7 @@ impl Listing {
         index: u64,
         wait: Wait,
         clock: &dyn Fn() -> Instant,
-        number: &dyn Fn(&Key, Option<u64>) -> u64,
+        number: &dyn Fn(&str, Option<u64>) -> u64,
     ) -> Result<Option<Arc<Page>>> {
         let mut state = self.state.lock();
         loop {
@@ -198,22 +244,20 @@ impl Listing {
             .next_page(&*self.source.store, deadline)?
             .unwrap_or_default();
         let (done, position) = (pager.is_done(), pager.position());
+        let packed = Packed::new(&items);
         let mut state = self.state.lock();
-        if !items.is_empty() {
-            state.raw.push_back(items);
+        if !packed.is_empty() {
+            state.raw.push_back(packed);
         }
+        let guide = state.guide();
+        let in_order = if guide.is_some() { 1 } else { PAGES_IN_ORDER };
         if done {
             // An empty split is a finished one.
             state.split = Some(Split::finished());
-        } else if state.pages.len() >= PAGES_IN_ORDER
+        } else if state.pages.len() + state.raw.len() >= in_order
             && let Some(position) = position
         {
-            let known = state
-                .pages
-                .iter()
-                .flat_map(|page| page.entries.iter().step_by(10))
-                .map(|entry| entry.key.as_str());
-            state.split = Some(Split::new(position, known));
+            state.split = Some(state.split_after(position, guide));
         } else {
             state.pager = taken.pager.take();
         }
@@ -226,71 +270,61 @@ impl Listing {
         &self,
         state: &mut parking_lot::MutexGuard<'_, State>,
         clock: &dyn Fn() -> Instant,
-        number: &dyn Fn(&Key, Option<u64>) -> u64,
+        number: &dyn Fn(&str, Option<u64>) -> u64,
     ) {
-        while let Some(items) = state.raw.pop_front() {
-            let before = state.before.clone();
-            let entries: Vec<Entry> = items
-                .into_iter()
-                .map(|item| {
-                    let known = before
-                        .as_ref()
-                        .and_then(|before| match before.find(&item.key) {
-                            Found::Listed(entry, _) => Some(entry.ino),
-                            _ => None,
-                        });
-                    let ino = number(&item.key, known);
-                    Entry {
-                        ino,
-                        key: item.key,
-                        stored_size: item.stored_size,
-                        modified: item.modified,
-                    }
-                })
-                .collect();
-            let first = state
-                .pages
-                .last()
-                .map_or(0, |page| page.first + page.entries.len() as u64);
+        while let Some(packed) = state.raw.pop_front() {
+            let mut numbers: Vec<(u32, u64)> = Vec::new();
+            let mut walk = packed.walk(0);
+            let mut at = 0;
+            let mut next = 0;
+            while let Some((key, _)) = walk.advance() {
+                let known = state.before.as_ref().and_then(|before| before.ino(key));
+                let ino = number(key, known);
+                if numbers.is_empty() || ino != next {
+                    numbers.push((at, ino));
+                }
+                next = ino + 1;
+                at += 1;
+            }
+            let first = state.len();
             state.pages.push(Arc::new(Page {
                 first,
                 fetched: clock(),
-                entries,
+                packed,
+                numbers: numbers.into(),
             }));
         }
     }
 
-    /// Puts threads to work on the split listing.
+    /// Puts a thread to work on every page of the split listing that is worth fetching now.
     fn employ(self: &Arc<Self>, state: &mut State) {
-        while state.working < PAGES_AT_ONCE {
-            let listing = Arc::clone(self);
-            if self.source.workers.spawn(move || listing.work()).is_err() {
-                if state.working == 0 {
-                    state.failure = Some(StoreError::new(
-                        ErrorKind::Network,
-                        "too many listings at once",
-                    ));
-                }
-                return;
-            }
+        while let Some(task) = state.next_task() {
             state.working += 1;
+            let (listing, job) = (Arc::clone(self), task.clone());
+            if self.source.workers.spawn(move || listing.work(job)).is_ok() {
+                continue;
+            }
+            state.working -= 1;
+            if let Some(split) = &mut state.split {
+                split.failed(&task);
+            }
+            if state.working == 0 {
+                state.failure = Some(StoreError::new(
+                    ErrorKind::Network,
+                    "too many listings at once",
+                ));
+            }
+            return;
         }
     }
 
-    /// Fetches pages of the split listing until there is nothing to do.
-    fn work(&self) {
-        let _leaving = Leaving(self);
-        loop {
-            let task = {
-                let mut state = self.state.lock();
-                if state.failure.is_some() || state.fetched >= state.wanted + PAGES_AHEAD {
-                    return;
-                }
-                match state.split.as_mut().and_then(Split::task) {
-                    Some(task) => task,
-                    None => return,
-                }
-            };
+    /// Fetches a page of the split listing, and further ones while there are any.
+    fn work(self: &Arc<Self>, first: Task) {
+        let mut working = Working {
+            listing: self,
+            task: Some(first),
+        };
+        while let Some(task) = &working.task {
             let query = ListQuery {
                 after: Some(Arc::clone(&task.after)),
                 ..self.source.query.clone()
@@ -309,14 +343,23 @@ impl Listing {
                     } else {
                         pager.position()
                     };
-                    split.deliver(&task, items.unwrap_or_default(), next);
+                    split.deliver(task, items.unwrap_or_default(), next);
                     state.raw.extend(split.ready());
                     state.fetched += 1;
+                    working.task = None;
                 }
                 Err(error) => {
-                    split.failed(&task);
                     state.failure = Some(error);
+                    return;
                 }
+            }
+            // This thread's place is its own; what else there is now is for others.
+            state.working -= 1;
+            let next = state.next_task();
+            state.working += 1;
+            working.task = next;
+            if working.task.is_some() {
+                self.employ(state);
             }
             drop(guard);
             self.changed.notify_all();
@@ -330,11 +373,7 @@ impl Listing {
 
     /// Returns how many entries have been listed so far.
     pub fn len(&self) -> u64 {
-        self.state
-            .lock()
-            .pages
-            .last()
-            .map_or(0, |page| page.first + page.entries.len() as u64)
+        self.state.lock().len()
     }
 
     /// Tells whether nothing has been listed so far.
@@ -342,26 +381,33 @@ impl Listing {
         self.len() == 0
     }
 
+    /// Returns about how many bytes the listing takes in memory so far.
+    pub fn memory(&self) -> u64 {
+        let pages = self.state.lock().pages.clone();
+        pages
+            .iter()
+            .map(|page| page.packed.memory() + page.numbers.len() * size_of::<(u32, u64)>())
+            .map(|bytes| (bytes + size_of::<Page>()) as u64)
+            .sum()
+    }
+
     /// Returns the place of a key in what has been listed so far.
     pub fn rank(&self, key: &Key) -> Option<u64> {
         let state = self.state.lock();
-        let after = state
-            .pages
-            .partition_point(|page| page.entries.first().is_some_and(|entry| entry.key <= *key));
-        let page = state.pages.get(after.checked_sub(1)?)?;
-        let at = page
-            .entries
-            .binary_search_by(|entry| entry.key.cmp(key))
-            .ok()?;
+        let (page, at) = state.place(key.as_str())?;
         Some(page.first + at as u64)
     }
 
     /// Returns the entry at a place of what has been listed so far.
     pub fn entry(&self, rank: u64) -> Option<Entry> {
         let page = page_of(&self.state.lock().pages, rank)?;
-        page.entries
-            .get(usize::try_from(rank - page.first).ok()?)
-            .cloned()
+        page.get(usize::try_from(rank - page.first).ok()?)
+    }
+
+    fn ino(&self, key: &str) -> Option<u64> {
+        let state = self.state.lock();
+        let (page, at) = state.place(key)?;
+        Some(page.ino(at))
     }
 
     /// Returns all keys listed so far, in order.
@@ -369,8 +415,8 @@ impl Listing {
         let pages = self.state.lock().pages.clone();
         pages
             .iter()
-            .flat_map(|page| &page.entries)
-            .map(|entry| entry.key.clone())
+            .flat_map(|page| page.entries(0))
+            .map(|entry| entry.key)
             .collect()
     }
 
@@ -379,30 +425,22 @@ impl Listing {
         let pages = self.state.lock().pages.clone();
         pages
             .iter()
-            .flat_map(|page| &page.entries)
-            .map(|entry| &entry.key)
-            .find(|key| wanted(key))
-            .cloned()
+            .flat_map(|page| page.entries(0))
+            .map(|entry| entry.key)
+            .find(wanted)
     }
 
     /// Looks a key up in what has been listed so far.
     pub fn find(&self, key: &Key) -> Found {
         let state = self.state.lock();
-        let after = state
-            .pages
-            .partition_point(|page| page.entries.first().is_some_and(|entry| entry.key <= *key));
-        let page = after.checked_sub(1).and_then(|at| state.pages.get(at));
-        if let Some(page) = page
-            && let Ok(at) = page.entries.binary_search_by(|entry| entry.key.cmp(key))
-        {
-            return page.entries.get(at).map_or(Found::Unknown, |entry| {
-                Found::Listed(entry.clone(), page.fetched)
-            });
+        if let Some((page, at)) = state.place(key.as_str()) {
+            return page
+                .get(at)
+                .map_or(Found::Unknown, |entry| Found::Listed(entry, page.fetched));
         }
+        let page = state.page_before(key.as_str());
         match state.pages.last() {
-            Some(last)
-                if state.done || last.entries.last().is_some_and(|entry| entry.key > *key) =>
-            {
+            Some(last) if state.done || *last.packed.last_key() > *key.as_str() => {
                 Found::Absent(page.unwrap_or(last).fetched)
             }
             None if state.done => Found::Absent(self.started),
@@ -411,10 +449,89 @@ impl Listing {
     }
 }
 
+impl State {
+    fn len(&self) -> u64 {
+        self.pages.last().map_or(0, |page| page.first + page.len())
+    }
+
+    /// Returns the last page that begins at or before a key.
+    fn page_before(&self, key: &str) -> Option<&Arc<Page>> {
+        let after = self
+            .pages
+            .partition_point(|page| page.packed.first_key() <= key);
+        self.pages.get(after.checked_sub(1)?)
+    }
+
+    fn place(&self, key: &str) -> Option<(&Page, usize)> {
+        let page = self.page_before(key)?;
+        Some((page, page.packed.find(key).ok()?))
+    }
+
+    /// Returns the listing before this one, if it is whole.
+    fn guide(&self) -> Option<Arc<dyn Guide>> {
+        let before = self.before.as_ref()?;
+        (before.is_done() && !before.is_empty()).then(|| Arc::clone(before) as Arc<dyn Guide>)
+    }
+
+    /// Splits what comes after the pages that are there.
+    fn split_after(&self, position: Arc<str>, guide: Option<Arc<dyn Guide>>) -> Split {
+        let listed = || {
+            let numbered = self.pages.iter().map(|page| &page.packed);
+            numbered.chain(&self.raw)
+        };
+        let known = Known {
+            first: listed().next().map_or("", Packed::first_key),
+            count: listed().map(|page| page.len() as u64).sum(),
+            page: listed().map(|page| page.len() as u64).max().unwrap_or(1),
+        };
+        let mut split = Split::new(position, &known, guide);
+        for page in listed() {
+            let mut walk = page.walk(0);
+            while let Some((key, _)) = walk.advance() {
+                split.notice(key);
+            }
+        }
+        split
+    }
+
+    /// Returns a page for another thread to fetch, if there is one and a thread may.
+    fn next_task(&mut self) -> Option<Task> {
+        if self.working >= PAGES_AT_ONCE
+            || self.failure.is_some()
+            || self.fetched + self.working as u64 >= self.wanted + PAGES_AHEAD
+        {
+            return None;
+        }
+        self.split.as_mut().and_then(Split::task)
+    }
+}
+
+impl Guide for Listing {
+    fn keys(&self) -> u64 {
+        self.len()
+    }
+
+    fn rank_of(&self, key: &str) -> u64 {
+        let state = self.state.lock();
+        let Some(page) = state.page_before(key) else {
+            return 0;
+        };
+        let at = match page.packed.find(key) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        };
+        page.first + at as u64
+    }
+
+    fn key_at(&self, rank: u64) -> Option<Arc<str>> {
+        Some(self.entry(rank.checked_sub(1)?)?.key.as_str().into())
+    }
+}
+
 fn page_of(pages: &[Arc<Page>], index: u64) -> Option<Arc<Page>> {
     let after = pages.partition_point(|page| page.first <= index);
     let page = pages.get(after.checked_sub(1)?)?;
-    (index < page.first + page.entries.len() as u64).then(|| Arc::clone(page))
+    (index < page.first + page.len()).then(|| Arc::clone(page))
 }
 
 /// Gives the pager back on every way out, and wakes those who wait for it.
@@ -423,13 +540,22 @@ struct Taken<'a> {
     pager: Option<Pager>,
 }
 
-/// Counts a thread out on every way, and wakes those who may have to call another.
-struct Leaving<'a>(&'a Listing);
+/// Counts a thread out on every way, gives back what it has not done, and wakes those who may
+/// have to call another.
+struct Working<'a> {
+    listing: &'a Listing,
+    task: Option<Task>,
+}
 
-impl Drop for Leaving<'_> {
+impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().working -= 1;
-        self.0.changed.notify_all();
+        let mut state = self.listing.state.lock();
+        state.working -= 1;
+        if let (Some(split), Some(task)) = (&mut state.split, &self.task) {
+            split.failed(task);
+        }
+        drop(state);
+        self.listing.changed.notify_all();
     }
 }
 

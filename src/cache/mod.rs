@@ -22,6 +22,7 @@ pub mod disk;
 pub mod download;
 pub mod listing;
 pub mod lru;
+pub mod page;
 pub mod ranges;
 pub mod receive;
 pub mod records;

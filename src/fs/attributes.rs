@@ -45,7 +45,9 @@ impl KvFs {
             let inode = inodes.get(ino).ok_or(FsError::Stale)?;
             (
                 inode.key.clone(),
-                inode.version.filter(|_| inode.opens > 0 || inode.detached),
+                inode
+                    .version()
+                    .filter(|_| inode.opens > 0 || inode.detached),
             )
         };
         let reply = if let Some((version, size)) = open {

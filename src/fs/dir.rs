@@ -88,24 +88,18 @@ impl KvFs {
         }
         while let Some(page) = next_page {
             let first = usize::try_from(index - page.first).unwrap_or(usize::MAX);
-            for batch in page
-                .entries
-                .get(first..)
-                .unwrap_or_default()
-                .chunks(EXACT_BATCH)
-            {
+            for (at, entry) in page.entries(first).enumerate() {
                 if plus
                     && self.config.exact_sizes
-                    && let Err(error) = self.make_exact(batch, &page, wait)
+                    && at % EXACT_BATCH == 0
+                    && let Err(error) = self.make_exact(first + at, &page, wait)
                 {
                     return if index > start { Ok(()) } else { Err(error) };
                 }
-                for entry in batch {
-                    if self.add_entry(entry, &page, index + DOTS + 1, plus, sink) {
-                        return Ok(());
-                    }
-                    index += 1;
+                if self.add_entry(&entry, &page, index + DOTS + 1, plus, sink) {
+                    return Ok(());
                 }
+                index += 1;
             }
             next_page = match self.page(&handle.listing, index, wait) {
                 // What is there is handed out; the next call waits, or gets the error.
@@ -164,10 +158,10 @@ impl KvFs {
     }
 
     fn page(&self, listing: &Arc<Listing>, index: u64, wait: Wait) -> Result<Option<Arc<Page>>> {
-        let number = |key: &Key, before: Option<u64>| {
+        let number = |key: &str, before: Option<u64>| {
             let mut inodes = self.inodes.lock();
-            match inodes.of_key(key) {
-                Some(_) => inodes.number(key, None).0,
+            match inodes.ino_of(key) {
+                Some(ino) => ino.0,
                 None => before.unwrap_or_else(|| inodes.fresh().0),
             }
         };
@@ -185,10 +179,11 @@ impl KvFs {
         Ok(())
     }
 
-    /// Learns the exact sizes of a few records at once.
-    fn make_exact(&self, batch: &[Entry], page: &Page, wait: Wait) -> Result<()> {
-        let vague: Vec<&Entry> = batch
-            .iter()
+    /// Learns the exact sizes of a few records of a page at once, from `from` on.
+    fn make_exact(&self, from: usize, page: &Page, wait: Wait) -> Result<()> {
+        let vague: Vec<Entry> = page
+            .entries(from)
+            .take(EXACT_BATCH)
             .filter(|entry| {
                 let facts: Facts = self.facts_of_entry(entry, self.believed(page.fetched));
                 self.wants_exact(&entry.key, &facts)
@@ -200,7 +195,7 @@ impl KvFs {
         if Self::no_wait(wait) {
             return Err(FsError::WouldBlock);
         }
-        let ask = |entries: &[&Entry]| {
+        let ask = |entries: &[Entry]| {
             for entry in entries {
                 // A record that cannot be had is listed all the same, as without the flag.
                 match self.ask(&entry.key, wait) {

@@ -1,6 +1,13 @@
 //! Inode numbers and what the kernel holds of them.
+//!
+//! A listing of a million records makes a million of these, all with numbers in a row: they lie
+//! in chunks by number, and keys are indexed without a copy.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
 
 use super::types::Ino;
 use crate::cache::content::VersionId;
@@ -15,10 +22,8 @@ pub struct Inode {
     pub lookups: u64,
     /// Open handles.
     pub opens: u32,
-    /// The version whose pages the kernel may hold, and its exact size.
-    ///
-    /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
-    pub version: Option<(VersionId, u64)>,
+    /// Of those that are listed, few are ever opened.
+    version: Option<Box<(VersionId, u64)>>,
     /// Whether an open is telling the kernel of this version at the moment.
     ///
     /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
@@ -31,21 +36,45 @@ pub struct Inode {
     pub told_size: u64,
 }
 
+impl Inode {
+    /// Returns the version whose pages the kernel may hold, and its exact size.
+    ///
+    /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
+    pub fn version(&self) -> Option<(VersionId, u64)> {
+        self.version.as_deref().copied()
+    }
+
+    /// Changes it.
+    pub fn set_version(&mut self, version: Option<(VersionId, u64)>) {
+        self.version = version.map(Box::new);
+    }
+}
+
+/// Inodes of successive numbers.
+type Chunk = [Option<Inode>; CHUNK];
+/// Numbers in a chunk.
+const CHUNK: usize = 64;
+
 /// All inodes in use.
 ///
 /// INVARIANT: `by_key` names, for a key, its one inode that is not detached.
 #[derive(Debug)]
 pub struct InodeTable {
-    inodes: HashMap<Ino, Inode>,
-    by_key: HashMap<Key, Ino>,
+    /// By number divided by [`CHUNK`], with how many are in use; none is empty.
+    chunks: HashMap<u64, (usize, Box<Chunk>)>,
+    by_key: HashTable<Ino>,
+    hasher: RandomState,
+    len: usize,
     next: u64,
 }
 
 impl Default for InodeTable {
     fn default() -> Self {
         Self {
-            inodes: HashMap::new(),
-            by_key: HashMap::new(),
+            chunks: HashMap::new(),
+            by_key: HashTable::new(),
+            hasher: RandomState::new(),
+            len: 0,
             next: Ino::ROOT.0 + 1,
         }
     }
@@ -62,18 +91,28 @@ impl InodeTable {
     /// Returns the number of a key's inode: the one in use, else `listed` if that is not
     /// held by an older version, else a fresh one.
     pub fn number(&mut self, key: &Key, listed: Option<Ino>) -> Ino {
-        if let Some(ino) = self.by_key.get(key) {
-            return *ino;
+        if let Some(ino) = self.ino_of(key.as_str()) {
+            return ino;
         }
         match listed {
-            Some(ino) if !self.inodes.contains_key(&ino) => ino,
+            Some(ino) if self.get(ino).is_none() => ino,
             _ => self.fresh(),
         }
     }
 
     /// Counts a reference of the kernel to `ino`, which [`InodeTable::number`] gave for `key`.
     pub fn remember(&mut self, ino: Ino, key: &Key, told_size: u64) {
-        let inode = self.inodes.entry(ino).or_insert_with(|| Inode {
+        let (chunk, at) = place(ino);
+        let (used, chunk) = self
+            .chunks
+            .entry(chunk)
+            .or_insert_with(|| (0, Box::new([const { None }; CHUNK])));
+        let slot = &mut chunk[at];
+        if slot.is_none() {
+            *used += 1;
+            self.len += 1;
+        }
+        let inode = slot.get_or_insert_with(|| Inode {
             key: key.clone(),
             lookups: 0,
             opens: 0,
@@ -84,39 +123,64 @@ impl InodeTable {
         });
         inode.lookups += 1;
         inode.told_size = told_size;
-        if !inode.detached {
-            self.by_key.insert(key.clone(), ino);
+        let is_named = !inode.detached;
+        if is_named && self.ino_of(key.as_str()) != Some(ino) {
+            self.unname(key);
+            let hash = self.hasher.hash_one(key.as_str());
+            let (chunks, hasher) = (&self.chunks, &self.hasher);
+            self.by_key.insert_unique(hash, ino, |ino| {
+                hasher.hash_one(key_at(chunks, *ino).unwrap_or_default())
+            });
         }
     }
 
     /// Returns an inode in use.
     pub fn get(&self, ino: Ino) -> Option<&Inode> {
-        self.inodes.get(&ino)
+        let (chunk, at) = place(ino);
+        self.chunks.get(&chunk)?.1[at].as_ref()
     }
 
     /// Returns an inode in use.
     pub fn get_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
-        self.inodes.get_mut(&ino)
+        let (chunk, at) = place(ino);
+        self.chunks.get_mut(&chunk)?.1[at].as_mut()
+    }
+
+    /// Returns the number that a key's name leads to.
+    pub fn ino_of(&self, key: &str) -> Option<Ino> {
+        let hash = self.hasher.hash_one(key);
+        let is_it = |ino: &Ino| key_at(&self.chunks, *ino) == Some(key);
+        self.by_key.find(hash, is_it).copied()
     }
 
     /// Returns the inode that a key's name leads to.
     pub fn of_key(&self, key: &Key) -> Option<&Inode> {
-        self.inodes.get(self.by_key.get(key)?)
+        self.get(self.ino_of(key.as_str())?)
+    }
+
+    /// Takes the name from whatever inode has it.
+    fn unname(&mut self, key: &Key) -> Option<Ino> {
+        let hash = self.hasher.hash_one(key.as_str());
+        let chunks = &self.chunks;
+        let is_it = |ino: &Ino| key_at(chunks, *ino) == Some(key.as_str());
+        let entry = self.by_key.find_entry(hash, is_it).ok()?;
+        Some(entry.remove().0)
     }
 
     /// Takes the name from an inode whose open handles must keep their version.
     pub fn detach(&mut self, ino: Ino) {
-        if let Some(inode) = self.inodes.get_mut(&ino) {
+        if let Some(inode) = self.get_mut(ino) {
             inode.detached = true;
-            if self.by_key.get(&inode.key) == Some(&ino) {
-                self.by_key.remove(&inode.key);
+            let key = inode.key.clone();
+            if self.ino_of(key.as_str()) == Some(ino) {
+                self.unname(&key);
             }
         }
     }
 
     /// Takes back `lookups` references of the kernel.
     pub fn forget(&mut self, ino: Ino, lookups: u64) {
-        if let Some(inode) = self.inodes.get_mut(&ino) {
+        if let Some(inode) = self.get_mut(ino) {
             inode.lookups = inode.lookups.saturating_sub(lookups);
         }
         self.drop_unused(ino);
@@ -124,54 +188,91 @@ impl InodeTable {
 
     /// Takes back one open handle.
     pub fn closed(&mut self, ino: Ino) {
-        if let Some(inode) = self.inodes.get_mut(&ino) {
+        if let Some(inode) = self.get_mut(ino) {
             inode.opens = inode.opens.saturating_sub(1);
         }
         self.drop_unused(ino);
     }
 
     fn drop_unused(&mut self, ino: Ino) {
-        if self
-            .inodes
-            .get(&ino)
-            .is_some_and(|inode| inode.lookups == 0 && inode.opens == 0)
-            && let Some(inode) = self.inodes.remove(&ino)
-            && self.by_key.get(&inode.key) == Some(&ino)
-        {
-            self.by_key.remove(&inode.key);
+        let unused = self
+            .get(ino)
+            .filter(|inode| inode.lookups == 0 && inode.opens == 0)
+            .map(|inode| (inode.key.clone(), inode.detached));
+        let Some((key, detached)) = unused else {
+            return;
+        };
+        if !detached && self.ino_of(key.as_str()) == Some(ino) {
+            self.unname(&key);
+        }
+        let (number, at) = place(ino);
+        if let Some((used, chunk)) = self.chunks.get_mut(&number) {
+            chunk[at] = None;
+            self.len -= 1;
+            *used -= 1;
+            if *used == 0 {
+                self.chunks.remove(&number);
+            }
+        }
+        // Both give back what a forgotten listing of a million took.
+        if self.len * 4 < self.by_key.capacity() && self.by_key.capacity() > 1024 {
+            let (chunks, hasher) = (&self.chunks, &self.hasher);
+            self.by_key.shrink_to(self.len * 2, |ino| {
+                hasher.hash_one(key_at(chunks, *ino).unwrap_or_default())
+            });
+            self.chunks.shrink_to_fit();
         }
     }
 
     /// Returns how many inodes are in use.
     pub fn len(&self) -> usize {
-        self.inodes.len()
+        self.len
     }
 
     /// Tells whether no inode is in use.
     pub fn is_empty(&self) -> bool {
-        self.inodes.is_empty()
+        self.len == 0
     }
 
     /// Panics unless the invariants hold. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        for (key, ino) in &self.by_key {
+        for ino in &self.by_key {
             assert!(
-                self.inodes
-                    .get(ino)
-                    .is_some_and(|inode| !inode.detached && inode.key == *key),
-                "{key} leads nowhere"
+                self.get(*ino).is_some_and(
+                    |inode| !inode.detached && self.ino_of(inode.key.as_str()) == Some(*ino)
+                ),
+                "{ino:?} is named and not there"
             );
         }
-        for (ino, inode) in &self.inodes {
+        let all = self.chunks.iter().flat_map(|(number, (used, chunk))| {
+            let inodes = chunk.iter().enumerate();
+            let inodes = inodes.filter_map(move |(at, inode)| {
+                Some((Ino(number * CHUNK as u64 + at as u64), inode.as_ref()?))
+            });
+            assert!(*used > 0 && inodes.clone().count() == *used);
+            inodes
+        });
+        assert_eq!(all.clone().count(), self.len);
+        for (ino, inode) in all {
             assert!(inode.lookups > 0 || inode.opens > 0, "{ino:?} is unused");
             assert!(
-                inode.detached || self.by_key.get(&inode.key) == Some(ino),
+                inode.detached || self.ino_of(inode.key.as_str()) == Some(ino),
                 "{ino:?} has no name"
             );
             assert!(ino.0 < self.next);
         }
     }
+}
+
+/// Returns in which chunk a number is, and where.
+fn place(ino: Ino) -> (u64, usize) {
+    (ino.0 / CHUNK as u64, (ino.0 % CHUNK as u64) as usize)
+}
+
+fn key_at(chunks: &HashMap<u64, (usize, Box<Chunk>)>, ino: Ino) -> Option<&str> {
+    let (chunk, at) = place(ino);
+    Some(chunks.get(&chunk)?.1[at].as_ref()?.key.as_str())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use super::attributes::{Existence, Facts};
+use super::inode::Inode;
 use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
 use super::{FOREVER, FsError, KvFs, Result};
@@ -79,7 +80,7 @@ impl KvFs {
         if let Some((_, size)) = inodes
             .get(ino)
             .filter(|inode| inode.opens > 0)
-            .and_then(|inode| inode.version)
+            .and_then(Inode::version)
         {
             reply.attr.size = size;
         }

@@ -97,7 +97,7 @@ impl KvFs {
             }
             if !inode.settling {
                 let told = inode.told_size;
-                let pages = match inode.version {
+                let pages = match inode.version() {
                     // While handles are open, it is their size that the kernel was told.
                     before if before == version && (inode.opens > 0 || told == size) => Pages::Keep,
                     Some(_) if inode.opens > 0 => {
@@ -108,7 +108,7 @@ impl KvFs {
                     _ => Pages::Replace(told),
                 };
                 inode.opens += 1;
-                inode.version = version;
+                inode.set_version(version);
                 inode.told_size = size;
                 inode.settling = pages != Pages::Keep;
                 return Ok(pages);
