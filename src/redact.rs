@@ -90,6 +90,11 @@ impl fmt::Debug for SafeUrl {
     }
 }
 
+/// Returns whether a URL grants access to who sees it.
+pub fn has_secret(url: &Url) -> bool {
+    url.password().is_some() || url.query_pairs().any(|(name, _)| is_secret(&name))
+}
+
 /// Returns a URL without query and credentials.
 pub fn bare(url: &Url) -> String {
     let mut url = url.clone();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use url::Url;
 
+use crate::redact::Secret;
 use crate::server::{FaultRule, RunEntry};
 use crate::units::{ByteSize, parse_duration};
 
@@ -47,7 +48,7 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Mount a store; returns when the mount answers
     ///
-    /// STORE is one of: a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
+    /// STORE is one of: @NAME of the settings file; a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
     /// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
     /// API or from Apify Console, signed or not; the URLs of single records; a local folder.
     ///
@@ -87,6 +88,12 @@ pub enum Command {
     /// The link is signed on this machine with the store's own key, which the API shows to who may
     /// write to the store. It works without an account.
     Share(ShareArgs),
+    /// Show the settings, and where each comes from
+    ///
+    /// They come from flags, else from the environment, else from the settings file, else they are
+    /// the defaults. A store that the file names, as in `kvfs mount @prod /mnt`, brings settings
+    /// of its own; these are as good as flags.
+    Config(ConfigArgs),
     /// Print completions for a shell
     ///
     /// For bash: kvfs completions bash > ~/.local/share/bash-completion/completions/kvfs
@@ -201,6 +208,12 @@ pub struct StoreArgs {
     #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
     pub origin: Option<String>,
 
+    /// Read defaults and named stores from this file [default: kvfs/config.toml in the user's config folder]
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub config: Option<PathBuf>,
+    /// The token that the settings file holds; no option, for others would see it.
+    #[arg(skip)]
+    pub token: Option<Secret>,
     /// The longest wait for one answer of the API [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
     pub timeout: Option<Duration>,
@@ -316,6 +329,20 @@ pub struct InfoArgs {
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Show the settings of this store of the settings file
+    #[arg(value_name = "@NAME")]
+    pub store: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Look at this file [default: kvfs/config.toml in the user's config folder]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// The arguments of `kvfs completions`.

@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 pub mod args;
 pub mod cat;
+pub mod config;
+pub mod config_file;
+pub mod defaults;
 pub mod demo;
 pub mod demo_store;
 pub mod direct;
@@ -65,7 +68,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fail(ui, &error),
     };
-    let cli = match parse(argv) {
+    let cli = match parse(argv, &environment) {
         Ok(cli) => cli,
         Err(Unparsed::Clap(error)) => return clap_says(ui, &error),
         Err(Unparsed::Options(error)) => return fail(ui, &error),
@@ -83,6 +86,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Rm(args) => rm::run(ui, args, cli.global, &environment),
         Command::Info(args) => info::run(ui, args, cli.global, &environment),
         Command::Share(args) => share::run(ui, args, cli.global, &environment),
+        Command::Config(args) => config::run(ui, args, &environment),
         Command::Completions(args) => pages::completions(ui, args),
         Command::Man(args) => pages::man(ui, args),
         Command::Daemon(_) => return crate::daemon::child::run(),
@@ -97,22 +101,67 @@ fn run(argv: Vec<OsString>) -> ExitCode {
 enum Unparsed {
     /// Because of its arguments, or because it asks for help.
     Clap(clap::Error),
-    /// Because of what stands behind `-o`.
+    /// Because of what stands behind `-o`, or in the settings file.
     Options(CliError),
 }
 
-/// Parses a command line. What `-o` says is put in front of the other flags, which override it.
-fn parse(mut argv: Vec<OsString>) -> Result<Cli, Unparsed> {
-    let cli = Cli::try_parse_from(&argv).map_err(Unparsed::Clap)?;
-    let Command::Mount(args) = &cli.command else {
+impl From<clap::Error> for Unparsed {
+    fn from(error: clap::Error) -> Self {
+        Self::Clap(error)
+    }
+}
+
+impl From<CliError> for Unparsed {
+    fn from(error: CliError) -> Self {
+        Self::Options(error)
+    }
+}
+
+/// Parses a command line. What `-o` and the settings file say is put in front of the other flags,
+/// which override it.
+fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unparsed> {
+    let mut given = defaults::switched_off(&mut argv);
+    let mut definition = Cli::command();
+    let mut matches = definition.try_get_matches_from_mut(&argv)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Command::Mount(args) = &cli.command {
+        let flags = options::to_flags(&args.options)?;
+        insert(&mut argv, &matches, flags);
+        matches = definition.try_get_matches_from_mut(&argv)?;
+        cli = Cli::from_arg_matches(&matches)?;
+    }
+    let Some((stores, access)) = defaults::stores(&mut cli.command) else {
         return Ok(cli);
     };
-    let flags = options::to_flags(&args.options).map_err(Unparsed::Options)?;
+    let file = environment.config_file(access.config.as_deref())?;
+    let name = stores.name()?;
+    let Some((command, arguments)) = matches.subcommand() else {
+        return Ok(cli);
+    };
+    let Some(command) = definition.find_subcommand(command) else {
+        return Ok(cli);
+    };
+    given.extend(defaults::given(command, arguments));
+    let settings = defaults::settings(&file, name.as_deref(), given, environment)?;
+    let flags = defaults::flags(&settings, command);
+    insert(&mut argv, &matches, flags);
+    let mut cli = Cli::try_parse_from(&argv)?;
+    if let Some((stores, access)) = defaults::stores(&mut cli.command) {
+        access.token = defaults::token(&settings);
+        if let Some(name) = name {
+            stores.replace(&name, &file.named(&name)?.store)?;
+        }
+    }
+    Ok(cli)
+}
+
+/// Puts flags behind the command's name.
+fn insert(argv: &mut Vec<OsString>, matches: &ArgMatches, flags: Vec<OsString>) {
     // Nothing in front of the command takes a value, so the first such word is the command.
-    let command = argv.iter().skip(1).position(|word| word == "mount");
+    let name = matches.subcommand_name().unwrap_or_default();
+    let command = argv.iter().skip(1).position(|word| word == name);
     let after = command.map_or(argv.len(), |position| position + 2);
     argv.splice(after..after, flags);
-    Cli::try_parse_from(&argv).map_err(Unparsed::Clap)
 }
 
 fn fail(ui: Ui, error: &CliError) -> ExitCode {
@@ -143,7 +192,7 @@ mod tests {
 
     fn mount(line: &str) -> args::MountArgs {
         let argv = line.split(' ').map(OsString::from).collect();
-        match parse(argv) {
+        match parse(argv, &Environment::default()) {
             Ok(Cli {
                 command: Command::Mount(args),
                 ..
@@ -163,6 +212,30 @@ mod tests {
         assert_eq!(ttl("kvfs -v mount -o ttl=1m s /m --ttl 5s"), 5);
         assert_eq!(ttl("kvfs mount s /m -o ttl=1m -o ttl=2m,ro"), 120);
         assert!(mount("kvfs mount --raw -o raw s /m").raw);
+    }
+
+    #[test]
+    fn a_switch_of_the_settings_file_can_be_switched_off() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("config.toml");
+        let text = "[defaults]\nraw = true\nttl = '1m'\nprefix = 'a'\n";
+        std::fs::write(&path, text).expect("a file");
+        let mount = |more: &str| mount(&format!("kvfs mount --config {} {more}", path.display()));
+        let args = mount("s /m");
+        assert!(args.raw);
+        assert_eq!(args.ttl.map(|ttl| ttl.as_secs()), Some(60));
+        assert!(!mount("--raw=false s /m").raw);
+        assert!(mount("s --raw=true /m").raw);
+        assert_eq!(
+            mount("-o ttl=5s s /m").ttl.map(|ttl| ttl.as_secs()),
+            Some(5)
+        );
+        let args = mount("s --immutable /m");
+        assert!(args.immutable && args.ttl.is_none());
+        assert_eq!(
+            mount("--raw=false -- --raw=false /m").paths,
+            ["--raw=false", "/m"]
+        );
     }
 
     #[test]

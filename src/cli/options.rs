@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{ArgAction, Args, Command};
+use clap::{Arg, ArgAction, Args, Command};
 
 use super::args::MountArgs;
 use super::error::CliError;
@@ -64,7 +64,7 @@ const NOT_OPTIONS: [&str; 4] = ["paths", "options", "help", "version"];
 /// # Errors
 /// A usage error that names the option and what is known.
 pub fn to_flags(values: &[String]) -> Result<Vec<OsString>, CliError> {
-    let command = MountArgs::augment_args(Command::new("mount"));
+    let command = mount_command();
     let mut flags = Vec::new();
     for option in values.iter().flat_map(|value| split(value)) {
         if let Some(flag) = to_flag(&command, &option)? {
@@ -72,6 +72,29 @@ pub fn to_flags(values: &[String]) -> Result<Vec<OsString>, CliError> {
         }
     }
     Ok(flags)
+}
+
+/// Returns the definition of `kvfs mount`, in which every other place looks names up.
+pub fn mount_command() -> Command {
+    MountArgs::augment_args(Command::new("mount"))
+}
+
+/// Returns the option of this name, in which `_` is as good as `-`.
+pub fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
+    let long = name.replace('_', "-");
+    all(command).find(|argument| argument.get_long() == Some(&long))
+}
+
+/// Returns the options that have a long name, in the order of the help.
+pub fn all(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().filter(|argument| {
+        argument.get_long().is_some() && !NOT_OPTIONS.contains(&argument.get_id().as_str())
+    })
+}
+
+/// Returns whether an option takes no value: it is there or not.
+pub fn is_switch(argument: &Arg) -> bool {
+    matches!(argument.get_action(), ArgAction::SetTrue)
 }
 
 fn to_flag(command: &Command, option: &str) -> Result<Option<String>, CliError> {
@@ -90,14 +113,10 @@ fn to_flag(command: &Command, option: &str) -> Result<Option<String>, CliError> 
             "the option '{name}' is not possible: {why}"
         )));
     }
-    let long = name.replace('_', "-");
-    let argument = command
-        .get_arguments()
-        .filter(|argument| !NOT_OPTIONS.contains(&argument.get_id().as_str()))
-        .find(|argument| argument.get_long() == Some(&long))
-        // Only the name: the value may be a secret.
-        .ok_or_else(|| unknown(command, name))?;
-    match (matches!(argument.get_action(), ArgAction::SetTrue), value) {
+    // Only the name: the value may be a secret.
+    let argument = find(command, name).ok_or_else(|| unknown(command, name))?;
+    let long = argument.get_long().unwrap_or_default();
+    match (is_switch(argument), value) {
         (true, None) => Ok(Some(format!("--{long}"))),
         (false, Some(value)) => Ok(Some(format!("--{long}={value}"))),
         (true, Some(_)) => Err(CliError::usage(format!(
@@ -110,11 +129,7 @@ fn to_flag(command: &Command, option: &str) -> Result<Option<String>, CliError> 
 }
 
 fn unknown(command: &Command, name: &str) -> CliError {
-    let mut known: Vec<&str> = command
-        .get_arguments()
-        .filter(|argument| !NOT_OPTIONS.contains(&argument.get_id().as_str()))
-        .filter_map(clap::Arg::get_long)
-        .collect();
+    let mut known: Vec<&str> = all(command).filter_map(Arg::get_long).collect();
     known.sort_unstable();
     CliError::usage(format!("unknown option '{name}' in -o"))
         .hinted(format!("known are: {}", known.join(", ")))

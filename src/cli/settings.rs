@@ -11,6 +11,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::args::{DiskArgs, GlobalArgs, MountArgs, StoreArgs, api_url};
+use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;
 use crate::daemon::{LogConfig, LogLevel, Order};
@@ -36,6 +37,7 @@ const MAX_SECRET: u64 = 64 << 10;
 pub struct Environment {
     home: Option<PathBuf>,
     cache_home: Option<PathBuf>,
+    config_home: Option<PathBuf>,
     state_home: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     token: Option<Secret>,
@@ -77,6 +79,7 @@ impl Environment {
         Self {
             home: folder("HOME"),
             cache_home: folder("XDG_CACHE_HOME"),
+            config_home: folder("XDG_CONFIG_HOME"),
             state_home: folder("XDG_STATE_HOME"),
             runtime_dir: folder("XDG_RUNTIME_DIR"),
             token: secret("APIFY_TOKEN"),
@@ -130,7 +133,19 @@ impl Environment {
         self.folder(self.state_home.as_ref(), ".local/state")
     }
 
-    fn cache_dir(&self) -> Result<PathBuf, CliError> {
+    /// Returns where mounts log if nothing else is said.
+    ///
+    /// # Errors
+    /// That there is no home folder.
+    pub fn log_dir(&self) -> Result<PathBuf, CliError> {
+        Ok(self.state_dir()?.join("logs"))
+    }
+
+    /// Returns where content is kept on disk if nothing else is said.
+    ///
+    /// # Errors
+    /// That there is no home folder.
+    pub fn cache_dir(&self) -> Result<PathBuf, CliError> {
         self.folder(self.cache_home.as_ref(), ".cache")
     }
 
@@ -141,7 +156,43 @@ impl Environment {
             .ok_or_else(no_home)
     }
 
-    fn api_url(&self) -> Result<Option<Url>, CliError> {
+    /// Reads the settings file: that at `path`, else the user's, which need not be there.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn config_file(&self, path: Option<&Path>) -> Result<ConfigFile, CliError> {
+        let home = self.home.as_deref();
+        if let Some(path) = path {
+            return ConfigFile::read(absolute(path)?, home, true);
+        }
+        match self.folder(self.config_home.as_ref(), ".config") {
+            Ok(dir) => ConfigFile::read(dir.join("config.toml"), home, false),
+            // Without a home folder there is no file.
+            Err(_) => Ok(ConfigFile::default()),
+        }
+    }
+
+    /// Returns the file that `apify login` has left.
+    pub fn cli_login(&self) -> Option<PathBuf> {
+        let path = self.home.as_ref()?.join(".apify/auth.json");
+        path.is_file().then_some(path)
+    }
+
+    /// Returns the variable that is set and says the same as the option `name`.
+    pub fn variable(&self, name: &str) -> Option<&'static str> {
+        match name {
+            "api-url" => self.api_urls.first().map(|(name, _)| *name),
+            "token" | "token-file" => self.token.is_some().then_some("APIFY_TOKEN"),
+            "signature" | "signature-file" => self.signature.is_some().then_some("KVFS_SIGNATURE"),
+            _ => None,
+        }
+    }
+
+    /// Returns the API's address that a variable gives.
+    ///
+    /// # Errors
+    /// That it is none.
+    pub fn api_url(&self) -> Result<Option<Url>, CliError> {
         let Some((name, text)) = self.api_urls.first() else {
             return Ok(None);
         };
@@ -335,15 +386,12 @@ fn token_source(args: &StoreArgs, environment: &Environment) -> Result<TokenSour
         read_secret("token", path)?;
         return Ok(TokenSource::File(absolute(path)?));
     }
-    if let Some(token) = &environment.token {
+    if let Some(token) = args.token.as_ref().or(environment.token.as_ref()) {
         return Ok(TokenSource::Environment(token.clone()));
     }
-    let login = environment
-        .home
-        .as_ref()
-        .map(|home| home.join(".apify/auth.json"))
-        .filter(|path| path.is_file());
-    Ok(login.map_or(TokenSource::None, TokenSource::CliLogin))
+    Ok(environment
+        .cli_login()
+        .map_or(TokenSource::None, TokenSource::CliLogin))
 }
 
 /// Returns where content is kept on disk.
@@ -375,7 +423,7 @@ fn log_file(
         None if args.foreground => Ok(None),
         None => {
             let name = format!("{}.log", slug(mount_point));
-            Ok(Some(environment.state_dir()?.join("logs").join(name)))
+            Ok(Some(environment.log_dir()?.join(name)))
         }
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod cache_kills;
 mod cli;
+mod cli_config;
 mod cli_direct;
 mod contract;
 mod fs_core;
