@@ -15,7 +15,7 @@ from pathlib import Path
 LAYERS = [
     ["units", "clock", "content_type", "redact", "signature", "metrics", "workers"],
     ["store"],
-    ["apify", "local", "codec", "open"],
+    ["apify", "local", "bucket", "codec", "open"],
     ["cache", "prefetch", "staging"],
     ["fs"],
     ["fuse", "server"],

@@ -5,7 +5,7 @@
 //! 1. words and tools: [`units`], [`clock`], [`content_type`], [`redact`], [`signature`],
 //!    [`metrics`], [`workers`]
 //! 2. the store contract: [`store`]
-//! 3. what stands behind it: [`apify`], [`local`], [`codec`], [`open`]
+//! 3. what stands behind it: [`apify`], [`local`], [`bucket`], [`codec`], [`open`]
 //! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
 //!    [`prefetch`], [`staging`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
@@ -24,6 +24,7 @@ pub mod workers;
 pub mod store;
 
 pub mod apify;
+pub mod bucket;
 pub mod codec;
 pub mod local;
 pub mod open;

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvfs::bucket::Bucket;
 use kvfs::local::{Access, DirectoryStore, MemoryStore};
 use kvfs::open::{OpenConfig, TokenSource, open};
 use kvfs::redact::Secret;
@@ -65,6 +66,17 @@ fn http() -> Subject {
     }
 }
 
+/// A bucket in memory: the library's own, with conditional writes.
+fn bucket() -> Subject {
+    let objects = Arc::new(object_store::memory::InMemory::new());
+    let bucket = Bucket::over(objects, "some/prefix".into()).expect("a bucket");
+    Subject {
+        store: Arc::new(bucket.store("store")),
+        odd_keys: false,
+        _keep: Box::new(bucket),
+    }
+}
+
 macro_rules! subjects {
     ($($subject:ident),*; $tests:tt) => {
         $(mod $subject { subjects!(@each $subject $tests); })*
@@ -74,7 +86,7 @@ macro_rules! subjects {
     };
 }
 
-subjects!(memory, directory, http; [
+subjects!(memory, directory, http, bucket; [
     what_was_put_is_got,
     an_absent_record_is_not_found,
     a_put_replaces_bytes_type_and_encoding,
