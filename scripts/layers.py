@@ -28,11 +28,11 @@ APART = {
     # The server speaks of stores; caches and the filesystem are the client's side.
     "server": {"cache", "prefetch", "staging", "fs", "apify", "open"},
     # One network trait: whoever is above it does not know what stands behind.
-    "cache": {"apify", "local", "open"},
-    "prefetch": {"apify", "local", "open"},
-    "staging": {"apify", "local", "open"},
-    "fs": {"apify", "local", "open"},
-    "fuse": {"apify", "local", "open", "codec"},
+    "cache": {"apify", "local", "bucket", "open"},
+    "prefetch": {"apify", "local", "bucket", "open"},
+    "staging": {"apify", "local", "bucket", "open"},
+    "fs": {"apify", "local", "bucket", "open"},
+    "fuse": {"apify", "local", "bucket", "open", "codec"},
 }
 
 # Crates that only one module may use: module -> why.
@@ -40,6 +40,7 @@ ONLY_IN = {
     "fuser": ("fuse", "the kernel binding stays in the adapter"),
     "axum": ("server", "the web framework stays in the server"),
     "reqwest": ("apify", "the HTTP client stays behind the store contract"),
+    "object_store": ("bucket", "the library for object storages stays behind the store contract"),
     "clap": ("cli", "the command line stays in the command line"),
 }
 

@@ -21,6 +21,7 @@ use crate::apify::signed::SignedKeysStore;
 use crate::apify::token::{Format, Token};
 use crate::apify::transport::is_loopback;
 use crate::apify::wire::StoreObject;
+use crate::bucket::{self, Bucket};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
 use crate::redact::{SafeUrl, Secret};
@@ -70,6 +71,8 @@ pub enum TokenSource {
     Environment(Secret),
     /// A file, read again when it changes.
     File(PathBuf),
+    /// For buckets the variables of their provider take its place.
+    Bucket(bucket::Options),
     /// What `apify login` left in `~/.apify/auth.json`, read again when it changes.
     CliLogin(PathBuf),
 }
@@ -99,6 +102,7 @@ pub fn open_with(
     let (base, remote, signature) = match &config.reference {
         StoreRef::Directory(path) => return crate::local::open_directory(path),
         StoreRef::Records(urls) => return open_records(config, urls, options, metrics),
+        StoreRef::Bucket { address, store } => return open_in_bucket(config, address, store),
         StoreRef::Remote(remote) => (api_url(config)?, remote, None),
         StoreRef::Url {
             base,
@@ -118,6 +122,29 @@ pub fn open_with(
     match signature {
         Some(signature) => open_signed(api, &base, remote, signature, deadline),
         None => open_by_name(config, api, &base, remote, deadline),
+    }
+}
+
+/// Finds a store of a bucket by its id, else by the name that it has in the server's own account.
+fn open_in_bucket(config: &OpenConfig, address: &Url, store: &str) -> Result<Arc<dyn Store>> {
+    let options = match &config.token {
+        TokenSource::Bucket(options) => options,
+        _ => &bucket::Options::default(),
+    };
+    let bucket = Bucket::open(address, options)?;
+    let found = match bucket.describe(store)? {
+        Some(found) => Some(found),
+        None => bucket.named(None, store)?,
+    };
+    match found {
+        Some(found) => Ok(Arc::new(bucket.store(&found))),
+        None => {
+            bucket.check()?;
+            let message = format!("the bucket has no store {store} at {address}");
+            Err(StoreError::new(ErrorKind::StoreNotFound, message).with_hint(
+                "give the address that kvfs serve was given, and after it the store's name or id",
+            ))
+        }
     }
 }
 
@@ -290,7 +317,7 @@ fn token_for(config: &OpenConfig, base: &Url) -> Result<Option<Arc<Token>>> {
             .host_str()
             .is_some_and(|host| host.ends_with(PLATFORM_DOMAIN));
     if base.origin() != api_url(config)?.origin() && !is_platform {
-        if !matches!(config.token, TokenSource::None) {
+        if !matches!(config.token, TokenSource::None | TokenSource::Bucket(_)) {
             tracing::info!(
                 host = base.host_str(),
                 "the token is not sent to this server: it is not that of --api-url"
@@ -299,7 +326,7 @@ fn token_for(config: &OpenConfig, base: &Url) -> Result<Option<Arc<Token>>> {
         return Ok(None);
     }
     let token = match &config.token {
-        TokenSource::None => return Ok(None),
+        TokenSource::None | TokenSource::Bucket(_) => return Ok(None),
         TokenSource::Environment(secret) => Token::fixed(secret.clone(), base),
         TokenSource::File(path) => Token::file(path.clone(), Format::Plain, base),
         TokenSource::CliLogin(path) => Token::file(path.clone(), Format::CliLogin, base),

@@ -1,7 +1,9 @@
 //! One store of a bucket.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
+use std::iter::repeat_with;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
@@ -13,7 +15,7 @@ use object_store::{
 };
 
 use super::body::{Body, fill};
-use super::{Bucket, failed};
+use super::{Bucket, Description, failed};
 use crate::clock::Deadline;
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery,
@@ -26,6 +28,12 @@ const SIGN: &str = "=";
 /// Bytes of a record that go out at once; larger records go in several parts.
 const PART: usize = 8 << 20;
 
+/// The attribute that tells versions apart. Azure takes no hyphens in it.
+const VERSION: Attribute = Attribute::Metadata(Cow::Borrowed("kvfsversion"));
+
+/// Letters and digits of a version.
+const VERSION_LEN: usize = 12;
+
 /// A store in a bucket.
 #[derive(Clone, Debug)]
 pub struct BucketStore {
@@ -35,11 +43,14 @@ pub struct BucketStore {
 }
 
 impl BucketStore {
-    pub(super) fn new(bucket: Bucket, folder: Path, id: &str) -> Self {
+    pub(super) fn new(bucket: Bucket, folder: Path, description: &Description) -> Self {
         let info = StoreInfo {
-            id: id.to_owned(),
-            cache_scope: format!("bucket:{}:{folder}", bucket.objects),
-            ..StoreInfo::default()
+            id: description.id.clone(),
+            name: description.name.clone(),
+            cache_scope: format!("{}:{folder}", bucket.scope.account),
+            upload_scope: format!("{}:{folder}", bucket.scope.bucket),
+            modified: description.modified_at.map(SystemTime::from),
+            expires: None,
         };
         Self {
             bucket,
@@ -79,8 +90,8 @@ impl BucketStore {
         path: &Path,
         attributes: Attributes,
         first: Vec<u8>,
-        body: &mut dyn Read,
-        announced: Option<u64>,
+        (body, announced): (&mut dyn Read, Option<u64>),
+        holds: &dyn Fn() -> Result<()>,
         deadline: Deadline,
     ) -> Result<(u64, Option<String>)> {
         let options = PutMultipartOptions {
@@ -104,6 +115,7 @@ impl BucketStore {
                 }
                 if last {
                     check_length(size, announced)?;
+                    holds()?;
                     return Ok(size);
                 }
                 piece = fill(body, PART).map_err(broken)?;
@@ -146,27 +158,38 @@ fn meta(object: &ObjectMeta, attributes: &Attributes) -> RecordMeta {
         content_type: text(&Attribute::ContentType).map(Into::into),
         encoding: Encoding::from_header(text(&Attribute::ContentEncoding)),
         stored_size: Some(object.size),
-        etag: object.e_tag.as_deref().map(quoted),
+        etag: tag(object.e_tag.as_deref(), text(&VERSION)),
         last_modified: Some(httpdate::fmt_http_date(SystemTime::from(object.last_modified)).into()),
         accepts_ranges: true,
     }
 }
 
-/// Returns a tag as HTTP writes it; some libraries leave the quotes out.
-fn quoted(tag: &str) -> ETag {
-    if tag.ends_with('"') {
-        ETag::new(tag)
-    } else {
-        ETag::new(format!("\"{tag}\""))
-    }
+/// Returns the tag of a version: what the storage calls it, and what kvfs does. Some storages tell
+/// only bytes apart, not equal bytes of another type or encoding.
+fn tag(own: Option<&str>, version: Option<&str>) -> Option<ETag> {
+    let own = own?.trim_matches('"');
+    Some(match version {
+        Some(version) => ETag::new(format!("\"{own}.{version}\"")),
+        None => ETag::new(format!("\"{own}\"")),
+    })
 }
 
-fn attributes(request: &PutRequest) -> Attributes {
+/// Returns what the storage calls a version.
+fn own_tag(tag: &ETag) -> String {
+    let tag = tag.as_str().trim_matches('"');
+    let own = tag.rsplit_once('.').map_or(tag, |(own, _)| own);
+    format!("\"{own}\"")
+}
+
+fn attributes(request: &PutRequest, version: &str) -> Attributes {
     let content_type = request.content_type.as_deref();
     let content_type = content_type
         .unwrap_or("application/octet-stream")
         .to_owned();
-    let mut attributes = Attributes::from_iter([(Attribute::ContentType, content_type)]);
+    let mut attributes = Attributes::from_iter([
+        (Attribute::ContentType, content_type),
+        (VERSION, version.to_owned()),
+    ]);
     if let Some(encoding) = request.encoding.header_value() {
         attributes.insert(Attribute::ContentEncoding, encoding.to_owned().into());
     }
@@ -247,26 +270,28 @@ impl Store for BucketStore {
 
     fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
         let path = self.path(key).map_err(|_| Self::absent(key))?;
-        let known = match &request.if_none_match {
-            Some(Validator::ETag(tag)) => Some(tag.as_str().to_owned()),
-            _ => None,
-        };
+        if let Some(Validator::ETag(known)) = &request.if_none_match
+            && self.head(key, deadline)?.etag.as_ref() == Some(known)
+        {
+            return Ok(GetOutcome::NotModified);
+        }
         let range = request.range.as_ref().map(|range| match range.end {
             u64::MAX => GetRange::Offset(range.start),
             end => GetRange::Bounded(range.start..end),
         });
         let options = GetOptions {
-            if_match: request.if_match.as_ref().map(|tag| tag.as_str().to_owned()),
-            if_none_match: known,
+            if_match: request.if_match.as_ref().map(own_tag),
             range,
             ..GetOptions::default()
         };
         let found = match self.wait(deadline, self.bucket.objects.get_opts(&path, options))? {
             Ok(found) => found,
-            Err(Error::NotModified { .. }) => return Ok(GetOutcome::NotModified),
             Err(error) => return Err(failed(error, Some(key))),
         };
         let meta = meta(&found.meta, &found.attributes);
+        if request.if_match.is_some() && request.if_match != meta.etag {
+            return Err(changed(key));
+        }
         let range = request.range.is_some().then(|| found.range.clone());
         Ok(GetOutcome::Found(Fetched {
             meta,
@@ -287,14 +312,7 @@ impl Store for BucketStore {
         deadline: Deadline,
     ) -> Result<RecordMeta> {
         let path = self.path(key)?;
-        let mode = match (&request.if_match, request.if_absent) {
-            (_, true) => PutMode::Create,
-            (Some(tag), false) => PutMode::Update(UpdateVersion {
-                e_tag: Some(tag.as_str().to_owned()),
-                version: None,
-            }),
-            (None, false) => PutMode::Overwrite,
-        };
+        let mode = self.mode(key, &path, request, deadline)?;
         let mut from_file;
         let mut from_bytes;
         let (reader, announced): (&mut dyn Read, Option<u64>) = match body {
@@ -308,7 +326,10 @@ impl Store for BucketStore {
             }
             Upload::Stream(stream, size) => (stream, size),
         };
-        let attributes = attributes(request);
+        let version: String = repeat_with(fastrand::alphanumeric)
+            .take(VERSION_LEN)
+            .collect();
+        let attributes = attributes(request, &version);
         let first = fill(reader, PART).map_err(broken)?;
         let (size, etag) = if first.len() < PART {
             let size = first.len() as u64;
@@ -327,16 +348,24 @@ impl Store for BucketStore {
                 .map_err(|error| failed(error, Some(key)))?;
             (size, done.e_tag)
         } else {
-            // Uploads in parts have no conditions: the best that can be done is to look before.
-            self.check_conditions(key, request, deadline)?;
-            self.put_parts(&path, attributes, first, reader, announced, deadline)
-                .map_err(|error| error.with_key(key))?
+            // The library's uploads in parts have no conditions: the best that can be done is to
+            // look once more when all is there.
+            let holds = || self.mode(key, &path, request, deadline).map(drop);
+            self.put_parts(
+                &path,
+                attributes,
+                first,
+                (reader, announced),
+                &holds,
+                deadline,
+            )
+            .map_err(|error| error.with_key(key))?
         };
         Ok(RecordMeta {
             content_type: request.content_type.clone(),
             encoding: request.encoding.clone(),
             stored_size: Some(size),
-            etag: etag.as_deref().map(quoted),
+            etag: tag(etag.as_deref(), Some(&version)),
             last_modified: None,
             accepts_ranges: true,
         })
@@ -354,27 +383,45 @@ impl Store for BucketStore {
 }
 
 impl BucketStore {
-    fn check_conditions(&self, key: &Key, request: &PutRequest, deadline: Deadline) -> Result<()> {
+    /// Returns how a record is to be put, so that the request's conditions hold then.
+    fn mode(
+        &self,
+        key: &Key,
+        path: &Path,
+        request: &PutRequest,
+        deadline: Deadline,
+    ) -> Result<PutMode> {
         if request.if_match.is_none() && !request.if_absent {
-            return Ok(());
+            return Ok(PutMode::Overwrite);
         }
-        let current = match self.head(key, deadline) {
-            Ok(meta) => Some(meta),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+        let options = GetOptions {
+            head: true,
+            ..GetOptions::default()
         };
-        let tag = current.as_ref().and_then(|meta| meta.etag.as_ref());
-        let holds = match &request.if_match {
-            Some(wanted) => tag == Some(wanted),
-            None => current.is_none(),
+        let found = match self.wait(deadline, self.bucket.objects.get_opts(path, options))? {
+            Ok(found) => Some(found),
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(failed(error, Some(key))),
         };
-        if holds {
-            Ok(())
-        } else {
-            let message = "the record is no longer the version that was asked for";
-            Err(StoreError::new(ErrorKind::Changed, message).with_key(key))
+        match (&request.if_match, found) {
+            (None, None) => Ok(PutMode::Create),
+            (Some(wanted), Some(found))
+                if meta(&found.meta, &found.attributes).etag.as_ref() == Some(wanted) =>
+            {
+                // Google wants the version, the others the tag.
+                Ok(PutMode::Update(UpdateVersion {
+                    e_tag: found.meta.e_tag,
+                    version: found.meta.version,
+                }))
+            }
+            _ => Err(changed(key)),
         }
     }
+}
+
+fn changed(key: &Key) -> StoreError {
+    let message = "the record is no longer the version that was asked for";
+    StoreError::new(ErrorKind::Changed, message).with_key(key)
 }
 
 fn item(key: Key, object: &ObjectMeta) -> ListItem {

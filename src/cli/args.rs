@@ -50,7 +50,8 @@ pub enum Command {
     ///
     /// STORE is one of: @NAME of the settings file; a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
     /// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
-    /// API or from Apify Console, signed or not; the URLs of single records; a local folder.
+    /// API or from Apify Console, signed or not; the URLs of single records; a local folder; a store in
+    /// a bucket that kvfs serve serves, as s3://BUCKET/PREFIX/NAME, or with gs:// or az://.
     ///
     /// The token comes from --token-file, else from the variable APIFY_TOKEN, else from what `apify
     /// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
@@ -408,7 +409,12 @@ pub struct StatusArgs {
 /// The arguments of `kvfs serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The folder, in the layout that Crawlee and the Apify SDKs use; made if it is missing
+    /// The folder, in the layout that Crawlee and the Apify SDKs use, made if it is missing; or a
+    /// bucket: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX
+    ///
+    /// Endpoint, region and credentials of a bucket come from the variables of the provider's own
+    /// tools: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS,
+    /// AZURE_STORAGE_ACCOUNT_NAME, ... Any number of servers can share a bucket; give them one token.
     #[arg(default_value = "./storage")]
     pub dir: PathBuf,
     /// Listen here; other than on this machine only with a token of your own
@@ -426,6 +432,9 @@ pub struct ServeArgs {
     /// The address that links to stores and records begin with, behind a proxy say
     #[arg(long, value_name = "URL", value_parser = api_url)]
     pub public_url: Option<Url>,
+    /// The name of the server's own account, as in NAME~STORE
+    #[arg(long, value_name = "NAME", default_value = "local", value_parser = user_name)]
+    pub username: String,
     /// Add an account with stores of its own; its token is in the file. May be repeated
     #[arg(long = "user", value_name = "NAME:TOKEN-FILE", value_parser = account)]
     pub users: Vec<(String, PathBuf)>,
@@ -517,13 +526,23 @@ fn account(text: &str) -> Result<(String, PathBuf), String> {
         )
     };
     let (name, file) = text.split_once(':').ok_or_else(wrong)?;
-    let named = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if name.is_empty() || !named || file.is_empty() {
+    let name = user_name(name).map_err(|_| wrong())?;
+    if file.is_empty() {
         return Err(wrong());
     }
-    Ok((name.to_owned(), file.into()))
+    Ok((name, file.into()))
+}
+
+fn user_name(text: &str) -> Result<String, String> {
+    let named = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if text.is_empty() || !named {
+        return Err(format!(
+            "'{text}' is not the name of an account: write letters, digits, '.', '_' and '-'"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -17,7 +17,7 @@ use super::args::DemoArgs;
 use super::demo_store;
 use super::error::{CliError, Kind};
 use super::mount::start_log;
-use super::serve::{ServeSettings, random_token, start};
+use super::serve::{Root, ServeSettings, random_token, start};
 use super::settings::{Environment, demo_order, local_open_config};
 use super::ui::Ui;
 use crate::clock::Deadline;
@@ -80,7 +80,7 @@ fn show(
     demo_store::fill(&*open_folder(&store)?, Deadline::after(FILL_TIMEOUT))
         .map_err(|error| CliError::failed("cannot make the sample store").caused_by(&error))?;
     let server = ServeSettings {
-        root,
+        root: Root::Folder(root),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         token: random_token()?,
         public: false,

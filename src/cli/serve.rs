@@ -1,9 +1,11 @@
 //! `kvfs serve`.
 
 use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,19 +16,41 @@ use super::args::{GlobalArgs, ServeArgs};
 use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
+use crate::bucket::Bucket;
 use crate::daemon::{LogConfig, logging};
 use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
-use crate::server::{GeneralAccess, RunEntry, RunningServer, Server, ServerConfig, User};
+use crate::server::{
+    BucketCatalog, GeneralAccess, RunEntry, RunningServer, Server, ServerConfig, User,
+};
+use crate::store::reference::bucket_address;
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
 
+/// Where the stores are.
+#[derive(Debug)]
+pub enum Root {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In a bucket.
+    Bucket(Url, Bucket),
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => f.write_str(&quoted(path)),
+            Self::Bucket(address, _) => write!(f, "{address}"),
+        }
+    }
+}
+
 /// What to serve, and to whom.
 #[derive(Debug)]
 pub struct ServeSettings {
-    /// The folder of stores.
-    pub root: PathBuf,
+    /// The stores.
+    pub root: Root,
     /// Where to listen; port 0 for a free one.
     pub listen: SocketAddr,
     /// The token that clients must send.
@@ -56,7 +80,7 @@ fn start_with(
     change: impl FnOnce(&mut ServerConfig),
 ) -> Result<Running, CliError> {
     let failed = |error: &dyn Error| {
-        let (root, listen) = (settings.root.display(), settings.listen);
+        let (root, listen) = (&settings.root, settings.listen);
         CliError::failed(format!("cannot serve {root} at {listen}")).caused_by(error)
     };
     let mut config = ServerConfig {
@@ -67,10 +91,20 @@ fn start_with(
         } else {
             GeneralAccess::Restricted
         },
-        ..ServerConfig::new(&settings.root)
+        ..ServerConfig::new(match &settings.root {
+            Root::Folder(path) => path.as_path(),
+            Root::Bucket(..) => Path::new(""),
+        })
     };
     change(&mut config);
-    let server = Server::start(config).map_err(|error| failed(&error))?;
+    let server = match &settings.root {
+        Root::Folder(_) => Server::start(config),
+        Root::Bucket(_, bucket) => {
+            let catalog = BucketCatalog::new(bucket.clone(), &config);
+            Server::start_with(config, Arc::new(catalog))
+        }
+    };
+    let server = server.map_err(|error| failed(&error))?;
     Ok(Running {
         url: Url::parse(&server.url()).map_err(|error| failed(&error))?,
         server,
@@ -106,7 +140,7 @@ pub fn run(
     let users = accounts(args, &token)?;
     let runs = runs(args)?;
     let settings = ServeSettings {
-        root: make_root(&args.dir)?,
+        root: root(&args.dir, environment)?,
         listen: args.listen,
         token,
         public: args.public,
@@ -135,6 +169,7 @@ fn configure(
     runs: Vec<RunEntry>,
 ) {
     config.other_users = users;
+    config.owner.username.clone_from(&args.username);
     config.runs = runs;
     config.read_only = args.read_only;
     config.public_url = args.public_url.as_ref().map(ToString::to_string);
@@ -171,8 +206,7 @@ fn stop(ui: Ui, server: RunningServer, grace: Duration, mut signals: Signals) {
 
 /// Returns the accounts besides the server's own.
 fn accounts(args: &ServeArgs, token: &Secret) -> Result<Vec<(User, Secret)>, CliError> {
-    let own = User::default();
-    let mut names = vec![own.username.clone()];
+    let mut names = vec![args.username.clone()];
     let mut tokens = vec![token.clone()];
     let mut users = Vec::new();
     for (name, file) in &args.users {
@@ -180,7 +214,7 @@ fn accounts(args: &ServeArgs, token: &Secret) -> Result<Vec<(User, Secret)>, Cli
         if names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             return Err(
                 CliError::usage(format!("there is an account '{name}' already"))
-                    .hinted(format!("'{}' is the server's own account", own.username)),
+                    .hinted(format!("'{}' is the server's own account", args.username)),
             );
         }
         if tokens.contains(&token) {
@@ -218,6 +252,28 @@ fn runs(args: &ServeArgs) -> Result<Vec<RunEntry>, CliError> {
     Ok(runs)
 }
 
+/// Opens what is to be served.
+fn root(given: &Path, environment: &Environment) -> Result<Root, CliError> {
+    let Some(address) = given.to_str().and_then(bucket_address) else {
+        return make_root(given).map(Root::Folder);
+    };
+    let address = address.map_err(|error| CliError::usage(error.to_string()))?;
+    let opened = Bucket::open(&address, environment.bucket()).and_then(|bucket| {
+        bucket.check()?;
+        Ok(bucket)
+    });
+    match opened {
+        Ok(bucket) => Ok(Root::Bucket(address, bucket)),
+        Err(error) => {
+            let failed = CliError::failed(format!("cannot use {address}")).caused_by(&error);
+            Err(match error.hint() {
+                Some(hint) => failed.hinted(hint),
+                None => failed,
+            })
+        }
+    }
+}
+
 fn make_root(dir: &Path) -> Result<PathBuf, CliError> {
     fs::create_dir_all(dir)
         .and_then(|()| fs::canonicalize(dir))
@@ -234,7 +290,7 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, made_up: bool) {
     } else {
         "YOUR-TOKEN"
     };
-    ui.say(format_args!("serving {} at {url}", quoted(&settings.root)));
+    ui.say(format_args!("serving {} at {url}", settings.root));
     if settings.public {
         ui.say("everybody who reaches this address can read the stores");
     }

@@ -14,6 +14,7 @@ use super::args::{DiskArgs, GlobalArgs, MountArgs, StoreArgs, api_url};
 use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;
+use crate::bucket;
 use crate::daemon::{LogConfig, LogLevel, Order};
 use crate::open::{OpenConfig, TokenSource};
 use crate::redact::Secret;
@@ -45,6 +46,7 @@ pub struct Environment {
     serve_token: Option<Secret>,
     api_urls: Vec<(&'static str, String)>,
     no_color: bool,
+    bucket: bucket::Options,
 }
 
 impl Environment {
@@ -55,6 +57,15 @@ impl Environment {
     )]
     pub fn read() -> Self {
         let mut environment = Self::from_variables(|name| std::env::var_os(name));
+        environment.bucket = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, value)| {
+                !value.is_empty()
+                    && bucket::VARIABLES
+                        .iter()
+                        .any(|begin| name.starts_with(begin))
+            })
+            .collect();
         if environment.home.is_none() {
             environment.home = etcetera::home_dir().ok();
         }
@@ -90,6 +101,7 @@ impl Environment {
                 .filter_map(|name| Some((name, text(name)?)))
                 .collect(),
             no_color: set("NO_COLOR").is_some(),
+            bucket: bucket::Options::default(),
         }
     }
 
@@ -125,6 +137,11 @@ impl Environment {
     /// Returns the token for `kvfs serve`.
     pub fn serve_token(&self) -> Option<Secret> {
         self.serve_token.clone()
+    }
+
+    /// Returns how buckets are reached.
+    pub fn bucket(&self) -> &bucket::Options {
+        &self.bucket
     }
 
     /// Returns the folder for what outlives a reboot: logs, and mounts where there is no
@@ -365,13 +382,17 @@ pub fn open_config(
         (None, Some(path)) => Some(read_secret("signature", path)?),
         (None, None) => environment.signature.clone(),
     };
+    let token = match &reference {
+        StoreRef::Bucket { .. } => TokenSource::Bucket(environment.bucket.clone()),
+        _ => token_source(args, environment)?,
+    };
     Ok(OpenConfig {
         reference,
         api_url: match &args.api_url {
             Some(url) => Some(url.clone()),
             None => environment.api_url()?,
         },
-        token: token_source(args, environment)?,
+        token,
         signature,
         run_status: args.status.as_deref().map(str::to_ascii_uppercase),
         run_origin: args.origin.as_deref().map(str::to_ascii_uppercase),
@@ -475,7 +496,10 @@ fn absolute_reference(reference: StoreRef) -> Result<StoreRef, CliError> {
 fn directory_of(reference: &StoreRef) -> Option<&Path> {
     match reference {
         StoreRef::Directory(path) => Some(path),
-        StoreRef::Remote(_) | StoreRef::Url { .. } | StoreRef::Records(_) => None,
+        StoreRef::Remote(_)
+        | StoreRef::Url { .. }
+        | StoreRef::Records(_)
+        | StoreRef::Bucket { .. } => None,
     }
 }
 

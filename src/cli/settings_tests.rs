@@ -55,6 +55,7 @@ impl Home {
 fn token(order: &Order) -> String {
     match &order.mount.open.token {
         TokenSource::None => "none".into(),
+        TokenSource::Bucket(_) => "variables".into(),
         TokenSource::Environment(secret) => secret.expose().into(),
         TokenSource::File(path) | TokenSource::CliLogin(path) => {
             path.file_name().expect("a name").to_string_lossy().into()

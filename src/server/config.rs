@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::faults::FaultRule;
 use super::folders::metadata::{derived_id, is_id};
 use crate::redact::Secret;
+use crate::signature::{base62, sign_record};
 
 /// What a server serves, to whom, and how.
 #[derive(Clone, Debug)]
@@ -63,6 +64,15 @@ impl ServerConfig {
 }
 
 impl ServerConfig {
+    /// Returns that from which the signing keys of stores are derived.
+    pub(super) fn signing_secret(&self) -> Secret {
+        match (&self.signing_secret, &self.token) {
+            (Some(secret), _) => secret.clone(),
+            (None, Some(token)) => sign_record(token, "kvfs signing secret"),
+            (None, None) => Secret::new(base62(fastrand::u128(..))),
+        }
+    }
+
     /// Returns all accounts.
     pub(super) fn users(&self) -> impl Iterator<Item = &User> {
         std::iter::once(&self.owner).chain(self.other_users.iter().map(|(user, _)| user))

@@ -22,6 +22,7 @@ mod aliases;
 mod archive;
 mod auth;
 mod body;
+pub mod buckets;
 pub mod catalog;
 pub mod config;
 mod connection;
@@ -43,6 +44,7 @@ mod stats;
 mod stores;
 mod tracked;
 
+pub use buckets::BucketCatalog;
 pub use catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 pub use config::{GeneralAccess, Knobs, Limits, RunEntry, ServerConfig, User};
 pub use faults::{FaultAction, FaultRule};
@@ -50,8 +52,6 @@ pub use folders::DirectoryCatalog;
 pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
-use crate::redact::Secret;
-use crate::signature::{base62, sign_record};
 use auth::Caller;
 use errors::{ApiError, Result};
 use faults::Faults;
@@ -122,16 +122,11 @@ impl Server {
         } else {
             Access::ReadWrite
         };
-        let secret = match (&config.signing_secret, &config.token) {
-            (Some(secret), _) => secret.clone(),
-            (None, Some(token)) => sign_record(token, "kvfs signing secret"),
-            (None, None) => Secret::new(base62(fastrand::u128(..))),
-        };
         let catalog = DirectoryCatalog::open(
             &config.root,
             access,
             config.general_access,
-            secret,
+            config.signing_secret(),
             &config.owner.id,
         )?;
         Self::start_with(config, Arc::new(catalog))

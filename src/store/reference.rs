@@ -27,7 +27,11 @@ accepted forms:
   a store's name               user~name, user/name, or ~name for your own
   a run's default store        run:ID, actor:user~name, task:user~name (the last run)
   a link                       an API or Console URL of a store, its keys, a record, or a run
-  a local folder               /path, ./path, ../path, a/b/c";
+  a local folder               /path, ./path, ../path, a/b/c
+  a store in a bucket          s3://bucket/prefix/NAME, gs://..., az://... (as kvfs serve made it)";
+
+/// The schemes of addresses of buckets.
+const BUCKETS: [&str; 3] = ["s3", "gs", "az"];
 
 /// What the user typed for STORE, parsed; nothing has been asked of any server yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +51,13 @@ pub enum StoreRef {
     Records(Vec<SafeUrl>),
     /// A folder that holds one store in a local layout.
     Directory(PathBuf),
+    /// A store in a bucket of an object storage.
+    Bucket {
+        /// The bucket and the prefix in it that `kvfs serve` was given.
+        address: Url,
+        /// The store's id, or the name of one of the server's own account.
+        store: String,
+    },
 }
 
 /// How the platform's API is asked for a store.
@@ -161,6 +172,9 @@ impl FromStr for StoreRef {
         }) {
             return from_url(text);
         }
+        if let Some(address) = bucket_address(text) {
+            return in_bucket(address?);
+        }
         if is_local_path(text) {
             return Ok(Self::Directory(PathBuf::from(text)));
         }
@@ -197,6 +211,9 @@ impl fmt::Display for StoreRef {
                 ),
             },
             Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Bucket { address, store } => {
+                write!(f, "{}/{store}", address.as_str().trim_end_matches('/'))
+            }
         }
     }
 }
@@ -273,6 +290,47 @@ fn resource(text: &str) -> Option<String> {
         return Some(text.to_owned());
     }
     named(text).map(|remote| remote.to_string())
+}
+
+/// Reads the address of a bucket, or of a part of one; `None` for what is none.
+pub fn bucket_address(text: &str) -> Option<Result<Url, ReferenceError>> {
+    let (scheme, _) = text.split_once("://")?;
+    if !BUCKETS
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
+    {
+        return None;
+    }
+    let parsed = Url::parse(text);
+    // Of what cannot be taken apart nothing is shown: it may hold credentials.
+    let url = parsed.as_ref().map_or(format!("{scheme}://"), bare);
+    let refuse = |reason| Some(Err(ReferenceError::Url { url, reason }));
+    match parsed {
+        Ok(url) if !url.has_host() => refuse("it names no bucket"),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => refuse(
+            "it must hold no credentials; the variables AWS_…, GOOGLE_… or AZURE_… tell of them",
+        ),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            refuse("nothing can follow the prefix")
+        }
+        Ok(url) => Some(Ok(url)),
+        Err(_) => refuse("it is not a well-formed URL"),
+    }
+}
+
+/// Takes the store off the end of an address.
+fn in_bucket(mut address: Url) -> Result<StoreRef, ReferenceError> {
+    let path = address.path().trim_matches('/').to_owned();
+    let (prefix, store) = path.rsplit_once('/').unwrap_or(("", &path));
+    if !is_name(store) {
+        return Err(ReferenceError::Url {
+            url: bare(&address),
+            reason: "the name or id of a store must follow the bucket and the prefix",
+        });
+    }
+    address.set_path(prefix);
+    let store = store.to_owned();
+    Ok(StoreRef::Bucket { address, store })
 }
 
 fn without_query(text: &str) -> String {
@@ -416,6 +474,35 @@ mod tests {
     use super::*;
 
     const ID: &str = "WkzbQMuFYuamGv3YF";
+
+    #[test]
+    fn stores_in_buckets_follow_bucket_and_prefix() {
+        for (text, bucket, name) in [
+            ("s3://bucket/results", "s3://bucket", "results"),
+            ("s3://bucket/a/b/results/", "s3://bucket/a/b", "results"),
+            ("GS://bucket/results", "gs://bucket", "results"),
+            ("az://container/p/x-1", "az://container/p", "x-1"),
+        ] {
+            let StoreRef::Bucket { address, store } = parse(text) else {
+                panic!("{text}");
+            };
+            assert_eq!(address.as_str(), bucket, "{text}");
+            assert_eq!(store, name, "{text}");
+            let shown = StoreRef::Bucket { address, store };
+            assert_eq!(parse(&shown.to_string()), shown);
+        }
+        for wrong in [
+            "s3://bucket",
+            "s3://bucket/",
+            "s3:///results",
+            "s3://user:password@bucket/x",
+            "s3://bucket/x?y=z",
+            "az://account@container/x",
+        ] {
+            let error = wrong.parse::<StoreRef>().expect_err(wrong).to_string();
+            assert!(!error.contains("password@"), "{error}");
+        }
+    }
 
     fn parse(text: &str) -> StoreRef {
         text.parse().expect(text)

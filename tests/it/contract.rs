@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvfs::bucket::Bucket;
+use kvfs::bucket::{Bucket, Description, Scope};
 use kvfs::local::{Access, DirectoryStore, MemoryStore};
 use kvfs::open::{OpenConfig, TokenSource, open};
 use kvfs::redact::Secret;
@@ -19,6 +19,7 @@ use kvfs::store::{
 use url::Url;
 
 use crate::support::served::{TOKEN, TestServer, encode, key, soon};
+use crate::support::storage;
 
 /// A store under test, with what must outlive it and what it cannot do.
 struct Subject {
@@ -69,12 +70,33 @@ fn http() -> Subject {
 /// A bucket in memory: the library's own, with conditional writes.
 fn bucket() -> Subject {
     let objects = Arc::new(object_store::memory::InMemory::new());
-    let bucket = Bucket::over(objects, "some/prefix".into()).expect("a bucket");
+    let scope = Scope {
+        bucket: "memory".into(),
+        account: "memory".into(),
+    };
+    stored_in(Bucket::over(objects, "some/prefix".into(), scope).expect("a bucket"))
+}
+
+fn stored_in(bucket: Bucket) -> Subject {
+    let description = Description {
+        id: "store".into(),
+        ..Description::default()
+    };
     Subject {
-        store: Arc::new(bucket.store("store")),
+        store: Arc::new(bucket.store(&description)),
         odd_keys: false,
         _keep: Box::new(bucket),
     }
+}
+
+/// A bucket of a real S3 implementation.
+fn s3() -> Subject {
+    stored_in(storage::s3().bucket())
+}
+
+/// A container of a real implementation of Azure's blob storage.
+fn azure() -> Subject {
+    stored_in(storage::azure().bucket())
 }
 
 macro_rules! subjects {
@@ -86,7 +108,7 @@ macro_rules! subjects {
     };
 }
 
-subjects!(memory, directory, http, bucket; [
+subjects!(memory, directory, http, bucket, s3, azure; [
     what_was_put_is_got,
     an_absent_record_is_not_found,
     a_put_replaces_bytes_type_and_encoding,

@@ -1,6 +1,7 @@
 //! Tests that need no kernel: the parts against each other, over loopback where a server is needed.
 
 mod api;
+mod buckets;
 mod cache_kills;
 mod cli;
 mod cli_config;

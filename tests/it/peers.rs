@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kvfs::redact::Secret;
-use kvfs::server::{RunEntry, User};
+use kvfs::server::{RunEntry, ServerConfig, User};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::served::{TOKEN, TestServer};
+use crate::support::storage;
 
 /// The longest that one program may take: Node.js and Python start slowly on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -47,12 +48,18 @@ fn peers(name: &str) -> PathBuf {
         .join(name)
 }
 
+fn with_two_accounts(config: &mut ServerConfig) {
+    let other = (User::named("other"), Secret::new(OTHER));
+    config.other_users.push(other);
+}
+
 fn server() -> TestServer {
-    TestServer::start_with(|config| {
-        config
-            .other_users
-            .push((User::named("other"), Secret::new(OTHER)));
-    })
+    TestServer::start_with(with_two_accounts)
+}
+
+/// A server over a bucket of a real S3 implementation.
+fn server_over_bucket() -> TestServer {
+    TestServer::over_bucket(&storage::s3().bucket(), with_two_accounts)
 }
 
 /// A folder to run programs in.
@@ -118,7 +125,16 @@ impl Home {
 
 #[test]
 fn every_method_of_the_javascript_client_and_sdk_works() {
-    let (server, home) = (server(), Home::new());
+    javascript_walks_over(&server());
+}
+
+#[test]
+fn every_method_of_the_javascript_client_and_sdk_works_over_a_bucket() {
+    javascript_walks_over(&server_over_bucket());
+}
+
+fn javascript_walks_over(server: &TestServer) {
+    let home = Home::new();
     let modules = tool("node").join("node_modules");
     home.succeeds(
         home.command("node")
@@ -131,7 +147,16 @@ fn every_method_of_the_javascript_client_and_sdk_works() {
 
 #[test]
 fn every_method_of_the_python_clients_and_sdk_works() {
-    let (server, home) = (server(), Home::new());
+    python_walks_over(&server());
+}
+
+#[test]
+fn every_method_of_the_python_clients_and_sdk_works_over_a_bucket() {
+    python_walks_over(&server_over_bucket());
+}
+
+fn python_walks_over(server: &TestServer) {
+    let home = Home::new();
     home.succeeds(
         home.command(tool("python").join("bin/python"))
             .env("APIFY_TOKEN", TOKEN)
@@ -142,7 +167,16 @@ fn every_method_of_the_python_clients_and_sdk_works() {
 
 #[test]
 fn the_rust_client_passes_its_own_tests() {
-    let (server, home) = (server(), Home::new());
+    rust_tests(&server());
+}
+
+#[test]
+fn the_rust_client_passes_its_own_tests_over_a_bucket() {
+    rust_tests(&server_over_bucket());
+}
+
+fn rust_tests(server: &TestServer) {
+    let home = Home::new();
     let said = home.succeeds(
         home.command(tool("rust").join("key_value_store"))
             .env("APIFY_TOKEN", TOKEN)

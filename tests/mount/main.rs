@@ -1,6 +1,7 @@
 //! Tests that mount for real: they need `/dev/fuse`.
 
 mod access;
+mod buckets;
 mod clients;
 mod daemon;
 mod faults;

@@ -5,3 +5,4 @@ pub mod core;
 pub mod mounted;
 pub mod scripted;
 pub mod served;
+pub mod storage;

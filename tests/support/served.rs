@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvfs::bucket::Bucket;
 use kvfs::clock::Deadline;
 use kvfs::redact::Secret;
 use kvfs::server::{
-    Counts, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server, ServerConfig,
-    StoreEntry,
+    BucketCatalog, Counts, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,
+    ServerConfig, StoreEntry,
 };
 use kvfs::store::{Encoding, Key, PutRequest, RecordMeta, Store, Upload};
 use tempfile::TempDir;
@@ -46,6 +47,21 @@ impl TestServer {
 
     /// Starts a server after `change` has had its way with the settings.
     pub fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_over(change, Server::start)
+    }
+
+    /// Starts a server over a bucket.
+    pub fn over_bucket(bucket: &Bucket, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_over(change, |config| {
+            let catalog = BucketCatalog::new(bucket.clone(), &config);
+            Server::start_with(config, Arc::new(catalog))
+        })
+    }
+
+    fn start_over(
+        change: impl FnOnce(&mut ServerConfig),
+        start: impl FnOnce(ServerConfig) -> std::io::Result<RunningServer>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = ServerConfig::new(folder.path());
         config.token = Some(Secret::new(TOKEN));
@@ -60,7 +76,7 @@ impl TestServer {
             store: STORE.into(),
         });
         change(&mut config);
-        let server = Server::start(config).expect("a server");
+        let server = start(config).expect("a server");
         let (entry, _) = server
             .catalog()
             .create(&NewStore::named(STORE))

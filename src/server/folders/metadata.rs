@@ -88,7 +88,7 @@ pub(in crate::server) fn derived_id(text: &str) -> String {
     format!("{digits:0>ID_LEN$}")[digits.len().max(ID_LEN) - ID_LEN..].to_owned()
 }
 
-pub(super) fn random_id() -> String {
+pub(in crate::server) fn random_id() -> String {
     std::iter::repeat_with(fastrand::alphanumeric)
         .take(ID_LEN)
         .collect()

@@ -1,0 +1,193 @@
+//! From an address and the providers' usual variables to a bucket.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use object_store::parse_url_opts;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::{Bucket, Scope};
+use crate::redact::{Secret, bare};
+use crate::store::{ErrorKind, Result, StoreError};
+
+/// The schemes of addresses of buckets.
+pub const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
+
+/// What the names of the providers' variables begin with.
+pub const VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
+/// How long the storage may be silent within an answer.
+const SILENCE: &str = "30 seconds";
+
+/// The longest that a whole transfer may take. What is large takes long; silence ends it earlier.
+const TRANSFER: &str = "24 hours";
+
+/// The variables that say where a storage is.
+const ENDPOINTS: [&str; 5] = [
+    "aws_endpoint",
+    "aws_endpoint_url",
+    "aws_endpoint_url_s3",
+    "azure_endpoint",
+    "azure_storage_endpoint",
+];
+
+/// Parts of names of variables whose values are secret or change often.
+const SECRETS: [&str; 5] = ["secret", "token", "password", "service_account_key", "sas"];
+
+/// How a bucket is reached: the providers' variables, by name, in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options(Vec<(String, Secret)>);
+
+impl FromIterator<(String, String)> for Options {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(variables: T) -> Self {
+        let variables = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), Secret::new(value)));
+        let mut variables: Vec<_> = variables.collect();
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        Self(variables)
+    }
+}
+
+impl Options {
+    /// Whether whoever set the endpoint wants no encryption, as with servers on this machine.
+    fn plain(&self) -> bool {
+        self.0.iter().any(|(name, value)| {
+            ENDPOINTS.contains(&&**name) && value.expose().to_ascii_lowercase().starts_with("http:")
+        })
+    }
+
+    fn scope(&self, address: &Url) -> Scope {
+        let is_account = |name: &str| {
+            name == "aws_access_key_id" || !SECRETS.iter().any(|secret| name.contains(secret))
+        };
+        Scope {
+            bucket: self.hash(address, |name| ENDPOINTS.contains(&name)),
+            account: self.hash(address, is_account),
+        }
+    }
+
+    /// Returns a name for an address and the variables that count.
+    fn hash(&self, address: &Url, counts: impl Fn(&str) -> bool) -> Arc<str> {
+        let mut hash = Sha256::new();
+        hash.update(address.as_str());
+        for (name, value) in &self.0 {
+            if counts(name) {
+                hash.update(format!("\0{name}={}", value.expose()));
+            }
+        }
+        let digest = hash.finalize();
+        let mut scope = String::from("bucket:");
+        for byte in &digest[..16] {
+            // Writing into a String cannot fail.
+            let _ = write!(scope, "{byte:02x}");
+        }
+        scope.into()
+    }
+}
+
+impl Bucket {
+    /// Opens the bucket at an address such as `s3://bucket/prefix`. Makes no request.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for an address or options that make no sense.
+    pub fn open(address: &Url, options: &Options) -> Result<Self> {
+        // An error only says that there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut all = vec![("timeout", TRANSFER), ("read_timeout", SILENCE)];
+        if options.plain() {
+            all.push(("allow_http", "true"));
+        }
+        let given = options.0.iter();
+        all.extend(given.map(|(name, value)| (name.as_str(), value.expose())));
+        let (objects, root) = parse_url_opts(address, all).map_err(|error| {
+            let message = format!("{} is not a bucket that can be used", bare(address));
+            StoreError::new(ErrorKind::Unsupported, message)
+                .with_hint("the variables AWS_…, GOOGLE_… or AZURE_… tell of endpoint, region and credentials")
+                .with_source(error)
+        })?;
+        Self::over(objects.into(), root, options.scope(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)]) -> Options {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        variables.iter().map(owned).collect()
+    }
+
+    fn address(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    #[test]
+    fn buckets_of_all_providers_open_with_their_usual_variables() {
+        let key = r#"{"type":"service_account","private_key":"-","private_key_id":"-",
+            "client_email":"a@example.com","disable_oauth":true,"gcs_base_url":"http://127.0.0.1:9"}"#;
+        for (text, variables) in [
+            (
+                "s3://bucket/a/b",
+                &[
+                    ("AWS_ACCESS_KEY_ID", "id"),
+                    ("AWS_SECRET_ACCESS_KEY", "key"),
+                    ("AWS_REGION", "eu-central-1"),
+                    ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+                    ("AWS_UNKNOWN", "x"),
+                ][..],
+            ),
+            ("gs://bucket/a/b", &[("GOOGLE_SERVICE_ACCOUNT_KEY", key)]),
+            (
+                "az://container/a/b",
+                &[
+                    ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+                    ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5"),
+                    ("AZURE_ENDPOINT", "http://127.0.0.1:9"),
+                ],
+            ),
+        ] {
+            let bucket = Bucket::open(&address(text), &options(variables)).expect(text);
+            assert_eq!(bucket.root.as_ref(), "a/b", "{text}");
+            assert!(!format!("{bucket:?}").contains("key"), "{bucket:?}");
+        }
+        let error = Bucket::open(&address("az://container"), &Options::default());
+        let error = error.expect_err("an account is missing");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("AZURE_")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn cache_scopes_differ_by_bucket_and_account_and_hold_no_secret() {
+        let scope = |text: &str, variables: &[(&str, &str)]| {
+            options(variables).scope(&address(text)).account
+        };
+        let mine = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let first = scope("s3://b/p", &mine);
+        let others = [
+            scope("s3://b/q", &mine),
+            scope("s3://b/p", &[("AWS_ACCESS_KEY_ID", "b")]),
+            scope(
+                "s3://b/p",
+                &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_ENDPOINT", "http://h")],
+            ),
+        ];
+        for other in others {
+            assert_ne!(first, other);
+        }
+        // A token that is renewed leaves the cache warm.
+        let renewed = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SESSION_TOKEN", "t")];
+        assert_eq!(first, scope("s3://b/p", &renewed));
+    }
+
+    #[test]
+    fn endpoints_without_encryption_are_those_that_say_so() {
+        assert!(options(&[("AWS_ENDPOINT_URL", "http://h")]).plain());
+        assert!(!options(&[("AWS_ENDPOINT_URL", "https://h")]).plain());
+    }
+}
