@@ -19,6 +19,7 @@ use crate::setup::MountConfig;
 pub mod child;
 pub mod launch;
 pub mod logging;
+pub mod memory;
 pub mod serve;
 pub mod session;
 pub mod signals;

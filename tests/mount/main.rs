@@ -5,6 +5,7 @@ mod buckets;
 mod clients;
 mod daemon;
 mod faults;
+mod limits;
 mod reading;
 mod readme;
 mod requests;

@@ -1,0 +1,74 @@
+//! A daemon that may use little: few descriptors, little address space.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use crate::daemon::User;
+use crate::support::served::{STORE, TOKEN, TestServer};
+
+/// So many small records.
+const SMALL: usize = 400;
+
+fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
+    let kvfs = user.command(&[]);
+    let mut command = Command::new("prlimit");
+    command.env_clear();
+    for (name, value) in kvfs.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command
+        .args([limit, env!("CARGO_BIN_EXE_kvfs"), "mount"])
+        .args([&format!("~{STORE}"), "mnt"])
+        .env("APIFY_TOKEN", TOKEN)
+        .env("APIFY_CLIENT_BASE_URL", server.url())
+        .current_dir(user.path(""));
+    command
+}
+
+/// Mounts under a limit; then many programs read everything at once.
+fn works_under(limit: &str) {
+    let (server, user) = (TestServer::start(), Arc::new(User::new()));
+    for n in 0..SMALL {
+        server.put_text(&format!("r{n:03}"), &format!("{n}\n").repeat(1000));
+    }
+    let mut big = vec![0; 48 << 20];
+    fastrand::Rng::with_seed(1).fill(&mut big);
+    server.put("big", "application/octet-stream", Default::default(), &big);
+
+    let mounted = limited(&user, limit, &server)
+        .output()
+        .expect("prlimit runs");
+    assert!(mounted.status.success(), "{mounted:?}");
+    let readers: Vec<_> = (0..16)
+        .map(|reader| {
+            let user = Arc::clone(&user);
+            thread::spawn(move || {
+                for n in (reader % 4..SMALL).step_by(4) {
+                    let text = std::fs::read_to_string(user.path(&format!("mnt/r{n:03}")));
+                    assert_eq!(text.expect("a record"), format!("{n}\n").repeat(1000));
+                }
+            })
+        })
+        .collect();
+    assert!(std::fs::read(user.path("mnt/big")).expect("a record") == big);
+    for reader in readers {
+        reader.join().expect("a reader that finds no fault");
+    }
+    let status = &user.status()[0]["stats"];
+    assert_eq!(status["errors_total"], 0, "{status}");
+    assert_eq!(status["panics_total"], 0, "{status}");
+    user.works(&["unmount", "mnt"]);
+}
+
+#[test]
+fn sixty_four_descriptors_are_enough() {
+    works_under("--nofile=64");
+}
+
+#[test]
+fn a_quarter_of_a_gibibyte_of_addresses_is_enough() {
+    works_under("--as=268435456");
+}
