@@ -509,7 +509,8 @@ impl Checksum {
     }
 }
 
-fn checksum(file: &File) -> io::Result<String> {
+/// Returns the checksum of a whole file.
+pub(super) fn checksum(file: &File) -> io::Result<String> {
     let mut sum = Checksum::default();
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;

@@ -1,13 +1,12 @@
 //! A large content on its way to disk, readable while it arrives, shared by all its readers.
 //!
-//! One thread fills it front to back, a little ahead of the farthest reader, so that `head -c`
-//! of a huge record costs about that much. Where the server honours ranges, a read far ahead
-//! fetches its own part. A download that nobody uses any more is given up.
+//! It is filled front to back, a little ahead of the farthest reader ([`super::fill`]). Where the
+//! server honours ranges, a read far ahead fetches its own part. Each reader is woken once, when
+//! all that it waits for is there.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,17 +14,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::disk::{Checksum, Spool};
+use super::disk::Spool;
+use super::pace::Pace;
 use super::ranges::RangeSet;
 use super::stream::{Body, Origin};
+use super::window::{Blocks, Window};
 use super::{Result, may_block, wait_until};
-use crate::clock::{Deadline, Wait};
+use crate::clock::Wait;
 use crate::store::{ErrorKind, StoreError};
+use crate::workers::Workers;
 
-/// Bytes moved from the body to the disk at once.
-const CHUNK: usize = 256 << 10;
-/// How far ahead of the farthest reader the download runs at first, and at most.
-const AHEAD: Range<u64> = (1 << 20)..(64 << 20);
 /// A read this far ahead of the download fetches its own part.
 const FAR: u64 = 4 << 20;
 /// The same when the download does not wait for anybody.
@@ -34,42 +32,78 @@ const FAR_OF_WHOLE: u64 = 64 << 20;
 const PART: u64 = 512 << 10;
 /// What a whole download is expected to bring, in bytes a second, when parts are weighed against it.
 const WHOLE_PER_SECOND: f64 = 1e9;
-/// How long a paused download waits for somebody to open the file.
-const GRACE: Duration = Duration::from_secs(3);
-
 /// A content on its way, or the whole of it.
 #[derive(Debug)]
 pub struct Download {
-    origin: Origin,
-    file: Arc<File>,
+    pub(super) origin: Origin,
+    pub(super) file: Arc<File>,
     /// The content's size where the headers told it.
-    expected: Option<u64>,
-    complete: AtomicBool,
-    state: Mutex<State>,
-    changed: Condvar,
+    pub(super) expected: Option<u64>,
+    pub(super) tools: Tools,
+    pub(super) complete: AtomicBool,
+    pub(super) state: Mutex<State>,
+    /// Wakes who waits for a decision rather than for bytes: those who fill, and for the size.
+    pub(super) changed: Condvar,
+}
+
+/// What all downloads of a mount share.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Memory for what has just arrived.
+    pub blocks: Arc<Blocks>,
+    /// Threads that fill.
+    pub fillers: Arc<Workers>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    present: RangeSet,
-    /// Parts that readers are fetching by themselves.
-    fetching: Vec<Range<u64>>,
-    /// How far the front-to-back thread has come.
-    position: u64,
-    /// The end of the farthest read that waits for that thread, or was served by it.
-    demand: u64,
-    users: usize,
+pub(super) struct State {
+    pub present: RangeSet,
+    /// The last bytes that arrived.
+    pub window: Window,
+    /// Who waits for bytes.
+    pub waiting: Vec<Waiting>,
+    /// Parts that are being fetched by requests of their own.
+    pub fetching: Vec<Range<u64>>,
+    /// Whether one connection fills front to back.
+    pub streaming: bool,
+    /// While there are several connections: what the one that began at the start has to itself.
+    pub front: Option<Range<u64>>,
+    /// How far the content has come from its start.
+    pub position: u64,
+    /// How far it has come, or is on its way.
+    pub frontier: u64,
+    /// The end of the farthest read that waits for those who fill, or was served by them.
+    pub demand: u64,
+    /// Where the last read that had to wait ends: blocks end there too.
+    pub phase: u64,
+    pub users: usize,
     /// Time that readers have spent on parts of their own.
-    spent: Duration,
+    pub spent: Duration,
     /// Whether, as long as anybody has it open, all of it is fetched.
-    whole: bool,
-    status: Status,
+    pub whole: bool,
+    /// Whether somebody who fills waits for demand.
+    pub paused: bool,
+    /// How many fill.
+    pub active: usize,
+    /// Bytes that those have brought.
+    pub total: u64,
+    pub pace: Pace,
+    pub status: Status,
+}
+
+/// A reader that waits, to be woken when its bytes are there or never come.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub wanted: Range<u64>,
+    pub woken: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
-enum Status {
+pub(super) enum Status {
     #[default]
     Running,
+    /// Nobody uses it; what has arrived is kept for a while.
+    Paused(Box<Spool>),
     /// Whole, of this size.
     Complete(u64),
     /// Read to its end to learn its size; there was no room to keep it.
@@ -88,22 +122,41 @@ pub enum Size {
     Unkept(u64),
 }
 
-/// How a download ended, for the thread that ran it.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Whole: to be published under this size and checksum.
-    Whole(Box<Spool>, u64, String),
-    /// Anything else; readers have been told.
-    Over,
+impl State {
+    /// Marks a part as being fetched.
+    pub fn claim(&mut self, part: &Range<u64>) {
+        self.fetching.push(part.clone());
+        self.frontier = self.frontier.max(part.end);
+    }
+
+    /// Returns what is here, on its way, or promised to `front`.
+    pub fn taken(&self, front: Option<&Range<u64>>) -> RangeSet {
+        let mut taken = self.present.clone();
+        for part in self.fetching.iter().chain(front) {
+            taken.insert(part.clone());
+        }
+        taken
+    }
+
+    /// Takes note that bytes are on disk, and wakes those who have all they wait for.
+    pub fn arrived(&mut self, range: Range<u64>) {
+        self.present.insert(range);
+        for waiting in &self.waiting {
+            if self.present.contains(&waiting.wanted) {
+                waiting.woken.notify_one();
+            }
+        }
+    }
 }
 
 impl Download {
     /// Makes a download into `file`. `expected` is the content's size if the headers told it.
-    pub fn new(origin: Origin, file: Arc<File>, expected: Option<u64>) -> Arc<Self> {
+    pub fn new(origin: Origin, file: Arc<File>, expected: Option<u64>, tools: Tools) -> Arc<Self> {
         Arc::new(Self {
             origin,
             file,
             expected,
+            tools,
             complete: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -115,7 +168,7 @@ impl Download {
         let mut state = self.state.lock();
         if matches!(
             state.status,
-            Status::Failed(_) | Status::Abandoned | Status::Counted(_)
+            Status::Failed(_) | Status::Abandoned | Status::Counted(_) | Status::Paused(_)
         ) {
             return false;
         }
@@ -159,7 +212,7 @@ impl Download {
                 Status::Counted(size) => return Ok(Size::Unkept(*size)),
                 Status::Failed(error) => return Err(error.duplicate().into()),
                 Status::Abandoned => return Err(self.abandoned().into()),
-                Status::Running => {}
+                Status::Running | Status::Paused(_) => {}
             }
             wait_until(
                 &self.changed,
@@ -170,26 +223,38 @@ impl Download {
         }
     }
 
-    /// Returns how many bytes have arrived.
-    pub fn arrived(&self) -> u64 {
-        self.state.lock().position
+    /// Takes up a paused download: returns what it needs to be filled further.
+    pub fn resume(&self) -> Option<Spool> {
+        let mut state = self.state.lock();
+        match std::mem::take(&mut state.status) {
+            Status::Paused(spool) => Some(*spool),
+            other => {
+                state.status = other;
+                None
+            }
+        }
     }
 
     /// Reads the bytes of `wanted`, which lies within the content.
-    pub fn read(&self, wanted: Range<u64>, wait: Wait) -> Result<Bytes> {
-        if !self.is_complete() {
-            self.await_range(&wanted, wait)?;
+    pub fn read(self: &Arc<Self>, wanted: Range<u64>, wait: Wait) -> Result<Bytes> {
+        if !self.is_complete()
+            && let Some(bytes) = self.await_range(&wanted, wait)?
+        {
+            return Ok(bytes);
         }
         Ok(read_file(&self.file, wanted)?)
     }
 
-    fn await_range(&self, wanted: &Range<u64>, wait: Wait) -> Result<()> {
+    /// Waits for bytes; returns them if they are in memory still.
+    fn await_range(self: &Arc<Self>, wanted: &Range<u64>, wait: Wait) -> Result<Option<Bytes>> {
         let mut state = self.state.lock();
         while !state.present.contains(wanted) {
             match &state.status {
                 Status::Failed(error) => return Err(error.duplicate().into()),
-                Status::Abandoned | Status::Counted(_) => return Err(self.abandoned().into()),
-                Status::Complete(_) => return Ok(()),
+                Status::Abandoned | Status::Counted(_) | Status::Paused(_) => {
+                    return Err(self.abandoned().into());
+                }
+                Status::Complete(_) => return Ok(None),
                 Status::Running => {}
             }
             let deadline = may_block(wait)?;
@@ -198,7 +263,7 @@ impl Download {
                 .first_missing(wanted)
                 .unwrap_or(wanted.clone());
             let far = self.origin.has_ranges()
-                && missing.start > state.position + if state.whole { FAR_OF_WHOLE } else { FAR };
+                && missing.start > state.frontier + if state.whole { FAR_OF_WHOLE } else { FAR };
             let busy = state
                 .fetching
                 .iter()
@@ -208,31 +273,51 @@ impl Download {
                 state.fetching.push(part.clone());
                 drop(state);
                 let begun = Instant::now();
-                let result = self.fetch_part(&part, deadline);
+                let result = self.fetch_part(&part, Some(deadline));
                 state = self.state.lock();
                 state.spent += begun.elapsed();
                 self.maybe_fetch_all(&mut state);
-                state.fetching.retain(|other| *other != part);
-                if result.is_ok() {
-                    state.present.insert(part);
-                }
-                self.changed.notify_all();
                 result?;
                 continue;
             }
-            if !far && state.demand < wanted.end {
-                state.demand = wanted.end;
-                self.changed.notify_all();
+            if !far {
+                state.phase = wanted.end;
+                if state.demand < wanted.end {
+                    state.demand = wanted.end;
+                    self.wake_paused(&state);
+                }
             }
-            wait_until(&self.changed, &mut state, deadline, "the record's bytes")?;
+            let woken = Arc::new(Condvar::new());
+            state.waiting.push(Waiting {
+                wanted: wanted.clone(),
+                woken: Arc::clone(&woken),
+            });
+            let result = wait_until(&woken, &mut state, deadline, "the record's bytes");
+            state
+                .waiting
+                .retain(|waiting| !Arc::ptr_eq(&waiting.woken, &woken));
+            result?;
         }
         // Sequential reading keeps the download ahead of it.
         if wanted.end > state.demand && wanted.end <= state.position {
             state.demand = wanted.end;
-            drop(state);
+            self.wake_paused(&state);
+        }
+        Ok(state.window.get(wanted))
+    }
+
+    fn wake_paused(&self, state: &State) {
+        if state.paused {
             self.changed.notify_all();
         }
-        Ok(())
+    }
+
+    /// Makes everybody who waits look at the state again.
+    pub(super) fn wake_all(&self, state: &State) {
+        for waiting in &state.waiting {
+            waiting.woken.notify_one();
+        }
+        self.changed.notify_all();
     }
 
     /// Many small parts cost more than the whole: once readers have spent as much time on parts
@@ -258,176 +343,16 @@ impl Download {
             .unwrap_or(missing)
     }
 
-    fn fetch_part(&self, part: &Range<u64>, deadline: Deadline) -> Result<(), StoreError> {
-        let mut body = self.origin.range(part.clone(), deadline)?;
-        let mut buffer = vec![0; CHUNK];
-        let mut at = part.start;
-        while at < part.end {
-            let most = buffer.len().min((part.end - at) as usize);
-            let n = read_some(&mut body, &mut buffer[..most])
-                .map_err(|error| self.body_error(error))?;
-            if n == 0 {
-                return Err(
-                    StoreError::new(ErrorKind::Protocol, "the range ended early")
-                        .with_key(&self.origin.key),
-                );
-            }
-            self.file
-                .write_all_at(&buffer[..n], at)
-                .map_err(disk_error)?;
-            at += n as u64;
-            if deadline.remaining().is_none() {
-                return Err(StoreError::new(
-                    ErrorKind::Timeout,
-                    "the deadline passed while fetching a part",
-                )
-                .with_key(&self.origin.key));
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills the download front to back: first `head`, what has been read already, then `body`.
-    pub fn fill(&self, head: &[u8], body: Body, spool: Spool) -> Outcome {
-        let outcome = self.fill_inner(head, body, spool);
-        let mut state = self.state.lock();
-        let result = match outcome {
-            Ok((Some(spool), sum)) => {
-                self.complete.store(true, Ordering::Release);
-                state.status = Status::Complete(state.position);
-                Outcome::Whole(Box::new(spool), state.position, sum)
-            }
-            Ok((None, _)) => {
-                state.status = match state.status {
-                    Status::Abandoned => Status::Abandoned,
-                    _ => Status::Counted(state.position),
-                };
-                Outcome::Over
-            }
-            Err(error) => {
-                state.status = Status::Failed(error);
-                Outcome::Over
-            }
-        };
-        drop(state);
-        self.changed.notify_all();
-        result
-    }
-
-    fn fill_inner(
-        &self,
-        head: &[u8],
-        mut body: Body,
-        spool: Spool,
-    ) -> Result<(Option<Spool>, String), StoreError> {
-        let mut spool = Some(spool);
-        let mut sum = Checksum::default();
-        let mut position = 0;
-        self.keep(head, &mut position, &mut spool, &mut sum)?;
-        let mut buffer = vec![0; CHUNK];
-        while self.may_go_on(position) {
-            let n = read_some(&mut body, &mut buffer).map_err(|error| self.body_error(error))?;
-            if n == 0 {
-                if self.expected.is_some_and(|expected| expected != position) {
-                    return Err(StoreError::new(
-                        ErrorKind::Protocol,
-                        format!("the record ended at byte {position}, short of its length"),
-                    )
-                    .with_key(&self.origin.key));
-                }
-                return Ok((spool, sum.finish()));
-            }
-            self.keep(&buffer[..n], &mut position, &mut spool, &mut sum)?;
-        }
-        self.state.lock().status = Status::Abandoned;
-        Ok((None, String::new()))
-    }
-
-    fn keep(
-        &self,
-        bytes: &[u8],
-        position: &mut u64,
-        spool: &mut Option<Spool>,
-        sum: &mut Checksum,
-    ) -> Result<(), StoreError> {
-        let start = *position;
-        let end = start + bytes.len() as u64;
-        if self.expected.is_some_and(|expected| end > expected) {
-            return Err(StoreError::new(
-                ErrorKind::Protocol,
-                "the record is longer than its length says",
-            )
-            .with_key(&self.origin.key));
-        }
-        if let Some(room) = spool {
-            let kept = room.grow(end)
-                && self
-                    .file
-                    .write_all_at(bytes, start)
-                    .inspect_err(|error| tracing::warn!("cache disk: {error}"))
-                    .is_ok();
-            if !kept {
-                if self.expected.is_some() {
-                    return Err(StoreError::new(
-                        ErrorKind::Disk,
-                        "cannot write to the cache folder",
-                    )
-                    .with_key(&self.origin.key));
-                }
-                // Go on only to learn the size; what has arrived is dropped.
-                *spool = None;
-            }
-        }
-        if spool.is_some() {
-            sum.update(bytes);
-        }
-        *position = end;
-        let mut state = self.state.lock();
-        state.position = end;
-        if spool.is_some() {
-            state.present.insert(start..end);
-        }
-        drop(state);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    /// Waits until the download may read on; `false` when it is of no use any more.
-    fn may_go_on(&self, position: u64) -> bool {
-        let mut state = self.state.lock();
-        let mut unused_since = None;
-        loop {
-            let ahead = state.demand.clamp(AHEAD.start, AHEAD.end);
-            if self.expected.is_none_or(|expected| position >= expected)
-                || position < state.demand.saturating_add(ahead)
-                || (state.whole && state.users > 0)
-            {
-                return true;
-            }
-            if state.users > 0 {
-                unused_since = None;
-                self.changed.wait(&mut state);
-                continue;
-            }
-            let until = *unused_since.get_or_insert_with(|| Instant::now() + GRACE);
-            if self.changed.wait_until(&mut state, until).timed_out() && state.users == 0 {
-                // Marked under the lock, so that no new handle gets in.
-                state.status = Status::Abandoned;
-                return false;
-            }
-        }
-    }
-
-    fn body_error(&self, error: io::Error) -> StoreError {
+    pub(super) fn body_error(&self, error: io::Error) -> StoreError {
         StoreError::from_io(error, ErrorKind::Corrupt).with_key(&self.origin.key)
     }
 
-    fn abandoned(&self) -> StoreError {
+    pub(super) fn abandoned(&self) -> StoreError {
         StoreError::new(ErrorKind::Changed, "the download was given up").with_key(&self.origin.key)
     }
 }
 
-fn disk_error(error: io::Error) -> StoreError {
+pub(super) fn disk_error(error: io::Error) -> StoreError {
     StoreError::new(ErrorKind::Disk, format!("the cache disk failed: {error}"))
 }
 

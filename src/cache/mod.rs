@@ -20,8 +20,10 @@ use crate::store::{ErrorKind, StoreError};
 pub mod content;
 pub mod disk;
 pub mod download;
+pub mod fill;
 pub mod listing;
 pub mod lru;
+pub mod pace;
 pub mod page;
 pub mod ranges;
 pub mod receive;
@@ -29,6 +31,7 @@ pub mod records;
 pub mod sizes;
 pub mod split;
 pub mod stream;
+pub mod window;
 
 /// Why an answer cannot be had.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::content::{Content, Data, Opened, VersionId};
-use super::disk::{Checksum, DiskTier};
-use super::download::{Download, Outcome, read_some};
+use super::disk::{Checksum, DiskTier, Spool};
+use super::download::{Download, read_some};
+use super::fill::Outcome;
 use super::records::Records;
 use super::stream::{Body, Origin};
 use crate::clock::Deadline;
@@ -147,26 +148,15 @@ impl Records {
     ) -> Result<Arc<Content>> {
         let origin = self.origin(&content.key, &content.meta);
         let room = expected.unwrap_or(head.len() as u64);
-        if let Some(spool) = self
-            .disk()
-            .and_then(|disk: &Arc<DiskTier>| disk.spool(room))
-        {
-            let download = Download::new(origin, Arc::clone(spool.file()), expected);
+        self.forget_paused(&content.key);
+        if let Some(spool) = self.spool(room) {
+            let tools = self.tools().clone();
+            let download = Download::new(origin, Arc::clone(spool.file()), expected, tools);
             let content = Arc::new(Content {
-                data: Data::Download(Arc::clone(&download)),
+                data: Data::Download(download),
                 ..content
             });
-            let (records, job) = (Arc::clone(self), Arc::clone(&content));
-            self.fillers()
-                .spawn(move || {
-                    if let Outcome::Whole(spool, size, sum) = download.fill(&head, body, spool) {
-                        records.publish(&job, *spool, size, sum);
-                    }
-                })
-                .map_err(|_| {
-                    StoreError::new(ErrorKind::Disk, "too many downloads at once")
-                        .with_key(&content.key)
-                })?;
+            self.fill(&content, head, Some(body), spool)?;
             return Ok(content);
         }
         let (size, body) = match expected {
@@ -188,6 +178,55 @@ impl Records {
             },
             ..content
         }))
+    }
+
+    /// Makes room on disk; what is kept of paused downloads is worth less than a new one.
+    fn spool(&self, room: u64) -> Option<Spool> {
+        let disk: &Arc<DiskTier> = self.disk()?;
+        disk.spool(room).or_else(|| {
+            self.forget_all_paused();
+            disk.spool(room)
+        })
+    }
+
+    /// Fills a download on a thread of its own.
+    fn fill(
+        self: &Arc<Self>,
+        content: &Arc<Content>,
+        head: Vec<u8>,
+        body: Option<Body>,
+        spool: Spool,
+    ) -> Result<()> {
+        let Data::Download(download) = &content.data else {
+            return Ok(());
+        };
+        let (records, job, download) =
+            (Arc::clone(self), Arc::clone(content), Arc::clone(download));
+        self.tools()
+            .fillers
+            .spawn(move || match download.fill(&head, body, spool) {
+                Outcome::Paused => records.keep_paused(job),
+                Outcome::Whole(spool, size, sum) => {
+                    records.forget_paused(&job.key);
+                    records.publish(&job, *spool, size, sum);
+                }
+                Outcome::Over => records.forget_paused(&job.key),
+            })
+            .map_err(|_| {
+                StoreError::new(ErrorKind::Disk, "too many downloads at once")
+                    .with_key(&content.key)
+            })
+    }
+
+    /// Goes on with a download that was paused because nobody used it.
+    pub(super) fn resume(self: &Arc<Self>, content: &Arc<Content>) -> Result<()> {
+        match &content.data {
+            Data::Download(download) => match download.resume() {
+                Some(spool) => self.fill(content, Vec::new(), None, spool),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// Replaces a download that had no room to keep its bytes; it is the same version.

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::content::{Content, Data, VersionId};
 use super::disk::{DiskEntry, DiskTier, Spool};
-use super::download::{Size, read_file};
+use super::download::{Size, Tools, read_file};
 use super::lru::LruBytes;
 use super::sizes::ExactSizes;
 use super::{Error, Result, may_block, wait_until};
@@ -29,8 +29,10 @@ const MEMORY_RECORD: u64 = 1 << 20;
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;
-/// Threads that fill downloads; a paused one holds its thread.
+/// Threads that fill downloads; one that waits for its reader holds its thread.
 const MOST_DOWNLOADS: usize = 256;
+/// Downloads that nobody uses, kept for who comes back.
+const MOST_PAUSED: usize = 4;
 
 /// How records are remembered.
 #[derive(Clone, Debug)]
@@ -57,7 +59,9 @@ pub struct Records {
     sizes: ExactSizes,
     versions: AtomicU64,
     opened: SystemTime,
-    fillers: Arc<Workers>,
+    /// Downloads that nobody uses, oldest first.
+    paused: Mutex<VecDeque<Arc<Content>>>,
+    tools: Tools,
     writers: Arc<Workers>,
 }
 
@@ -133,7 +137,11 @@ impl Records {
             memory: Mutex::new(LruBytes::new(config.memory_capacity)),
             recent: Mutex::default(),
             versions: AtomicU64::new(1),
-            fillers: Workers::new("kvfs-download", MOST_DOWNLOADS, 64, Arc::clone(&metrics)),
+            paused: Mutex::default(),
+            tools: Tools {
+                blocks: Arc::default(),
+                fillers: Workers::new("kvfs-download", MOST_DOWNLOADS, 64, Arc::clone(&metrics)),
+            },
             writers: Workers::new("kvfs-writer", 1, 512, Arc::clone(&metrics)),
             store,
             config,
@@ -157,8 +165,40 @@ impl Records {
         self.disk.as_ref()
     }
 
-    pub(super) fn fillers(&self) -> &Arc<Workers> {
-        &self.fillers
+    pub(super) fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Returns how many downloads that nobody uses are kept.
+    pub fn kept_downloads(&self) -> usize {
+        self.paused.lock().len()
+    }
+
+    /// Keeps what has arrived of a download for who comes back.
+    pub(super) fn keep_paused(&self, content: Arc<Content>) {
+        self.forget_paused(&content.key);
+        let mut paused = self.paused.lock();
+        paused.push_back(content);
+        let oldest = (paused.len() > MOST_PAUSED)
+            .then(|| paused.pop_front())
+            .flatten();
+        drop(paused);
+        // Deletes its file: not under the lock.
+        drop(oldest);
+    }
+
+    /// Gives up what is kept of another version of a record, or of one that is fetched again.
+    pub(super) fn forget_paused(&self, key: &Key) {
+        let mut paused = self.paused.lock();
+        let at = paused.iter().position(|content| content.key == *key);
+        let found = at.and_then(|at| paused.remove(at));
+        drop(paused);
+        drop(found);
+    }
+
+    pub(super) fn forget_all_paused(&self) {
+        let all = std::mem::take(&mut *self.paused.lock());
+        drop(all);
     }
 
     pub(super) fn writers(&self) -> &Arc<Workers> {
@@ -258,6 +298,7 @@ impl Records {
         match content.size(wait)? {
             Size::Exact(size) => {
                 self.note_size(&content, size);
+                self.resume(&content)?;
                 Ok(content)
             }
             Size::Unkept(size) => {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -61,6 +61,11 @@ struct State {
     cuts: VecDeque<(u64, Cut)>,
     body_gate: Option<u64>,
     bodies_waiting: usize,
+    /// Bytes a second of each body.
+    body_speed: Option<u64>,
+    bodies_open: usize,
+    most_bodies: usize,
+    body_bytes: u64,
     conditional: u64,
     ranged: u64,
     gets: Vec<Key>,
@@ -129,6 +134,21 @@ impl FaultStore {
     pub fn release_bodies(&self) {
         self.shared.state.lock().body_gate = None;
         self.shared.moved.notify_all();
+    }
+
+    /// Lets each body come at no more than so many bytes a second.
+    pub fn slow_bodies(&self, bytes_per_second: u64) {
+        self.shared.state.lock().body_speed = Some(bytes_per_second);
+    }
+
+    /// Returns the most bodies that were being read at the same time.
+    pub fn most_bodies(&self) -> usize {
+        self.shared.state.lock().most_bodies
+    }
+
+    /// Returns how many bytes of bodies have been read.
+    pub fn body_bytes(&self) -> u64 {
+        self.shared.state.lock().body_bytes
     }
 
     /// Waits until `n` calls are blocked at the gate; false when the deadline passed first.
@@ -273,12 +293,18 @@ impl Store for FaultStore {
         let GetOutcome::Found(fetched) = outcome else {
             return Ok(outcome);
         };
-        let cut = self.shared.state.lock().cuts.pop_front();
+        let (cut, speed) = {
+            let mut state = self.shared.state.lock();
+            state.bodies_open += 1;
+            state.most_bodies = state.most_bodies.max(state.bodies_open);
+            (state.cuts.pop_front(), state.body_speed)
+        };
         Ok(GetOutcome::Found(Fetched {
             body: Box::new(FaultyBody {
                 inner: fetched.body,
                 read: 0,
                 cut,
+                slow: speed.map(|speed| (speed, Instant::now())),
                 shared: self.shared.clone(),
             }),
             ..fetched
@@ -311,7 +337,15 @@ struct FaultyBody {
     inner: Box<dyn Read + Send>,
     read: u64,
     cut: Option<(u64, Cut)>,
+    /// Bytes a second, and since when.
+    slow: Option<(u64, Instant)>,
     shared: Arc<Shared>,
+}
+
+impl Drop for FaultyBody {
+    fn drop(&mut self) {
+        self.shared.state.lock().bodies_open -= 1;
+    }
 }
 
 impl FaultyBody {
@@ -356,16 +390,24 @@ impl Read for FaultyBody {
                 .min(usize::try_from(stop).unwrap_or(usize::MAX)),
             None => buffer.len(),
         };
+        let most = if self.slow.is_some() {
+            most.min(16 << 10)
+        } else {
+            most
+        };
         let n = self.inner.read(&mut buffer[..most])?;
         self.read += n as u64;
+        self.shared.state.lock().body_bytes += n as u64;
+        if let Some((speed, since)) = self.slow {
+            let due = since + Duration::from_secs_f64(self.read as f64 / speed as f64);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         Ok(n)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::local::MemoryStore;
     use crate::store::Encoding;

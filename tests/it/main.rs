@@ -13,3 +13,4 @@ mod peers;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod transfer;
