@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 LAYERS = [
-    ["units", "clock", "content_type", "redact", "signature", "metrics", "workers"],
+    ["units", "clock", "content_type", "redact", "signature", "observe", "metrics", "workers"],
     ["store"],
     ["apify", "local", "bucket", "codec", "open"],
     ["cache", "prefetch", "staging"],
     ["fs"],
     ["fuse", "server"],
-    ["setup", "daemon", "registry", "control"],
+    ["setup", "daemon", "registry", "control", "exporter"],
     ["cli"],
 ]
 

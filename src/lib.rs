@@ -3,19 +3,20 @@
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
 //! 1. words and tools: [`units`], [`clock`], [`content_type`], [`redact`], [`signature`],
-//!    [`metrics`], [`workers`]
+//!    [`observe`], [`metrics`], [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`], [`codec`], [`open`]
 //! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
 //!    [`prefetch`], [`staging`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
 //! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
-//! 7. the process: [`setup`], [`daemon`], [`registry`], [`control`]
+//! 7. the process: [`setup`], [`daemon`], [`registry`], [`control`], [`exporter`]
 //! 8. the command line: [`cli`]
 
 pub mod clock;
 pub mod content_type;
 pub mod metrics;
+pub mod observe;
 pub mod redact;
 pub mod signature;
 pub mod units;
@@ -40,6 +41,7 @@ pub mod server;
 
 pub mod control;
 pub mod daemon;
+pub mod exporter;
 pub mod registry;
 pub mod setup;
 

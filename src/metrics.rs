@@ -3,13 +3,21 @@
 //! One [`Metrics`] belongs to one mount or server and is handed to every part of it; there are
 //! no globals. Counters only grow. [`Snapshot`] is the JSON of `kvfs status --json` and of the
 //! `user.kvfs.stats` attribute: names there are stable, units are in the names.
+//!
+//! [`NUMBERS`] describes each number for `kvfs mount --metrics`; docs/METRICS.md has them all in
+//! a table, which a test compares.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use crate::observe::latency::{Latencies, Latency};
+use crate::observe::trace::Tracer;
+use crate::observe::transfers::{TransferEntry, Transfers};
 
 /// How many errors are remembered.
 const REMEMBERED_ERRORS: usize = 32;
@@ -45,12 +53,49 @@ impl Counter {
     }
 }
 
+/// Whether a number may shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It is what it is now.
+    Gauge,
+}
+
+/// What one number of a [`Snapshot`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct Number {
+    /// Its name there; ends in its unit, if it has one.
+    pub name: &'static str,
+    /// Whether it may shrink.
+    pub kind: Kind,
+    /// What it counts.
+    pub help: &'static str,
+    /// Reads it.
+    pub get: fn(&Snapshot) -> u64,
+}
+
+macro_rules! kind {
+    () => {
+        Kind::Counter
+    };
+    (gauge) => {
+        Kind::Gauge
+    };
+}
+
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident $(: $kind:ident)?,)*) => {
         /// The counters of one mount.
         #[derive(Debug, Default)]
         pub struct Metrics {
-            $($(#[$doc])* pub $name: Counter,)*
+            $($(#[doc = $doc])* pub $name: Counter,)*
+            /// How long filesystem operations take.
+            pub latencies: Latencies,
+            /// The transfers under way.
+            pub transfers: Arc<Transfers>,
+            /// Who follows the operations live.
+            pub tracer: Tracer,
             errors: Mutex<VecDeque<ErrorEntry>>,
         }
 
@@ -58,16 +103,32 @@ macro_rules! metrics {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Snapshot {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
+            /// How long filesystem operations took, by operation.
+            pub operations: BTreeMap<String, Latency>,
+            /// Some of the transfers under way, the oldest first.
+            pub transfers: Vec<TransferEntry>,
             /// The last errors, oldest first.
             pub last_errors: Vec<ErrorEntry>,
         }
+
+        /// What each number of a [`Snapshot`] is.
+        pub const NUMBERS: &[Number] = &[
+            $(Number {
+                name: stringify!($name),
+                kind: kind!($($kind)?),
+                help: concat!($($doc),*),
+                get: |snapshot| snapshot.$name,
+            },)*
+        ];
 
         impl Metrics {
             /// Returns all counters and the remembered errors.
             pub fn snapshot(&self) -> Snapshot {
                 Snapshot {
                     $($name: self.$name.get(),)*
+                    operations: self.latencies.snapshot(),
+                    transfers: self.transfers.snapshot(),
                     last_errors: self.errors.lock().iter().cloned().collect(),
                 }
             }
@@ -75,6 +136,7 @@ macro_rules! metrics {
     };
 }
 
+// A number that may shrink is marked with `: gauge`.
 metrics! {
     /// Requests sent, all kinds, retries included.
     requests_total,
@@ -96,6 +158,14 @@ metrics! {
     requests_retried,
     /// Answers 429.
     responses_rate_limited,
+    /// Microseconds that requests waited for their turn under the request budget.
+    budget_waited_us,
+    /// Requests for records a second that the server allows; 0 while it is not known to limit.
+    budget_records_per_second: gauge,
+    /// Requests for metadata of records a second that the server allows; 0 while not known.
+    budget_heads_per_second: gauge,
+    /// Other requests a second that the server allows; 0 while it is not known to limit.
+    budget_rest_per_second: gauge,
     /// Body bytes received.
     received_bytes,
     /// Body bytes sent.
@@ -106,14 +176,22 @@ metrics! {
     cache_disk_hits,
     /// Opens that fetched the record.
     cache_misses,
+    /// Opens after which the kernel kept the pages that it had: reads cost nothing.
+    cache_kernel_hits,
     /// Records fetched ahead of a scan.
     prefetched,
+    /// Stored bytes of records fetched ahead of a scan.
+    prefetched_bytes,
+    /// Of the records fetched ahead, those that were opened while they were good.
+    prefetch_used,
+    /// Of the records fetched ahead, those that no program opened within the TTL.
+    prefetch_wasted,
     /// Broken cache entries that were dropped and fetched again.
     cache_healed,
     /// Bytes in the memory cache now.
-    cache_memory_bytes,
+    cache_memory_bytes: gauge,
     /// Bytes in the disk cache now.
-    cache_disk_bytes,
+    cache_disk_bytes: gauge,
     /// Bytes that reads returned through the daemon.
     read_bytes,
     /// Filesystem operations that failed, other than with "no such file".
@@ -121,7 +199,7 @@ metrics! {
     /// Operations whose handler panicked.
     panics_total,
     /// Closed files that wait to be uploaded or are being uploaded now (`--write-back`).
-    uploads_pending,
+    uploads_pending: gauge,
     /// Pending uploads that reached the store.
     uploads_total,
     /// Attempts at pending uploads that failed and are to be repeated.
@@ -129,9 +207,9 @@ metrics! {
     /// Pending uploads that the store refused for good.
     uploads_failed,
     /// Files open now.
-    open_files,
+    open_files: gauge,
     /// Inodes known now.
-    inodes,
+    inodes: gauge,
 }
 
 /// An error that a program got, with its explanation.
@@ -154,6 +232,11 @@ pub struct ErrorEntry {
 }
 
 impl Metrics {
+    /// Counts a filesystem operation that took so long.
+    pub fn operation(&self, operation: &str, took: Duration) {
+        self.latencies.observe(operation, took);
+    }
+
     /// Remembers an error; one that repeats the last one only raises its count.
     pub fn remember_error(&self, now: SystemTime, mut entry: ErrorEntry) {
         self.errors_total.one();

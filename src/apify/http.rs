@@ -148,13 +148,32 @@ impl HttpClient {
     /// # Errors
     /// The TLS setup or the threads failed.
     pub fn new(api: &Url, options: HttpOptions, metrics: Arc<Metrics>) -> Result<Self> {
-        Ok(Self {
+        let client = Self {
             transport: Arc::new(Transport::new(api, options.attempt_timeout, metrics)?),
             limiter: Arc::new(Limiter::new(api.host_str() == Some(PLATFORM_HOST))),
             limited: api.origin(),
             options,
             reached: AtomicBool::new(false),
-        })
+        };
+        client.show_budget();
+        Ok(client)
+    }
+
+    /// Returns the counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.transport.metrics
+    }
+
+    /// Notes how many requests a second the server allows.
+    fn show_budget(&self) {
+        let metrics = self.metrics();
+        for (budget, gauge) in [
+            (Budget::Records, &metrics.budget_records_per_second),
+            (Budget::Heads, &metrics.budget_heads_per_second),
+            (Budget::Rest, &metrics.budget_rest_per_second),
+        ] {
+            gauge.set(self.limiter.allowed(budget));
+        }
     }
 
     /// Returns how requests are sent.
@@ -256,7 +275,10 @@ impl HttpClient {
             let server = target.server().clone();
             let is_limited = server.origin() == self.limited;
             let _permit = if is_limited {
+                let begun = Instant::now();
                 let permit = self.limiter.acquire(call.budget(), call.priority, deadline);
+                let waited = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.metrics().budget_waited_us.add(waited);
                 Some(permit.ok_or_else(|| {
                     Failure::permanent(
                         ErrorKind::Timeout,
@@ -325,6 +347,7 @@ impl HttpClient {
             if reply.status == 429 {
                 self.transport.metrics.responses_rate_limited.one();
                 self.limiter.refused(call.budget());
+                self.show_budget();
             }
             let body = match call.purpose {
                 Purpose::Head => Vec::new(),
@@ -369,6 +392,7 @@ impl HttpClient {
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         if let Some(per_second) = limit {
             self.limiter.learn(budget, per_second);
+            self.show_budget();
         }
     }
 }

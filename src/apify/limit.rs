@@ -133,6 +133,16 @@ impl Limiter {
         rate.next = Some(rate.next.map_or(full, |next| next.max(full)));
     }
 
+    /// Returns how many requests a second the server allows; 0 while it is not known to limit.
+    pub fn allowed(&self, budget: Budget) -> u64 {
+        let rate = self.rate(budget).lock();
+        if rate.enforced {
+            rate.per_second as u64
+        } else {
+            0
+        }
+    }
+
     fn rate(&self, budget: Budget) -> &Mutex<Rate> {
         &self.rates[match budget {
             Budget::Records => 0,

@@ -17,6 +17,7 @@ use super::resume::ResumingBody;
 use super::token::Token;
 use super::transport::Reply;
 use crate::clock::Deadline;
+use crate::observe::transfers::{Direction, Metered};
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
     StoreError, Validator,
@@ -225,6 +226,11 @@ impl RecordApi {
                 ));
             }
         };
+        let transfer = self.http.metrics().transfers.begin(
+            key.as_str(),
+            Direction::Down,
+            end.map(|end| end.saturating_sub(start)),
+        );
         let body = ResumingBody::new(
             self.clone(),
             target,
@@ -237,7 +243,7 @@ impl RecordApi {
         Ok(GetOutcome::Found(Fetched {
             meta,
             range: end.filter(|_| is_part).map(|end| start..end),
-            body: Box::new(body),
+            body: Box::new(Metered::new(body, transfer)),
         }))
     }
 

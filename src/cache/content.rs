@@ -11,6 +11,7 @@ use super::download::{Download, Size, read_file};
 use super::stream::{Body, Origin, StreamReader};
 use super::{Error, Result};
 use crate::clock::Wait;
+use crate::observe::origin;
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
 
 /// Tells the versions that this process has seen apart; never reused.
@@ -159,6 +160,7 @@ impl ContentReader {
     /// [`Error::WouldBlock`] and those of the transfer; never short or wrong bytes.
     pub fn read_at(&self, offset: u64, len: usize, wait: Wait) -> Result<Bytes> {
         if let Some(stream) = &self.stream {
+            origin::note(origin::Origin::Network);
             return stream.read_at(offset, len, wait);
         }
         let size = match self.content.size(wait)? {
@@ -170,8 +172,20 @@ impl ContentReader {
         }
         match &self.content.data {
             Data::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
-            Data::File { file, .. } => Ok(read_file(file, offset..end)?),
-            Data::Download(download) => download.read(offset..end, wait),
+            Data::File { file, .. } => {
+                origin::note(origin::Origin::Disk);
+                Ok(read_file(file, offset..end)?)
+            }
+            Data::Download(download) => {
+                // Who may wait does so because the bytes were not there.
+                let arrives = wait != Wait::Never && !download.is_complete();
+                origin::note(if arrives {
+                    origin::Origin::Network
+                } else {
+                    origin::Origin::Disk
+                });
+                download.read(offset..end, wait)
+            }
             Data::Streamed { .. } => Ok(Bytes::new()),
         }
     }

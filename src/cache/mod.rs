@@ -17,6 +17,7 @@
 use crate::clock::Deadline;
 use crate::store::{ErrorKind, StoreError};
 
+pub mod ahead;
 pub mod content;
 pub mod disk;
 pub mod download;

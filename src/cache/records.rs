@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
+use super::ahead::Ahead;
 use super::content::{Content, Data, VersionId};
 use super::disk::{DiskEntry, DiskTier, Spool};
 use super::download::{Size, Tools, read_file};
@@ -17,6 +18,7 @@ use super::sizes::ExactSizes;
 use super::{Error, Result, may_block, wait_until};
 use crate::clock::{Clock, Deadline, Wait};
 use crate::metrics::Metrics;
+use crate::observe::origin::{self, Origin};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, Priority, RecordMeta, Store, StoreError, Validator,
 };
@@ -55,6 +57,7 @@ pub struct Records {
     slots: Mutex<LruCache<Key, Arc<Slot>>>,
     memory: Mutex<LruBytes<Key, Arc<Content>>>,
     recent: Mutex<VecDeque<Arc<Content>>>,
+    ahead: Ahead,
     disk: Option<Arc<DiskTier>>,
     sizes: ExactSizes,
     versions: AtomicU64,
@@ -136,6 +139,7 @@ impl Records {
             slots: Mutex::new(LruCache::unbounded()),
             memory: Mutex::new(LruBytes::new(config.memory_capacity)),
             recent: Mutex::default(),
+            ahead: Ahead::default(),
             versions: AtomicU64::new(1),
             paused: Mutex::default(),
             tools: Tools {
@@ -295,6 +299,9 @@ impl Records {
         let (_, content) = self.resolve(key, Need::Content, wait)?;
         let content = content
             .ok_or_else(|| StoreError::new(ErrorKind::Protocol, "no content").with_key(key))?;
+        if self.ahead.used(key, content.version, &self.metrics) {
+            origin::note(Origin::Prefetch);
+        }
         match content.size(wait)? {
             Size::Exact(size) => {
                 self.note_size(&content, size);
@@ -381,10 +388,12 @@ impl Records {
                     .and_then(|known| self.memory_content(key, known.version));
                 break (known, content.or(memory));
             }
+            let deadline = may_block(wait)?;
+            origin::note(Origin::Network);
             wait_until(
                 &slot.changed,
                 &mut state,
-                may_block(wait)?,
+                deadline,
                 "another request for this record",
             )?;
         };
@@ -441,6 +450,9 @@ impl Records {
             .filter(|content| trusted && same(content))
         {
             self.count_hit(from_memory, need);
+            if !from_memory {
+                origin::note(Origin::Disk);
+            }
             return Ok((
                 self.known_of(
                     content,
@@ -465,6 +477,7 @@ impl Records {
             priority,
             ..GetRequest::default()
         };
+        origin::note(Origin::Network);
         match self.store.get(key, &request, deadline)? {
             GetOutcome::NotModified => {
                 let now = self.clock.now();
@@ -501,6 +514,14 @@ impl Records {
                     _ => self.new_version(),
                 };
                 let content = self.receive(key, fetched, version, candidate.as_ref(), deadline)?;
+                if need == Need::Ahead {
+                    let (now, ttl) = (self.clock.now(), self.config.ttl);
+                    self.ahead
+                        .fetched(key, content.version, now, ttl, &self.metrics);
+                    self.metrics
+                        .prefetched_bytes
+                        .add(content.meta.stored_size.unwrap_or(0));
+                }
                 Ok((self.known_of(&content, self.clock.now()), Some(content)))
             }
         }

@@ -2,7 +2,7 @@
 //! are the help texts.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -176,6 +176,9 @@ pub struct MountArgs {
     /// Stay in the foreground and log to standard error
     #[arg(short, long, help_heading = "Running")]
     pub foreground: bool,
+    /// Serve counters for Prometheus here, at /metrics; a mere port is open to this machine only
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address, help_heading = "Running")]
+    pub metrics: Option<SocketAddr>,
     /// Log to this file [default: one for each mount point in the user's state folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
@@ -543,6 +546,16 @@ fn user_name(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// Parses where to serve metrics: `PORT`, which this machine alone can reach, or `ADDRESS:PORT`.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text
+            .parse()
+            .map_err(|_| format!("'{text}' is no address: write for example 9184 or [::1]:9184")),
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

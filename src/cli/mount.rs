@@ -23,6 +23,12 @@ pub fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     let order = mount_order(args, global, environment)?;
+    if let Some(address) = order.metrics.filter(|address| !address.ip().is_loopback()) {
+        ui.warn(format_args!(
+            "whoever reaches this machine at {address} can read the metrics, which name store and \
+            mount point"
+        ));
+    }
     if args.foreground {
         return in_foreground(ui, &order);
     }

@@ -281,6 +281,7 @@ pub fn mount_order(
         },
         log,
         registry: environment.registry()?,
+        metrics: args.metrics,
     })
 }
 
@@ -329,6 +330,7 @@ pub fn demo_order(
             color: false,
         },
         registry: environment.registry()?,
+        metrics: None,
     })
 }
 

@@ -168,6 +168,7 @@ fn details(mount: &Value) -> String {
     flatten(mount, "", &mut fields);
     let errors = mount["stats"]["last_errors"].as_array();
     let width = fields.keys().map(String::len).max().unwrap_or(0) + 1;
+    let operations = mount["stats"]["operations"].as_object();
     let mut lines: Vec<String> = fields
         .iter()
         .map(|(name, value)| {
@@ -180,6 +181,10 @@ fn details(mount: &Value) -> String {
             format!("{name:width$} {shown}")
         })
         .collect();
+    if operations.is_some_and(|operations| !operations.is_empty()) {
+        lines.push(String::new());
+        lines.push(latencies(&mount["stats"]["operations"]));
+    }
     for error in errors.into_iter().flatten() {
         lines.push(String::new());
         let about = match error["key"].as_str() {
@@ -206,9 +211,43 @@ fn details(mount: &Value) -> String {
     lines.join("\n")
 }
 
+/// Returns a table of how long operations took.
+fn latencies(operations: &Value) -> String {
+    let time = |latency: &Value, name: &str| micros(latency[name].as_u64().unwrap_or(0));
+    let rows: Vec<Vec<String>> = operations
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, latency)| {
+            vec![
+                name.clone(),
+                latency["count"].to_string(),
+                time(latency, "p50_us"),
+                time(latency, "p90_us"),
+                time(latency, "p99_us"),
+            ]
+        })
+        .collect();
+    table(
+        &["OPERATION", "TIMES", "HALF IN", "90 % IN", "99 % IN"],
+        &rows,
+    )
+}
+
+/// Returns microseconds in the unit that suits them.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
 fn flatten(value: &Value, prefix: &str, out: &mut Map<String, Value>) {
     for (name, value) in value.as_object().into_iter().flatten() {
         match value {
+            // A table of its own.
+            Value::Object(_) if name == "operations" => {}
             Value::Object(_) => flatten(value, &format!("{prefix}{name}."), out),
             Value::Array(_) => {}
             _ => drop(out.insert(format!("{prefix}{name}"), value.clone())),
@@ -258,6 +297,7 @@ mod tests {
             "state": "live", "mode": "decoded", "stats": {
                 "requests_total": 12, "errors_total": 1,
                 "cache_memory_bytes": 1024, "cache_disk_bytes": 0,
+                "operations": {"open": {"count": 4, "p50_us": 80, "p90_us": 1500, "p99_us": 2000000}},
                 "last_errors": [{
                     "at_unix_s": 0, "errno": "EACCES", "operation": "open", "key": "a",
                     "message": "no", "hint": "ask", "count": 3
@@ -282,6 +322,10 @@ mod tests {
     fn details_end_with_the_errors_and_what_to_do() {
         let shown = details(&live());
         assert!(shown.contains("store:"), "{shown}");
+        assert!(
+            shown.contains("open       4      80 µs    1.5 ms   2.0 s"),
+            "{shown}"
+        );
         assert!(shown.contains("open failed of 'a' with EACCES"), "{shown}");
         assert!(shown.contains("3 times: no\n  hint: ask"), "{shown}");
     }

@@ -8,6 +8,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct Order {
     pub log: LogConfig,
     /// Where to register.
     pub registry: Registry,
+    /// Where to serve the counters.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What to log, and where.

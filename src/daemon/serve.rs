@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -14,6 +15,7 @@ use super::session::{Session, StatusSource, Unmounter};
 use super::signals::{Place, Stopper};
 use super::{Failure, Order};
 use crate::control::{Answer, ControlServer, Handler, Request};
+use crate::exporter;
 use crate::metrics::Metrics;
 use crate::registry::mount_point::{self, Health};
 use crate::registry::process::ProcessId;
@@ -41,21 +43,42 @@ pub fn serve(
     let stopper = Stopper::install(path, place)
         .map_err(|error| Failure::new("cannot catch signals").caused_by(&error))?;
     let lock = mount_point::claim(&order.registry, path)?;
-    let session = mounter(&order.mount, Arc::new(Metrics::default()))?;
+    let metrics = Arc::new(Metrics::default());
+    let exported = export(order, &metrics)?;
+    let session = mounter(&order.mount, metrics)?;
     stopper.mounted(Arc::clone(&session.unmounter));
     let unmounter = Arc::clone(&session.unmounter);
     // From here on a failure must not leave the mount behind.
-    let served = serve_mounted(order, &lock, session, ready);
+    let served = serve_mounted(order, &lock, session, exported, ready);
     if served.is_err() && mount_point::is_kvfs(path) && unmounter(UnmountMode::Lazy).is_err() {
         let _ = unmount(path, UnmountMode::Lazy);
     }
     served
 }
 
+/// Serves the counters where that is wanted.
+fn export(order: &Order, metrics: &Arc<Metrics>) -> Result<Option<SocketAddr>, Failure> {
+    let Some(address) = order.metrics else {
+        return Ok(None);
+    };
+    let about = exporter::About {
+        mount_point: order.mount.mount_point.to_string_lossy().into_owned(),
+        store: order.store.clone(),
+    };
+    let address = exporter::start(address, about, Arc::clone(metrics)).map_err(|error| {
+        Failure::new(format!("cannot serve metrics at {address}"))
+            .caused_by(&error)
+            .hinted("give --metrics another port, or 0 for any that is free")
+    })?;
+    tracing::info!("metrics at http://{address}/metrics");
+    Ok(Some(address))
+}
+
 fn serve_mounted(
     order: &Order,
     lock: &MountLock,
     session: Session,
+    exported: Option<SocketAddr>,
     ready: Ready,
 ) -> Result<(), Failure> {
     let path = &order.mount.mount_point;
@@ -70,7 +93,7 @@ fn serve_mounted(
     };
     let _control = ControlServer::start(
         lock.control_path(),
-        handler(entry.clone(), &session.status, &session.unmounter),
+        handler(entry.clone(), exported, &session.status, &session.unmounter),
     )
     .map_err(|error| Failure::new("cannot listen for requests").caused_by(&error))?;
     lock.register(&entry)
@@ -149,13 +172,20 @@ fn wait_answering(path: &Path, deadline: Duration) -> Result<(), Failure> {
     }
 }
 
-fn handler(entry: Entry, status: &StatusSource, unmounter: &Unmounter) -> Handler {
+fn handler(
+    entry: Entry,
+    exported: Option<SocketAddr>,
+    status: &StatusSource,
+    unmounter: &Unmounter,
+) -> Handler {
     let (status, unmounter) = (Arc::clone(status), Arc::clone(unmounter));
     Arc::new(move |request| match request {
         Request::Status => {
             let mut state = describe(&entry, SystemTime::now());
             if let (Some(state), Value::Object(more)) = (state.as_object_mut(), status()) {
                 state.extend(more);
+                let url = exported.map(|address| format!("http://{address}/metrics"));
+                state.insert("metrics_url".into(), url.into());
             }
             Answer::Done(state)
         }

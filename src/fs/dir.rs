@@ -11,6 +11,7 @@ use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino};
 use super::{FsError, KvFs, Result};
 use crate::cache::listing::{Entry, Found, Listing, Page};
 use crate::clock::Wait;
+use crate::observe::origin::{self, Origin};
 use crate::store::Key;
 
 /// Offsets 1 and 2 follow `.` and `..`; entry `i` of the listing is followed by offset `i + 3`.
@@ -158,6 +159,10 @@ impl KvFs {
     }
 
     fn page(&self, listing: &Arc<Listing>, index: u64, wait: Wait) -> Result<Option<Arc<Page>>> {
+        if !Self::no_wait(wait) {
+            // Memory did not have it.
+            origin::note(Origin::Network);
+        }
         let number = |key: &str, before: Option<u64>| {
             let mut inodes = self.inodes.lock();
             match inodes.ino_of(key) {

@@ -8,6 +8,7 @@ use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
 use super::{FOREVER, FsError, KvFs, Result};
 use crate::clock::Wait;
+use crate::observe::origin;
 use crate::store::{ErrorKind, Key};
 
 impl KvFs {
@@ -21,6 +22,9 @@ impl KvFs {
     pub fn lookup(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<Lookup> {
         if parent != Ino::ROOT {
             return Err(FsError::WrongKind(libc::ENOTDIR));
+        }
+        if self.metrics.tracer.is_active() {
+            origin::about(name.to_string_lossy().into_owned());
         }
         let key = match name::meaning(name) {
             Meaning::Key(key) => key,

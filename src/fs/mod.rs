@@ -8,7 +8,7 @@
 //! across I/O.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,6 +16,8 @@ use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
 use crate::cache::records::Records;
 use crate::clock::{Clock, Wait};
 use crate::metrics::{ErrorEntry, Metrics};
+use crate::observe::origin;
+use crate::observe::trace::Event;
 use crate::prefetch::Prefetcher;
 use crate::store::{Key, ListQuery, Store};
 use crate::workers::Workers;
@@ -143,6 +145,27 @@ impl KvFs {
     /// Returns the counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Tells those who follow the operations of one that has been answered.
+    pub fn tell(&self, operation: &str, ino: Ino, pid: u32, took: Duration, errno: Option<i32>) {
+        let key = origin::take_subject()
+            .or_else(|| self.key_of(ino).ok().map(|key| key.as_str().to_owned()));
+        let at = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
+        self.metrics.tracer.tell(&Event {
+            at_unix_us: at.map_or(0, |at| u64::try_from(at.as_micros()).unwrap_or(u64::MAX)),
+            operation: operation.to_owned(),
+            key,
+            result: match errno {
+                None if origin::is_absent() => "ENOENT",
+                None => "ok",
+                Some(errno) => error::errno_name(errno),
+            }
+            .to_owned(),
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            origin: origin::current(),
+            pid,
+        });
     }
 
     /// Returns what a listing of this mount lists.

@@ -7,6 +7,7 @@ use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::{FsError, KvFs, Result};
 use crate::cache::content::{Content, ContentReader};
 use crate::clock::Wait;
+use crate::observe::origin::{self, Origin};
 use crate::store::{ErrorKind, StoreError};
 
 /// The largest content that is pushed into the page cache when it is opened, in bytes: what one
@@ -80,6 +81,10 @@ impl KvFs {
         let pages = self.enter_version(ino, content, size, wait)?;
         let settling = (pages != Pages::Keep).then(|| Settling(self, ino));
         let keep_cache = self.tell_kernel(ino, content, size, pages);
+        if pages == Pages::Keep {
+            self.metrics.cache_kernel_hits.one();
+            origin::note(Origin::Kernel);
+        }
         drop(settling);
         self.foresee(&key);
         Ok(self.hand_out(ino, reader, keep_cache))

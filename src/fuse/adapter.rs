@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -20,6 +20,7 @@ use super::pending::{Refuse, Watcher};
 use crate::clock::{Deadline, Wait};
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup};
 use crate::fs::{FsError, KvFs};
+use crate::observe::origin;
 use crate::workers::Workers;
 
 /// Block size of the figures that `statfs` shows.
@@ -100,11 +101,23 @@ impl Adapter {
         undo: fn(&KvFs, T),
     ) {
         let ino = Ino(ino.0);
-        tracing::trace!(operation, ino = ino.0, pid = request.pid(), "operation");
+        let asked = Asked {
+            operation,
+            ino,
+            pid: request.pid(),
+            at: Instant::now(),
+        };
+        tracing::trace!(operation, ino = ino.0, pid = asked.pid, "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
-            Ok(answer) => return done(reply, answer),
+            Ok(answer) => {
+                asked.answered(&self.fs, None);
+                return done(reply, answer);
+            }
             Err(FsError::WouldBlock) => {}
-            Err(error) => return fail(&self.fs, operation, ino, reply, &error),
+            Err(error) => {
+                asked.answered(&self.fs, Some(&error));
+                return fail(&self.fs, operation, ino, reply, &error);
+            }
         }
         let ticket = Arc::new(
             self.watcher
@@ -117,6 +130,7 @@ impl Adapter {
         );
         let queued = self.pool.spawn(move || {
             let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
+            asked.answered(&fs, result.as_ref().err());
             match (job.take(), result) {
                 (Some(reply), Ok(answer)) => done(reply, answer),
                 (Some(reply), Err(error)) => fail(&fs, operation, ino, reply, &error),
@@ -135,12 +149,40 @@ impl Adapter {
     }
 }
 
+/// A request as it came, for who measures or follows the operations.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    operation: &'static str,
+    ino: Ino,
+    pid: u32,
+    at: Instant,
+}
+
+impl Asked {
+    /// Takes note of the answer just before it is given, on the thread that found it.
+    fn answered(self, fs: &KvFs, error: Option<&FsError>) {
+        let took = self.at.elapsed();
+        let metrics = fs.metrics();
+        metrics.operation(self.operation, took);
+        if metrics.tracer.is_active() {
+            fs.tell(
+                self.operation,
+                self.ino,
+                self.pid,
+                took,
+                error.map(FsError::errno),
+            );
+        }
+    }
+}
+
 /// Runs a part of the core; a panic becomes an error.
 fn guarded<T>(
     fs: &KvFs,
     operation: &str,
     work: impl FnOnce() -> Result<T, FsError>,
 ) -> Result<T, FsError> {
+    origin::begin();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         fs.metrics().panics_total.one();
         tracing::error!("{operation} panicked [EIO]; please report this");
@@ -235,7 +277,13 @@ impl Filesystem for Adapter {
             "lookup",
             parent,
             reply,
-            move |fs, wait| fs.lookup(Ino(parent.0), &name, wait),
+            move |fs, wait| {
+                let found = fs.lookup(Ino(parent.0), &name, wait)?;
+                if matches!(found, Lookup::Absent(_)) {
+                    origin::absent();
+                }
+                Ok(found)
+            },
             move |reply, found| match found {
                 Lookup::Found(AttrReply { attr, ttl }) => {
                     reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0))

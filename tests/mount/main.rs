@@ -12,3 +12,4 @@ mod requests;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;
+mod watching;
