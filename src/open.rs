@@ -60,6 +60,9 @@ pub struct OpenConfig {
     pub attempt_timeout: Duration,
     /// The longest that opening may take, retries included.
     pub deadline: Duration,
+    /// Where requests are counted together with those of other processes; `None`: nowhere.
+    #[serde(default)]
+    pub budget_dir: Option<PathBuf>,
 }
 
 /// Where the API token comes from.
@@ -117,12 +120,17 @@ pub fn open_with(
     };
     warn_if_plain(&base, signature.is_some() || token.is_some());
     let http = Arc::new(HttpClient::new(&base, options, metrics)?);
-    let api = RecordApi::new(http, token);
+    let api = RecordApi::new(Arc::clone(&http), token);
     let deadline = Deadline::after(config.deadline);
-    match signature {
+    let store = match signature {
         Some(signature) => open_signed(api, &base, remote, signature, deadline),
         None => open_by_name(config, api, &base, remote, deadline),
+    }?;
+    if let Some(dir) = &config.budget_dir {
+        // Whoever the requests are made for: the server limits them by store.
+        http.share_budget(dir, &store.info().upload_scope);
     }
+    Ok(store)
 }
 
 /// Finds a store of a bucket by its id, else by the name that it has in the server's own account.
@@ -431,6 +439,7 @@ mod tests {
             run_origin: None,
             attempt_timeout: Duration::from_secs(1),
             deadline: Duration::from_secs(1),
+            budget_dir: None,
         };
         let is_sent = |config: &OpenConfig, url: &str| {
             let url = Url::parse(url).expect("a URL");

@@ -3,19 +3,20 @@
 //! INVARIANT: a token goes to its own server only, whatever redirects say. No error text holds
 //! a URL with its query.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::limit::{Budget, Limiter};
-use super::retry::{RetryPolicy, RetryState};
+use super::retry::{RetryPolicy, RetryState, parse_retry_after};
 use super::token::Token;
 use super::transport::{Reply, Transport};
 use super::upload::Outgoing;
@@ -179,6 +180,11 @@ impl HttpClient {
     /// Returns how requests are sent.
     pub fn options(&self) -> &HttpOptions {
         &self.options
+    }
+
+    /// Counts requests together with those of all processes that name the same folder and store.
+    pub fn share_budget(&self, dir: &Path, store: &str) {
+        self.limiter.share(dir, store);
     }
 
     /// Counts a request that repeats one whose answer broke off.
@@ -346,7 +352,11 @@ impl HttpClient {
             }
             if reply.status == 429 {
                 self.transport.metrics.responses_rate_limited.one();
-                self.limiter.refused(call.budget());
+                let retry_after = reply
+                    .headers
+                    .get(RETRY_AFTER)
+                    .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+                self.limiter.refused(call.budget(), retry_after);
                 self.show_budget();
             }
             let body = match call.purpose {

@@ -1,17 +1,21 @@
-//! How many requests may be in flight, and how many may begin each second.
+//! How many requests may be in flight, how many may begin each second, and who is next.
 //!
-//! The cap on requests in flight always holds. The rates hold once the server is known to limit:
-//! it is the platform, it sent `X-RateLimit-Limit`, or it answered 429. In no second do more
-//! requests begin than the server's limit: nine tenths of it flow steadily, one tenth may come
-//! at once.
+//! The cap on requests in flight always holds. The paces ([`super::budget`]) hold once the server
+//! is known to limit: it is the platform, it sent `X-RateLimit-Limit`, or it answered 429.
+//!
+//! Requests wait in line, those of each kind by themselves: first by priority, then by arrival.
+//! Only the first in line asks for its turn, so that none of the others can be faster.
 //!
 //! Locks: none is held while waiting, and no two at a time.
 
+use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::budget::{self, Budgets, KINDS};
 use crate::clock::Deadline;
 use crate::store::Priority;
 
@@ -20,9 +24,6 @@ pub const MAX_IN_FLIGHT: usize = 64;
 
 /// Of these, the ones that only requests somebody waits for may use.
 const FOREGROUND_ONLY: usize = 8;
-
-/// The share of the limit that flows steadily; the rest is the burst.
-const STEADY_SHARE: f64 = 0.9;
 
 /// The API's limits by endpoint (documentation, section Rate limiting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +36,45 @@ pub enum Budget {
     Rest,
 }
 
+/// Requests a second of each [`Budget`], until the server says otherwise.
+const LIMITS: [f64; KINDS] = [200.0, 60.0, 60.0];
+
 /// Lets requests begin.
 #[derive(Debug)]
 pub struct Limiter {
-    in_flight: Mutex<usize>,
-    ended: Condvar,
-    rates: [Mutex<Rate>; 3],
+    budgets: Budgets,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: usize,
+    lines: [Line; KINDS],
+}
+
+/// Requests of one kind that wait, the most urgent first.
+#[derive(Debug, Default)]
+struct Line([VecDeque<Arc<Turn>>; Priority::ALL.len()]);
+
+/// A request that waits; told when it may be its turn.
+#[derive(Debug, Default)]
+struct Turn(Condvar);
+
+impl Line {
+    fn first(&self) -> Option<&Arc<Turn>> {
+        self.0.iter().find_map(VecDeque::front)
+    }
+
+    fn leave(&mut self, turn: &Arc<Turn>, priority: Priority) {
+        self.0[priority as usize].retain(|other| !Arc::ptr_eq(other, turn));
+        self.call_first();
+    }
+
+    fn call_first(&self) {
+        if let Some(first) = self.first() {
+            first.0.notify_one();
+        }
+    }
 }
 
 /// The right to have one request in flight; ends when dropped.
@@ -49,8 +83,7 @@ pub struct Permit(Arc<Limiter>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.0.in_flight.lock() -= 1;
-        self.0.ended.notify_one();
+        self.0.end_one();
     }
 }
 
@@ -58,200 +91,126 @@ impl Limiter {
     /// Returns a limiter; `enforced` says that the server is known to limit.
     pub fn new(enforced: bool) -> Self {
         Self {
-            in_flight: Mutex::new(0),
-            ended: Condvar::new(),
-            rates: [200.0, 60.0, 60.0].map(|per_second| {
-                Mutex::new(Rate {
-                    per_second,
-                    enforced,
-                    next: None,
-                })
-            }),
+            budgets: Budgets::new(LIMITS, enforced),
+            state: Mutex::default(),
         }
     }
 
+    /// Counts requests together with those of other processes that name the same folder and
+    /// store. See [`super::budget`].
+    pub fn share(&self, dir: &Path, store: &str) {
+        self.budgets.share(dir, store);
+    }
+
     /// Waits until a request may begin; `None` when that would be past the deadline.
-    ///
-    /// What nobody waits for takes no turn before it can begin, so that it never stands in
-    /// front of a request that somebody waits for.
     pub fn acquire(
         self: &Arc<Self>,
         budget: Budget,
         priority: Priority,
         deadline: Deadline,
     ) -> Option<Permit> {
-        let most = match priority {
-            Priority::Foreground | Priority::Revalidation | Priority::Listing => MAX_IN_FLIGHT,
-            Priority::Upload | Priority::Prefetch => MAX_IN_FLIGHT - FOREGROUND_ONLY,
-        };
-        match priority {
-            Priority::Foreground | Priority::Revalidation | Priority::Listing => {
-                let wait = self
-                    .rate(budget)
-                    .lock()
-                    .reserve(Instant::now(), deadline.remaining()?)?;
-                if !wait.is_zero() {
-                    std::thread::sleep(wait);
+        let kind = budget as usize;
+        let turn = Arc::new(Turn::default());
+        let mut state = self.state.lock();
+        state.lines[kind].0[priority as usize].push_back(Arc::clone(&turn));
+        while deadline.remaining().is_some() {
+            let mut until = deadline.instant();
+            let is_first = state.lines[kind]
+                .first()
+                .is_some_and(|first| Arc::ptr_eq(first, &turn));
+            if is_first && state.in_flight < most_in_flight(priority) {
+                // Counted before it is certain, so that no lock is held while asking.
+                state.in_flight += 1;
+                drop(state);
+                let answer = self.budgets.take(kind, priority, budget::now());
+                let again = answer.err().map(|wait| Instant::now() + wait);
+                if again.is_some() {
+                    self.end_one();
+                }
+                state = self.state.lock();
+                match again {
+                    None => {
+                        state.lines[kind].leave(&turn, priority);
+                        return Some(Permit(Arc::clone(self)));
+                    }
+                    Some(again) if again < until => until = again,
+                    // Nothing could follow the wait.
+                    Some(_) => break,
                 }
             }
-            Priority::Upload | Priority::Prefetch => loop {
-                let left = deadline.remaining()?;
-                let wait = self.rate(budget).lock().reserve_free(Instant::now());
-                match wait {
-                    None => break,
-                    Some(wait) => std::thread::sleep(wait.min(left)),
-                }
-            },
+            turn.0.wait_until(&mut state, until);
         }
-        let mut in_flight = self.in_flight.lock();
-        while *in_flight >= most {
-            if self
-                .ended
-                .wait_until(&mut in_flight, deadline.instant())
-                .timed_out()
-            {
-                return None;
-            }
-        }
-        *in_flight += 1;
-        drop(in_flight);
-        Some(Permit(Arc::clone(self)))
+        state.lines[kind].leave(&turn, priority);
+        None
     }
 
     /// Takes note of a limit that the server named, in requests a second.
     pub fn learn(&self, budget: Budget, per_second: u32) {
-        let mut rate = self.rate(budget).lock();
-        rate.per_second = f64::from(per_second.max(1));
-        rate.enforced = true;
+        let limit = f64::from(per_second.max(1));
+        self.budgets.learn(budget as usize, limit, budget::now());
     }
 
-    /// Takes note of a 429: the burst is used up.
-    pub fn refused(&self, budget: Budget) {
-        let mut rate = self.rate(budget).lock();
-        rate.enforced = true;
-        let full = Instant::now() + rate.tolerance();
-        rate.next = Some(rate.next.map_or(full, |next| next.max(full)));
+    /// Takes note of a 429, and of its `Retry-After`.
+    pub fn refused(&self, budget: Budget, retry_after: Option<Duration>) {
+        self.budgets
+            .refuse(budget as usize, budget::now(), retry_after);
     }
 
     /// Returns how many requests a second the server allows; 0 while it is not known to limit.
     pub fn allowed(&self, budget: Budget) -> u64 {
-        let rate = self.rate(budget).lock();
-        if rate.enforced {
-            rate.per_second as u64
-        } else {
-            0
-        }
+        self.budgets
+            .limit(budget as usize)
+            .map_or(0, |limit| limit as u64)
     }
 
-    fn rate(&self, budget: Budget) -> &Mutex<Rate> {
-        &self.rates[match budget {
-            Budget::Records => 0,
-            Budget::Heads => 1,
-            Budget::Rest => 2,
-        }]
+    fn end_one(&self) {
+        let mut state = self.state.lock();
+        state.in_flight -= 1;
+        for line in &state.lines {
+            line.call_first();
+        }
     }
 }
 
-/// A leaky bucket: the time at which it will have run dry.
-#[derive(Debug)]
-struct Rate {
-    per_second: f64,
-    enforced: bool,
-    next: Option<Instant>,
-}
-
-impl Rate {
-    fn interval(&self) -> Duration {
-        Duration::from_secs_f64(1.0 / (self.per_second * STEADY_SHARE))
-    }
-
-    fn tolerance(&self) -> Duration {
-        let burst = (self.per_second * (1.0 - STEADY_SHARE)).floor();
-        self.interval().mul_f64((burst - 1.0).max(0.0))
-    }
-
-    /// Takes the next free moment and says how far off it is; `None`, taking nothing, when it
-    /// is further than `remaining`.
-    fn reserve(&mut self, now: Instant, remaining: Duration) -> Option<Duration> {
-        if !self.enforced {
-            return Some(Duration::ZERO);
-        }
-        let next = self.next.map_or(now, |next| next.max(now));
-        let wait = next.saturating_duration_since(now + self.tolerance());
-        if wait >= remaining {
-            return None;
-        }
-        self.next = Some(next + self.interval());
-        Some(wait)
-    }
-
-    /// Takes the next free moment if it is now; else says when to ask again.
-    fn reserve_free(&mut self, now: Instant) -> Option<Duration> {
-        if !self.enforced {
-            return None;
-        }
-        // Half of the burst stays for requests that somebody waits for.
-        let next = self.next.map_or(now, |next| next.max(now));
-        let wait = next.saturating_duration_since(now + self.tolerance() / 2);
-        if wait.is_zero() {
-            self.next = Some(next + self.interval());
-            return None;
-        }
-        Some(wait)
+fn most_in_flight(priority: Priority) -> usize {
+    match priority {
+        Priority::Foreground | Priority::Revalidation | Priority::Listing => MAX_IN_FLIGHT,
+        Priority::Upload | Priority::Prefetch => MAX_IN_FLIGHT - FOREGROUND_ONLY,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::store::Priority::{Foreground, Prefetch};
+    use std::thread;
 
-    fn rate(per_second: f64) -> Rate {
-        Rate {
-            per_second,
-            enforced: true,
-            next: None,
-        }
+    use super::*;
+    use crate::store::Priority::{Foreground, Listing, Prefetch};
+
+    fn long() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
     }
 
-    #[test]
-    fn no_second_sees_more_requests_than_the_limit() {
-        for per_second in [1.0, 5.0, 60.0, 200.0, 1000.0] {
-            let mut rate = rate(per_second);
-            let start = Instant::now();
-            let begun: Vec<_> = (0..3000)
-                .map(|_| rate.reserve(start, Duration::MAX).expect("no deadline"))
-                .collect();
-            for (at, moment) in begun.iter().enumerate() {
-                let until = *moment + Duration::from_millis(999);
-                let count = begun[at..].iter().take_while(|m| **m <= until).count();
-                assert!(count as f64 <= per_second, "{count} of {per_second}");
-            }
-            let seconds = begun[2999].as_secs_f64();
-            assert!(3000.0 / seconds > per_second * 0.85, "{seconds}");
-        }
+    fn short() -> Deadline {
+        Deadline::after(Duration::from_millis(20))
     }
 
     #[test]
     fn a_wait_past_the_deadline_is_not_begun() {
-        let mut rate = rate(1.0);
-        let now = Instant::now();
-        let short = Duration::from_millis(10);
-        assert_eq!(rate.reserve(now, short), Some(Duration::ZERO));
-        assert_eq!(rate.reserve(now, short), None);
-        assert_eq!(
-            rate.reserve(now + Duration::from_secs(2), short),
-            Some(Duration::ZERO)
-        );
+        let limiter = Arc::new(Limiter::new(false));
+        limiter.learn(Budget::Rest, 1);
+        assert!(limiter.acquire(Budget::Rest, Foreground, short()).is_some());
+        let start = Instant::now();
+        let soon = Deadline::after(Duration::from_millis(500));
+        assert!(limiter.acquire(Budget::Rest, Foreground, soon).is_none());
+        assert!(start.elapsed() < Duration::from_millis(400));
     }
 
     #[test]
     fn a_server_that_does_not_limit_is_not_limited() {
         let limiter = Arc::new(Limiter::new(false));
-        let deadline = Deadline::after(Duration::from_millis(200));
         for _ in 0..10_000 {
             limiter
-                .acquire(Budget::Rest, Foreground, deadline)
+                .acquire(Budget::Rest, Foreground, long())
                 .expect("a permit");
         }
     }
@@ -260,18 +219,13 @@ mod tests {
     fn a_refusal_uses_up_the_burst() {
         let limiter = Arc::new(Limiter::new(false));
         limiter.learn(Budget::Rest, 10);
-        limiter.refused(Budget::Rest);
-        limiter.acquire(
-            Budget::Rest,
-            Foreground,
-            Deadline::after(Duration::from_secs(60)),
-        );
-        let at_once = Deadline::after(Duration::from_micros(1));
+        limiter.refused(Budget::Rest, None);
+        limiter.acquire(Budget::Rest, Foreground, long());
+        let at_once = Deadline::after(Duration::from_micros(500));
         assert!(limiter.acquire(Budget::Rest, Foreground, at_once).is_none());
-        let other = Deadline::after(Duration::from_secs(60));
         assert!(
             limiter
-                .acquire(Budget::Records, Foreground, other)
+                .acquire(Budget::Records, Foreground, long())
                 .is_some()
         );
     }
@@ -279,44 +233,79 @@ mod tests {
     #[test]
     fn requests_in_flight_are_capped_until_one_ends() {
         let limiter = Arc::new(Limiter::new(false));
-        let deadline = Deadline::after(Duration::from_millis(20));
         let mut permits: Vec<_> = (0..MAX_IN_FLIGHT)
             .map(|_| {
                 limiter
-                    .acquire(Budget::Records, Foreground, deadline)
+                    .acquire(Budget::Records, Foreground, long())
                     .expect("a permit")
             })
             .collect();
         assert!(
             limiter
-                .acquire(Budget::Records, Foreground, deadline)
+                .acquire(Budget::Records, Foreground, short())
                 .is_none()
         );
         permits.pop();
-        let later = Deadline::after(Duration::from_secs(60));
         assert!(
             limiter
-                .acquire(Budget::Records, Foreground, later)
+                .acquire(Budget::Records, Foreground, long())
                 .is_some()
         );
     }
 
     #[test]
-    fn prefetch_leaves_room_in_flight_and_in_the_rate_for_those_who_wait() {
+    fn prefetch_leaves_room_in_flight_for_those_who_wait() {
         let limiter = Arc::new(Limiter::new(false));
-        let long = Deadline::after(Duration::from_secs(60));
-        let short = Deadline::after(Duration::from_millis(20));
         let ahead: Vec<_> =
-            std::iter::from_fn(|| limiter.acquire(Budget::Records, Prefetch, short))
+            std::iter::from_fn(|| limiter.acquire(Budget::Records, Prefetch, short()))
                 .take(1000)
                 .collect();
         assert_eq!(ahead.len(), MAX_IN_FLIGHT - FOREGROUND_ONLY);
-        assert!(limiter.acquire(Budget::Records, Foreground, long).is_some());
-        drop(ahead);
-        let mut rate = rate(100.0);
-        let now = Instant::now();
-        while rate.reserve_free(now).is_none() {}
-        let wait = rate.reserve(now, Duration::MAX);
-        assert_eq!(wait, Some(Duration::ZERO), "half of the burst is left");
+        assert!(
+            limiter
+                .acquire(Budget::Records, Foreground, long())
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn the_most_urgent_of_all_who_wait_is_next() {
+        let limiter = Arc::new(Limiter::new(false));
+        let full: Vec<_> = (0..MAX_IN_FLIGHT)
+            .map(|_| {
+                limiter
+                    .acquire(Budget::Records, Foreground, long())
+                    .expect("a permit")
+            })
+            .collect();
+        let order = Mutex::new(Vec::new());
+        let waiting = || {
+            let state = limiter.state.lock();
+            let line = &state.lines[Budget::Records as usize];
+            line.0.iter().map(VecDeque::len).sum::<usize>()
+        };
+        thread::scope(|scope| {
+            for (at, priority) in [Prefetch, Listing, Prefetch, Foreground, Listing]
+                .into_iter()
+                .enumerate()
+            {
+                let (limiter, order) = (&limiter, &order);
+                scope.spawn(move || {
+                    let permit = limiter.acquire(Budget::Records, priority, long());
+                    order.lock().push(priority);
+                    drop(permit);
+                });
+                while waiting() <= at {
+                    thread::yield_now();
+                }
+            }
+            drop(full.into_iter().next());
+            while waiting() > 2 {
+                thread::yield_now();
+            }
+        });
+        let mut first_three = order.lock()[..3].to_vec();
+        first_three.sort_unstable();
+        assert_eq!(first_three, [Foreground, Listing, Listing]);
     }
 }

@@ -12,11 +12,13 @@ use reqwest::header::{
 use serde::de::IgnoredAny;
 
 pub mod body;
+pub mod budget;
 pub mod dot_keys;
 pub mod endpoint;
 pub mod errors;
 pub mod http;
 pub mod limit;
+pub mod pace;
 pub mod record;
 pub mod record_urls;
 pub mod resume;

@@ -334,7 +334,7 @@ pub fn demo_order(
     })
 }
 
-/// Returns how to open a store of a local server.
+/// Returns how to open a store of a local server, whose requests nobody else counts.
 pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> OpenConfig {
     OpenConfig {
         reference,
@@ -345,6 +345,7 @@ pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> Op
         run_origin: None,
         attempt_timeout: DEFAULT_TIMEOUT,
         deadline: DEFAULT_DEADLINE,
+        budget_dir: None,
     }
 }
 
@@ -400,6 +401,7 @@ pub fn open_config(
         run_origin: args.origin.as_deref().map(str::to_ascii_uppercase),
         attempt_timeout: args.timeout.unwrap_or(DEFAULT_TIMEOUT),
         deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
+        budget_dir: environment.state_dir().ok().map(|dir| dir.join("budgets")),
     })
 }
 

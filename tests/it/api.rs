@@ -58,6 +58,7 @@ fn config(reference: &str, server: &ScriptedServer) -> OpenConfig {
         run_origin: None,
         attempt_timeout: Duration::from_secs(10),
         deadline: Duration::from_secs(20),
+        budget_dir: None,
     }
 }
 

@@ -59,6 +59,7 @@ fn http() -> Subject {
         run_origin: None,
         attempt_timeout: Duration::from_secs(30),
         deadline: Duration::from_secs(60),
+        budget_dir: None,
     };
     Subject {
         store: open(&config, Arc::default()).expect("a store"),

@@ -2,6 +2,7 @@
 
 mod api;
 mod buckets;
+mod budget;
 mod cache_kills;
 mod cli;
 mod cli_config;

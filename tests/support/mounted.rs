@@ -74,6 +74,7 @@ pub fn open_config(reference: StoreRef) -> OpenConfig {
         run_origin: None,
         attempt_timeout: Duration::from_secs(10),
         deadline: Duration::from_secs(20),
+        budget_dir: None,
     }
 }
 
