@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::FOLDER;
@@ -14,6 +15,7 @@ use super::budget::Budget;
 use super::entry::EntryId;
 use super::journal::Journal;
 use super::owner::{self, OwnerDir, private_folder, sync_dir};
+use crate::store::reference::StoreRef;
 
 /// The file that tells which store a scope is of.
 pub const STORE_FILE: &str = "store.json";
@@ -31,14 +33,24 @@ pub struct StagingConfig {
     pub limit: Option<u64>,
 }
 
+/// Returns the folder name for the uploads to a store, in one read mode.
+pub fn scope_name(upload_scope: &str, raw: bool) -> String {
+    let mode = if raw { "raw" } else { "decoded" };
+    let digest = Sha256::digest(format!("{mode} {upload_scope}"));
+    digest[..20]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 /// Which store the pending uploads of a scope are for. No secrets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoreFile {
     /// As the user named it.
     pub reference: String,
-    /// As it can be opened again, whatever the reference means by then: an id, or a directory.
-    pub store: String,
-    /// The API's address; `None` for a directory.
+    /// As it can be opened again, whatever the reference means by then.
+    pub open: StoreRef,
+    /// The API's address as the mount was told; `None` for the default.
     pub api_url: Option<Url>,
     /// Whether the mount showed stored bytes.
     pub raw: bool,
@@ -130,6 +142,23 @@ impl StagingFolder {
     /// Returns the folder of the scope.
     pub fn path(&self) -> &Path {
         &self.scope
+    }
+
+    /// Removes damaged entries, those that `wanted` names by id, or all; returns how many.
+    pub fn discard_damaged(&self, wanted: &[String]) -> usize {
+        let mut gone = damaged(&self.scope);
+        gone.retain(|id| wanted.is_empty() || wanted.iter().any(|name| name == id.as_str()));
+        let folder = self.scope.join(owner::DAMAGED);
+        for id in &gone {
+            for path in [owner::json_path(&folder, id), owner::data_path(&folder, id)] {
+                if let Err(error) = super::journal::remove_file(&path) {
+                    tracing::warn!("cannot remove {}: {error}", path.display());
+                }
+            }
+        }
+        // Not while there is something in it.
+        let _ = fs::remove_dir(&folder);
+        gone.len()
     }
 
     /// Returns the entries that were found damaged, of this process and of all before.

@@ -8,12 +8,18 @@ use super::*;
 use crate::staging::folder::StoreFile;
 use crate::staging::{StagingConfig, StagingFolder, Why};
 use crate::store::Encoding;
+use crate::store::reference::StoreRef;
 
 fn config(dir: &Path) -> StagingConfig {
     StagingConfig {
         dir: dir.join("staging"),
         scope: "scope".into(),
-        store: StoreFile::default(),
+        store: StoreFile {
+            reference: "here".into(),
+            open: StoreRef::Directory("/here".into()),
+            api_url: None,
+            raw: false,
+        },
         limit: None,
     }
 }

@@ -24,12 +24,15 @@ pub mod folder;
 pub mod journal;
 pub mod lanes;
 pub mod owner;
+pub mod report;
 pub mod uploader;
+pub mod uploads;
 
 pub use entry::{EntryId, Pending, Why};
 pub use folder::{StagingConfig, StagingFolder};
 pub use journal::{Journal, JournalEntry};
 pub use uploader::{UploadObserver, Uploader, UploaderConfig};
+pub use uploads::Uploads;
 
 /// Our sub-folder of the staging folder; the number is the format's version.
 pub const FOLDER: &str = "kvfs-1";

@@ -14,6 +14,7 @@
 //! the journal together has a mark on the lane instead: who closes a file, and the upload that
 //! ends, exclude each other; a hold excludes who closes, and waits for the upload that ends.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -25,6 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use super::entry::{self, EntryId, Pending, Why, is_transient};
 use super::journal::{Journal, JournalEntry};
 use super::lanes::{LaneState, Lanes, Mark};
+use super::report::Item;
 use crate::clock::{Clock, Deadline};
 use crate::metrics::Metrics;
 use crate::store::{
@@ -93,6 +95,8 @@ struct State {
     threads: usize,
     idle: usize,
     stopped: bool,
+    /// Refused uploads of which nobody who waits has been told yet: the last of each key.
+    untold: HashMap<Key, EntryId>,
 }
 
 /// An upload that waits or runs, as `kvfs status` shows it.
@@ -125,7 +129,7 @@ impl Uploader {
             2 * config.parallel,
             Arc::clone(&metrics),
         );
-        let this = Arc::new(Self {
+        Arc::new(Self {
             store,
             journal,
             config,
@@ -135,26 +139,52 @@ impl Uploader {
             state: Mutex::default(),
             changed: Condvar::new(),
             observer: OnceLock::new(),
-        });
-        let mut state = this.state.lock();
-        for entry in this.journal.entries() {
-            if !entry.pending.why.is_failed() {
-                state.lanes.push(&entry.pending.key, entry.id);
-            }
-        }
-        drop(state);
-        this.count();
-        this
+        })
     }
 
-    /// Starts with what the journal holds of earlier mounts. `observer` is told of every end.
+    /// Starts with what earlier mounts left in the journal. `observer` is told of every end.
     pub fn start(self: &Arc<Self>, observer: Weak<dyn UploadObserver>) {
         let _ = self.observer.set(observer);
-        let waiting = self.state.lock().lanes.len();
+        let waiting = self.enqueue(&[]);
         if waiting > 0 {
             tracing::info!("uploading {waiting} files that an earlier mount had not finished");
         }
+    }
+
+    /// Uploads what waits in the journal: what `wanted` names by key or id, or all; returns how
+    /// many.
+    pub fn enqueue(self: &Arc<Self>, wanted: &[String]) -> usize {
+        let mut state = self.state.lock();
+        for entry in self.journal.entries() {
+            let key = &entry.pending.key;
+            let waits =
+                !entry.pending.why.is_failed() && state.lanes.state(key, &entry.id).is_none();
+            if waits && Item::is_named(wanted, &entry.id, key) {
+                state.lanes.push(key, entry.id.clone());
+            }
+        }
+        let waiting = state.lanes.len();
+        drop(state);
+        self.count();
         self.staff();
+        waiting
+    }
+
+    /// Uploads a kept entry once more, whatever the record has become meanwhile.
+    ///
+    /// # Errors
+    /// That there is none, or the disk refuses.
+    pub fn send_again(self: &Arc<Self>, id: &EntryId) -> io::Result<()> {
+        self.journal.update(id, |pending| {
+            pending.why = Why::WriteBack;
+            pending.if_match = None;
+            pending.if_absent = false;
+        })?;
+        let entry = self.journal.get(id).ok_or(io::ErrorKind::NotFound)?;
+        self.state.lock().lanes.push(&entry.pending.key, entry.id);
+        self.count();
+        self.staff();
+        Ok(())
     }
 
     /// Returns the journal.
@@ -224,21 +254,13 @@ impl Uploader {
     /// Waits until nothing of `key` is left to be uploaded.
     ///
     /// # Errors
-    /// Why one of them failed for good; [`ErrorKind::Timeout`] when the deadline passed first.
+    /// Why one of them was refused for good, now or since this was last asked; and
+    /// [`ErrorKind::Timeout`] when the deadline passed first.
     pub fn wait_key(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
-        let mut waited_for = Vec::new();
         let mut state = self.state.lock();
         state.lanes.hurry(Some(key));
         self.changed.notify_all();
-        loop {
-            for id in state.lanes.ids(key) {
-                if !waited_for.contains(&id) {
-                    waited_for.push(id);
-                }
-            }
-            if !state.lanes.has(key) {
-                break;
-            }
+        while state.lanes.has(key) {
             if self
                 .changed
                 .wait_until(&mut state, deadline.instant())
@@ -248,9 +270,9 @@ impl Uploader {
                 return Err(not_yet(key, error.as_deref()));
             }
         }
+        let refused = state.untold.remove(key);
         drop(state);
-        let failed = waited_for.iter().filter_map(|id| self.journal.get(id));
-        match failed.into_iter().find_map(|entry| kept_error(&entry)) {
+        match refused.and_then(|id| kept_error(&self.journal.get(&id)?)) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -569,7 +591,10 @@ impl Uploader {
         if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
             observer.failed(entry, error);
         }
-        self.state.lock().lanes.done(key);
+        let mut state = self.state.lock();
+        state.untold.insert(key.clone(), entry.id.clone());
+        state.lanes.done(key);
+        drop(state);
         drop(marked);
     }
 

@@ -11,6 +11,7 @@ use crate::local::fault::{Call, FaultStore};
 use crate::staging::folder::StoreFile;
 use crate::staging::{StagingConfig, StagingFolder};
 use crate::store::Encoding;
+use crate::store::reference::StoreRef;
 
 struct Bench {
     memory: Arc<MemoryStore>,
@@ -33,7 +34,12 @@ fn open(dir: &tempfile::TempDir) -> Arc<StagingFolder> {
     StagingFolder::open(&StagingConfig {
         dir: dir.path().join("staging"),
         scope: "scope".into(),
-        store: StoreFile::default(),
+        store: StoreFile {
+            reference: "here".into(),
+            open: StoreRef::Directory("/here".into()),
+            api_url: None,
+            raw: false,
+        },
         limit: None,
     })
     .expect("a staging folder")
@@ -274,9 +280,9 @@ fn a_record_that_somebody_else_changed_is_not_overwritten() {
         .memory
         .insert("k", "text/plain", Encoding::Identity, "theirs");
     bench.close_if("k", "mine!!", before);
-    let error = bench.uploader.wait_key(&key("k"), soon()).err();
-    // It may have been refused before anybody waited.
-    assert!(error.is_none_or(|error| error.kind() == ErrorKind::Changed));
+    let refused = bench.uploader.wait_key(&key("k"), soon());
+    let error = refused.expect_err("somebody else was faster");
+    assert_eq!(error.kind(), ErrorKind::Changed);
     assert_eq!(bench.text("k").as_deref(), Some("theirs"));
     let kept = bench.folder.journal().kept();
     assert_eq!(kept.len(), 1);
