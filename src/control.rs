@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use crate::registry::unmount::UnmountMode;
 
-/// The longest request: a few words.
-const MAX_REQUEST: u64 = 4096;
+/// The longest request: a few words, or the names of some thousand uploads.
+const MAX_REQUEST: u64 = 256 << 10;
 
 /// The longest answer: the counters and the remembered errors of one mount.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -46,6 +46,18 @@ pub enum Request {
     Unmount {
         /// How.
         mode: UnmountMode,
+    },
+    /// To answer when everything that was closed is in the store.
+    Sync {
+        /// How long that may take.
+        timeout: Duration,
+    },
+    /// To try uploads that the store refused once more, or to drop them.
+    Recover {
+        /// Whether to drop them.
+        discard: bool,
+        /// Which, by key or id; none for all.
+        wanted: Vec<String>,
     },
 }
 
@@ -247,7 +259,7 @@ mod tests {
             Request::Unmount {
                 mode: UnmountMode::Graceful,
             } => Answer::Busy,
-            Request::Unmount { .. } => Answer::Failed("no".into()),
+            _ => Answer::Failed("no".into()),
         })
     }
 
@@ -279,7 +291,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("s.sock");
         let _server = ControlServer::start(&path, echo()).expect("a socket");
-        for nonsense in [&b"hello\n"[..], b"{\"request\":\"dance\"}\n", &[b'x'; 5000]] {
+        for nonsense in [
+            &b"hello\n"[..],
+            b"{\"request\":\"dance\"}\n",
+            &[b'x'; 5000],
+            &[b'y'; 300_000],
+        ] {
             let mut stream = UnixStream::connect(&path).expect("a connection");
             // The server may hang up before it has read everything.
             let _ = stream.write_all(nonsense);

@@ -16,6 +16,7 @@ use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::open::OpenConfig;
+use crate::staging::Uploads;
 use crate::store::{ErrorKind, Store, StoreError};
 use crate::units::ByteSize;
 use crate::workers::Workers;
@@ -117,6 +118,7 @@ pub struct Mounted {
     config: MountConfig,
     mount_point: PathBuf,
     started: Instant,
+    uploads: Option<Uploads>,
 }
 
 /// Gives the part of `kvfs status` that the mount itself knows.
@@ -131,6 +133,11 @@ impl Mounted {
         self.session.run()
     }
 
+    /// Returns what is on its way to the store; `None` for a read-only mount.
+    pub fn uploads(&self) -> Option<&Uploads> {
+        self.uploads.as_ref()
+    }
+
     /// Returns where the status comes from.
     pub fn status_source(&self) -> StatusSource {
         let (store, metrics, config) = (
@@ -139,6 +146,7 @@ impl Mounted {
             self.config.clone(),
         );
         let (mount_point, started) = (self.mount_point.clone(), self.started);
+        let uploads = self.uploads.clone();
         Arc::new(move || {
             let info = store.info();
             let expires = info
@@ -158,6 +166,7 @@ impl Mounted {
                 "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
                 "signature_expires_unix_s": expires,
                 "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
+                "uploads": uploads.as_ref().map(Uploads::status),
                 "stats": metrics.snapshot(),
             })
         })
@@ -255,6 +264,7 @@ pub fn mount_store(
         mount_point: config.mount_point.clone(),
         config,
         started,
+        uploads: None,
     };
     let status = mounted.status_source();
     mounted

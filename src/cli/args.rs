@@ -64,6 +64,14 @@ pub enum Command {
     ///
     /// Exits with 3 if a mount is dead or does not answer.
     Status(StatusArgs),
+    /// Wait until everything that was closed on a mount is in its store
+    Sync(SyncArgs),
+    /// List, upload or drop what was written and is not in its store
+    ///
+    /// That is what a mount with --write-back had no time to upload, and what the store refused.
+    /// Works with and without a mount of the store; a mount uploads by itself what was only
+    /// interrupted.
+    Recover(RecoverArgs),
     /// Serve a folder of stores as a local Apify API
     ///
     /// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
@@ -407,6 +415,49 @@ pub struct StatusArgs {
     /// Print a JSON array with an object for each mount
     #[arg(long)]
     pub json: bool,
+}
+
+/// The arguments of `kvfs sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Where the store is mounted
+    pub mountpoint: PathBuf,
+    /// The longest wait [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// The arguments of `kvfs recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Only these, by id or key [default: everything]
+    #[arg(value_name = "ID or KEY")]
+    pub wanted: Vec<String>,
+    /// List what is not in its store (the default)
+    #[arg(long, conflicts_with_all = ["upload", "discard"])]
+    pub list: bool,
+    /// Upload it; what the store refused because the record has changed now replaces that
+    #[arg(long, conflicts_with = "discard")]
+    pub upload: bool,
+    /// Drop it for good
+    #[arg(long)]
+    pub discard: bool,
+    /// With --discard: everything
+    #[arg(long, requires = "discard")]
+    pub all: bool,
+    /// Print a JSON array with an object for each
+    #[arg(long, conflicts_with_all = ["upload", "discard"])]
+    pub json: bool,
+    /// Where mounts keep what is not in the store yet [default: KVFS_STAGING_DIR, else kvfs/staging
+    /// in the user's state folder]
+    #[arg(long, value_name = "DIR")]
+    pub staging_dir: Option<PathBuf>,
+    /// Read the API token from this file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// With --upload: the longest that the uploads to one store may take [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// The arguments of `kvfs serve`.

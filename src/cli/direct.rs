@@ -71,7 +71,10 @@ impl Direct {
 }
 
 /// Lets warnings be seen, and with `-v` the requests.
-fn start_log(global: GlobalArgs, environment: &Environment) -> Result<(), CliError> {
+///
+/// # Errors
+/// That standard error cannot be written to.
+pub fn start_log(global: GlobalArgs, environment: &Environment) -> Result<(), CliError> {
     let level = match global.verbose {
         0 => LogLevel::Warn,
         1 => LogLevel::Debug,

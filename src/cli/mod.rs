@@ -23,12 +23,14 @@ pub mod mount;
 pub mod options;
 pub mod pages;
 pub mod put;
+pub mod recover;
 pub mod reference;
 pub mod rm;
 pub mod serve;
 pub mod settings;
 pub mod share;
 pub mod status;
+pub mod sync;
 pub mod ui;
 pub mod unmount;
 
@@ -79,6 +81,8 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Mount(args) => mount::run(ui, args, cli.global, &environment),
         Command::Unmount(args) => unmount::run(ui, args, &environment),
         Command::Status(args) => status::run(ui, args, &environment),
+        Command::Sync(args) => sync::run(ui, args, &environment),
+        Command::Recover(args) => recover::run(ui, args, cli.global, &environment),
         Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),
         Command::Ls(args) => ls::run(args, cli.global, &environment),

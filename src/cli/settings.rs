@@ -41,6 +41,7 @@ pub struct Environment {
     config_home: Option<PathBuf>,
     state_home: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
+    staging_dir: Option<PathBuf>,
     token: Option<Secret>,
     signature: Option<Secret>,
     serve_token: Option<Secret>,
@@ -93,6 +94,7 @@ impl Environment {
             config_home: folder("XDG_CONFIG_HOME"),
             state_home: folder("XDG_STATE_HOME"),
             runtime_dir: folder("XDG_RUNTIME_DIR"),
+            staging_dir: folder("KVFS_STAGING_DIR"),
             token: secret("APIFY_TOKEN"),
             signature: secret("KVFS_SIGNATURE"),
             serve_token: secret("KVFS_SERVE_TOKEN"),
@@ -156,6 +158,17 @@ impl Environment {
     /// That there is no home folder.
     pub fn log_dir(&self) -> Result<PathBuf, CliError> {
         Ok(self.state_dir()?.join("logs"))
+    }
+
+    /// Returns the folder for what was written and is not in its store yet.
+    ///
+    /// # Errors
+    /// That there is no folder for it.
+    pub fn staging_dir(&self, given: Option<&Path>) -> Result<PathBuf, CliError> {
+        match given.or(self.staging_dir.as_deref()) {
+            Some(dir) => absolute(dir),
+            None => Ok(self.state_dir()?.join("staging")),
+        }
     }
 
     /// Returns where content is kept on disk if nothing else is said.

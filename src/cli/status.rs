@@ -167,6 +167,7 @@ fn details(mount: &Value) -> String {
     let mut fields = Map::new();
     flatten(mount, "", &mut fields);
     let errors = mount["stats"]["last_errors"].as_array();
+    let uploads = mount["uploads"]["items"].as_array();
     let width = fields.keys().map(String::len).max().unwrap_or(0) + 1;
     let operations = mount["stats"]["operations"].as_object();
     let mut lines: Vec<String> = fields
@@ -181,6 +182,9 @@ fn details(mount: &Value) -> String {
             format!("{name:width$} {shown}")
         })
         .collect();
+    for item in uploads.into_iter().flatten() {
+        lines.push(upload(item));
+    }
     if operations.is_some_and(|operations| !operations.is_empty()) {
         lines.push(String::new());
         lines.push(latencies(&mount["stats"]["operations"]));
@@ -241,6 +245,20 @@ pub fn micros(us: u64) -> String {
         1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
         _ => format!("{:.1} s", us as f64 / 1e6),
     }
+}
+
+/// Returns the line of a file that is not in the store.
+fn upload(item: &Value) -> String {
+    let reason = match item["reason"].as_str() {
+        Some(reason) => format!(": {reason}"),
+        None => String::new(),
+    };
+    let size = ByteSize(item["size"].as_u64().unwrap_or(0));
+    let name = item["key"].as_str().unwrap_or(text(item, "id"));
+    format!(
+        "not in the store: '{name}', {size}, {}{reason}",
+        text(item, "state")
+    )
 }
 
 fn flatten(value: &Value, prefix: &str, out: &mut Map<String, Value>) {

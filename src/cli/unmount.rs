@@ -9,12 +9,17 @@ use super::error::CliError;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::control::{self, Answer, Request};
-use crate::registry::mount_point::{is_kvfs, quoted, resolve};
+use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted, resolve};
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::registry::{Entry, Registry};
+use crate::staging::report::{self, State};
+use crate::units::ByteSize;
 
 /// How long everything under way may take to finish.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much longer a daemon may take to end than it waits for its uploads.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to end whose mount was taken away by force.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,11 +39,93 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
         (false, true) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Graceful,
     };
-    if let Some(pid) = unmount_mount(&registry, &path, mode)? {
+    let uploads = Pending::of(&registry, &path);
+    if let Some(uploads) = uploads.as_ref().filter(|uploads| uploads.files > 0)
+        && mode == UnmountMode::Graceful
+    {
+        ui.say(format_args!(
+            "uploading {} first, for at most {:?}",
+            files(uploads.files),
+            uploads.patience
+        ));
+    }
+    let patience = uploads.as_ref().map_or(TIMEOUT, |uploads| {
+        uploads.patience.saturating_add(ENDING).max(TIMEOUT)
+    });
+    if let Some(pid) = unmount_mount(&registry, &path, mode, patience)? {
         ui.warn(format_args!("the daemon, process {pid}, has not ended yet"));
     }
     ui.say(format_args!("unmounted {}", quoted(&path)));
-    Ok(())
+    match uploads {
+        Some(uploads) => uploads.check(ui, mode),
+        None => Ok(()),
+    }
+}
+
+/// What a mount had not uploaded when it was asked to end.
+struct Pending {
+    files: u64,
+    folder: PathBuf,
+    patience: Duration,
+}
+
+impl Pending {
+    /// Asks the daemon; one that does not answer, or whose mount is read-only, has nothing.
+    fn of(registry: &Registry, path: &Path) -> Option<Self> {
+        let daemon = registry.find(path).filter(Entry::is_alive)?;
+        let answer = control::ask(&daemon.control, &Request::Status, ANSWER_TIMEOUT).ok()?;
+        let Answer::Done(state) = answer else {
+            return None;
+        };
+        let uploads = &state["uploads"];
+        let patience = uploads["unmount_waits_s"].as_f64().unwrap_or(0.0);
+        Some(Self {
+            files: uploads["pending"].as_u64().unwrap_or(0),
+            folder: PathBuf::from(uploads["folder"].as_str()?),
+            patience: Duration::try_from_secs_f64(patience).unwrap_or(TIMEOUT),
+        })
+    }
+
+    /// Looks at what is left, and tells. What another mount of the store has is its own business.
+    fn check(&self, ui: Ui, mode: UnmountMode) -> Result<(), CliError> {
+        let Ok(scope) = report::scan_scope(&self.folder) else {
+            return Ok(());
+        };
+        let left = |kept: bool| {
+            let items = scope.items.iter();
+            items.filter(move |item| {
+                let lingers = item.owner_pid.is_none() || mode == UnmountMode::Lazy;
+                lingers && (item.state == State::Kept) == kept && item.state != State::Damaged
+            })
+        };
+        let (refused, waiting) = (left(true).count() as u64, left(false).count() as u64);
+        let folder = quoted(&self.folder);
+        if refused > 0 {
+            ui.warn(format_args!(
+                "{} refused by the store and kept in {folder}; see: kvfs recover",
+                files(refused)
+            ));
+        }
+        if waiting == 0 {
+            return Ok(());
+        }
+        let size: u64 = left(false).map(|item| item.size).sum();
+        Err(CliError::failed(format!(
+            "{} ({}) not in the store yet; the bytes are safe in {folder}",
+            files(waiting),
+            ByteSize(size)
+        ))
+        .hinted(
+            "the next mount of the store with --rw uploads them, or now: kvfs recover --upload",
+        ))
+    }
+}
+
+fn files(n: u64) -> String {
+    match n {
+        1 => "1 file".to_owned(),
+        n => format!("{n} files"),
+    }
 }
 
 /// Returns the canonical form of a mount point that ought to be there.
@@ -58,8 +145,9 @@ fn unmount_mount(
     registry: &Registry,
     path: &Path,
     mode: UnmountMode,
+    patience: Duration,
 ) -> Result<Option<u32>, CliError> {
-    let until = Instant::now() + TIMEOUT;
+    let until = Instant::now() + patience;
     let daemon = registry.find(path).filter(Entry::is_alive);
     if !is_kvfs(path) && daemon.is_none() {
         registry.clean(path);

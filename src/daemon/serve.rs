@@ -11,9 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::session::{Session, StatusSource, Unmounter};
+use super::session::{Session, Unmounter};
 use super::signals::{Place, Stopper};
 use super::{Failure, Order};
+use crate::clock::Deadline;
 use crate::control::{Answer, ControlServer, Handler, Request};
 use crate::exporter;
 use crate::metrics::Metrics;
@@ -93,7 +94,7 @@ fn serve_mounted(
     };
     let _control = ControlServer::start(
         lock.control_path(),
-        handler(entry.clone(), exported, &session.status, &session.unmounter),
+        handler(entry.clone(), exported, &session),
     )
     .map_err(|error| Failure::new("cannot listen for requests").caused_by(&error))?;
     lock.register(&entry)
@@ -172,13 +173,9 @@ fn wait_answering(path: &Path, deadline: Duration) -> Result<(), Failure> {
     }
 }
 
-fn handler(
-    entry: Entry,
-    exported: Option<SocketAddr>,
-    status: &StatusSource,
-    unmounter: &Unmounter,
-) -> Handler {
-    let (status, unmounter) = (Arc::clone(status), Arc::clone(unmounter));
+fn handler(entry: Entry, exported: Option<SocketAddr>, session: &Session) -> Handler {
+    let (status, unmounter) = (Arc::clone(&session.status), Arc::clone(&session.unmounter));
+    let uploads = session.uploads.clone();
     Arc::new(move |request| match request {
         Request::Status => {
             let mut state = describe(&entry, SystemTime::now());
@@ -200,6 +197,18 @@ fn handler(
                 }
             }
         }
+        Request::Sync { timeout } => match &uploads {
+            None => Answer::Done(Value::Null),
+            Some(uploads) => match uploads.sync(Deadline::after(timeout)) {
+                Ok(()) => Answer::Done(Value::Null),
+                Err(left) => Answer::Failed(left),
+            },
+        },
+        Request::Recover { discard, wanted } => match &uploads {
+            None => Answer::Done(0.into()),
+            Some(uploads) if discard => Answer::Done(uploads.discard(&wanted).into()),
+            Some(uploads) => Answer::Done(uploads.send_again(&wanted).into()),
+        },
     })
 }
 

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::Failure;
 use crate::metrics::Metrics;
-use crate::registry::unmount::{UnmountMode, unmount};
+use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::setup::{self, MountConfig};
+use crate::staging::Uploads;
 
 /// How long a mount in use is tried again before it counts as such.
 const BUSY_PATIENCE: Duration = Duration::from_millis(500);
@@ -30,6 +31,8 @@ pub struct Session {
     pub status: StatusSource,
     /// How to end it.
     pub unmounter: Unmounter,
+    /// What is on its way to the store; `None` for a read-only mount.
+    pub uploads: Option<Uploads>,
 }
 
 impl fmt::Debug for Session {
@@ -51,13 +54,29 @@ pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Fai
         }
     })?;
     let mount_point = config.mount_point.clone();
+    let uploads = mounted.uploads().cloned();
+    let (ending, waiting) = (uploads.clone(), uploads.clone());
     Ok(Session {
         status: mounted.status_source(),
-        unmounter: Arc::new(move |mode| match mode {
-            UnmountMode::Graceful => patiently(|| Ok(unmount(&mount_point, mode)?)),
-            UnmountMode::Lazy | UnmountMode::Force => Ok(unmount(&mount_point, mode)?),
+        uploads,
+        unmounter: Arc::new(move |mode| match (mode, unmount(&mount_point, mode)) {
+            // Unmounted already: what it still does is to wait for uploads, which are safe on disk.
+            (UnmountMode::Lazy | UnmountMode::Force, Err(UnmountError::NotMounted))
+                if ending.is_some() =>
+            {
+                ending.iter().for_each(Uploads::give_up);
+                Ok(())
+            }
+            (UnmountMode::Graceful, Err(UnmountError::Busy)) => {
+                patiently(|| Ok(unmount(&mount_point, mode)?))
+            }
+            (_, result) => Ok(result?),
         }),
-        run: Box::new(move || mounted.run()),
+        run: Box::new(move || {
+            let served = mounted.run();
+            waiting.iter().for_each(Uploads::finish);
+            served
+        }),
     })
 }
 

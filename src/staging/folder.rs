@@ -72,15 +72,39 @@ impl StagingFolder {
     /// # Errors
     /// That a folder cannot be made, is a symbolic link or belongs to somebody else.
     pub fn open(config: &StagingConfig) -> io::Result<Arc<Self>> {
-        let root = config.dir.join(FOLDER);
-        let scope = root.join(&config.scope);
-        crate::cache::disk::private_dir(&config.dir)?;
+        Self::open_scope(
+            &config.dir,
+            &config.scope,
+            Some(&config.store),
+            config.limit,
+        )
+    }
+
+    /// Opens the folder of a scope to see to what dead processes left there.
+    ///
+    /// # Errors
+    /// As for [`StagingFolder::open`].
+    pub fn adopt(dir: &Path, scope: &str, store: Option<&StoreFile>) -> io::Result<Arc<Self>> {
+        Self::open_scope(dir, scope, store, None)
+    }
+
+    fn open_scope(
+        dir: &Path,
+        scope: &str,
+        store: Option<&StoreFile>,
+        limit: Option<u64>,
+    ) -> io::Result<Arc<Self>> {
+        let root = dir.join(FOLDER);
+        let scope = root.join(scope);
+        crate::cache::disk::private_dir(dir)?;
         private_folder(&root)?;
         private_folder(&scope)?;
-        sync_dir(&config.dir)?;
+        sync_dir(dir)?;
         sync_dir(&root)?;
         let lock = owner::lock_scope(&scope)?;
-        write_store_file(&scope, &config.store)?;
+        if let Some(store) = store {
+            write_store_file(&scope, store)?;
+        }
         let own = OwnerDir::create(&scope)?;
         let mut dead = Vec::new();
         for folder in owner::owners(&scope)? {
@@ -100,7 +124,7 @@ impl StagingFolder {
             }
         }
         drop(lock);
-        let budget = Budget::new(File::open(own.path())?, config.limit);
+        let budget = Budget::new(File::open(own.path())?, limit);
         let journal = Journal::new(Arc::clone(&own), dead, Arc::clone(&budget));
         Ok(Arc::new(Self {
             own,

@@ -652,12 +652,11 @@ impl Drop for Attempt<'_> {
         let Self(uploader, key) = self;
         {
             let mut state = uploader.state.lock();
-            if state.lanes.running(key).is_some() {
+            // Otherwise it has ended, and what runs by now is another thread's.
+            if std::thread::panicking() {
                 let next = uploader.clock.now() + uploader.config.max_delay;
                 let error = "kvfs has a bug; see the log".to_owned();
                 state.lanes.retry(key, next, error);
-            }
-            if std::thread::panicking() {
                 state.threads -= 1;
             }
         }

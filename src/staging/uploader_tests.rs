@@ -195,6 +195,29 @@ fn of_several_that_wait_only_the_newest_is_sent_and_it_follows_the_one_under_way
 }
 
 #[test]
+fn every_entry_of_a_key_is_sent_once_and_in_order_after_a_crash() {
+    let mut bench = Bench::new();
+    bench.uploader.stop();
+    let template = bench.close("k", "first");
+    let pending = bench.folder.journal().get(&template).expect("it").pending;
+    for n in 0..30 {
+        let file = bench.folder.new_file().expect("a file");
+        file.write_all_at(format!("{n:05}").as_bytes(), 0)
+            .expect("room");
+        bench
+            .folder
+            .journal()
+            .keep(&file, pending.clone(), true)
+            .expect("kept");
+    }
+    bench.restart();
+    assert!(bench.uploader.wait_all(soon()).is_empty());
+    assert_eq!(bench.text("k").as_deref(), Some("00029"));
+    assert_eq!(bench.store.calls(Call::Put), 31);
+    assert_eq!(bench.metrics.uploads_retried.get(), 0);
+}
+
+#[test]
 fn a_store_that_cannot_be_reached_is_tried_until_it_can() {
     let bench = Bench::new();
     for kind in [

@@ -11,6 +11,7 @@ mod contract;
 mod fs_core;
 mod model;
 mod peers;
+mod recover;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,369 @@
+//! `kvfs recover`: what was written to a mount and is not in its store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::{GlobalArgs, RecoverArgs, StoreArgs};
+use super::direct::{failure, start_log};
+use super::error::CliError;
+use super::settings::{Environment, open_config};
+use super::ui::{Ui, table};
+use crate::clock::{Deadline, SystemClock};
+use crate::control::{self, Answer, Request};
+use crate::metrics::Metrics;
+use crate::registry::{Entry, Registry};
+use crate::staging::report::{self, Item, Scope, State};
+use crate::staging::{StagingFolder, Uploader, UploaderConfig};
+use crate::units::ByteSize;
+
+/// How long all uploads to one store may take where nothing else is said.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a daemon may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Lists, uploads or drops what is not in its store.
+///
+/// # Errors
+/// That the staging folder cannot be used, or that something could not be uploaded.
+pub fn run(
+    ui: Ui,
+    args: &RecoverArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    start_log(global, environment)?;
+    let dir = environment.staging_dir(args.staging_dir.as_deref())?;
+    let scopes = report::scan(&dir).map_err(|error| unusable(&dir, &error))?;
+    let scopes = select(scopes, args)?;
+    if args.upload {
+        upload(ui, args, environment, &dir, &scopes)
+    } else if args.discard {
+        discard(ui, args, environment, &dir, &scopes)
+    } else {
+        list(ui, args, &scopes)
+    }
+}
+
+/// Keeps the items that the arguments name.
+fn select(mut scopes: Vec<Scope>, args: &RecoverArgs) -> Result<Vec<Scope>, CliError> {
+    if args.wanted.is_empty() {
+        return Ok(scopes);
+    }
+    let mut unknown: Vec<&String> = args.wanted.iter().collect();
+    for scope in &mut scopes {
+        scope.items.retain(|item| {
+            let names = |name: &String| *name == item.id || Some(name) == item.key.as_ref();
+            unknown.retain(|name| !names(name));
+            args.wanted.iter().any(names)
+        });
+    }
+    scopes.retain(|scope| !scope.items.is_empty());
+    match unknown.first() {
+        None => Ok(scopes),
+        Some(name) => Err(CliError::failed(format!("nothing of '{name}' is waiting"))
+            .hinted("see what is with: kvfs recover")),
+    }
+}
+
+fn list(ui: Ui, args: &RecoverArgs, scopes: &[Scope]) -> Result<(), CliError> {
+    if args.json {
+        let items: Vec<_> = scopes.iter().flat_map(as_json).collect();
+        ui.data(serde_json::to_string_pretty(&items).unwrap_or_default())?;
+        return Ok(());
+    }
+    if scopes.is_empty() {
+        ui.say("nothing is waiting: all that was written is in its store");
+        return Ok(());
+    }
+    let header = ["STORE", "KEY", "SIZE", "CLOSED", "STATE", "ID", "REASON"];
+    let rows: Vec<Vec<String>> = scopes
+        .iter()
+        .flat_map(|scope| scope.items.iter().map(move |item| row(scope, item)))
+        .collect();
+    ui.data(table(&header, &rows))?;
+    ui.hint("upload with: kvfs recover --upload [ID...]; drop with: kvfs recover --discard ID...");
+    Ok(())
+}
+
+fn as_json(scope: &Scope) -> impl Iterator<Item = serde_json::Value> {
+    let store = scope.store.as_ref().map(|store| store.reference.clone());
+    scope.items.iter().map(move |item| {
+        let mut shown = json!(item);
+        shown["store"] = store.clone().into();
+        shown["folder"] = scope.path.to_string_lossy().into();
+        shown
+    })
+}
+
+fn row(scope: &Scope, item: &Item) -> Vec<String> {
+    let store = scope.store.as_ref();
+    let dash = || "-".to_owned();
+    vec![
+        store.map_or_else(dash, |store| store.reference.clone()),
+        item.key.as_deref().map_or_else(dash, shown),
+        ByteSize(item.size).to_string(),
+        item.closed_at
+            .map_or_else(dash, |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
+        match (item.state, item.owner_pid) {
+            (State::Waiting, Some(pid)) => format!("uploading (process {pid})"),
+            (state, _) => format!("{state:?}").to_lowercase(),
+        },
+        item.id.clone(),
+        item.reason.as_deref().map_or_else(dash, shown),
+    ]
+}
+
+/// Returns text as it is shown on a line: control characters are escaped.
+fn shown(text: &str) -> String {
+    if text.contains(char::is_control) {
+        text.escape_debug().to_string()
+    } else {
+        text.to_owned()
+    }
+}
+
+fn upload(
+    ui: Ui,
+    args: &RecoverArgs,
+    environment: &Environment,
+    dir: &Path,
+    scopes: &[Scope],
+) -> Result<(), CliError> {
+    let mut uploaded = 0;
+    let mut failures = Vec::new();
+    for scope in scopes {
+        let (living, dead) = by_owner(scope);
+        for (pid, wanted) in living {
+            match ask_owner(environment, pid, false, wanted) {
+                Ok(n) => ui.say(format_args!(
+                    "process {pid} uploads {n} that were refused before once more; see kvfs status"
+                )),
+                Err(error) => failures.push(error),
+            }
+        }
+        if dead.is_empty() {
+            continue;
+        }
+        match upload_dead(args, environment, dir, scope, &dead) {
+            Ok(n) => uploaded += n,
+            Err(error) => failures.push(error),
+        }
+    }
+    if uploaded > 0 || (failures.is_empty() && scopes.is_empty()) {
+        ui.say(match uploaded {
+            0 => "nothing is waiting: all that was written is in its store".to_owned(),
+            1 => "uploaded 1 file".to_owned(),
+            n => format!("uploaded {n} files"),
+        });
+    }
+    first_of(failures)
+}
+
+/// Returns the first of several errors, the others as hints.
+fn first_of(failures: Vec<CliError>) -> Result<(), CliError> {
+    let mut failures = failures.into_iter();
+    let Some(mut first) = failures.next() else {
+        return Ok(());
+    };
+    for other in failures {
+        first.hints.push(format!("also: {}", other.message));
+        for hint in other.hints {
+            if !first.hints.contains(&hint) {
+                first.hints.push(hint);
+            }
+        }
+    }
+    Err(first)
+}
+
+/// Returns the ids of what living owners have refused uploads of, by owner, and of what dead ones
+/// left.
+fn by_owner(scope: &Scope) -> (Vec<(u32, Vec<String>)>, Vec<String>) {
+    let mut living: Vec<(u32, Vec<String>)> = Vec::new();
+    let mut dead = Vec::new();
+    for item in &scope.items {
+        match item.owner_pid {
+            None => dead.push(item.id.clone()),
+            // It uploads the others without being asked.
+            Some(_) if item.state != State::Kept => {}
+            Some(pid) => match living.iter_mut().find(|(known, _)| *known == pid) {
+                Some((_, ids)) => ids.push(item.id.clone()),
+                None => living.push((pid, vec![item.id.clone()])),
+            },
+        }
+    }
+    (living, dead)
+}
+
+/// Asks the daemon of this process to upload or drop; returns how many that are.
+fn ask_owner(
+    environment: &Environment,
+    pid: u32,
+    discard: bool,
+    wanted: Vec<String>,
+) -> Result<u64, CliError> {
+    let registry: Registry = environment.registry()?;
+    let mut entries = registry.entries().into_iter();
+    let Some(daemon) = entries.find(|entry: &Entry| entry.process.pid == pid && entry.is_alive())
+    else {
+        return Err(CliError::failed(format!(
+            "process {pid} has the files and is no mount that is known here"
+        ))
+        .hinted("perhaps another kvfs recover is running; try again when it has ended"));
+    };
+    match control::ask(
+        &daemon.control,
+        &Request::Recover { discard, wanted },
+        ANSWER,
+    ) {
+        Ok(Answer::Done(n)) => Ok(n.as_u64().unwrap_or(0)),
+        Ok(answer) => Err(CliError::failed(format!("the daemon refused: {answer}"))),
+        Err(error) => Err(CliError::failed("the daemon does not answer").caused_by(&error)),
+    }
+}
+
+/// Uploads what dead owners left for one store, as the next mount of it would; returns how many.
+fn upload_dead(
+    args: &RecoverArgs,
+    environment: &Environment,
+    dir: &Path,
+    scope: &Scope,
+    wanted: &[String],
+) -> Result<usize, CliError> {
+    let Some(file) = &scope.store else {
+        return Err(CliError::failed(format!(
+            "it cannot be read for which store {} is",
+            scope.path.display()
+        )));
+    };
+    let mut config = open_config(
+        &StoreArgs {
+            token_file: args.token_file.clone(),
+            ..StoreArgs::default()
+        },
+        environment,
+        file.open.clone(),
+    )?;
+    // As it was mounted, so that the token goes where it went then.
+    config.api_url.clone_from(&file.api_url);
+    config.signature = None;
+    let metrics = Arc::new(Metrics::default());
+    let store = crate::open::open(&config, Arc::clone(&metrics))
+        .map_err(|error| failure(&format!("cannot open the store {}", file.reference), &error))?;
+    let folder = open_folder(dir, scope)?;
+    let journal = folder.journal();
+    let uploader = Uploader::new(
+        store,
+        Arc::clone(journal),
+        UploaderConfig::new(config.deadline),
+        Arc::new(SystemClock),
+        metrics,
+    );
+    let ours: Vec<_> = journal
+        .entries()
+        .into_iter()
+        .filter(|entry| wanted.iter().any(|id| *id == entry.id.as_str()))
+        .collect();
+    uploader.enqueue(wanted);
+    for entry in ours.iter().filter(|entry| entry.pending.why.is_failed()) {
+        uploader
+            .send_again(&entry.id)
+            .map_err(|error| unusable(folder.path(), &error))?;
+    }
+    let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let waiting = uploader.wait_all(Deadline::after(timeout));
+    uploader.stop();
+    let left: Vec<_> = ours
+        .iter()
+        .filter_map(|entry| journal.get(&entry.id))
+        .collect();
+    let Some(first) = left.first() else {
+        return Ok(ours.len());
+    };
+    let reason = Item::of(&first.id, &first.pending, State::Kept, None).reason;
+    let still = waiting.iter().find(|pending| pending.entry.id == first.id);
+    let reason = reason.or_else(|| match &still?.state {
+        crate::staging::lanes::LaneState::Retrying(_, error, _) => Some(error.clone()),
+        _ => None,
+    });
+    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    Err(CliError::failed(format!(
+        "{} of {} could not be uploaded to {}, the first of them {}{why}",
+        left.len(),
+        ours.len(),
+        file.reference,
+        shown(first.pending.key.as_str()),
+    ))
+    .hinted(format!(
+        "the bytes are still safe in {}",
+        scope.path.display()
+    )))
+}
+
+fn discard(
+    ui: Ui,
+    args: &RecoverArgs,
+    environment: &Environment,
+    dir: &Path,
+    scopes: &[Scope],
+) -> Result<(), CliError> {
+    if args.wanted.is_empty() && !args.all {
+        return Err(CliError::usage("--discard drops files for good: say which")
+            .hinted("name ids or keys as kvfs recover lists them, or --all for everything"));
+    }
+    let mut dropped = 0;
+    let mut failures = Vec::new();
+    for scope in scopes {
+        let (living, dead) = by_owner(scope);
+        let in_hands = scope
+            .items
+            .iter()
+            .filter(|item| item.owner_pid.is_some() && item.state != State::Kept);
+        let in_hands = in_hands.count();
+        if in_hands > 0 {
+            ui.warn(format_args!(
+                "{in_hands} are being uploaded by a mount and are left to it"
+            ));
+        }
+        for (pid, wanted) in living {
+            match ask_owner(environment, pid, true, wanted) {
+                Ok(n) => dropped += n,
+                Err(error) => failures.push(error),
+            }
+        }
+        if dead.is_empty() {
+            continue;
+        }
+        let folder = open_folder(dir, scope)?;
+        for entry in folder.journal().entries() {
+            if dead.iter().any(|id| *id == entry.id.as_str()) {
+                let removed = folder.journal().remove(&entry.id);
+                removed.map_err(|error| unusable(folder.path(), &error))?;
+                dropped += 1;
+            }
+        }
+        dropped += folder.discard_damaged(&dead) as u64;
+        folder
+            .journal()
+            .settle()
+            .map_err(|error| unusable(folder.path(), &error))?;
+    }
+    ui.say(match dropped {
+        1 => "dropped 1 file".to_owned(),
+        n => format!("dropped {n} files"),
+    });
+    first_of(failures)
+}
+
+/// Takes over what dead owners left for one store.
+fn open_folder(dir: &Path, scope: &Scope) -> Result<Arc<StagingFolder>, CliError> {
+    StagingFolder::adopt(dir, &scope.name, scope.store.as_ref())
+        .map_err(|error| unusable(&scope.path, &error))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::failed(format!("cannot use the staging folder {}", path.display())).caused_by(error)
+}
