@@ -12,6 +12,7 @@ use crate::cache::records::{Records, RecordsConfig};
 use crate::clock::{Clock, SystemClock};
 use crate::fs::{self, FsConfig, KvFs};
 use crate::fuse::adapter::{Adapter, Appearance};
+use crate::fuse::passthrough::Passthrough;
 use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
@@ -201,6 +202,7 @@ pub fn mount_store(
         .disk_cache
         .as_ref()
         .and_then(|disk| open_disk(disk, &*store, config.raw, &metrics));
+    let cache_dir = disk.as_ref().map(|disk| disk.scope_dir());
     let records = Records::new(
         Arc::clone(&store),
         RecordsConfig {
@@ -245,7 +247,15 @@ pub fn mount_store(
         }
     };
     let watcher = Watcher::start(Box::new(late)).map_err(failed)?;
-    let adapter = Adapter::new(Arc::clone(&fs), pool, watcher, appearance, config.deadline);
+    let passthrough = Passthrough::new(cache_dir.as_deref());
+    let adapter = Adapter::new(
+        Arc::clone(&fs),
+        pool,
+        watcher,
+        passthrough,
+        appearance,
+        config.deadline,
+    );
     let options = MountOptions {
         mount_point: config.mount_point.clone(),
         source: format!("kvfs:{}", config.open.reference),

@@ -107,6 +107,15 @@ impl Content {
         }
     }
 
+    /// Returns the file that holds the content, if all of it is in one.
+    pub fn whole_file(&self) -> Option<&Arc<File>> {
+        match &self.data {
+            Data::File { file, .. } => Some(file),
+            Data::Download(download) if download.is_complete() => Some(download.file()),
+            _ => None,
+        }
+    }
+
     /// Returns the server's validator of this version.
     pub fn validator(&self) -> Option<Validator> {
         self.meta.validator()

@@ -29,6 +29,8 @@ pub struct Inode {
     /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
     /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
     pub settling: bool,
+    /// Whether the kernel reads the open handles' content from its file: all or none of them.
+    pub direct: bool,
     /// Whether the name now belongs to another inode, because the record changed while this one
     /// was open.
     pub detached: bool,
@@ -118,6 +120,7 @@ impl InodeTable {
             opens: 0,
             version: None,
             settling: false,
+            direct: false,
             detached: false,
             told_size,
         });

@@ -7,6 +7,7 @@
 //! [`crate::cache`]. None is held
 //! across I/O.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -82,6 +83,8 @@ pub struct KvFs {
     settled: Condvar,
     handles: Mutex<HandleTable>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
+    /// Whether the kernel may read whole contents from their files.
+    direct: AtomicBool,
     prefetcher: Option<Prefetcher>,
     listers: Arc<Workers>,
     status: OnceLock<StatusSource>,
@@ -126,6 +129,7 @@ impl KvFs {
             settled: Condvar::new(),
             handles: Mutex::default(),
             kernel: OnceLock::new(),
+            direct: AtomicBool::new(false),
             prefetcher,
             listers,
             status: OnceLock::new(),

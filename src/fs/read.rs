@@ -1,5 +1,7 @@
 //! Opening, reading and closing files.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::handle::FileHandle;
@@ -78,7 +80,7 @@ impl KvFs {
         };
         let content = reader.content();
         let size = content.known_size().ok_or(FsError::WouldBlock)?;
-        let pages = self.enter_version(ino, content, size, wait)?;
+        let (pages, direct) = self.enter_version(ino, content, size, wait)?;
         let settling = (pages != Pages::Keep).then(|| Settling(self, ino));
         let keep_cache = self.tell_kernel(ino, content, size, pages);
         if pages == Pages::Keep {
@@ -87,12 +89,36 @@ impl KvFs {
         }
         drop(settling);
         self.foresee(&key);
-        Ok(self.hand_out(ino, reader, keep_cache))
+        Ok(self.hand_out(ino, reader, keep_cache, direct))
+    }
+
+    /// From now on, whole contents in files may be read by the kernel itself. Not for mounts
+    /// that write: the kernel then refuses to open such a file for writing as usual.
+    pub fn allow_direct(&self) {
+        self.direct.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that the kernel does not read an opened file by itself after all. Only before
+    /// the open is answered, and not when another handle of the inode is read so.
+    pub fn refuse_direct(&self, fh: Fh) {
+        self.direct.store(false, Ordering::Relaxed);
+        let Some(handle) = self.handles.lock().file(fh) else {
+            return;
+        };
+        if let Some(inode) = self.inodes.lock().get_mut(handle.ino) {
+            inode.direct = false;
+        }
     }
 
     /// Counts an open of `content`. Unless the pages can be kept, the caller then has the inode
     /// to itself and must let go of it when the kernel has been told.
-    fn enter_version(&self, ino: Ino, content: &Content, size: u64, wait: Wait) -> Result<Pages> {
+    fn enter_version(
+        &self,
+        ino: Ino,
+        content: &Content,
+        size: u64,
+        wait: Wait,
+    ) -> Result<(Pages, bool)> {
         let version = Some((content.version, size));
         let mut inodes = self.inodes.lock();
         loop {
@@ -112,11 +138,15 @@ impl KvFs {
                     before if before.is_none() || before == version => Pages::Resize(told),
                     _ => Pages::Replace(told),
                 };
+                if inode.opens == 0 {
+                    inode.direct =
+                        self.direct.load(Ordering::Relaxed) && content.whole_file().is_some();
+                }
                 inode.opens += 1;
                 inode.set_version(version);
                 inode.told_size = size;
                 inode.settling = pages != Pages::Keep;
-                return Ok(pages);
+                return Ok((pages, inode.direct));
             }
             let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
             let late = self.settled.wait_until(&mut inodes, deadline.instant());
@@ -140,11 +170,17 @@ impl KvFs {
         }
     }
 
-    fn hand_out(&self, ino: Ino, reader: ContentReader, keep_cache: bool) -> Opened {
+    fn hand_out(&self, ino: Ino, reader: ContentReader, keep_cache: bool, direct: bool) -> Opened {
+        let file = reader.content().whole_file().filter(|_| direct).cloned();
         let mut handles = self.handles.lock();
         let fh = handles.add_file(FileHandle { ino, reader });
         self.metrics.open_files.set(handles.open_files() as u64);
-        Opened { fh, keep_cache }
+        Opened {
+            fh,
+            keep_cache,
+            direct,
+            file,
+        }
     }
 
     /// Makes the kernel believe the exact size before the open returns, drops pages of another

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// An inode number. The root is [`Ino::ROOT`]; numbers are never reused.
@@ -58,12 +60,16 @@ pub enum Lookup {
 }
 
 /// An opened file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Its handle.
     pub fh: Fh,
     /// Whether what the page cache holds of this inode is of the opened version.
     pub keep_cache: bool,
+    /// Whether, like all open handles of the inode, the kernel may read it from its file.
+    pub direct: bool,
+    /// That file, where this handle has one: the content, nothing else.
+    pub file: Option<Arc<File>>,
 }
 
 /// Where a directory's entries go.

@@ -16,6 +16,7 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
+use super::passthrough::Passthrough;
 use super::pending::{Refuse, Watcher};
 use crate::clock::{Deadline, Wait};
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup};
@@ -49,6 +50,7 @@ pub struct Adapter {
     fs: Arc<KvFs>,
     pool: Arc<Workers>,
     watcher: Arc<Watcher>,
+    passthrough: Arc<Passthrough>,
     appearance: Appearance,
     deadline: Duration,
 }
@@ -59,6 +61,7 @@ impl Adapter {
         fs: Arc<KvFs>,
         pool: Arc<Workers>,
         watcher: Arc<Watcher>,
+        passthrough: Passthrough,
         appearance: Appearance,
         deadline: Duration,
     ) -> Self {
@@ -66,6 +69,7 @@ impl Adapter {
             fs,
             pool,
             watcher,
+            passthrough: Arc::new(passthrough),
             appearance,
             deadline,
         }
@@ -262,6 +266,9 @@ impl Filesystem for Adapter {
                 tracing::debug!("this kernel lacks {wanted:?}");
             }
         }
+        if self.passthrough.negotiate(config) {
+            self.fs.allow_direct();
+        }
         if config.set_max_background(BACKGROUND).is_err()
             || config.set_congestion_threshold(BACKGROUND / 4 * 3).is_err()
         {
@@ -326,16 +333,25 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let (fs, passthrough) = (Arc::clone(&self.fs), Arc::clone(&self.passthrough));
         self.answer_or_undo(
             request,
             "open",
             ino,
             reply,
             move |fs, wait| fs.open(Ino(ino.0), writing, wait),
-            |reply, opened| {
+            move |mut reply, opened| {
+                let fh = FileHandle(opened.fh.0);
+                if opened.direct {
+                    reply = match passthrough.open(ino, fh, opened.file.as_deref(), reply) {
+                        Ok(()) => return,
+                        Err(reply) => reply,
+                    };
+                    fs.refuse_direct(opened.fh);
+                }
                 let mut flags = FopenFlags::FOPEN_NOFLUSH;
                 flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-                reply.opened(FileHandle(opened.fh.0), flags);
+                reply.opened(fh, flags);
             },
             |fs, opened| fs.release(opened.fh),
         );
@@ -372,6 +388,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.passthrough.release(fh);
         self.fs.release(Fh(fh.0));
         reply.ok();
     }

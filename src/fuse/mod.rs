@@ -2,5 +2,6 @@
 
 pub mod adapter;
 pub mod notify;
+pub mod passthrough;
 pub mod pending;
 pub mod session;

@@ -12,4 +12,5 @@ mod requests;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;
+mod warm;
 mod watching;
