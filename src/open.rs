@@ -302,6 +302,38 @@ fn one_key() -> ListQuery {
     }
 }
 
+/// Returns the server that is asked about the reference, and the token if it may see that.
+///
+/// # Errors
+/// That the address or the token's file cannot be used.
+pub fn server(config: &OpenConfig) -> Result<(Url, Option<Arc<Token>>)> {
+    let (base, signed) = match &config.reference {
+        StoreRef::Url {
+            base, signature, ..
+        } => (base.clone(), signature.is_some()),
+        StoreRef::Records(urls) => match urls.first().map(SafeUrl::expose) {
+            Some(url) => (
+                url.join("/").unwrap_or_else(|_| url.clone()),
+                is_signed_any(urls),
+            ),
+            None => (api_url(config)?, false),
+        },
+        StoreRef::Remote(_) | StoreRef::Directory(_) | StoreRef::Bucket { .. } => {
+            (api_url(config)?, false)
+        }
+    };
+    let token = if signed || config.signature.is_some() {
+        None
+    } else {
+        token_for(config, &base)?
+    };
+    Ok((base, token))
+}
+
+fn is_signed_any(urls: &[SafeUrl]) -> bool {
+    urls.iter().any(is_signed)
+}
+
 fn api_url(config: &OpenConfig) -> Result<Url> {
     if let Some(url) = &config.api_url {
         return match url.scheme() {

@@ -106,6 +106,29 @@ pub fn bare(url: &Url) -> String {
     url.into()
 }
 
+/// Replaces what grants access in a text of any origin: `known` secrets, Apify's tokens, values
+/// that are called a token, signature or password, and credentials in URLs.
+pub fn text(text: &str, known: &[Secret]) -> String {
+    const NAMED: &str = r#"(?i)\b([\w-]*(?:token|signature|password|secret|authorization|x-amz-credential|awsaccesskeyid)(?:_?(?:access_)?key)?)("?\s*(?:=|:|%3D)\s*"?)(?:bearer\s+)?[^\s"'&,;)}\]]+"#;
+    const PATTERNS: [(&str, &str); 4] = [
+        (r"apify_(?:api|proxy)_[A-Za-z0-9]+", "[redacted]"),
+        (r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]+", "Bearer [redacted]"),
+        (r"(://)[^/\s@]+@", "${1}[redacted]@"),
+        (NAMED, "${1}${2}[redacted]"),
+    ];
+    let mut text = text.to_owned();
+    for secret in known.iter().filter(|secret| !secret.0.is_empty()) {
+        text = text.replace(secret.expose(), "[redacted]");
+    }
+    for (pattern, with) in PATTERNS {
+        // Checked by a test.
+        if let Ok(pattern) = regex_lite::Regex::new(pattern) {
+            text = pattern.replace_all(&text, with).into_owned();
+        }
+    }
+    text
+}
+
 fn is_secret(parameter: &str) -> bool {
     SECRET_PARAMETERS
         .iter()
@@ -125,6 +148,35 @@ mod tests {
             assert!(!shown.contains(secret), "{shown}");
         }
         assert!(shown.contains("prefix=a"), "{shown}");
+    }
+
+    #[test]
+    fn texts_lose_whatever_grants_access() {
+        let known = [Secret::new("kn0wn")];
+        for line in [
+            "sent kn0wn to the server",
+            "GET https://h/keys?limit=1&signature=s3cret&prefix=a",
+            "token=s3cret",
+            "{\"urlSigningSecretKey\":\"x\",\"token\": \"s3cret\"}",
+            "authorization: Bearer s3cret",
+            "Bearer s3cret",
+            "the token apify_api_s3cret is not known",
+            "https://me:s3cret@h/",
+            "X-Amz-Signature=s3cret",
+            "proxy-password%3Ds3cret",
+            "AWS_SECRET_ACCESS_KEY=s3cret",
+        ] {
+            let shown = text(line, &known);
+            assert!(
+                !shown.contains("s3cret") && !shown.contains("kn0wn"),
+                "{shown}"
+            );
+            assert!(shown.contains("[redacted]"), "{shown}");
+        }
+        let plain = "GET https://h/keys?limit=1 took 3 ms: 404, no token was sent";
+        assert_eq!(text(plain, &known), plain);
+        let link = text("https://h/keys?signature=s3cret&limit=1", &[]);
+        assert!(link.ends_with("&limit=1"), "{link}");
     }
 
     #[test]

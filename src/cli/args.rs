@@ -97,6 +97,11 @@ pub enum Command {
     /// The link is signed on this machine with the store's own key, which the API shows to who may
     /// write to the store. It works without an account.
     Share(ShareArgs),
+    /// Look for what keeps mounts from working
+    ///
+    /// Checks the machine, the settings, the mounts and the API; with STORE also whether that can be
+    /// used. Every finding comes with its fix. Exits with 3 if a check failed; warnings do not count.
+    Doctor(DoctorArgs),
     /// Show the settings, and where each comes from
     ///
     /// They come from flags, else from the environment, else from the settings file, else they are
@@ -341,6 +346,26 @@ pub struct InfoArgs {
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The store, as for `kvfs mount`
+    pub store: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Also write a report for a bug ticket to this new file: findings, settings, mounts and the ends
+    /// of the logs, without tokens and signatures
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+    /// Content on disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
 }
 
 /// The arguments of `kvfs config`.

@@ -49,6 +49,7 @@ pub fn stores(command: &mut Command) -> Option<(Stores<'_>, &mut StoreArgs)> {
         Command::Rm(args) => (Stores::One(&mut args.store), &mut args.access),
         Command::Info(args) => (Stores::One(&mut args.store), &mut args.access),
         Command::Share(args) => (Stores::One(&mut args.store), &mut args.access),
+        Command::Doctor(args) => (Stores::Perhaps(&mut args.store), &mut args.access),
         _ => return None,
     })
 }

@@ -18,7 +18,7 @@ pub enum Kind {
     Failed,
     /// The command line makes no sense.
     Usage,
-    /// `status` found something broken.
+    /// `status` or `doctor` found something broken.
     Trouble,
     /// The store or the record is not there.
     NotFound,

@@ -15,6 +15,7 @@ pub mod defaults;
 pub mod demo;
 pub mod demo_store;
 pub mod direct;
+pub mod doctor;
 pub mod error;
 pub mod helper;
 pub mod info;
@@ -91,6 +92,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Rm(args) => rm::run(ui, args, cli.global, &environment),
         Command::Info(args) => info::run(ui, args, cli.global, &environment),
         Command::Share(args) => share::run(ui, args, cli.global, &environment),
+        Command::Doctor(args) => doctor::run(ui, args, cli.global, &environment),
         Command::Config(args) => config::run(ui, args, &environment),
         Command::Completions(args) => pages::completions(ui, args),
         Command::Man(args) => pages::man(ui, args),
@@ -138,8 +140,13 @@ fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unpa
     let Some((stores, access)) = defaults::stores(&mut cli.command) else {
         return Ok(cli);
     };
-    let file = environment.config_file(access.config.as_deref())?;
     let name = stores.name()?;
+    let path = access.config.clone();
+    let file = match environment.config_file(path.as_deref()) {
+        // It is one of the faults that the doctor looks for.
+        Err(_) if matches!(cli.command, Command::Doctor(_)) => return Ok(cli),
+        file => file?,
+    };
     let Some((command, arguments)) = matches.subcommand() else {
         return Ok(cli);
     };

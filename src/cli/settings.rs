@@ -30,6 +30,18 @@ const DEFAULT_CACHE_SIZE: ByteSize = ByteSize::gib(2);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The variables that the HTTP client heeds.
+const PROXIES: [&str; 8] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// The longest token or signature that a file may hold.
 const MAX_SECRET: u64 = 64 << 10;
 
@@ -46,6 +58,8 @@ pub struct Environment {
     signature: Option<Secret>,
     serve_token: Option<Secret>,
     api_urls: Vec<(&'static str, String)>,
+    proxies: Vec<(&'static str, String)>,
+    path: Vec<PathBuf>,
     no_color: bool,
     bucket: bucket::Options,
 }
@@ -102,6 +116,11 @@ impl Environment {
                 .into_iter()
                 .filter_map(|name| Some((name, text(name)?)))
                 .collect(),
+            proxies: PROXIES
+                .into_iter()
+                .filter_map(|name| Some((name, text(name)?)))
+                .collect(),
+            path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
             no_color: set("NO_COLOR").is_some(),
             bucket: bucket::Options::default(),
         }
@@ -150,6 +169,30 @@ impl Environment {
     /// runtime folder.
     fn state_dir(&self) -> Result<PathBuf, CliError> {
         self.folder(self.state_home.as_ref(), ".local/state")
+    }
+
+    /// Returns the proxies, with what may be credentials.
+    pub fn proxies(&self) -> &[(&'static str, String)] {
+        &self.proxies
+    }
+
+    /// Returns the folders of programs.
+    pub fn path(&self) -> &[PathBuf] {
+        &self.path
+    }
+
+    /// Returns the home folder.
+    pub fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
+    }
+
+    /// Returns every secret that variables hold, to keep it out of reports.
+    pub fn secrets(&self) -> Vec<Secret> {
+        [&self.token, &self.signature, &self.serve_token]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Returns where mounts log if nothing else is said.

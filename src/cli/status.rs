@@ -18,8 +18,8 @@ use crate::registry::{Entry, Registry, mounts};
 use crate::units::ByteSize;
 
 const LIVE: &str = "live";
-const DEAD: &str = "dead";
-const NOT_ANSWERING: &str = "not_answering";
+pub(super) const DEAD: &str = "dead";
+pub(super) const NOT_ANSWERING: &str = "not_answering";
 
 /// Shows this user's mounts.
 ///
@@ -66,7 +66,7 @@ pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), C
 }
 
 /// Returns the state of every mount of this user, those of dead daemons included.
-fn all(registry: &Registry) -> Vec<Value> {
+pub(super) fn all(registry: &Registry) -> Vec<Value> {
     let me = rustix::process::geteuid().as_raw();
     let mut known: Vec<(std::path::PathBuf, Option<Entry>)> = Vec::new();
     for entry in registry.entries() {

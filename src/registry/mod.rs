@@ -83,6 +83,15 @@ impl Registry {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Makes the folder in which mounts register, and returns it.
+    ///
+    /// # Errors
+    /// That it cannot be used.
+    pub fn prepare(&self) -> io::Result<&Path> {
+        make_private_dir(&self.dir)?;
+        Ok(&self.dir)
+    }
+
     /// Returns the registered mounts, those of dead daemons included.
     pub fn entries(&self) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();

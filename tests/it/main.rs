@@ -7,6 +7,7 @@ mod cache_kills;
 mod cli;
 mod cli_config;
 mod cli_direct;
+mod cli_doctor;
 mod contract;
 mod fs_core;
 mod model;

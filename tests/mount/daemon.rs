@@ -177,6 +177,12 @@ fn a_mount_whose_daemon_was_killed_is_reported_and_cleaned() {
     soon(|| user.status().iter().any(|mount| mount["state"] == "dead"));
     let said = user.fails(3, &["status", "mnt"]);
     assert!(said.contains("kvfs unmount"), "{said}");
+    let (code, out, _) = user.run(&["doctor", "./store"]);
+    assert_eq!(code, 3, "{out}");
+    let mount = user.path("mnt").display().to_string();
+    let stale = |line: &str| line.starts_with("failure  mount") && line.contains(&mount);
+    assert!(out.lines().any(stale), "{out}");
+    assert!(out.contains("daemon is gone"), "{out}");
     user.works(&["mount", "./store", "mnt"]);
     assert_eq!(user.status()[0]["state"], "live");
     user.signal("-KILL");
