@@ -9,7 +9,7 @@ use super::aliases::resolve;
 use super::auth::{self, Sight, Wanted};
 use super::catalog::StoreEntry;
 use super::config::GeneralAccess;
-use super::errors::Result;
+use super::errors::{ApiError, Result};
 use super::routes::Target;
 use super::schema::select;
 use super::{App, Call, REQUEST_DEADLINE, reply};
@@ -54,6 +54,15 @@ pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> 
         call.query.text("prefix"),
     )?;
     // 0 counts as absent, and what is too much is cut.
+    if call
+        .query
+        .given("limit")
+        .is_some_and(|limit| limit.starts_with('-'))
+    {
+        return Err(ApiError::invalid_request(
+            "Query parameter \"limit\" must be at least 0",
+        ));
+    }
     let limit = match call.query.number("limit")? {
         None | Some(0) => MAX_PAGE,
         Some(limit) => usize::try_from(limit).unwrap_or(MAX_PAGE).min(MAX_PAGE),

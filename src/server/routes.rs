@@ -180,7 +180,7 @@ impl Query {
 
     /// Returns a number of things. The contract takes fractions, too; they are cut.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        let Some(text) = self.text(name) else {
+        let Some(text) = self.given(name) else {
             return Ok(None);
         };
         if let Ok(number) = text.parse() {
