@@ -8,11 +8,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::stats::Stats;
 
 /// Bytes in one piece of a body.
 const CHUNK: usize = 64 * 1024;
+
+/// Bytes in one piece of a long record on its way out. Two are in memory for each reader.
+const PIECE: usize = 128 * 1024;
 
 /// Pieces that wait for the other side.
 const WAITING: usize = 4;
@@ -23,33 +27,64 @@ const DRAINED: usize = 4 << 20;
 /// How long that may take.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Turns a reader into the body of an answer. Short ones go out in one piece; for long ones a
-/// blocking thread reads ahead, a bounded way. An error breaks the connection off, so that
-/// nobody takes the bytes before it for the whole.
-pub(super) fn outgoing(mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<Body> {
-    let first = fill(&mut reader)?;
-    if first.len() < CHUNK && !chunked {
+/// Turns a reader, which has `length` bytes where that is known, into the body of an answer. Short
+/// ones go out in one piece; of long ones the next piece is read while one goes out. An error
+/// breaks the connection off, so that nobody takes the bytes before it for the whole.
+pub(super) fn outgoing(
+    mut reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    chunked: bool,
+) -> io::Result<Body> {
+    let short = length.and_then(|length| usize::try_from(length).ok());
+    // One byte more than there is: a shorter piece means the end.
+    let most = short.map_or(CHUNK, |short| short.saturating_add(1).min(CHUNK));
+    let first = fill(&mut reader, most)?;
+    if first.len() < most && !chunked {
         return Ok(Body::from(first));
     }
-    let (sender, body) = channel();
-    tokio::task::spawn_blocking(move || {
-        let mut piece = Ok(first);
-        loop {
-            let last = match &piece {
-                Ok(bytes) => bytes.len() < CHUNK,
+    Ok(Body::from_stream(stream::unfold(
+        Reading::Piece(first, reader, most),
+        next_piece,
+    )))
+}
+
+/// How far a long body is.
+enum Reading {
+    /// A piece that is there; a shorter one than was wanted is the last.
+    Piece(Bytes, Box<dyn Read + Send>, usize),
+    /// The next piece is on its way.
+    Underway(JoinHandle<io::Result<(Bytes, Box<dyn Read + Send>)>>),
+    End,
+}
+
+/// Returns the next piece of a body. No thread waits for the client: only reading takes one.
+async fn next_piece(reading: Reading) -> Option<(io::Result<Bytes>, Reading)> {
+    let (piece, reader, wanted) = match reading {
+        Reading::Piece(piece, reader, wanted) => (piece, reader, wanted),
+        Reading::Underway(piece) => {
+            match piece.await.map_err(io::Error::other).and_then(|read| read) {
+                Ok((piece, reader)) => (piece, reader, PIECE),
                 Err(error) => {
                     tracing::warn!(%error, "a record broke off on its way out");
-                    true
+                    return Some((Err(error), Reading::End));
                 }
-            };
-            let empty = matches!(&piece, Ok(bytes) if bytes.is_empty());
-            if (!empty && sender.blocking_send(piece).is_err()) || last {
-                return;
             }
-            piece = fill(&mut reader);
         }
-    });
-    Ok(body)
+        Reading::End => return None,
+    };
+    if piece.is_empty() {
+        return None;
+    }
+    let next = if piece.len() < wanted {
+        Reading::End
+    } else {
+        let mut reader = reader;
+        Reading::Underway(tokio::task::spawn_blocking(move || {
+            let piece = fill(&mut reader, PIECE)?;
+            Ok((piece, reader))
+        }))
+    };
+    Some((Ok(piece), next))
 }
 
 /// Returns the body of an answer that a blocking thread writes, a bounded way ahead. An error
@@ -110,10 +145,10 @@ impl Write for Pieces {
 }
 
 /// Reads a whole piece; a shorter one means the end.
-fn fill(reader: &mut dyn Read) -> io::Result<Bytes> {
-    let mut buffer = BytesMut::zeroed(CHUNK);
+fn fill(reader: &mut dyn Read, size: usize) -> io::Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(size);
     let mut filled = 0;
-    while filled < CHUNK {
+    while filled < size {
         match reader.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(n) => filled += n,

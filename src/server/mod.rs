@@ -31,6 +31,7 @@ mod dispatch;
 mod errors;
 mod faults;
 pub mod folders;
+mod inline;
 mod keys;
 mod listen;
 mod negotiate;
@@ -55,6 +56,7 @@ use crate::local::Access;
 use auth::Caller;
 use errors::{ApiError, Result};
 use faults::Faults;
+use inline::Pace;
 use listen::Phase;
 use routes::{Query, Target};
 use stats::Stats;
@@ -68,8 +70,12 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Stores whose requests are reckoned at once where there is a rate limit.
 const MOST_ALLOWANCES: usize = 10_000;
 
-/// Threads that move bytes; stores work on others.
-const THREADS: usize = 2;
+/// Threads that move bytes, at least and at most: as many as the machine has cores. What is slow
+/// is worked off on others.
+const THREADS: (usize, usize) = (2, 16);
+
+/// Threads for what is slow, beyond those that connections take.
+const MORE_THREADS: usize = 64;
 
 /// How long requests under way may take to end when the server stops, where nothing else is said.
 const GRACE: Duration = Duration::from_millis(500);
@@ -96,6 +102,7 @@ struct App {
     stats: Arc<Stats>,
     addr: SocketAddr,
     faults: Faults,
+    pace: Pace,
     /// Requests left for each store, and when that was reckoned.
     allowances: Mutex<HashMap<String, (f64, Instant)>>,
 }
@@ -140,8 +147,10 @@ impl Server {
         config: ServerConfig,
         catalog: Arc<dyn Catalog>,
     ) -> io::Result<RunningServer> {
+        let cores = std::thread::available_parallelism().map_or(THREADS.0, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
+            .worker_threads(cores.clamp(THREADS.0, THREADS.1))
+            .max_blocking_threads(config.limits.connections.saturating_add(MORE_THREADS))
             .thread_name("kvfs-serve")
             .enable_all()
             .build()?;
@@ -157,6 +166,7 @@ impl Server {
             config,
             catalog,
             stats: Arc::default(),
+            pace: Pace::default(),
             addr,
             allowances: Mutex::default(),
         });

@@ -61,7 +61,16 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
     app.stats.store(&entry.id).read();
     let store = &*entry.store;
     let attachment = call.query.flag("attachment")?;
-    let (meta, fetched) = if call.method == Method::HEAD {
+    // Who asks for a part, or whether it has changed, mostly does not get the whole.
+    let probes = [
+        "range",
+        "if-none-match",
+        "if-modified-since",
+        "if-match",
+        "if-unmodified-since",
+    ];
+    let probe = probes.iter().any(|name| call.headers.contains_key(*name));
+    let (meta, fetched) = if probe || call.method == Method::HEAD {
         let meta = store.head(key, deadline());
         (meta.map_err(|error| missing(key, error))?, None)
     } else {
@@ -80,9 +89,9 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
             Precondition::Fails => return Err(ApiError::precondition_failed()),
         }
     }
-    let Some(fetched) = fetched else {
+    if call.method == Method::HEAD {
         return Ok(answer_head(app, &meta, form, headers));
-    };
+    }
     if form == Form::Stored
         && app.config.knobs.ranges
         && let Some(size) = meta.stored_size
@@ -110,6 +119,14 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
             }
         }
     }
+    let same = GetRequest {
+        if_match: meta.etag.clone(),
+        ..GetRequest::default()
+    };
+    let fetched = match fetched {
+        Some(fetched) => fetched,
+        None => fetch(store, key, &same)?,
+    };
     if form == Form::Stored {
         let body = send(app, fetched.body, meta.stored_size, &mut headers)?;
         return Ok(answer(StatusCode::OK, headers, body));
@@ -120,12 +137,8 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
         (_, Some(plain)) => (form, plain),
         // Not encoded as its sender said: all there is are the stored bytes.
         (_, None) => {
-            let request = GetRequest {
-                if_match: meta.etag.clone(),
-                ..GetRequest::default()
-            };
             headers = describe(app, &meta, Form::Stored, attachment);
-            (Form::Stored, fetch(store, key, &request)?.body)
+            (Form::Stored, fetch(store, key, &same)?.body)
         }
     };
     let body = send(app, body, length(&meta, form), &mut headers)?;
@@ -157,7 +170,11 @@ pub(super) fn put(
         })?,
     };
     let given = call.header("content-encoding");
-    let encoding = Encoding::from_header(given);
+    let encoding = match given {
+        // No encoding has this name.
+        Some("") => Encoding::Unknown("".into()),
+        given => Encoding::from_header(given),
+    };
     if let Encoding::Unknown(value) = &encoding {
         return Err(ApiError::unsupported_encoding(value, is_html(content_type)));
     }
@@ -323,7 +340,7 @@ fn send(
     if let Some(length) = length.filter(|_| with_length) {
         set(headers, header::CONTENT_LENGTH, &length.to_string());
     }
-    Ok(body::outgoing(reader, !with_length)?)
+    Ok(body::outgoing(reader, length, !with_length)?)
 }
 
 fn answer_head(app: &App, meta: &RecordMeta, form: Form, mut headers: HeaderMap) -> Response {

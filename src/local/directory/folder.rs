@@ -2,12 +2,15 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::names::UNFINISHED;
@@ -16,6 +19,12 @@ use crate::clock::Deadline;
 
 /// Sidecars larger than this many bytes are none.
 const MAX_SIDECAR: u64 = 64 * 1024;
+
+/// Sidecars that are kept in memory for each folder, some hundred bytes each.
+const KNOWN_SIDECARS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// How far apart two versions of a file may be and still have the same time.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Waits between two tries for the lock of the folder.
 const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
@@ -31,6 +40,8 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// Sidecars that were read, by their paths: most are read again and again.
+    sidecars: Mutex<LruCache<String, (Identity, Sidecar)>>,
 }
 
 impl Folder {
@@ -38,6 +49,7 @@ impl Folder {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let folder = Self {
             path: path.to_owned(),
+            sidecars: Mutex::new(LruCache::new(KNOWN_SIDECARS)),
         };
         folder.fd(OFlags::RDONLY)?;
         Ok(folder)
@@ -59,8 +71,44 @@ impl Folder {
 
     /// Opens a regular file beneath the folder; symbolic links that lead out are refused.
     pub(super) fn file(&self, relative: &str) -> io::Result<File> {
+        self.opened(relative).map(|(file, _)| file)
+    }
+
+    /// Opens a file as [`Folder::file`] does; tells which version of it that is.
+    pub(super) fn opened(&self, relative: &str) -> io::Result<(File, Identity)> {
+        let file = self.open_beneath(relative)?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() {
+            Ok((file, identity_of(&metadata)))
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        }
+    }
+
+    fn open_beneath(&self, relative: &str) -> io::Result<File> {
         // A named pipe would block without NONBLOCK; it has no effect on regular files.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        // A path without links and without `..` cannot lead out: one call instead of three.
+        if !relative.split('/').any(|part| part == "..") {
+            let mut path = self.path.clone().into_os_string();
+            path.push("/");
+            path.push(relative);
+            let opened = rustix::fs::openat2(
+                rustix::fs::CWD,
+                path,
+                flags,
+                Mode::empty(),
+                ResolveFlags::NO_SYMLINKS,
+            );
+            match opened {
+                Ok(fd) => return Ok(File::from(fd)),
+                // There are links, or the call is forbidden.
+                Err(
+                    rustix::io::Errno::LOOP | rustix::io::Errno::NOSYS | rustix::io::Errno::PERM,
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let folder = self.fd(OFlags::PATH)?;
         let opened = rustix::fs::openat2(
             &folder,
@@ -78,12 +126,7 @@ impl Folder {
             }
             Err(error) => return Err(error.into()),
         };
-        let file = File::from(fd);
-        if file.metadata()?.is_file() {
-            Ok(file)
-        } else {
-            Err(io::Error::from(io::ErrorKind::NotFound))
-        }
+        Ok(File::from(fd))
     }
 
     fn check_beneath(&self, relative: &str) -> io::Result<()> {
@@ -103,14 +146,36 @@ impl Folder {
 
     /// Reads a sidecar; `None` if there is none that can be understood.
     pub(super) fn sidecar(&self, relative: &str) -> io::Result<Option<Sidecar>> {
-        let file = match self.file(relative) {
-            Ok(file) => file,
+        if let Some(known) = self.known_sidecar(relative) {
+            return Ok(Some(known));
+        }
+        let (file, identity) = match self.opened(relative) {
+            Ok(opened) => opened,
             Err(error) if is_absence(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut text = Vec::new();
         file.take(MAX_SIDECAR).read_to_end(&mut text)?;
-        Ok(Sidecar::parse(&text))
+        let sidecar = Sidecar::parse(&text);
+        if let Some(sidecar) = &sidecar
+            && is_settled(&identity)
+        {
+            let known = (identity, sidecar.clone());
+            self.sidecars.lock().put(relative.to_owned(), known);
+        }
+        Ok(sidecar)
+    }
+
+    /// Returns a sidecar that was read before, if the file is still the same.
+    fn known_sidecar(&self, relative: &str) -> Option<Sidecar> {
+        let identity = self.sidecars.lock().get(relative)?.0;
+        let metadata = std::fs::metadata(self.path.join(relative)).ok()?;
+        if identity_of(&metadata) != identity {
+            return None;
+        }
+        let mut sidecars = self.sidecars.lock();
+        let (known, sidecar) = sidecars.get(relative)?;
+        (*known == identity).then(|| sidecar.clone())
     }
 
     /// Makes an unfinished file, which vanishes unless it is [`Unfinished::publish`]ed.
@@ -228,12 +293,21 @@ impl Drop for Unfinished {
 
 /// Returns the identity of an open file's present version.
 pub(super) fn identity(file: &File) -> io::Result<Identity> {
-    let metadata = file.metadata()?;
-    Ok(Identity {
+    Ok(identity_of(&file.metadata()?))
+}
+
+fn identity_of(metadata: &Metadata) -> Identity {
+    Identity {
         inode: metadata.ino(),
         mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
         size: metadata.len(),
-    })
+    }
+}
+
+/// Tells whether a version is so old that the next one is certain to have another time.
+fn is_settled(identity: &Identity) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| now.as_nanos() as i128 - identity.mtime_ns > SETTLED.as_nanos() as i128)
 }
 
 /// Tells whether an error means that there is no such file here.

@@ -182,13 +182,13 @@ impl DirectoryStore {
     }
 
     fn open_bare(&self, files: Files) -> io::Result<Option<Opened>> {
-        let file = match self.folder.file(&files.value) {
-            Ok(file) => file,
+        let (file, identity) = match self.folder.opened(&files.value) {
+            Ok(opened) => opened,
             Err(error) if is_absence(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         Ok(Some(Opened {
-            identity: folder::identity(&file)?,
+            identity,
             description: Description {
                 content_type: Some(media::content_type(&files.value)),
                 encoding: Default::default(),
@@ -200,11 +200,8 @@ impl DirectoryStore {
     }
 
     fn open_value(&self, key: &Key, value: &str) -> Result<Option<(File, Identity)>> {
-        match self.folder.file(value) {
-            Ok(file) => {
-                let identity = folder::identity(&file).map_err(disk)?;
-                Ok(Some((file, identity)))
-            }
+        match self.folder.opened(value) {
+            Ok(opened) => Ok(Some(opened)),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(unreadable(key, error)),
         }

@@ -243,6 +243,10 @@ impl DirectoryCatalog {
 }
 
 impl Catalog for DirectoryCatalog {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     fn find(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>> {
         Ok(self.find_folder(lookup)?.map(|(_, entry)| entry))
     }
