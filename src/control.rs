@@ -1,7 +1,8 @@
 //! The daemon's control socket: how other kvfs processes ask it for its state or to unmount.
 //!
 //! A Unix socket of mode 0600 in the state folder. A connection carries one request, a line of
-//! JSON, and one answer, a line of JSON. Only the daemon's user and root are answered.
+//! JSON, and one answer, a line of JSON; before it may come lines that tell of progress. Only the
+//! daemon's user and root are answered.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -19,10 +20,11 @@ use rustix::net::sockopt::{self, Timeout};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::fs::warm::Wanted;
 use crate::registry::unmount::UnmountMode;
 
-/// The longest request: a few words, or the names of some thousand uploads.
-const MAX_REQUEST: u64 = 256 << 10;
+/// The longest request: the names of some hundred thousand files.
+const MAX_REQUEST: u64 = 16 << 20;
 
 /// The longest answer: the counters and the remembered errors of one mount.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -42,6 +44,25 @@ const MAX_SOCKET_PATH: usize = 107;
 pub enum Request {
     /// The state of the mount.
     Status,
+    /// A link to a file, or to the store.
+    Share {
+        /// The file's name in the mount.
+        name: Option<String>,
+        /// When the link is to expire, in seconds since 1970.
+        expires_unix_s: Option<u64>,
+    },
+    /// To forget what is cached.
+    Refresh {
+        /// Of these files; none for all.
+        names: Vec<String>,
+    },
+    /// To fetch into the cache, telling of the progress.
+    Warm {
+        /// What.
+        wanted: Wanted,
+    },
+    /// To tell of every operation, until whoever asked hangs up.
+    Trace,
     /// To unmount and end.
     Unmount {
         /// How.
@@ -73,8 +94,37 @@ pub enum Answer {
     Failed(String),
 }
 
+/// A line that a daemon sends.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    News(News),
+    Answer(Answer),
+}
+
+/// What comes before the answer.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum News {
+    Progress(Value),
+}
+
 /// Answers requests; called from several threads.
-pub type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
+pub type Handler = Arc<dyn Fn(Request, &mut Progress<'_>) -> Answer + Send + Sync>;
+
+/// Where news go before the answer.
+#[derive(Debug)]
+pub struct Progress<'a>(&'a UnixStream);
+
+impl Progress<'_> {
+    /// Sends news to whoever asked.
+    ///
+    /// # Errors
+    /// That nobody is there any more, or does not read.
+    pub fn send(&mut self, news: Value) -> io::Result<()> {
+        send(self.0, &News::Progress(news))
+    }
+}
 
 /// A listening control socket; dropping it removes the socket file.
 #[derive(Debug)]
@@ -118,11 +168,35 @@ impl Drop for ControlServer {
 /// # Errors
 /// That nobody listens, or that no answer came in time.
 pub fn ask(path: &Path, request: &Request, timeout: Duration) -> io::Result<Answer> {
-    let mut stream = connect(path, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    send(&mut stream, request)?;
-    receive(&stream, MAX_ANSWER)
+    follow(path, request, timeout, &mut |_| true)
+}
+
+/// Asks the daemon that listens at `path`, and hands its news to `news` until it answers;
+/// `patience` bounds the silence. Hangs up when `news` says `false`.
+///
+/// # Errors
+/// That nobody listens, that nothing comes in time; [`io::ErrorKind::Interrupted`] after hanging up.
+pub fn follow(
+    path: &Path,
+    request: &Request,
+    patience: Duration,
+    news: &mut dyn FnMut(Value) -> bool,
+) -> io::Result<Answer> {
+    let stream = connect(path, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    send(&stream, request)?;
+    let mut lines = BufReader::new(&stream);
+    loop {
+        match receive(&mut lines, MAX_ANSWER)? {
+            Line::Answer(answer) => return Ok(answer),
+            Line::News(News::Progress(value)) => {
+                if !news(value) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
+        }
+    }
 }
 
 fn accept(listener: &UnixListener, handler: &Handler) {
@@ -172,29 +246,29 @@ impl Drop for Place {
     }
 }
 
-fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
+fn serve(stream: UnixStream, handler: &Handler) -> io::Result<()> {
     stream.set_read_timeout(Some(PEER_TIMEOUT))?;
     stream.set_write_timeout(Some(PEER_TIMEOUT))?;
     let peer = sockopt::socket_peercred(&stream)?;
     if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let answer = match receive(&stream, MAX_REQUEST) {
-        Ok(request) => handler(request),
+    let answer = match receive(&mut BufReader::new(&stream), MAX_REQUEST) {
+        Ok(request) => handler(request, &mut Progress(&stream)),
         Err(error) => Answer::Failed(format!("the request cannot be read: {error}")),
     };
-    send(&mut stream, &answer)
+    send(&stream, &answer)
 }
 
-fn send(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+fn send(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line)
 }
 
-fn receive<T: for<'de> Deserialize<'de>>(stream: &UnixStream, limit: u64) -> io::Result<T> {
+fn receive<T: for<'de> Deserialize<'de>>(lines: &mut impl BufRead, limit: u64) -> io::Result<T> {
     let mut line = Vec::new();
-    BufReader::new(stream.take(limit)).read_until(b'\n', &mut line)?;
+    lines.take(limit).read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
@@ -254,11 +328,21 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     fn echo() -> Handler {
-        Arc::new(|request| match request {
+        Arc::new(|request, progress| match request {
             Request::Status => Answer::Done(serde_json::json!({"pid": 1})),
             Request::Unmount {
                 mode: UnmountMode::Graceful,
             } => Answer::Busy,
+            Request::Trace => {
+                while progress.send(serde_json::json!(["something"])).is_ok() {}
+                Answer::Done(Value::Null)
+            }
+            Request::Refresh { .. } => {
+                for n in 0..3 {
+                    progress.send(n.into()).expect("a listener");
+                }
+                Answer::Done(3.into())
+            }
             _ => Answer::Failed("no".into()),
         })
     }
@@ -301,13 +385,31 @@ mod tests {
             // The server may hang up before it has read everything.
             let _ = stream.write_all(nonsense);
             let _ = stream.shutdown(std::net::Shutdown::Write);
-            let answer: io::Result<Answer> = receive(&stream, MAX_ANSWER);
+            let answer: io::Result<Answer> = receive(&mut BufReader::new(&stream), MAX_ANSWER);
             assert!(
                 !matches!(answer, Ok(Answer::Done(_) | Answer::Busy)),
                 "{answer:?}"
             );
         }
         assert!(ask(&path, &Request::Status, SOON).is_ok());
+    }
+
+    #[test]
+    fn news_come_before_the_answer_and_end_when_nobody_wants_them() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("s.sock");
+        let _server = ControlServer::start(&path, echo()).expect("a socket");
+        let mut news = Vec::new();
+        let refresh = Request::Refresh { names: Vec::new() };
+        let answer = follow(&path, &refresh, SOON, &mut |value| {
+            news.push(value);
+            true
+        });
+        assert_eq!(answer.expect("an answer"), Answer::Done(3.into()));
+        assert_eq!(Value::from(news), serde_json::json!([0, 1, 2]));
+        let left = follow(&path, &Request::Trace, SOON, &mut |_| false);
+        let error = left.expect_err("hung up");
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 
     #[test]

@@ -186,6 +186,8 @@ metrics! {
     prefetch_used,
     /// Of the records fetched ahead, those that no program opened within the TTL.
     prefetch_wasted,
+    /// Records that `kvfs warm` asked the store for.
+    warmed,
     /// Broken cache entries that were dropped and fetched again.
     cache_healed,
     /// Bytes in the memory cache now.

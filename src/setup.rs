@@ -139,6 +139,16 @@ impl Mounted {
         self.uploads.as_ref()
     }
 
+    /// Returns the filesystem.
+    pub fn fs(&self) -> &Arc<KvFs> {
+        &self.fs
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Returns where the status comes from.
     pub fn status_source(&self) -> StatusSource {
         let (store, metrics, config) = (

@@ -35,7 +35,7 @@ use crate::store::{ETag, Encoding, Key, RecordMeta};
 /// Our sub-folder; the number is the format's version.
 const FOLDER: &str = "kvfs-1";
 /// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.
-const ENTRY_OVERHEAD: u64 = 4096;
+pub(super) const ENTRY_OVERHEAD: u64 = 4096;
 /// A data file that no `.json` names may be one that another process is just publishing.
 const ORPHAN_AGE: Duration = Duration::from_secs(600);
 
@@ -221,6 +221,42 @@ impl DiskTier {
         let data = self.index.lock().lru.remove(&path);
         self.delete_files(&path, data.as_deref());
         self.gauge();
+    }
+
+    /// Returns the most bytes that the cache holds, all stores together.
+    pub fn capacity(&self) -> u64 {
+        self.index.lock().lru.capacity()
+    }
+
+    /// Tells whether there is an entry of `key`; it may still turn out to be broken.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.root.join(self.json_path(key)).exists()
+    }
+
+    /// Forgets all entries of this scope; returns how many there were.
+    pub fn clear(&self) -> u64 {
+        let mut entries = 0;
+        for shard in folders(&self.scope_dir()) {
+            for entry in fs::read_dir(shard).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.extension().is_none_or(|extension| extension != "json") {
+                    continue;
+                }
+                let Ok(relative) = path.strip_prefix(&self.root) else {
+                    continue;
+                };
+                let data = fs::read(&path)
+                    .ok()
+                    .and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok())
+                    .map(|meta| meta.data)
+                    .filter(|data| !data.contains('/'));
+                self.index.lock().lru.remove(&relative.to_path_buf());
+                self.delete_files(relative, data.as_deref());
+                entries += 1;
+            }
+        }
+        self.gauge();
+        entries
     }
 
     /// Starts an entry of `bytes` content bytes; `None` when there is no room or no disk.

@@ -84,6 +84,14 @@ impl<K: Hash + Eq + Clone, V> LruBytes<K, V> {
         Some(value)
     }
 
+    /// Takes all entries out; what is reserved stays so.
+    pub fn clear(&mut self) -> Vec<V> {
+        self.used = 0;
+        std::iter::from_fn(|| self.entries.pop_lru())
+            .map(|(_, (value, _))| value)
+            .collect()
+    }
+
     /// Panics unless the invariants hold. For tests.
     #[cfg(test)]
     pub fn check_invariants(&self) {

@@ -22,6 +22,7 @@ pub mod content;
 pub mod disk;
 pub mod download;
 pub mod fill;
+pub mod forget;
 pub mod listing;
 pub mod lru;
 pub mod pace;
@@ -32,6 +33,7 @@ pub mod records;
 pub mod sizes;
 pub mod split;
 pub mod stream;
+pub mod warm;
 pub mod window;
 
 /// Why an answer cannot be had.

@@ -254,7 +254,7 @@ impl Records {
     }
 
     /// Writes a small content to the disk cache, later; not at all when the disk cannot keep up.
-    fn write_behind(self: &Arc<Self>, content: &Arc<Content>) {
+    pub(super) fn write_behind(self: &Arc<Self>, content: &Arc<Content>) {
         let Some(disk) = self.disk().cloned() else {
             return;
         };

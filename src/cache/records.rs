@@ -31,6 +31,8 @@ const MEMORY_RECORD: u64 = 1 << 20;
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;
+/// What a content in memory is taken to cost beyond its bytes.
+pub(super) const MEMORY_OVERHEAD: u64 = 256;
 /// Threads that fill downloads; one that waits for its reader holds its thread.
 const MOST_DOWNLOADS: usize = 256;
 /// Downloads that nobody uses, kept for who comes back.
@@ -113,11 +115,13 @@ pub enum Peek {
 
 /// What an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     Attributes,
     Content,
     /// The content, for an open that will probably come.
     Ahead,
+    /// The content, because somebody wants it in the cache.
+    Warm,
 }
 
 impl Records {
@@ -335,6 +339,32 @@ impl Records {
         }
     }
 
+    pub(super) fn sizes(&self) -> &ExactSizes {
+        &self.sizes
+    }
+
+    pub(super) fn recent(&self) -> &Mutex<VecDeque<Arc<Content>>> {
+        &self.recent
+    }
+
+    pub(super) fn is_in_memory(&self, key: &Key) -> bool {
+        self.memory.lock().get(key).is_some()
+    }
+
+    /// Drops all contents in memory and all that is known; returns how many contents there were.
+    pub(super) fn drop_memory(&self) -> u64 {
+        let slots: Vec<Arc<Slot>> = {
+            let mut slots = self.slots.lock();
+            std::iter::from_fn(|| slots.pop_lru().map(|(_, slot)| slot)).collect()
+        };
+        for slot in slots {
+            *slot.state.lock() = SlotState::default();
+        }
+        let dropped = self.memory.lock().clear();
+        self.metrics.cache_memory_bytes.set(0);
+        dropped.len() as u64
+    }
+
     /// Drops what is known of a record, so that the next question goes to the store.
     pub fn expire(&self, key: &Key) {
         if let Some(slot) = self.slots.lock().pop(key) {
@@ -352,7 +382,7 @@ impl Records {
         slot
     }
 
-    fn resolve(
+    pub(super) fn resolve(
         self: &Arc<Self>,
         key: &Key,
         need: Need,
@@ -468,7 +498,7 @@ impl Records {
             _ => None,
         };
         let priority = match (need, &condition) {
-            (Need::Ahead, _) => Priority::Prefetch,
+            (Need::Ahead | Need::Warm, _) => Priority::Prefetch,
             (_, Some(_)) => Priority::Revalidation,
             (_, None) => Priority::Foreground,
         };
@@ -529,7 +559,7 @@ impl Records {
 
     fn count_hit(&self, from_memory: bool, need: Need) {
         match (need, from_memory) {
-            (Need::Attributes | Need::Ahead, _) => {}
+            (Need::Attributes | Need::Ahead | Need::Warm, _) => {}
             (Need::Content, true) => self.metrics.cache_memory_hits.one(),
             (Need::Content, false) => self.metrics.cache_disk_hits.one(),
         }
@@ -627,7 +657,7 @@ impl Records {
         let Some(bytes) = content.in_memory() else {
             return;
         };
-        let size = bytes.len() as u64 + 256;
+        let size = bytes.len() as u64 + MEMORY_OVERHEAD;
         let mut memory = self.memory.lock();
         let victims = memory.insert(content.key.clone(), Arc::clone(content), size);
         self.metrics.cache_memory_bytes.set(memory.used());

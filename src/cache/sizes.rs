@@ -103,6 +103,23 @@ impl ExactSizes {
         }
     }
 
+    /// Forgets the sizes of these records, or of all.
+    pub fn forget(&self, keys: Option<&[Key]>) {
+        let mut state = self.state.lock();
+        let before = state.sizes.len();
+        match keys {
+            None => state.sizes.clear(),
+            Some(keys) => state.sizes.retain(|key, _| !keys.contains(key)),
+        }
+        let changed = state.sizes.len() != before;
+        // The next size is appended to the new file.
+        state.log = None;
+        drop(state);
+        if changed {
+            self.rewrite();
+        }
+    }
+
     fn rewrite(&self) {
         let Some((path, dir)) = self
             .path

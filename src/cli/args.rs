@@ -72,6 +72,19 @@ pub enum Command {
     /// Works with and without a mount of the store; a mount uploads by itself what was only
     /// interrupted.
     Recover(RecoverArgs),
+    /// Fetch ahead what will be read, with progress
+    ///
+    /// The daemon fetches at its lowest priority and within the limits of the API; what is cached
+    /// and fresh costs nothing, so that the same command goes on where an earlier one ended. Exits
+    /// with 1 if something did not fit into the cache or could not be had.
+    Warm(WarmArgs),
+    /// Forget what is cached of a mount, in the kernel too; asks the store for nothing
+    Refresh(RefreshArgs),
+    /// Show what programs ask of a mount, live: operation, time, result, and where it came from
+    ///
+    /// A source is the kernel (what it has is still right), memory, prefetch (fetched ahead of a
+    /// scan), disk, or the network.
+    Trace(TraceArgs),
     /// Serve a folder of stores as a local Apify API
     ///
     /// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
@@ -483,6 +496,48 @@ pub struct RecoverArgs {
     /// With --upload: the longest that the uploads to one store may take [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub timeout: Option<Duration>,
+}
+
+/// The arguments of `kvfs warm`.
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// What names begin with, or a pattern such as '*.json'; - takes names from standard input
+    #[arg(value_name = "PREFIX|PATTERN|-")]
+    pub what: Option<String>,
+    /// Print a JSON object at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs refresh`.
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// Forget only these files [default: all]
+    #[arg(value_name = "FILE")]
+    pub names: Vec<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// End with sums by operation and by file
+    #[arg(long)]
+    pub summary: bool,
+    /// End after this time [default: with Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = positive_duration)]
+    pub span: Option<Duration>,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The arguments of `kvfs serve`.

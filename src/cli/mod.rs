@@ -21,19 +21,23 @@ pub mod helper;
 pub mod info;
 pub mod ls;
 pub mod mount;
+pub mod mounted;
 pub mod options;
 pub mod pages;
 pub mod put;
 pub mod recover;
 pub mod reference;
+pub mod refresh;
 pub mod rm;
 pub mod serve;
 pub mod settings;
 pub mod share;
 pub mod status;
 pub mod sync;
+pub mod trace;
 pub mod ui;
 pub mod unmount;
+pub mod warm;
 
 use args::{Cli, Command};
 use error::{CliError, Kind};
@@ -84,6 +88,9 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Status(args) => status::run(ui, args, &environment),
         Command::Sync(args) => sync::run(ui, args, &environment),
         Command::Recover(args) => recover::run(ui, args, cli.global, &environment),
+        Command::Warm(args) => warm::run(ui, args, &environment),
+        Command::Refresh(args) => refresh::run(ui, args, &environment),
+        Command::Trace(args) => trace::run(ui, args, &environment),
         Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),
         Command::Ls(args) => ls::run(args, cli.global, &environment),

@@ -1,5 +1,6 @@
 //! `kvfs share`.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use qrcode::QrCode;
@@ -10,8 +11,10 @@ use super::args::{GlobalArgs, ShareArgs};
 use super::direct::{Direct, failure, key, shown};
 use super::error::CliError;
 use super::ls::timestamp;
+use super::mounted::{self, Daemon};
 use super::settings::Environment;
 use super::ui::Ui;
+use crate::control::Request;
 use crate::redact::Secret;
 
 /// Makes a link and tells how its receiver uses it.
@@ -25,8 +28,7 @@ pub fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     if args.key.is_some() && args.expires.is_some() {
-        return Err(CliError::usage("a link to a single record cannot expire")
-            .hinted("leave --expires out, or share the whole store: its link can expire"));
+        return Err(no_expiry());
     }
     let expires = match args.expires {
         None => None,
@@ -35,7 +37,14 @@ pub fn run(
             Some(at.ok_or_else(|| CliError::usage("--expires is too far in the future"))?)
         }
     };
-    let link = link(args, expires, global, environment)?;
+    let link = match mounted::inside(Path::new(&args.store)) {
+        Some((mount_point, name)) => {
+            let name = name.or_else(|| args.key.clone());
+            let daemon = Daemon::find(&mount_point, environment)?;
+            link_of_mount(ui, &daemon, name, expires)?
+        }
+        None => link(args, expires, global, environment)?,
+    };
     let link = link.expose();
     let mount = format!("kvfs mount '{link}' MOUNTPOINT");
     if args.json {
@@ -62,6 +71,38 @@ pub fn run(
         }
     });
     Ok(())
+}
+
+/// Has the daemon of a mount make the link: it has the token that this takes.
+fn link_of_mount(
+    ui: Ui,
+    daemon: &Daemon,
+    name: Option<String>,
+    expires: Option<SystemTime>,
+) -> Result<Secret, CliError> {
+    if name.is_some() && expires.is_some() {
+        return Err(no_expiry());
+    }
+    let expires_unix_s = expires
+        .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .map(|since| since.as_secs());
+    let request = Request::Share {
+        name,
+        expires_unix_s,
+    };
+    let made = daemon.ask(&request, &mut |_| true)?.unwrap_or_default();
+    if made["shows_more"] == true {
+        ui.warn("the link shows the whole store, not only what is mounted of it");
+    }
+    match made["url"].as_str() {
+        Some(url) => Ok(Secret::new(url)),
+        None => Err(CliError::failed("the daemon's answer holds no link")),
+    }
+}
+
+fn no_expiry() -> CliError {
+    CliError::usage("a link to a single record cannot expire")
+        .hinted("leave --expires out, or share the whole store: its link can expire")
 }
 
 fn link(

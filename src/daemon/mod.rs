@@ -18,6 +18,7 @@ use crate::registry::mount_point::MountPointError;
 use crate::setup::MountConfig;
 
 pub mod child;
+pub mod desk;
 pub mod launch;
 pub mod logging;
 pub mod memory;

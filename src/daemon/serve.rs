@@ -176,7 +176,9 @@ fn wait_answering(path: &Path, deadline: Duration) -> Result<(), Failure> {
 fn handler(entry: Entry, exported: Option<SocketAddr>, session: &Session) -> Handler {
     let (status, unmounter) = (Arc::clone(&session.status), Arc::clone(&session.unmounter));
     let uploads = session.uploads.clone();
-    Arc::new(move |request| match request {
+    let desk = session.desk.clone();
+    let path = entry.mount_point.clone();
+    Arc::new(move |request, progress| match request {
         Request::Status => {
             let mut state = describe(&entry, SystemTime::now());
             if let (Some(state), Value::Object(more)) = (state.as_object_mut(), status()) {
@@ -186,6 +188,13 @@ fn handler(entry: Entry, exported: Option<SocketAddr>, session: &Session) -> Han
             }
             Answer::Done(state)
         }
+        Request::Share {
+            name,
+            expires_unix_s,
+        } => desk.share(name.as_deref(), expires_unix_s),
+        Request::Refresh { names } => desk.refresh(&names),
+        Request::Warm { wanted } => desk.warm(&wanted, progress),
+        Request::Trace => desk.trace(progress, &|| !mount_point::is_kvfs(&path)),
         Request::Unmount { mode } => {
             tracing::info!(?mode, "asked to unmount");
             match unmounter(mode) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Failure;
+use super::desk::Desk;
 use crate::metrics::Metrics;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::setup::{self, MountConfig};
@@ -29,6 +30,8 @@ pub struct Session {
     pub run: Box<dyn FnOnce() -> io::Result<()> + Send>,
     /// Where its state comes from.
     pub status: StatusSource,
+    /// Who answers what is asked of it besides.
+    pub desk: Desk,
     /// How to end it.
     pub unmounter: Unmounter,
     /// What is on its way to the store; `None` for a read-only mount.
@@ -58,6 +61,12 @@ pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Fai
     let (ending, waiting) = (uploads.clone(), uploads.clone());
     Ok(Session {
         status: mounted.status_source(),
+        desk: Desk::new(
+            Arc::clone(mounted.fs()),
+            Arc::clone(mounted.store()),
+            config.deadline,
+            config.prefix.is_some() || config.collection.is_some(),
+        ),
         uploads,
         unmounter: Arc::new(move |mode| match (mode, unmount(&mount_point, mode)) {
             // Unmounted already: what it still does is to wait for uploads, which are safe on disk.

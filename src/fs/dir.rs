@@ -34,7 +34,7 @@ impl KvFs {
         Ok(self.handles.lock().add_dir(DirHandle { listing }))
     }
 
-    fn current_listing(&self) -> Arc<Listing> {
+    pub(super) fn current_listing(&self) -> Arc<Listing> {
         let mut current = self.listing.lock();
         match &*current {
             Some(listing) if self.records.is_fresh(listing.started) => Arc::clone(listing),
@@ -158,7 +158,12 @@ impl KvFs {
         full
     }
 
-    fn page(&self, listing: &Arc<Listing>, index: u64, wait: Wait) -> Result<Option<Arc<Page>>> {
+    pub(super) fn page(
+        &self,
+        listing: &Arc<Listing>,
+        index: u64,
+        wait: Wait,
+    ) -> Result<Option<Arc<Page>>> {
         if !Self::no_wait(wait) {
             // Memory did not have it.
             origin::note(Origin::Network);

@@ -227,6 +227,16 @@ impl InodeTable {
         }
     }
 
+    /// Returns all inodes in use, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (Ino, &Inode)> {
+        self.chunks.iter().flat_map(|(number, (_, chunk))| {
+            let inodes = chunk.iter().enumerate();
+            inodes.filter_map(move |(at, inode)| {
+                Some((Ino(number * CHUNK as u64 + at as u64), inode.as_ref()?))
+            })
+        })
+    }
+
     /// Returns how many inodes are in use.
     pub fn len(&self) -> usize {
         self.len

@@ -20,6 +20,15 @@ impl KvFs {
     /// # Errors
     /// [`FsError::WrongKind`] when `parent` is no directory; errors of the store.
     pub fn lookup(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<Lookup> {
+        let found = self.look_up(parent, name, wait)?;
+        // What no key can be called will not exist later either.
+        if matches!(found, Lookup::Absent(_)) && name::meaning(name) != Meaning::Nothing {
+            self.absent.lock().put(name.to_owned(), ());
+        }
+        Ok(found)
+    }
+
+    fn look_up(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<Lookup> {
         if parent != Ino::ROOT {
             return Err(FsError::WrongKind(libc::ENOTDIR));
         }
@@ -101,7 +110,7 @@ impl KvFs {
     }
 
     /// Finds the key of a name that only a listing can explain.
-    fn listed_name(&self, name: &OsStr) -> Option<Key> {
+    pub(super) fn listed_name(&self, name: &OsStr) -> Option<Key> {
         let listing = self.listing.lock().clone()?;
         listing.find_key(&|key| OsStr::new(&name::of_key(key)) == name)
     }

@@ -7,10 +7,13 @@
 //! [`crate::cache`]. None is held
 //! across I/O.
 
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
@@ -31,7 +34,9 @@ pub mod inode;
 pub mod lookup;
 pub mod name;
 pub mod read;
+pub mod refresh;
 pub mod types;
+pub mod warm;
 pub mod xattr;
 
 pub use error::{FsError, Result};
@@ -41,6 +46,9 @@ use types::{Ino, KernelCache};
 
 /// How long the kernel may believe what never changes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How many names are remembered of which the kernel was told that they do not exist.
+const MOST_ABSENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
 /// What a filesystem shows of its store.
 #[derive(Clone, Debug)]
@@ -78,6 +86,8 @@ pub struct KvFs {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     listing: Mutex<Option<Arc<Listing>>>,
+    /// Names that the kernel was told do not exist, the latest of them.
+    absent: Mutex<LruCache<OsString, ()>>,
     inodes: Mutex<InodeTable>,
     /// An inode is no longer settling.
     settled: Condvar,
@@ -125,6 +135,7 @@ impl KvFs {
             clock,
             metrics,
             listing: Mutex::default(),
+            absent: Mutex::new(LruCache::new(MOST_ABSENT)),
             inodes: Mutex::default(),
             settled: Condvar::new(),
             handles: Mutex::default(),

@@ -81,15 +81,19 @@ pub trait DirSink {
 
 /// What the core tells the kernel about its caches.
 ///
-/// All of it may be called while an open is being answered, and nowhere else: see docs/DESIGN.md
-/// on deadlocks. Pages moreover only while no handle of the inode is open, lest a read that holds
-/// a page waits for whoever waits for the page.
+/// All but names may be forgotten while an open is being answered, pages then only while no handle
+/// of the inode is open, lest a read that holds a page waits for whoever waits for the page. On a
+/// thread that answers no request and holds no lock, everything may be forgotten at any time. See
+/// docs/DESIGN.md on deadlocks.
 pub trait KernelCache: Send + Sync + fmt::Debug {
     /// Puts bytes into the page cache; also raises the size the kernel believes.
     fn store(&self, ino: Ino, offset: u64, bytes: &[u8]);
 
     /// Drops the attributes that the kernel remembers, but no pages.
     fn forget_attributes(&self, ino: Ino);
+
+    /// Drops what is remembered of a name of the root, its absence included.
+    fn forget_name(&self, name: &OsStr);
 
     /// Drops all pages, and the attributes. Returns whether they are gone.
     fn forget_pages(&self, ino: Ino) -> bool;
@@ -103,6 +107,8 @@ impl KernelCache for NoKernel {
     fn store(&self, _ino: Ino, _offset: u64, _bytes: &[u8]) {}
 
     fn forget_attributes(&self, _ino: Ino) {}
+
+    fn forget_name(&self, _name: &OsStr) {}
 
     fn forget_pages(&self, _ino: Ino) -> bool {
         true

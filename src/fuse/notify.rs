@@ -1,5 +1,7 @@
 //! Tells the kernel what to put into its caches and what to forget.
 
+use std::ffi::OsStr;
+
 use fuser::{INodeNo, Notifier};
 
 use crate::fs::types::{Ino, KernelCache};
@@ -25,6 +27,12 @@ impl KernelCache for Kernel {
         // A negative offset means attributes only: that never waits for a page (fuse.rst).
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
             tracing::debug!("the kernel did not forget inode {}: {error}", ino.0);
+        }
+    }
+
+    fn forget_name(&self, name: &OsStr) {
+        if let Err(error) = self.0.inval_entry(INodeNo::ROOT, name) {
+            tracing::debug!("the kernel did not forget a name: {error}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! Seeing what a mount does: counters, latencies, where answers come from.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+
+use serde_json::Value;
 
 use crate::daemon::User;
 use crate::support::mounted::{MountedSession, eventually};
@@ -95,4 +97,280 @@ fn a_transfer_is_shown_while_it_is_under_way() {
     });
     drop(reading);
     drop(mount);
+}
+
+/// Starts `kvfs trace` and returns when nothing is missed any more.
+fn follow(
+    user: &User,
+    args: &[&str],
+) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
+    let mut child = user
+        .command(&[&["trace", "mnt"], args].concat())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("kvfs runs");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("a line");
+    assert!(line.contains("following"), "{line}");
+    let out = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, out)
+}
+
+#[test]
+fn a_trace_shows_each_operation_with_its_source_until_the_mount_ends() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    let (mut child, out) = follow(&user, &["--json", "--summary"]);
+    for _ in 0..2 {
+        assert_eq!(std::fs::read(user.path("mnt/a")).expect("it"), b"hi\n");
+    }
+    std::fs::read(user.path("mnt/missing")).expect_err("nothing there");
+    user.works(&["unmount", "mnt"]);
+    assert!(child.wait().expect("an end").success());
+    let lines: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"))
+        .collect();
+    let seen = |operation: &str, key: &str| -> Vec<(String, String)> {
+        let wanted = |event: &&Value| event["operation"] == operation && event["key"] == key;
+        let text = |event: &Value, name: &str| event[name].as_str().expect("text").to_owned();
+        lines
+            .iter()
+            .filter(wanted)
+            .map(|event| (text(event, "result"), text(event, "origin")))
+            .collect()
+    };
+    let ok = |origin: &str| ("ok".to_owned(), origin.to_owned());
+    assert_eq!(seen("lookup", "a"), [ok("network")], "{lines:?}");
+    assert_eq!(seen("open", "a"), [ok("memory"), ok("kernel")], "{lines:?}");
+    let missing = seen("lookup", "missing");
+    assert_eq!(missing, [("ENOENT".to_owned(), "network".to_owned())]);
+    let summary = &lines.last().expect("a summary")["summary"];
+    assert_eq!(summary["dropped"], 0);
+    let files = summary["files"].as_array().expect("a list");
+    assert!(
+        files
+            .iter()
+            .any(|file| file["name"] == "a" && file["failed"] == 0)
+    );
+}
+
+#[test]
+fn a_trace_ends_with_ctrl_c_and_then_sums_up_within_80_columns() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    let (mut child, mut out) = follow(&user, &["--summary"]);
+    std::fs::read(user.path("mnt/a")).expect("it");
+    let mut line = String::new();
+    while !line.contains(" open ") {
+        line.clear();
+        assert!(out.read_line(&mut line).expect("a line") > 0, "it ended");
+    }
+    assert!(line.trim_end().ends_with(" a"), "{line}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+    assert!(child.wait().expect("an end").success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("a summary");
+    assert!(
+        rest.contains("OPERATION") && rest.contains("FILE"),
+        "{rest}"
+    );
+    assert!(
+        rest.lines().all(|line| line.chars().count() <= 80),
+        "{rest}"
+    );
+}
+
+#[test]
+fn refreshing_forgets_contents_absence_and_the_kernels_pages() {
+    let user = User::new();
+    user.works(&["mount", "--immutable", "./store", "mnt"]);
+    let read = |name: &str| std::fs::read_to_string(user.path("mnt").join(name));
+    let list = || std::fs::read_dir(user.path("mnt")).expect("it").count();
+    assert_eq!(read("a").expect("it"), "hi\n");
+    assert!(read("b").is_err());
+    assert_eq!(list(), 1);
+    let mut open = std::fs::File::open(user.path("mnt/a")).expect("it");
+    std::fs::write(user.path("store/a"), "new!\n").expect("a record");
+    std::fs::write(user.path("store/b"), "b\n").expect("a record");
+    assert_eq!(read("a").expect("it"), "hi\n");
+    assert!(read("b").is_err());
+    let said = user.works(&["refresh", "mnt"]);
+    assert!(said.contains("forgot 1 cached content"), "{said}");
+    assert_eq!(read("a").expect("it"), "new!\n");
+    assert_eq!(read("b").expect("it"), "b\n");
+    assert_eq!(list(), 2);
+    let mut old = String::new();
+    open.read_to_string(&mut old)
+        .expect("the version that it opened");
+    assert_eq!(old, "hi\n");
+    // One alone.
+    for name in ["a", "b"] {
+        std::fs::write(user.path("store").join(name), "newer\n").expect("a record");
+    }
+    user.works(&["refresh", "mnt", "b"]);
+    assert_eq!(
+        (read("a").expect("it"), read("b").expect("it")),
+        ("new!\n".into(), "newer\n".into())
+    );
+    let said = user.fails(1, &["refresh", "mnt", "no such"]);
+    assert!(said.contains("no file 'no such'"), "{said}");
+}
+
+#[test]
+fn refreshing_while_programs_read_and_list_stops_nobody() {
+    let user = User::new();
+    for n in 0..20 {
+        std::fs::write(user.path("store").join(format!("r{n}")), vec![n; 700_000]).expect("it");
+    }
+    user.works(&["mount", "./store", "mnt"]);
+    let mut readers: Vec<_> = ["cat r* | wc -c", "ls -l; stat nothing; cat r1* | wc -c"]
+        .iter()
+        .map(|work| {
+            let script = format!("cd mnt; for i in $(seq 15); do {work}; done 2>/dev/null");
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .current_dir(user.path("."))
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("sh runs")
+        })
+        .collect();
+    while readers
+        .iter_mut()
+        .any(|reader| reader.try_wait().expect("a status").is_none())
+    {
+        user.works(&["refresh", "mnt"]);
+    }
+    let mut out = String::new();
+    let stdout = readers[0].stdout.as_mut().expect("a pipe");
+    stdout.read_to_string(&mut out).expect("what it wrote");
+    assert_eq!(out.lines().collect::<Vec<_>>(), ["14000000"; 15]);
+}
+
+#[test]
+fn what_is_warm_costs_nothing_and_can_be_read_without_the_store() {
+    let user = User::new();
+    for n in 0..300 {
+        std::fs::write(user.path("store").join(format!("r{n:03}")), "{}").expect("it");
+    }
+    std::fs::write(user.path("store/big"), vec![9; 3 << 20]).expect("it");
+    user.works(&["mount", "--immutable", "./store", "mnt"]);
+    let warm = |args: &[&str]| -> Value {
+        let (code, out, err) = user.run(&[&["warm", "mnt", "--json"], args].concat());
+        assert_eq!(code, 0, "{out}{err}");
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let first = warm(&["r00?"]);
+    assert_eq!(
+        (&first["asked"], &first["cached"]),
+        (&10.into(), &0.into()),
+        "{first}"
+    );
+    let prefix = warm(&["r0"]);
+    assert_eq!(
+        (&prefix["asked"], &prefix["cached"]),
+        (&90.into(), &10.into()),
+        "{prefix}"
+    );
+    let all = warm(&[]);
+    assert_eq!(
+        (&all["asked"], &all["cached"]),
+        (&201.into(), &100.into()),
+        "{all}"
+    );
+    assert_eq!(all["records"], 301);
+    let again = warm(&[]);
+    assert_eq!(
+        (&again["asked"], &again["cached"]),
+        (&0.into(), &301.into()),
+        "{again}"
+    );
+    // The folder is gone, the contents are not.
+    std::fs::rename(user.path("store"), user.path("away")).expect("a rename");
+    let read = |name: &str| std::fs::read(user.path("mnt").join(name)).expect("it");
+    assert_eq!(read("r123"), b"{}");
+    assert_eq!(read("big"), vec![9; 3 << 20]);
+}
+
+#[test]
+fn warming_takes_names_from_standard_input_and_tells_what_failed() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    let mut child = user
+        .command(&["warm", "mnt", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("kvfs runs");
+    let mut names = child.stdin.take().expect("a pipe");
+    names.write_all(b"a\nno such\nmissing\n").expect("names");
+    drop(names);
+    let output = child.wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 file in the cache"), "{said}");
+    assert!(said.contains("2 files could not be fetched"), "{said}");
+    assert!(said.contains("missing: there is no such file"), "{said}");
+}
+
+#[test]
+fn what_does_not_fit_is_told_and_drives_nothing_out() {
+    let user = User::new();
+    for n in 0..8 {
+        std::fs::write(user.path("store").join(format!("r{n}")), vec![n; 300_000]).expect("it");
+    }
+    user.works(&[
+        "mount",
+        "--immutable",
+        "--cache-size",
+        "1MiB",
+        "./store",
+        "mnt",
+    ]);
+    let said = user.fails(1, &["warm", "mnt", "r"]);
+    assert!(said.contains("3 files in the cache"), "{said}");
+    assert!(said.contains("5 files (1.4 MiB) did not fit"), "{said}");
+    assert!(said.contains("--cache-size"), "{said}");
+    std::fs::rename(user.path("store"), user.path("away")).expect("a rename");
+    for n in 0..3 {
+        let bytes = std::fs::read(user.path("mnt").join(format!("r{n}"))).expect("it");
+        assert_eq!(bytes, vec![n; 300_000]);
+    }
+}
+
+#[test]
+fn files_in_a_mount_are_shared_without_a_token_at_hand() {
+    let server = TestServer::start();
+    server.put_text("OUTPUT", "shared\n");
+    let user = User::new();
+    let mounting = user
+        .command(&["mount", "--api-url", &server.url(), &server.entry.id, "mnt"])
+        .env("APIFY_TOKEN", crate::support::served::TOKEN)
+        .output()
+        .expect("kvfs runs");
+    assert!(mounting.status.success(), "{mounting:?}");
+    let link = |args: &[&str]| -> String {
+        let (code, out, err) = user.run(&[&["share"], args].concat());
+        assert_eq!(code, 0, "{out}{err}");
+        out.trim().to_owned()
+    };
+    let record = link(&["mnt/OUTPUT"]);
+    assert!(record.contains("/records/OUTPUT?signature="), "{record}");
+    let absolute = user.path("mnt");
+    let store = link(&[absolute.to_str().expect("text"), "--expires", "7d"]);
+    for url in [&record, &store] {
+        std::fs::create_dir_all(user.path("other")).expect("a folder");
+        user.works(&["mount", url, "other"]);
+        let read = std::fs::read_to_string(user.path("other/OUTPUT"));
+        assert_eq!(read.expect("it"), "shared\n");
+        user.works(&["unmount", "other"]);
+    }
+    let said = user.fails(1, &["share", "mnt/MISSING"]);
+    assert!(said.contains("no file 'MISSING'"), "{said}");
+    let said = user.fails(2, &["share", "mnt/OUTPUT", "--expires", "1d"]);
+    assert!(said.contains("cannot expire"), "{said}");
 }

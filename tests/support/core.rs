@@ -101,6 +101,7 @@ pub enum Told {
     Store(Ino, u64, Vec<u8>),
     ForgetAttributes(Ino),
     ForgetPages(Ino),
+    ForgetName(OsString),
 }
 
 impl KernelCache for KernelLog {
@@ -110,6 +111,10 @@ impl KernelCache for KernelLog {
 
     fn forget_attributes(&self, ino: Ino) {
         self.0.lock().push(Told::ForgetAttributes(ino));
+    }
+
+    fn forget_name(&self, name: &OsStr) {
+        self.0.lock().push(Told::ForgetName(name.to_owned()));
     }
 
     fn forget_pages(&self, ino: Ino) -> bool {

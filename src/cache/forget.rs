@@ -1,0 +1,45 @@
+//! Forgetting contents and what is known of records, because somebody asks for it.
+
+use std::sync::Arc;
+
+use super::records::Records;
+use crate::store::Key;
+
+impl Records {
+    /// Forgets these records: the next question about them goes to the store. Returns how many
+    /// contents were cached.
+    pub fn forget(&self, keys: &[Key]) -> u64 {
+        let mut contents = 0;
+        for key in keys {
+            let on_disk = self.disk().is_some_and(|disk| disk.contains(key));
+            contents += u64::from(on_disk || self.is_in_memory(key));
+            self.expire(key);
+            self.drop_recent(&|content| content.key == *key);
+            if let Some(disk) = self.disk() {
+                disk.remove(key);
+            }
+        }
+        self.sizes().forget(Some(keys));
+        contents
+    }
+
+    /// Forgets everything; as [`Records::forget`].
+    pub fn forget_all(&self) -> u64 {
+        let in_memory = self.drop_memory();
+        self.drop_recent(&|_| true);
+        self.sizes().forget(None);
+        let on_disk = self.disk().map_or(0, |disk| disk.clear());
+        in_memory.max(on_disk)
+    }
+
+    fn drop_recent(&self, which: &dyn Fn(&Arc<super::content::Content>) -> bool) {
+        let mut recent = self.recent().lock();
+        let (dropped, kept) = recent
+            .drain(..)
+            .partition::<Vec<_>, _>(|content| which(content));
+        recent.extend(kept);
+        drop(recent);
+        // Dropping a content may close a connection: not under the lock.
+        drop(dropped);
+    }
+}

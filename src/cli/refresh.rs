@@ -1,0 +1,36 @@
+//! `kvfs refresh`.
+
+use serde_json::json;
+
+use super::args::RefreshArgs;
+use super::error::CliError;
+use super::mounted::Daemon;
+use super::settings::Environment;
+use super::ui::Ui;
+use crate::control::Request;
+use crate::registry::mount_point::quoted;
+
+/// Makes a mount forget what is cached.
+///
+/// # Errors
+/// That it cannot be asked, or that there is no such file.
+pub fn run(ui: Ui, args: &RefreshArgs, environment: &Environment) -> Result<(), CliError> {
+    let daemon = Daemon::find(&args.mountpoint, environment)?;
+    let request = Request::Refresh {
+        names: args.names.clone(),
+    };
+    let done = daemon.ask(&request, &mut |_| true)?.unwrap_or_default();
+    if args.json {
+        ui.data(json!(done))?;
+        return Ok(());
+    }
+    let contents = match done["contents"].as_u64().unwrap_or(0) {
+        1 => "1 cached content".to_owned(),
+        n => format!("{n} cached contents"),
+    };
+    ui.say(format_args!(
+        "forgot {contents} of {}; what is used next is asked for again",
+        quoted(&daemon.mount_point)
+    ));
+    Ok(())
+}

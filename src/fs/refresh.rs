@@ -1,0 +1,106 @@
+//! Forgetting what is cached, here and in the kernel, because somebody asks for it.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use super::name;
+use super::types::{Ino, KernelCache};
+use super::{KvFs, Result};
+use crate::cache::listing::Listing;
+use crate::store::Key;
+
+/// What the kernel still has of what was forgotten.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// Cached contents that are gone.
+    pub contents: u64,
+    kernel: Option<Arc<dyn KernelCache>>,
+    inodes: Vec<Ino>,
+    names: Vec<OsString>,
+}
+
+impl Forgotten {
+    /// Makes the kernel forget, too; returns how many files it may have had pages of.
+    ///
+    /// Waits for reads under way. Call it from a thread that answers no request and holds no
+    /// lock: the kernel may hold a directory or a page for a request that this mount must answer
+    /// first (docs/DESIGN.md).
+    pub fn tell_kernel(self) -> u64 {
+        let Some(kernel) = self.kernel else { return 0 };
+        for name in &self.names {
+            kernel.forget_name(name);
+        }
+        for ino in &self.inodes {
+            kernel.forget_pages(*ino);
+        }
+        self.inodes.len() as u64
+    }
+}
+
+impl KvFs {
+    /// Forgets everything cached of these records, or of all: contents in memory and on disk,
+    /// sizes, absence, and the list of names. Files that are open stay on their version.
+    ///
+    /// No request is made: whoever uses a record next asks the store.
+    pub fn refresh(&self, keys: Option<&[Key]>) -> Forgotten {
+        let mut listing = self.listing.lock();
+        if listing.is_some() {
+            // Begun now and not read yet, it knows nothing but the inode numbers from before.
+            *listing = Some(Listing::new(
+                self.source(),
+                self.clock.now(),
+                listing.take(),
+            ));
+        }
+        drop(listing);
+        let contents = match keys {
+            None => self.records.forget_all(),
+            Some(keys) => self.records.forget(keys),
+        };
+        let mut names: Vec<OsString> = match keys {
+            None => self
+                .absent
+                .lock()
+                .iter()
+                .map(|(name, ())| name.clone())
+                .collect(),
+            Some(keys) => keys.iter().map(|key| name::of_key(key).into()).collect(),
+        };
+        let inodes = self.inodes.lock();
+        let inodes: Vec<Ino> = match keys {
+            None => inodes
+                .all()
+                .inspect(|(_, inode)| names.push(name::of_key(&inode.key).into()))
+                .filter(|(_, inode)| inode.version().is_some())
+                .map(|(ino, _)| ino)
+                .collect(),
+            Some(keys) => keys
+                .iter()
+                .filter_map(|key| inodes.ino_of(key.as_str()))
+                .collect(),
+        };
+        Forgotten {
+            contents,
+            kernel: self.kernel.get().cloned(),
+            inodes,
+            names,
+        }
+    }
+
+    /// Returns the key that a name in the mount means, as far as that is known without a request.
+    pub fn key_named(&self, name: &std::ffi::OsStr) -> Option<Key> {
+        match name::meaning(name) {
+            name::Meaning::Key(key) => Some(key),
+            name::Meaning::Listed => self.listed_name(name),
+            name::Meaning::Nothing => None,
+        }
+    }
+
+    /// Tells whether a record exists, asking the store unless the answer is fresh.
+    ///
+    /// # Errors
+    /// [`super::FsError::NoEntry`] and errors of the store.
+    pub fn check_exists(&self, key: &Key, wait: crate::clock::Wait) -> Result<()> {
+        self.ask(key, wait).map(drop)
+    }
+}
