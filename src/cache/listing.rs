@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::index::{Index, Saved};
 use super::page::{Packed, Told};
 use super::split::{Guide, Known, Split, Task};
 use super::{Result, may_block, wait_until};
 use crate::clock::{Deadline, Wait};
 use crate::store::pager::Pager;
-use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
+use crate::store::{ErrorKind, Key, ListQuery, MAX_PAGE, Store, StoreError};
 use crate::workers::Workers;
 
 /// So many pages are fetched one after the other before several are fetched at once: guesses cost
@@ -34,6 +35,8 @@ pub struct Source {
     pub deadline: Duration,
     /// Threads for pages that are fetched at once; at least [`PAGES_AT_ONCE`].
     pub workers: Arc<Workers>,
+    /// Where whole listings are kept across mounts.
+    pub index: Option<Arc<Index>>,
 }
 
 /// A listing that grows page by page.
@@ -65,6 +68,9 @@ struct State {
     done: bool,
     /// The listing before this one, until this one is done.
     before: Option<Arc<Listing>>,
+    /// Whether the index on disk may still be read, and what it had, until this one is done.
+    has_index: bool,
+    saved: Option<Arc<Saved>>,
 }
 
 /// One page of a listing; never empty.
@@ -171,6 +177,8 @@ impl Listing {
             working: 0,
             failure: None,
             done: false,
+            has_index: source.index.is_some() && before.is_none(),
+            saved: None,
             before,
         };
         Arc::new(Self {
@@ -204,13 +212,17 @@ impl Listing {
                 return Ok(None);
             }
             if !state.raw.is_empty() {
-                self.number_pages(&mut state, clock, number);
+                self.number_page(&mut state, clock, number);
                 continue;
             }
             if state.split.as_ref().is_some_and(Split::is_done) {
                 state.done = true;
                 state.before = None;
                 state.split = None;
+                let was_shown = state.saved.take().is_some_and(|saved| saved.is_current);
+                if !was_shown {
+                    self.save(&state, clock());
+                }
                 continue;
             }
             let deadline = may_block(wait)?;
@@ -240,6 +252,10 @@ impl Listing {
         let Some(pager) = taken.pager.as_mut() else {
             return Ok(());
         };
+        if self.load() {
+            taken.pager = None;
+            return Ok(());
+        }
         let items = pager
             .next_page(&*self.source.store, deadline)?
             .unwrap_or_default();
@@ -265,14 +281,53 @@ impl Listing {
         Ok(())
     }
 
-    /// Gives fetched pages their inode numbers.
-    fn number_pages(
+    /// Reads the index on disk, at most once; returns whether that is the listing.
+    fn load(&self) -> bool {
+        let Some(index) = &self.source.index else {
+            return false;
+        };
+        if !std::mem::take(&mut self.state.lock().has_index) {
+            return false;
+        }
+        let Some(saved) = index.load() else {
+            return false;
+        };
+        let mut state = self.state.lock();
+        if saved.is_current {
+            state.raw.extend(saved.pages.iter().cloned());
+            state.split = Some(Split::finished());
+        }
+        let is_current = saved.is_current;
+        state.saved = Some(Arc::new(saved));
+        is_current
+    }
+
+    /// Writes the whole listing to disk, soon.
+    fn save(&self, state: &State, now: Instant) {
+        let Some(index) = self.source.index.clone() else {
+            return;
+        };
+        if !index.is_immutable() && state.pages.len() <= PAGES_IN_ORDER {
+            return;
+        }
+        let pages = state.pages.clone();
+        let saved = self
+            .source
+            .workers
+            .spawn(move || index.save(pages.iter().map(|page| &page.packed), now));
+        if saved.is_err() {
+            tracing::debug!("too much to do to keep the listing on disk");
+        }
+    }
+
+    /// Gives a fetched page its inode numbers.
+    fn number_page(
         &self,
         state: &mut parking_lot::MutexGuard<'_, State>,
         clock: &dyn Fn() -> Instant,
         number: &dyn Fn(&str, Option<u64>) -> u64,
     ) {
-        while let Some(packed) = state.raw.pop_front() {
+        if let Some(packed) = state.raw.pop_front() {
             let mut numbers: Vec<(u32, u64)> = Vec::new();
             let mut walk = packed.walk(0);
             let mut at = 0;
@@ -467,10 +522,13 @@ impl State {
         Some((page, page.packed.find(key).ok()?))
     }
 
-    /// Returns the listing before this one, if it is whole.
+    /// Returns an earlier listing, if there is one that is whole and worth following.
     fn guide(&self) -> Option<Arc<dyn Guide>> {
-        let before = self.before.as_ref()?;
-        (before.is_done() && !before.is_empty()).then(|| Arc::clone(before) as Arc<dyn Guide>)
+        let saved = self.saved.clone().map(|saved| saved as Arc<dyn Guide>);
+        let whole = self.before.as_ref().filter(|before| before.is_done());
+        let guide = saved.or_else(|| Some(Arc::clone(whole?) as Arc<dyn Guide>))?;
+        // Fewer pages are fetched in order, and cost no guess, whatever has changed.
+        (guide.keys() > (PAGES_IN_ORDER * MAX_PAGE) as u64).then_some(guide)
     }
 
     /// Splits what comes after the pages that are there.

@@ -23,6 +23,7 @@ pub mod disk;
 pub mod download;
 pub mod fill;
 pub mod forget;
+pub mod index;
 pub mod listing;
 pub mod lru;
 pub mod pace;

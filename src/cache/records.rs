@@ -125,6 +125,11 @@ pub(super) enum Need {
 }
 
 impl Records {
+    /// Returns the folder for other files that belong to the store; `None` without a disk cache.
+    pub fn scope_dir(&self) -> Option<std::path::PathBuf> {
+        Some(self.disk.as_ref()?.scope_dir())
+    }
+
     /// Makes the cache of `store`.
     pub fn new(
         store: Arc<dyn Store>,

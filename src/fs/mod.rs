@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
+use crate::cache::index::Index;
 use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
 use crate::cache::records::Records;
 use crate::clock::{Clock, Wait};
@@ -97,6 +98,7 @@ pub struct KvFs {
     direct: AtomicBool,
     prefetcher: Option<Prefetcher>,
     listers: Arc<Workers>,
+    index: Option<Arc<Index>>,
     status: OnceLock<StatusSource>,
 }
 
@@ -124,6 +126,10 @@ impl KvFs {
             4 * PAGES_AT_ONCE,
             Arc::clone(&metrics),
         );
+        let query = Self::query(&config);
+        let index = records
+            .scope_dir()
+            .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
         let deadline = config.prefetch;
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
@@ -143,6 +149,7 @@ impl KvFs {
             direct: AtomicBool::new(false),
             prefetcher,
             listers,
+            index,
             status: OnceLock::new(),
         }
     }
@@ -185,16 +192,20 @@ impl KvFs {
 
     /// Returns what a listing of this mount lists.
     fn source(&self) -> Source {
-        let query = ListQuery {
-            prefix: self.config.prefix.clone(),
-            collection: self.config.collection.clone(),
-            ..ListQuery::default()
-        };
         Source {
             store: Arc::clone(&self.store),
-            query,
+            query: Self::query(&self.config),
             deadline: self.config.page_deadline,
             workers: Arc::clone(&self.listers),
+            index: self.index.clone(),
+        }
+    }
+
+    fn query(config: &FsConfig) -> ListQuery {
+        ListQuery {
+            prefix: config.prefix.clone(),
+            collection: config.collection.clone(),
+            ..ListQuery::default()
         }
     }
 

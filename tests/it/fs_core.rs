@@ -172,6 +172,75 @@ fn a_listing_costs_a_request_a_page_and_answers_lookups_and_stats() {
     assert_eq!(inodes(&listed), inodes(&later), "keys keep their inodes");
 }
 
+/// Waits for the listing that is written to a cache folder in the background.
+fn saved_listing(cache: &std::path::Path) -> std::path::PathBuf {
+    let find = || {
+        let scopes = std::fs::read_dir(cache.join("kvfs-1")).ok()?.flatten();
+        let files = scopes.filter_map(|scope| std::fs::read_dir(scope.path()).ok());
+        let mut paths = files.flatten().flatten().map(|entry| entry.path());
+        paths.find(|path| path.extension().is_some_and(|end| end == "index"))
+    };
+    crate::support::mounted::eventually("the listing is on disk", || find().is_some());
+    find().expect("it was there")
+}
+
+fn numbered(count: usize) -> MemoryStore {
+    let store = MemoryStore::new();
+    for i in 0..count {
+        store.insert(
+            &format!("key-{i:05}"),
+            "text/plain",
+            Encoding::Identity,
+            &b"1"[..],
+        );
+    }
+    store
+}
+
+#[test]
+fn an_immutable_store_is_listed_at_once_when_it_is_mounted_again() {
+    let mut setup = Setup::new(numbered(3000));
+    setup.records.ttl = None;
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(Some(cache.path()));
+    let first = core.list().expect("a listing");
+    assert_eq!((first.len(), requests(&core)), (3000, 3));
+    let saved = saved_listing(cache.path());
+    drop(core);
+    let core = setup.core(Some(cache.path()));
+    assert_eq!(core.list().expect("a listing"), first);
+    assert_eq!(core.lookup("key-3").expect("an answer"), None);
+    assert_eq!(requests(&core), 0);
+    drop(core);
+    // What a crash left of it is no listing.
+    let whole = std::fs::read(&saved).expect("the saved listing");
+    std::fs::write(&saved, &whole[..whole.len() / 2]).expect("a torn one");
+    let core = setup.core(Some(cache.path()));
+    assert_eq!(core.list().expect("a listing"), first);
+    assert_eq!(requests(&core), 3);
+}
+
+#[test]
+fn a_store_that_may_change_is_listed_anew_page_for_page() {
+    let setup = Setup::new(numbered(25_000));
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(Some(cache.path()));
+    assert_eq!(core.list().expect("a listing").len(), 25_000);
+    saved_listing(cache.path());
+    drop(core);
+    setup
+        .store
+        .insert("key-12345a", "text/plain", Encoding::Identity, &b"new"[..]);
+    let core = setup.core(Some(cache.path()));
+    let listed = core.list().expect("a listing");
+    assert_eq!(listed.len(), 25_001);
+    assert!(listed.is_sorted_by(|a, b| a.0 < b.0));
+    assert!(requests(&core) <= 27, "a page more where a key is new");
+    core.clock.advance(TTL);
+    assert_eq!(core.list().expect("a listing").len(), 25_001);
+    assert_eq!(requests(&core), 26);
+}
+
 #[test]
 fn a_lookup_that_may_not_wait_changes_nothing_and_makes_no_request() {
     let core = Setup::new(plain(&[("A", b"a")])).core(None);
