@@ -1,7 +1,7 @@
 //! How fast requests of one kind may begin. Pure: whoever asks says what time it is.
 //!
-//! A leaky bucket: in no second do more requests begin than the limit; nine tenths of it flow
-//! steadily, one tenth may come at once. An answer 429 halves the rate, at most once a second,
+//! A leaky bucket: in no second do more requests begin than the limit; most of it flows
+//! steadily, the rest may come at once. An answer 429 halves the rate, at most once a second,
 //! and it grows back slowly. The first priority goes first: while somebody more urgent waits,
 //! here or in another process, the others wait too.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::store::Priority;
 
 /// The share of the limit that flows steadily; the rest is the burst.
-const STEADY_SHARE: f64 = 0.9;
+const STEADY_SHARE: f64 = 0.94;
 /// What a 429 leaves of the rate.
 const DECREASE: f64 = 0.5;
 /// What of the limit comes back each second after one.

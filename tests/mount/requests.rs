@@ -176,6 +176,7 @@ fn listing_ten_thousand_keys_costs_ten_requests_and_again_none() {
     assert_eq!(other.works("ls | wc -l"), "10000");
     assert_eq!(other.works("ls -l | wc -l; ls | wc -l"), "10001\n10000");
     assert_eq!(other.works("find . -size +1c -type f | wc -l"), "10000");
+    assert_eq!(other.works("du -a . | wc -l"), "10001");
     assert_eq!(
         other.python("import os; print(sum(e.stat().st_size for e in os.scandir('.')))"),
         "20000"
