@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 LAYERS = [
-    ["units", "clock", "content_type", "redact", "signature", "observe", "metrics", "workers"],
+    ["units", "clock", "content_type", "folders", "redact", "signature", "observe", "metrics", "workers"],
     ["store"],
     ["apify", "local", "bucket", "codec", "open"],
     ["cache", "prefetch", "staging"],

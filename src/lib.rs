@@ -2,8 +2,8 @@
 //!
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
-//! 1. words and tools: [`units`], [`clock`], [`content_type`], [`redact`], [`signature`],
-//!    [`observe`], [`metrics`], [`workers`]
+//! 1. words and tools: [`units`], [`clock`], [`content_type`], [`folders`], [`redact`],
+//!    [`signature`], [`observe`], [`metrics`], [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`], [`codec`], [`open`]
 //! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
@@ -15,6 +15,7 @@
 
 pub mod clock;
 pub mod content_type;
+pub mod folders;
 pub mod metrics;
 pub mod observe;
 pub mod redact;

@@ -196,6 +196,12 @@ metrics! {
     cache_disk_bytes: gauge,
     /// Bytes that reads returned through the daemon.
     read_bytes,
+    /// Bytes that programs wrote.
+    written_bytes,
+    /// Records stored because a file was closed, synced or renamed.
+    commits,
+    /// Such records that could not be stored.
+    commits_failed,
     /// Filesystem operations that failed, other than with "no such file".
     errors_total,
     /// Operations whose handler panicked.

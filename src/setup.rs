@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::cache::disk::DiskTier;
 use crate::cache::records::{Records, RecordsConfig};
 use crate::clock::{Clock, SystemClock};
+use crate::fs::scratch::ScratchRules;
+use crate::fs::writing::{Overwrite, WriteConfig};
 use crate::fs::{self, FsConfig, KvFs};
 use crate::fuse::adapter::{Adapter, Appearance};
 use crate::fuse::passthrough::Passthrough;
@@ -17,8 +19,10 @@ use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::open::OpenConfig;
-use crate::staging::Uploads;
-use crate::store::{ErrorKind, Store, StoreError};
+use crate::staging::folder::{StoreFile, scope_name};
+use crate::staging::{StagingConfig, StagingFolder, Uploads};
+use crate::store::reference::StoreRef;
+use crate::store::{Encoding, ErrorKind, Store, StoreError};
 use crate::units::ByteSize;
 use crate::workers::Workers;
 
@@ -55,6 +59,27 @@ pub struct MountConfig {
     pub dir_mode: u32,
     /// Who besides the mounting user may use the mount.
     pub access: MountAccess,
+    /// How the store may be changed through the mount; `None`: not at all.
+    pub write: Option<WriteSettings>,
+}
+
+/// How a store may be changed through a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WriteSettings {
+    /// Whether a record that somebody else has changed may be overwritten.
+    pub overwrite: Overwrite,
+    /// How new bytes are encoded, as `Content-Encoding` names it.
+    pub compress: Option<String>,
+    /// Patterns of scratch names beside the known ones.
+    pub scratch: Vec<String>,
+    /// How long an upload under a temporary name waits for the final one.
+    pub scratch_delay: Duration,
+    /// The largest file.
+    pub max_record_size: Option<ByteSize>,
+    /// Where changed files are; kvfs uses a sub-folder of its own in it.
+    pub staging_dir: PathBuf,
+    /// The most bytes there; `None` for what the disk can spare.
+    pub staging_size: Option<ByteSize>,
 }
 
 /// Where and how much the disk cache may store.
@@ -78,8 +103,12 @@ pub enum MountAccess {
     Everybody,
 }
 
+/// How often the thread that stores what is held back looks whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Threads that wait for the store on behalf of programs.
 const WAITING_THREADS: usize = 96;
+/// Threads that upload, and wait for uploads, on behalf of programs.
+const UPLOADING_THREADS: usize = 64;
 /// Requests that may wait for one of them.
 const WAITING_REQUESTS: usize = 4096;
 
@@ -89,6 +118,9 @@ pub enum SetupError {
     /// The store could not be opened.
     #[error("cannot open the store: {0}")]
     Store(#[source] StoreError),
+    /// It was to be changed and cannot be.
+    #[error("cannot mount for writing: {0}")]
+    Unwritable(String),
     /// The kernel or `fusermount3` refused.
     #[error("cannot mount at {}: {error}", mount_point.display())]
     Mount {
@@ -105,6 +137,7 @@ impl SetupError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint().map(Into::into),
+            Self::Unwritable(_) => Some("mount without --rw".into()),
             Self::Mount { .. } => None,
         }
     }
@@ -131,7 +164,12 @@ impl Mounted {
     /// # Errors
     /// When the connection to the kernel breaks otherwise.
     pub fn run(self) -> io::Result<()> {
-        self.session.run()
+        let served = self.session.run();
+        let left = self.fs.finish_writes();
+        if left > 0 {
+            tracing::error!("{left} changed files could not be stored; see kvfs recover");
+        }
+        served
     }
 
     /// Returns what is on its way to the store; `None` for a read-only mount.
@@ -173,7 +211,7 @@ impl Mounted {
                 "store_id": info.id,
                 "store_name": info.name,
                 "mode": if config.raw { "raw" } else { "decoded" },
-                "access": "read-only",
+                "access": if config.write.is_some() { "read-write" } else { "read-only" },
                 "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
                 "signature_expires_unix_s": expires,
                 "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
@@ -189,7 +227,11 @@ impl Mounted {
 /// # Errors
 /// [`SetupError`] says what is wrong and what to do.
 pub fn mount(config: MountConfig, metrics: Arc<Metrics>) -> Result<Mounted, SetupError> {
-    let store = crate::open::open(&config.open, Arc::clone(&metrics)).map_err(SetupError::Store)?;
+    let store = match (&config.open.reference, &config.write) {
+        (StoreRef::Directory(path), Some(_)) => crate::local::open_writable_directory(path),
+        _ => crate::open::open(&config.open, Arc::clone(&metrics)),
+    }
+    .map_err(SetupError::Store)?;
     mount_store(store, config, metrics)
 }
 
@@ -230,6 +272,11 @@ pub fn mount_store(
         exact_sizes: config.exact_sizes,
         prefetch: Some(config.deadline),
         page_deadline: config.deadline,
+        write: config
+            .write
+            .as_ref()
+            .map(|write| write_config(write, &config, &*store))
+            .transpose()?,
     };
     let fs = Arc::new(KvFs::new(
         Arc::clone(&store),
@@ -238,7 +285,13 @@ pub fn mount_store(
         clock,
         Arc::clone(&metrics),
     ));
-    let pool = Workers::new("kvfs-wait", WAITING_THREADS, WAITING_REQUESTS, metrics);
+    let pool = Workers::new(
+        "kvfs-wait",
+        WAITING_THREADS,
+        WAITING_REQUESTS,
+        Arc::clone(&metrics),
+    );
+    let uploads = Workers::new("kvfs-upload", UPLOADING_THREADS, WAITING_REQUESTS, metrics);
     let appearance = Appearance {
         uid: config.uid,
         gid: config.gid,
@@ -257,15 +310,22 @@ pub fn mount_store(
         }
     };
     let watcher = Watcher::start(Box::new(late)).map_err(failed)?;
-    let passthrough = Passthrough::new(cache_dir.as_deref());
+    let deadline = config.deadline;
+    // The kernel cannot read a file by itself that may be changed meanwhile.
+    let read_through = cache_dir.as_deref().filter(|_| config.write.is_none());
+    let passthrough = Passthrough::new(read_through);
     let adapter = Adapter::new(
         Arc::clone(&fs),
         pool,
+        uploads,
         watcher,
         passthrough,
         appearance,
-        config.deadline,
+        deadline,
     );
+    if config.write.is_some() {
+        commit_what_is_due(&fs).map_err(failed)?;
+    }
     let options = MountOptions {
         mount_point: config.mount_point.clone(),
         source: format!("kvfs:{}", config.open.reference),
@@ -274,6 +334,7 @@ pub fn mount_store(
             MountAccess::OwnerAndRoot => Access::OwnerAndRoot,
             MountAccess::Everybody => Access::Everybody,
         },
+        writable: config.write.is_some(),
     };
     let session = session::mount(adapter, &options).map_err(failed)?;
     fs.connect_kernel(session.kernel());
@@ -291,6 +352,65 @@ pub fn mount_store(
         .fs
         .connect_status(fs::StatusSource(Box::new(move || status().to_string())));
     Ok(mounted)
+}
+
+/// Starts the thread that stores what is held back; it ends with the filesystem.
+fn commit_what_is_due(fs: &Arc<KvFs>) -> io::Result<()> {
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new()
+        .name("kvfs-due".into())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            while let Some(fs) = fs.upgrade() {
+                fs.wait_due(LOOK_EVERY);
+                fs.commit_due();
+            }
+        })
+        .map(drop)
+}
+
+/// Opens the staging folder, and turns settings into what the filesystem wants.
+fn write_config(
+    write: &WriteSettings,
+    config: &MountConfig,
+    store: &dyn Store,
+) -> Result<WriteConfig, SetupError> {
+    if !store.is_writable() {
+        return Err(SetupError::Unwritable(
+            "a store that is opened by a link can only be read".into(),
+        ));
+    }
+    let info = store.info();
+    let staging = StagingFolder::open(&StagingConfig {
+        dir: write.staging_dir.clone(),
+        scope: scope_name(&info.upload_scope, config.raw),
+        store: StoreFile {
+            reference: config.open.reference.to_string(),
+            open: config.open.reference.clone(),
+            api_url: config.open.api_url.clone(),
+            raw: config.raw,
+        },
+        limit: write.staging_size.map(|size| size.0),
+    })
+    .map_err(|error| {
+        SetupError::Unwritable(format!(
+            "the staging folder {} cannot be used: {error}",
+            write.staging_dir.display()
+        ))
+    })?;
+    Ok(WriteConfig {
+        overwrite: write.overwrite,
+        compress: write
+            .compress
+            .as_deref()
+            .map(|name| Encoding::from_header(Some(name))),
+        scratch: ScratchRules::new(write.scratch.iter().map(String::as_str))
+            .map_err(SetupError::Unwritable)?,
+        scratch_delay: write.scratch_delay,
+        max_record_size: write.max_record_size.map(|size| size.0),
+        deadline: config.deadline,
+        staging,
+    })
 }
 
 /// Opens the disk cache; without one reading goes on, only slower.

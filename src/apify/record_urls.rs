@@ -127,6 +127,10 @@ fn key_of(url: &SafeUrl) -> Result<Key> {
 }
 
 impl Store for RecordUrlsStore {
+    fn is_writable(&self) -> bool {
+        false
+    }
+
     fn info(&self) -> StoreInfo {
         self.info.clone()
     }

@@ -120,6 +120,10 @@ impl SignedKeysStore {
 }
 
 impl Store for SignedKeysStore {
+    fn is_writable(&self) -> bool {
+        false
+    }
+
     fn info(&self) -> StoreInfo {
         self.info.clone()
     }

@@ -12,6 +12,7 @@ use super::stream::{Body, Origin, StreamReader};
 use super::{Error, Result};
 use crate::clock::Wait;
 use crate::observe::origin;
+use crate::staging::file::Frozen;
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
 
 /// Tells the versions that this process has seen apart; never reused.
@@ -47,6 +48,8 @@ pub enum Data {
         /// The disk cache's name for it.
         id: String,
     },
+    /// Whole, so many bytes in the staging file that was uploaded.
+    Staged(Frozen, u64),
     /// On their way to disk, or there.
     Download(Arc<Download>),
     /// Nowhere: every handle streams them from the store.
@@ -77,7 +80,9 @@ impl Content {
     pub fn size(&self, wait: Wait) -> Result<Size> {
         Ok(match &self.data {
             Data::Memory(bytes) => Size::Exact(bytes.len() as u64),
-            Data::File { size, .. } | Data::Streamed { size, .. } => Size::Exact(*size),
+            Data::File { size, .. } | Data::Staged(_, size) | Data::Streamed { size, .. } => {
+                Size::Exact(*size)
+            }
             Data::Download(download) => return download.size(wait),
         })
     }
@@ -184,6 +189,10 @@ impl ContentReader {
             Data::File { file, .. } => {
                 origin::note(origin::Origin::Disk);
                 Ok(read_file(file, offset..end)?)
+            }
+            Data::Staged(bytes, _) => {
+                origin::note(origin::Origin::Disk);
+                Ok(read_file(bytes.as_file(), offset..end)?)
             }
             Data::Download(download) => {
                 // Who may wait does so because the bytes were not there.

@@ -15,9 +15,9 @@
 //! entry written before the last boot of the machine is trusted only after its checksum matched.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,6 +29,7 @@ use tempfile::NamedTempFile;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::lru::LruBytes;
+use crate::folders::private_dir;
 use crate::metrics::Metrics;
 use crate::store::{ETag, Encoding, Key, RecordMeta};
 
@@ -559,20 +560,6 @@ pub(super) fn checksum(file: &File) -> io::Result<String> {
             }
         }
     }
-}
-
-/// Makes `dir` (and its parents) if it is missing, and refuses one that others could have planted.
-pub fn private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let metadata = fs::symlink_metadata(dir)?;
-    let own = rustix::process::geteuid().as_raw();
-    if !metadata.is_dir() || metadata.uid() != own {
-        return Err(io::Error::other(format!(
-            "{} is not a folder of this user: remove it or name another",
-            dir.display()
-        )));
-    }
-    Ok(())
 }
 
 fn folders(dir: &Path) -> Vec<PathBuf> {

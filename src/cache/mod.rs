@@ -36,6 +36,7 @@ pub mod split;
 pub mod stream;
 pub mod warm;
 pub mod window;
+pub mod written;
 
 /// Why an answer cannot be had.
 #[derive(Debug)]

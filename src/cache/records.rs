@@ -71,18 +71,21 @@ pub struct Records {
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    state: Mutex<SlotState>,
+pub(super) struct Slot {
+    pub(super) state: Mutex<SlotState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct SlotState {
+pub(super) struct SlotState {
     /// Whether somebody is asking the store about this record now (C5).
     busy: bool,
-    known: Option<Known>,
-    absent: Option<Instant>,
-    content: Weak<Content>,
+    pub(super) known: Option<Known>,
+    pub(super) absent: Option<Instant>,
+    pub(super) content: Weak<Content>,
+    /// How often this mount has stored or deleted the record: an answer to a question from
+    /// before the last time says nothing any more.
+    pub(super) changes: u64,
 }
 
 /// What is known of a record's current version.
@@ -99,7 +102,7 @@ pub struct Known {
     /// The exact content size, once known.
     pub size: Option<u64>,
     /// The disk cache's entry of this version.
-    disk_id: Option<String>,
+    pub(super) disk_id: Option<String>,
 }
 
 /// What memory knows of a record, without asking anybody.
@@ -370,6 +373,15 @@ impl Records {
         dropped.len() as u64
     }
 
+    pub(super) fn forget_content(&self, key: &Key) {
+        let dropped = self.memory.lock().remove(key);
+        drop(dropped);
+        self.forget_paused(key);
+        if let Some(disk) = &self.disk {
+            disk.remove(key);
+        }
+    }
+
     /// Drops what is known of a record, so that the next question goes to the store.
     pub fn expire(&self, key: &Key) {
         if let Some(slot) = self.slots.lock().pop(key) {
@@ -378,7 +390,7 @@ impl Records {
         self.memory.lock().remove(key);
     }
 
-    fn slot(&self, key: &Key) -> Arc<Slot> {
+    pub(super) fn slot(&self, key: &Key) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         let slot = Arc::clone(slots.get_or_insert(key.clone(), Arc::default));
         if slots.len() > MOST_SLOTS {
@@ -393,6 +405,21 @@ impl Records {
         need: Need,
         wait: Wait,
     ) -> Result<(Known, Option<Arc<Content>>)> {
+        loop {
+            if let Some(answer) = self.resolve_once(key, need, wait)? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Asks once; `None` when this mount has changed the record meanwhile.
+    #[expect(clippy::type_complexity, reason = "private, and said in words above")]
+    fn resolve_once(
+        self: &Arc<Self>,
+        key: &Key,
+        need: Need,
+        wait: Wait,
+    ) -> Result<Option<(Known, Option<Arc<Content>>)>> {
         let slot = self.slot(key);
         let mut state = slot.state.lock();
         let (known, candidate) = loop {
@@ -413,7 +440,7 @@ impl Records {
                     if need == Need::Content {
                         self.metrics.cache_memory_hits.one();
                     }
-                    return Ok((known.clone(), content));
+                    return Ok(Some((known.clone(), content)));
                 }
             }
             if !state.busy {
@@ -434,10 +461,14 @@ impl Records {
         };
         let deadline = may_block(wait)?;
         state.busy = true;
+        let changes = state.changes;
         drop(state);
         let flight = Flight(&slot);
         let result = self.refresh(key, known, candidate, need, deadline);
         let mut state = slot.state.lock();
+        if state.changes != changes {
+            return Ok(None);
+        }
         match &result {
             Ok((known, content)) => {
                 state.absent = None;
@@ -447,6 +478,7 @@ impl Records {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 *state = SlotState {
                     absent: Some(self.clock.now()),
+                    changes,
                     ..SlotState::default()
                 };
             }
@@ -457,7 +489,7 @@ impl Records {
         if let Ok((_, Some(content))) = &result {
             self.keep_recent(content);
         }
-        Ok(result?)
+        Ok(Some(result?))
     }
 
     /// Asks the store, or the disk cache where that is enough. No lock is held.
@@ -570,11 +602,12 @@ impl Records {
         }
     }
 
-    fn new_version(&self) -> VersionId {
+    /// Returns the name of a version that nobody has seen so far.
+    pub fn new_version(&self) -> VersionId {
         VersionId(self.versions.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn known_of(&self, content: &Content, validated: Instant) -> Known {
+    pub(super) fn known_of(&self, content: &Content, validated: Instant) -> Known {
         let size = content.known_size();
         if let Some(size) = size {
             self.remember_size(content, size);
@@ -670,7 +703,7 @@ impl Records {
         drop(victims);
     }
 
-    fn keep_recent(&self, content: &Arc<Content>) {
+    pub(super) fn keep_recent(&self, content: &Arc<Content>) {
         let mut recent = self.recent.lock();
         let dropped = if recent.len() >= RECENT {
             recent.pop_front()

@@ -64,7 +64,7 @@ impl Records {
         };
         match &content.data {
             Data::Streamed { .. } => Ok(Warmed::Unfit),
-            Data::File { size, .. } => Ok(Warmed::Asked(*size)),
+            Data::File { size, .. } | Data::Staged(_, size) => Ok(Warmed::Asked(*size)),
             Data::Memory(bytes) => {
                 if self.disk().is_some_and(|disk| !disk.contains(key)) {
                     self.write_behind(&content);

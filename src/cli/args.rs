@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use url::Url;
 
 use crate::redact::Secret;
@@ -171,16 +171,51 @@ pub struct MountArgs {
     #[command(flatten)]
     pub disk: DiskArgs,
 
+    /// Let the store be changed through the mount
+    #[arg(long, help_heading = "Writing", conflicts_with = "immutable")]
+    pub rw: bool,
+    /// Whether a record that somebody else has changed since it was opened may be overwritten
+    /// [default: unchanged]
+    #[arg(long, value_name = "WHEN", value_enum, help_heading = "Writing")]
+    pub overwrite: Option<OverwriteArg>,
+    /// Store what is written compressed, where that makes it smaller
+    #[arg(
+        long,
+        value_name = "ENCODING",
+        value_enum,
+        help_heading = "Writing",
+        conflicts_with = "raw"
+    )]
+    pub compress: Option<CompressArg>,
+    /// Names that stay in the mount and never become records, as a pattern with * and ?, beside
+    /// those of editors. May be repeated
+    #[arg(long, value_name = "GLOB", help_heading = "Writing")]
+    pub scratch: Vec<String>,
+    /// How long a file with a temporary name (x.tmp) waits for its final name before it is stored
+    /// [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Writing")]
+    pub scratch_delay: Option<Duration>,
+    /// Refuse to let a file become larger than this
+    #[arg(long, value_name = "SIZE", help_heading = "Writing")]
+    pub max_record_size: Option<ByteSize>,
+    /// Where changed files are until they are stored, and what could not be stored [default: staging
+    /// in kvfs in the user's state folder]
+    #[arg(long, value_name = "DIR", help_heading = "Writing")]
+    pub staging_dir: Option<PathBuf>,
+    /// How much may be there [default: what the disk can spare]
+    #[arg(long, value_name = "SIZE", help_heading = "Writing")]
+    pub staging_size: Option<ByteSize>,
+
     /// Show all files as this user's (a number) [default: who mounts]
     #[arg(long, value_name = "UID", help_heading = "Permissions")]
     pub uid: Option<u32>,
     /// Show all files as this group's (a number) [default: who mounts]
     #[arg(long, value_name = "GID", help_heading = "Permissions")]
     pub gid: Option<u32>,
-    /// Permission bits of files, octal [default: 0444]
+    /// Permission bits of files, octal [default: 0444, with --rw 0644]
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Permissions")]
     pub file_mode: Option<u32>,
-    /// Permission bits of directories, octal [default: 0555]
+    /// Permission bits of directories, octal [default: 0555, with --rw 0755]
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Permissions")]
     pub dir_mode: Option<u32>,
     /// Let other users use the mount, as far as the permission bits allow
@@ -208,6 +243,24 @@ pub struct MountArgs {
     /// Log to this file [default: one for each mount point in the user's state folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+}
+
+/// When a record may be overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OverwriteArg {
+    /// Only the version that was opened, where the server can tell versions apart
+    Unchanged,
+    /// Always: the last writer wins
+    Always,
+}
+
+/// How what is written is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressArg {
+    /// Brotli
+    Br,
+    /// gzip
+    Gzip,
 }
 
 /// How a store is opened, for every command that takes STORE.

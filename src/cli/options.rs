@@ -42,11 +42,7 @@ const ACCEPTED: [&str; 29] = [
 ];
 
 /// What kvfs will not do, and why not.
-const REFUSED: [(&str, &str); 5] = [
-    (
-        "rw",
-        "mounts are read-only; write 'ro' instead of 'rw' or 'defaults' in /etc/fstab",
-    ),
+const REFUSED: [(&str, &str); 4] = [
     ("suid", "mounts are always nosuid"),
     ("dev", "mounts are always nodev"),
     ("exec", "mounts are always noexec"),
@@ -67,8 +63,12 @@ pub fn to_flags(values: &[String]) -> Result<Vec<OsString>, CliError> {
     let command = mount_command();
     let mut flags = Vec::new();
     for option in values.iter().flat_map(|value| split(value)) {
+        if option == "ro" {
+            // The last of the two counts, as for mount(8).
+            flags.retain(|flag| flag != "--rw");
+        }
         if let Some(flag) = to_flag(&command, &option)? {
-            flags.push(flag.into());
+            flags.push(OsString::from(flag));
         }
     }
     Ok(flags)
@@ -203,10 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn writing_is_refused_with_a_reason() {
-        let error = flags("rw").expect_err("refused");
-        assert!(error.message.contains("read-only"), "{error}");
-        assert!(flags("suid").is_err());
+    fn writing_is_an_option_and_the_last_word_counts() {
+        assert_eq!(
+            flags("rw,scratch=*.bak").expect("flags"),
+            ["--rw", "--scratch=*.bak"]
+        );
+        assert_eq!(flags("rw,ttl=1s,ro").expect("flags"), ["--ttl=1s"]);
+        assert_eq!(flags("ro,rw").expect("flags"), ["--rw"]);
+        let error = flags("suid").expect_err("refused");
+        assert!(error.message.contains("nosuid"), "{error}");
     }
 
     #[test]

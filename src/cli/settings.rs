@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{DiskArgs, GlobalArgs, MountArgs, StoreArgs, api_url};
+use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs, api_url};
 use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;
 use crate::bucket;
 use crate::daemon::{LogConfig, LogLevel, Order};
+use crate::fs::scratch::ScratchRules;
+use crate::fs::writing::Overwrite;
 use crate::open::{OpenConfig, TokenSource};
 use crate::redact::Secret;
 use crate::registry::{self, Registry, mount_point};
-use crate::setup::{DiskCacheConfig, MountAccess, MountConfig};
+use crate::setup::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
 use crate::store::reference::StoreRef;
 use crate::units::ByteSize;
 
@@ -27,6 +29,7 @@ use crate::units::ByteSize;
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_CACHE: ByteSize = ByteSize::mib(64);
 const DEFAULT_CACHE_SIZE: ByteSize = ByteSize::gib(2);
+const DEFAULT_SCRATCH_DELAY: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -293,7 +296,12 @@ pub fn mount_order(
         level: log_level(global),
         color: environment.color(),
     };
+    let write = write_settings(args, environment)?;
     let folders = [
+        (
+            "the staging folder",
+            write.as_ref().map(|write| write.staging_dir.as_path()),
+        ),
         ("the store", directory_of(&reference)),
         (
             "the cache folder",
@@ -327,13 +335,16 @@ pub fn mount_order(
             gid: args
                 .gid
                 .unwrap_or_else(|| rustix::process::getgid().as_raw()),
-            file_mode: args.file_mode.unwrap_or(0o444),
-            dir_mode: args.dir_mode.unwrap_or(0o555),
+            file_mode: args
+                .file_mode
+                .unwrap_or(if args.rw { 0o644 } else { 0o444 }),
+            dir_mode: args.dir_mode.unwrap_or(if args.rw { 0o755 } else { 0o555 }),
             access: match (args.allow_other, args.allow_root) {
                 (true, _) => MountAccess::Everybody,
                 (false, true) => MountAccess::OwnerAndRoot,
                 (false, false) => MountAccess::Owner,
             },
+            write,
         },
         log,
         registry: environment.registry()?,
@@ -379,6 +390,7 @@ pub fn demo_order(
             file_mode: 0o444,
             dir_mode: 0o555,
             access: MountAccess::Owner,
+            write: None,
         },
         log: LogConfig {
             file: Some(log_file),
@@ -492,6 +504,43 @@ pub fn disk_cache(
         None => environment.cache_dir()?,
     };
     Ok(Some(DiskCacheConfig { dir, size }))
+}
+
+/// Returns how the store may be changed; `None` without `--rw`.
+fn write_settings(
+    args: &MountArgs,
+    environment: &Environment,
+) -> Result<Option<WriteSettings>, CliError> {
+    if !args.rw {
+        let given = [
+            ("--overwrite", args.overwrite.is_some()),
+            ("--compress", args.compress.is_some()),
+            ("--scratch", !args.scratch.is_empty()),
+            ("--scratch-delay", args.scratch_delay.is_some()),
+            ("--max-record-size", args.max_record_size.is_some()),
+            ("--staging-size", args.staging_size.is_some()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(CliError::usage(format!("{name} needs --rw"))),
+            None => Ok(None),
+        };
+    }
+    ScratchRules::new(args.scratch.iter().map(String::as_str)).map_err(CliError::usage)?;
+    Ok(Some(WriteSettings {
+        overwrite: match args.overwrite {
+            Some(OverwriteArg::Always) => Overwrite::Always,
+            Some(OverwriteArg::Unchanged) | None => Overwrite::Unchanged,
+        },
+        compress: args.compress.map(|encoding| match encoding {
+            CompressArg::Br => "br".to_owned(),
+            CompressArg::Gzip => "gzip".to_owned(),
+        }),
+        scratch: args.scratch.clone(),
+        scratch_delay: args.scratch_delay.unwrap_or(DEFAULT_SCRATCH_DELAY),
+        max_record_size: args.max_record_size,
+        staging_dir: environment.staging_dir(args.staging_dir.as_deref())?,
+        staging_size: args.staging_size,
+    }))
 }
 
 fn log_file(

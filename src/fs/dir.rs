@@ -3,11 +3,13 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::attributes::Facts;
+use super::attributes::{Existence, Facts};
 use super::handle::DirHandle;
 use super::name;
-use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino};
+use super::overlay::{Change, Name};
+use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Shown};
 use super::{FsError, KvFs, Result};
 use crate::cache::listing::{Entry, Found, Listing, Page};
 use crate::clock::Wait;
@@ -16,6 +18,8 @@ use crate::store::Key;
 
 /// Offsets 1 and 2 follow `.` and `..`; entry `i` of the listing is followed by offset `i + 3`.
 const DOTS: u64 = 2;
+/// Offsets from here on follow names that this mount has made since the listing was begun.
+const MADE_HERE: u64 = 1 << 48;
 /// With `--exact-sizes`, records asked about at once.
 const EXACT_AT_ONCE: usize = 16;
 /// With `--exact-sizes`, records asked about before the first is shown.
@@ -41,6 +45,8 @@ impl KvFs {
             _ => {
                 let listing = Listing::new(self.source(), self.clock.now(), current.take());
                 *current = Some(Arc::clone(&listing));
+                drop(current);
+                self.prune_overlay(listing.started);
                 listing
             }
         }
@@ -67,6 +73,10 @@ impl KvFs {
         wait: Wait,
     ) -> Result<()> {
         let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
+        if offset >= MADE_HERE {
+            self.add_made_here(&handle.listing, offset - MADE_HERE, plus, sink);
+            return Ok(());
+        }
         let mut index = offset.saturating_sub(DOTS);
         let start = index;
         // Before the first entry goes out: a call that would block must have added nothing.
@@ -97,7 +107,8 @@ impl KvFs {
                 {
                     return if index > start { Ok(()) } else { Err(error) };
                 }
-                if self.add_entry(&entry, &page, index + DOTS + 1, plus, sink) {
+                let since = handle.listing.started;
+                if self.add_entry(&entry, &page, since, index + DOTS + 1, plus, sink) {
                     return Ok(());
                 }
                 index += 1;
@@ -108,7 +119,62 @@ impl KvFs {
                 page => page?,
             };
         }
+        self.add_made_here(&handle.listing, 0, plus, sink);
         Ok(())
+    }
+
+    /// Adds the names that this mount has made and the listing does not show, after place `after`.
+    fn add_made_here(&self, listing: &Listing, after: u64, plus: bool, sink: &mut dyn DirSink) {
+        let Some(side) = &self.writing else { return };
+        let mut at = after;
+        loop {
+            let Some((number, made, change)) = side.overlay.lock().next(at) else {
+                return;
+            };
+            at = number;
+            let Change::Present {
+                ino,
+                size,
+                modified,
+            } = change
+            else {
+                continue;
+            };
+            let (name, reply) = match &made {
+                Name::Scratch(name) => {
+                    let Some(draft) = side.drafts.of_scratch(name) else {
+                        continue;
+                    };
+                    (name.clone(), plus.then(|| self.enter_draft(&draft)))
+                }
+                Name::Record(key) => {
+                    if matches!(listing.find(key), Found::Listed(..)) {
+                        continue;
+                    }
+                    let facts = match self.existence(key) {
+                        Existence::Present(facts) => facts,
+                        Existence::Absent(_) => continue,
+                        Existence::Unknown => Facts {
+                            size: Some(size),
+                            modified: Some(modified),
+                            listed: Some(ino),
+                            ttl: Duration::ZERO,
+                            staged: true,
+                        },
+                    };
+                    let reply = plus.then(|| self.enter(key, &facts));
+                    (name::of_key(key).into(), reply)
+                }
+            };
+            let ino = reply.as_ref().map_or(ino, |reply| reply.attr.ino);
+            let shown = reply.unwrap_or_else(|| nameless(ino));
+            if sink.add(ino, MADE_HERE + number, FileKind::File, &name, &shown) {
+                if plus {
+                    self.forget(ino, 1);
+                }
+                return;
+            }
+        }
     }
 
     /// Waits until [`KvFs::readdir`] can answer from memory.
@@ -124,26 +190,20 @@ impl KvFs {
         &self,
         entry: &Entry,
         page: &Page,
+        since: Instant,
         next: u64,
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> bool {
         let name = name::of_key(&entry.key);
+        let Some(facts) = self.facts_of_listed(entry, self.believed(page.fetched), since) else {
+            return false;
+        };
         if !plus {
-            let ino = self.inodes.lock().number(&entry.key, Some(Ino(entry.ino)));
-            let attr = Attr {
-                ino,
-                size: 0,
-                modified: std::time::SystemTime::UNIX_EPOCH,
-                kind: FileKind::File,
-            };
-            let reply = AttrReply {
-                attr,
-                ttl: std::time::Duration::ZERO,
-            };
+            let ino = self.inodes.lock().number(&entry.key, facts.listed);
+            let reply = nameless(ino);
             return sink.add(ino, next, FileKind::File, OsStr::new(&name), &reply);
         }
-        let facts = self.facts_of_entry(entry, self.believed(page.fetched));
         let reply = self.enter(&entry.key, &facts);
         let full = sink.add(
             reply.attr.ino,
@@ -220,6 +280,22 @@ impl KvFs {
             }
         });
         Ok(())
+    }
+}
+
+/// Returns what is said of an entry whose attributes nobody asked for.
+fn nameless(ino: Ino) -> AttrReply {
+    let attr = Attr {
+        ino,
+        size: 0,
+        modified: std::time::SystemTime::UNIX_EPOCH,
+        kind: FileKind::File,
+        links: 1,
+        shown: Shown::default(),
+    };
+    AttrReply {
+        attr,
+        ttl: std::time::Duration::ZERO,
     }
 }
 

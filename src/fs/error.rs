@@ -27,8 +27,20 @@ pub enum FsError {
     WrongKind(c_int),
     /// The handle is not open.
     BadHandle,
+    /// It is not possible, and a person should know why.
+    Refused(Refusal),
     /// The store failed.
     Store(StoreError),
+}
+
+/// Why something is not possible, and what to do.
+#[derive(Debug)]
+pub struct Refusal {
+    errno: c_int,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: &'static str,
 }
 
 /// The result of a filesystem operation.
@@ -54,6 +66,15 @@ impl From<StoreError> for FsError {
 }
 
 impl FsError {
+    /// Returns an error with an explanation.
+    pub(super) fn refused(errno: c_int, message: String, hint: &'static str) -> Self {
+        Self::Refused(Refusal {
+            errno,
+            message,
+            hint,
+        })
+    }
+
     /// Returns the errno. No wildcard: a new kind does not compile until its errno is chosen.
     pub fn errno(&self) -> c_int {
         match self {
@@ -66,13 +87,14 @@ impl FsError {
             Self::Range => libc::ERANGE,
             Self::WrongKind(errno) => *errno,
             Self::BadHandle => libc::EBADF,
+            Self::Refused(refusal) => refusal.errno,
             Self::Store(error) => store_errno(error.kind()),
         }
     }
 
     /// Tells whether a person should hear of it: not of a missing file or attribute.
     pub fn is_remarkable(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::BadHandle)
+        matches!(self, Self::Store(_) | Self::Refused(_) | Self::BadHandle)
     }
 }
 
@@ -113,6 +135,11 @@ pub fn errno_name(errno: c_int) -> &'static str {
         libc::EFBIG => "EFBIG",
         libc::EDQUOT => "EDQUOT",
         libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::EEXIST => "EEXIST",
+        libc::EPERM => "EPERM",
+        libc::ENOSPC => "ENOSPC",
+        libc::ENXIO => "ENXIO",
+        libc::ENAMETOOLONG => "ENAMETOOLONG",
         libc::EINTR => "EINTR",
         libc::EIO => "EIO",
         _ => "an errno",

@@ -12,8 +12,10 @@ use crate::cache::listing::Listing;
 pub struct FileHandle {
     /// Its inode.
     pub ino: Ino,
-    /// Its bytes.
-    pub reader: ContentReader,
+    /// Its bytes; `None` for one whose bytes have been in a staging file from the start.
+    pub reader: Option<ContentReader>,
+    /// Whether it may change the file.
+    pub writing: bool,
 }
 
 /// An open directory: shows one listing from its start to its end.
@@ -69,6 +71,13 @@ impl HandleTable {
     /// Takes a directory out.
     pub fn remove_dir(&mut self, fh: Fh) -> Option<Arc<DirHandle>> {
         self.dirs.remove(&fh)
+    }
+
+    /// Tells whether somebody may change this inode's bytes.
+    pub fn is_being_written(&self, ino: Ino) -> bool {
+        self.files
+            .values()
+            .any(|handle| handle.ino == ino && handle.writing)
     }
 
     /// Returns how many files are open.

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use super::types::Ino;
+use super::types::{Ino, Shown};
 use crate::cache::content::VersionId;
 use crate::store::Key;
 
@@ -34,8 +34,12 @@ pub struct Inode {
     /// Whether the name now belongs to another inode, because the record changed while this one
     /// was open.
     pub detached: bool,
+    /// Whether its file was deleted or replaced here.
+    pub gone: bool,
     /// The size last told to the kernel.
     pub told_size: u64,
+    /// What programs have set: on few of them.
+    shown: Option<Box<Shown>>,
 }
 
 impl Inode {
@@ -44,6 +48,18 @@ impl Inode {
     /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
     pub fn version(&self) -> Option<(VersionId, u64)> {
         self.version.as_deref().copied()
+    }
+
+    /// Returns what programs have set.
+    pub fn shown(&self) -> Shown {
+        self.shown.as_deref().copied().unwrap_or_default()
+    }
+
+    /// Changes what programs have set.
+    pub fn show(&mut self, change: impl FnOnce(&mut Shown)) {
+        let mut shown = self.shown();
+        change(&mut shown);
+        self.shown = (shown != Shown::default()).then(|| Box::new(shown));
     }
 
     /// Changes it.
@@ -104,6 +120,21 @@ impl InodeTable {
 
     /// Counts a reference of the kernel to `ino`, which [`InodeTable::number`] gave for `key`.
     pub fn remember(&mut self, ino: Ino, key: &Key, told_size: u64) {
+        if self.get(ino).is_none() {
+            self.place_new(ino, key, told_size);
+        }
+        let Some(inode) = self.get_mut(ino) else {
+            return;
+        };
+        inode.lookups += 1;
+        inode.told_size = told_size;
+        let is_named = !inode.detached;
+        if is_named {
+            self.name(ino, key);
+        }
+    }
+
+    fn place_new(&mut self, ino: Ino, key: &Key, told_size: u64) {
         let (chunk, at) = place(ino);
         let (used, chunk) = self
             .chunks
@@ -114,7 +145,7 @@ impl InodeTable {
             *used += 1;
             self.len += 1;
         }
-        let inode = slot.get_or_insert_with(|| Inode {
+        *slot = Some(Inode {
             key: key.clone(),
             lookups: 0,
             opens: 0,
@@ -122,18 +153,64 @@ impl InodeTable {
             settling: false,
             direct: false,
             detached: false,
+            gone: false,
             told_size,
+            shown: None,
         });
-        inode.lookups += 1;
-        inode.told_size = told_size;
-        let is_named = !inode.detached;
-        if is_named && self.ino_of(key.as_str()) != Some(ino) {
-            self.unname(key);
-            let hash = self.hasher.hash_one(key.as_str());
-            let (chunks, hasher) = (&self.chunks, &self.hasher);
-            self.by_key.insert_unique(hash, ino, |ino| {
-                hasher.hash_one(key_at(chunks, *ino).unwrap_or_default())
-            });
+    }
+
+    /// Makes a key's name lead to an inode.
+    fn name(&mut self, ino: Ino, key: &Key) {
+        if self.ino_of(key.as_str()) == Some(ino) {
+            return;
+        }
+        self.unname(key);
+        let hash = self.hasher.hash_one(key.as_str());
+        let (chunks, hasher) = (&self.chunks, &self.hasher);
+        self.by_key.insert_unique(hash, ino, |ino| {
+            hasher.hash_one(key_at(chunks, *ino).unwrap_or_default())
+        });
+    }
+
+    /// Counts a reference of the kernel to an inode of a file that was made here; `named` unless
+    /// no record's name leads to it.
+    pub fn add(&mut self, ino: Ino, key: &Key, named: bool) {
+        let told_size = match self.get(ino) {
+            Some(inode) => inode.told_size,
+            None => {
+                self.place_new(ino, key, 0);
+                if let Some(inode) = self.get_mut(ino) {
+                    inode.detached = !named;
+                }
+                0
+            }
+        };
+        self.remember(ino, key, told_size);
+    }
+
+    /// Gives an inode a record's name, which no other may have.
+    pub fn rename(&mut self, ino: Ino, key: &Key) {
+        let Some(inode) = self.get_mut(ino) else {
+            return;
+        };
+        let before = inode.key.clone();
+        if self.ino_of(before.as_str()) == Some(ino) {
+            self.unname(&before);
+        }
+        if let Some(inode) = self.get_mut(ino) {
+            inode.key = key.clone();
+            inode.detached = false;
+        }
+        self.name(ino, key);
+    }
+
+    /// Takes a record's name from whichever inode has it: the record is gone.
+    pub fn lose_name(&mut self, key: &Key) {
+        if let Some(ino) = self.unname(key)
+            && let Some(inode) = self.get_mut(ino)
+        {
+            inode.detached = true;
+            inode.gone = true;
         }
     }
 
@@ -189,12 +266,15 @@ impl InodeTable {
         self.drop_unused(ino);
     }
 
-    /// Takes back one open handle.
-    pub fn closed(&mut self, ino: Ino) {
+    /// Takes back one open handle; returns how many are left.
+    pub fn closed(&mut self, ino: Ino) -> u32 {
+        let mut left = 0;
         if let Some(inode) = self.get_mut(ino) {
             inode.opens = inode.opens.saturating_sub(1);
+            left = inode.opens;
         }
         self.drop_unused(ino);
+        left
     }
 
     fn drop_unused(&mut self, ino: Ino) {

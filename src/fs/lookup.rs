@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::attributes::{Existence, Facts};
+use super::attributes::{Existence, Facts, dress};
 use super::inode::Inode;
 use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
@@ -34,6 +34,11 @@ impl KvFs {
         }
         if self.metrics.tracer.is_active() {
             origin::about(name.to_string_lossy().into_owned());
+        }
+        if let Some(side) = &self.writing
+            && let Some(draft) = side.drafts.of_scratch(name)
+        {
+            return Ok(Lookup::Found(self.enter_draft(&draft)));
         }
         let key = match name::meaning(name) {
             Meaning::Key(key) => key,
@@ -71,7 +76,7 @@ impl KvFs {
     }
 
     /// Asks the store whether a key exists.
-    fn find_out(&self, key: &Key, wait: Wait) -> Result<Facts> {
+    pub(super) fn find_out(&self, key: &Key, wait: Wait) -> Result<Facts> {
         if self.config.collection.is_some() {
             // Only a listing tells what belongs to a collection.
             self.list_past(key, wait)?;
@@ -92,11 +97,12 @@ impl KvFs {
         // The kernel must not be told another size than that of the version it has open.
         if let Some((_, size)) = inodes
             .get(ino)
-            .filter(|inode| inode.opens > 0)
+            .filter(|inode| inode.opens > 0 && !facts.staged)
             .and_then(Inode::version)
         {
             reply.attr.size = size;
         }
+        dress(&mut reply.attr, inodes.get(ino));
         inodes.remember(ino, key, reply.attr.size);
         self.metrics.inodes.set(inodes.len() as u64);
         reply

@@ -4,8 +4,8 @@
 //! [`FsError::WouldBlock`], having changed nothing; with a deadline it may ask the store.
 //!
 //! Lock order: current listing, the pages of a listing, inodes, handles, then the other locks of
-//! [`crate::cache`]. None is held
-//! across I/O.
+//! [`crate::cache`]; inodes before drafts, drafts before the overlay. None is held across I/O, but
+//! for the one that orders the changes of one staging file (`draft`).
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -28,28 +28,45 @@ use crate::store::{Key, ListQuery, Store};
 use crate::workers::Workers;
 
 pub mod attributes;
+pub mod commit;
+pub mod content_type;
 pub mod dir;
+pub mod draft;
+pub mod drafts;
 pub mod error;
 pub mod handle;
 pub mod inode;
 pub mod lookup;
 pub mod name;
+pub mod namespace;
+pub mod overlay;
 pub mod read;
 pub mod refresh;
+pub mod rename;
+pub mod scratch;
+pub mod setattr;
 pub mod types;
 pub mod warm;
+pub mod write;
+pub mod writing;
 pub mod xattr;
 
 pub use error::{FsError, Result};
 use handle::HandleTable;
 use inode::InodeTable;
 use types::{Ino, KernelCache};
+use writing::{WriteConfig, WriteSide};
 
 /// How long the kernel may believe what never changes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How many names are remembered of which the kernel was told that they do not exist.
 const MOST_ABSENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+
+/// Held back files stored at once.
+const HELD_AT_ONCE: usize = 16;
+/// Held back files waiting for that.
+const HELD_MOST: usize = 4096;
 
 /// What a filesystem shows of its store.
 #[derive(Clone, Debug)]
@@ -64,6 +81,8 @@ pub struct FsConfig {
     pub prefetch: Option<Duration>,
     /// The longest that one page of a listing may take when several are fetched at once.
     pub page_deadline: Duration,
+    /// How the store may be changed through the mount; `None`: not at all.
+    pub write: Option<WriteConfig>,
 }
 
 impl Default for FsConfig {
@@ -74,6 +93,7 @@ impl Default for FsConfig {
             exact_sizes: false,
             prefetch: None,
             page_deadline: Duration::from_secs(60),
+            write: None,
         }
     }
 }
@@ -99,6 +119,9 @@ pub struct KvFs {
     prefetcher: Option<Prefetcher>,
     listers: Arc<Workers>,
     index: Option<Arc<Index>>,
+    /// Where what was held back is stored.
+    committers: Arc<Workers>,
+    writing: Option<WriteSide>,
     status: OnceLock<StatusSource>,
 }
 
@@ -130,6 +153,8 @@ impl KvFs {
         let index = records
             .scope_dir()
             .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
+        let committers = Workers::new("kvfs-held", HELD_AT_ONCE, HELD_MOST, Arc::clone(&metrics));
+        let writing = config.write.clone().map(WriteSide::new);
         let deadline = config.prefetch;
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
@@ -150,6 +175,8 @@ impl KvFs {
             prefetcher,
             listers,
             index,
+            committers,
+            writing,
             status: OnceLock::new(),
         }
     }
@@ -230,6 +257,24 @@ impl KvFs {
     ///
     /// Every errno but "no such file", "no such attribute" and their like leaves one line.
     pub fn report(&self, operation: &str, ino: Option<Ino>, error: &FsError) {
+        if let FsError::Refused(refusal) = error {
+            let errno = error::errno_name(error.errno());
+            let (message, hint) = (&refusal.message, refusal.hint);
+            tracing::warn!("{operation}: {message} [{errno}]; {hint}");
+            self.metrics.remember_error(
+                self.clock.wall(),
+                ErrorEntry {
+                    at_unix_s: 0,
+                    errno: errno.into(),
+                    operation: operation.into(),
+                    key: None,
+                    message: message.clone(),
+                    hint: Some(hint.into()),
+                    count: 1,
+                },
+            );
+            return;
+        }
         let FsError::Store(failure) = error else {
             if error.is_remarkable() {
                 tracing::warn!("{operation}: {}", error::errno_name(error.errno()));

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::draft::Place;
 use super::handle::FileHandle;
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::{FsError, KvFs, Result};
@@ -56,7 +57,14 @@ impl KvFs {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
         if writing {
-            return Err(FsError::ReadOnly);
+            return self.open_writing(ino, false, wait);
+        }
+        self.open_as(ino, false, wait)
+    }
+
+    pub(super) fn open_as(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Opened> {
+        if let Some(opened) = self.open_draft(ino, writing)? {
+            return Ok(opened);
         }
         let key = {
             let inodes = self.inodes.lock();
@@ -89,7 +97,7 @@ impl KvFs {
         }
         drop(settling);
         self.foresee(&key);
-        Ok(self.hand_out(ino, reader, keep_cache, direct))
+        Ok(self.hand_out(ino, reader, writing, keep_cache, direct))
     }
 
     /// From now on, whole contents in files may be read by the kernel itself. Not for mounts
@@ -108,6 +116,24 @@ impl KvFs {
         if let Some(inode) = self.inodes.lock().get_mut(handle.ino) {
             inode.direct = false;
         }
+    }
+
+    /// Opens a file that has changes which the store lacks; `None` for any other.
+    fn open_draft(&self, ino: Ino, writing: bool) -> Result<Option<Opened>> {
+        let changed = |fs: &Self| {
+            let draft = fs.draft(ino)?;
+            (draft.is_dirty() || !matches!(draft.place(), Place::Record(_))).then_some(())
+        };
+        if changed(self).is_none() {
+            return Ok(None);
+        }
+        self.hold_open(ino)?;
+        // Only now can nobody forget it.
+        if changed(self).is_none() {
+            self.inodes.lock().closed(ino);
+            return Ok(None);
+        }
+        Ok(Some(self.hand_out_draft(ino, writing)))
     }
 
     /// Counts an open of `content`. Unless the pages can be kept, the caller then has the inode
@@ -133,6 +159,9 @@ impl KvFs {
                     before if before == version && (inode.opens > 0 || told == size) => Pages::Keep,
                     Some(_) if inode.opens > 0 => {
                         inodes.detach(ino);
+                        if let Some(side) = &self.writing {
+                            side.drafts.detach(ino);
+                        }
                         return Err(FsError::Stale);
                     }
                     before if before.is_none() || before == version => Pages::Resize(told),
@@ -170,10 +199,21 @@ impl KvFs {
         }
     }
 
-    fn hand_out(&self, ino: Ino, reader: ContentReader, keep_cache: bool, direct: bool) -> Opened {
+    fn hand_out(
+        &self,
+        ino: Ino,
+        reader: ContentReader,
+        writing: bool,
+        keep_cache: bool,
+        direct: bool,
+    ) -> Opened {
         let file = reader.content().whole_file().filter(|_| direct).cloned();
         let mut handles = self.handles.lock();
-        let fh = handles.add_file(FileHandle { ino, reader });
+        let fh = handles.add_file(FileHandle {
+            ino,
+            reader: Some(reader),
+            writing,
+        });
         self.metrics.open_files.set(handles.open_files() as u64);
         Opened {
             fh,
@@ -227,19 +267,13 @@ impl KvFs {
     /// [`FsError::BadHandle`] and errors of the transfer; never short or wrong bytes.
     pub fn read(&self, fh: Fh, offset: u64, len: usize, wait: Wait) -> Result<Bytes> {
         let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
-        let bytes = handle.reader.read_at(offset, len, wait)?;
+        let bytes = match (self.draft(handle.ino), &handle.reader) {
+            // What was written here is seen here, whoever has it open.
+            (Some(draft), _) => draft.read(offset, len)?,
+            (None, Some(reader)) => reader.read_at(offset, len, wait)?,
+            (None, None) => return Err(FsError::Stale),
+        };
         self.metrics.read_bytes.add(bytes.len() as u64);
         Ok(bytes)
-    }
-
-    /// Closes an open file.
-    pub fn release(&self, fh: Fh) {
-        let mut handles = self.handles.lock();
-        let handle = handles.remove_file(fh);
-        self.metrics.open_files.set(handles.open_files() as u64);
-        drop(handles);
-        if let Some(handle) = handle {
-            self.inodes.lock().closed(handle.ino);
-        }
     }
 }

@@ -39,6 +39,27 @@ pub struct Attr {
     pub modified: SystemTime,
     /// What it is.
     pub kind: FileKind,
+    /// Names that it has: none once it was deleted.
+    pub links: u32,
+    /// What programs have set.
+    pub shown: Shown,
+}
+
+/// Attributes that programs have set: kept in memory only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of the last change of the content.
+    pub modified: Option<SystemTime>,
+    /// Time of the last read.
+    pub accessed: Option<SystemTime>,
+    /// Time of the last change of these attributes.
+    pub changed: Option<SystemTime>,
 }
 
 /// An attribute answer, and how long it may be believed.
@@ -70,6 +91,15 @@ pub struct Opened {
     pub direct: bool,
     /// That file, where this handle has one: the content, nothing else.
     pub file: Option<Arc<File>>,
+}
+
+/// A file made and opened.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// Its entry; the kernel now holds one more reference to its inode.
+    pub entry: AttrReply,
+    /// Its handle.
+    pub opened: Opened,
 }
 
 /// Where a directory's entries go.

@@ -1,5 +1,6 @@
 //! What the store says of a record, as extended attributes.
 
+use super::draft::Draft;
 use super::types::Ino;
 use super::{FsError, KvFs, Result};
 use crate::cache::listing::Found;
@@ -7,8 +8,8 @@ use crate::cache::records::{Known, Peek};
 use crate::clock::Wait;
 
 const KEY: &str = "user.apify.key";
-const CONTENT_TYPE: &str = "user.apify.content-type";
-const CONTENT_ENCODING: &str = "user.apify.content-encoding";
+pub(super) const CONTENT_TYPE: &str = "user.apify.content-type";
+pub(super) const CONTENT_ENCODING: &str = "user.apify.content-encoding";
 const ETAG: &str = "user.apify.etag";
 const STORED_SIZE: &str = "user.apify.stored-size";
 const URL: &str = "user.apify.url";
@@ -41,6 +42,10 @@ impl KvFs {
                     .to_string(),
             ),
             CONTENT_TYPE | CONTENT_ENCODING | ETAG | STORED_SIZE => {
+                if let Some(draft) = self.draft(ino) {
+                    let value = draft_value(&draft, name).ok_or(FsError::NoAttribute)?;
+                    return text(&value);
+                }
                 let known = match self.records.peek(&key) {
                     Peek::Present(known) => known,
                     _ => self.records.attributes(&key, wait)?,
@@ -90,6 +95,14 @@ impl KvFs {
         let key = self.key_of(ino)?;
         let mut names = vec![KEY];
         names.extend(self.store.record_url(&key).map(|_| URL));
+        if let Some(draft) = self.draft(ino) {
+            names.extend(
+                [CONTENT_TYPE, CONTENT_ENCODING, ETAG, STORED_SIZE]
+                    .iter()
+                    .filter(|name| draft_value(&draft, name).is_some()),
+            );
+            return Ok(names);
+        }
         match self.records.peek(&key) {
             Peek::Present(known) => {
                 names.extend(
@@ -101,6 +114,28 @@ impl KvFs {
             _ => names.extend([CONTENT_TYPE, STORED_SIZE]),
         }
         Ok(names)
+    }
+}
+
+/// What is known of a file that is being changed: what a program has set, else what the version
+/// says that it replaces.
+fn draft_value(draft: &Draft, name: &str) -> Option<String> {
+    let facts = draft.facts();
+    let base = facts.base.as_ref();
+    match name {
+        CONTENT_TYPE => {
+            let known = facts.content_type.as_deref();
+            let of_base = base.and_then(|meta| meta.content_type.as_deref());
+            known.or(of_base).map(Into::into)
+        }
+        CONTENT_ENCODING => {
+            let known = facts.encoding.as_ref();
+            let of_base = base.map(|meta| &meta.encoding);
+            known.or(of_base)?.header_value().map(Into::into)
+        }
+        ETAG if !draft.is_dirty() => base?.etag.as_ref().map(|etag| etag.as_str().into()),
+        STORED_SIZE if !draft.is_dirty() => base?.stored_size.map(|size| size.to_string()),
+        _ => None,
     }
 }
 

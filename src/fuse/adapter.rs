@@ -7,19 +7,24 @@
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
+use super::changes::{self, deadline_of};
 use super::passthrough::Passthrough;
 use super::pending::{Refuse, Watcher};
-use crate::clock::{Deadline, Wait};
-use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup};
+use crate::clock::Wait;
+use crate::fs::setattr::SetAttr;
+use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
 use crate::fs::{FsError, KvFs};
 use crate::observe::origin;
 use crate::workers::Workers;
@@ -30,6 +35,8 @@ const BLOCK: u32 = 4096;
 const BLOCKS: u64 = 1 << 38;
 /// Requests that the kernel may have in flight in the background: readahead, mostly.
 const BACKGROUND: u16 = 64;
+/// Bytes that the kernel writes at once at most.
+const MAX_WRITE: u32 = 1 << 20;
 
 /// What all files of the mount show alike.
 #[derive(Clone, Copy, Debug)]
@@ -51,15 +58,28 @@ pub struct Adapter {
     pool: Arc<Workers>,
     watcher: Arc<Watcher>,
     passthrough: Arc<Passthrough>,
+    /// Where uploads run.
+    uploads: Arc<Workers>,
     appearance: Appearance,
     deadline: Duration,
 }
 
+/// Who else waits where a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Whoever asks the store for something; none waits past the deadline.
+    Wait,
+    /// Whoever changes something; what makes progress may go on.
+    Upload,
+}
+
 impl Adapter {
-    /// Makes the adapter of `fs`; what waits runs on `pool`, no longer than `deadline`.
+    /// Makes the adapter of `fs`; what waits runs on `pool`, no longer than `deadline`, and what
+    /// changes the store on `uploads`.
     pub fn new(
         fs: Arc<KvFs>,
         pool: Arc<Workers>,
+        uploads: Arc<Workers>,
         watcher: Arc<Watcher>,
         passthrough: Passthrough,
         appearance: Appearance,
@@ -68,11 +88,24 @@ impl Adapter {
         Self {
             fs,
             pool,
+            uploads,
             watcher,
             passthrough: Arc::new(passthrough),
             appearance,
             deadline,
         }
+    }
+
+    pub(super) fn fs(&self) -> &Arc<KvFs> {
+        &self.fs
+    }
+
+    pub(super) fn uploads(&self) -> &Arc<Workers> {
+        &self.uploads
+    }
+
+    pub(super) fn appearance(&self) -> Appearance {
+        self.appearance
     }
 
     /// Runs `work`, at once if it need not wait, else on the pool, and hands its result to `done`.
@@ -85,17 +118,33 @@ impl Adapter {
         work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
-        self.answer_or_undo(request, operation, ino, reply, work, done, |_, _| {});
+        self.answer_in(Lane::Wait, request, operation, ino, reply, work, done);
+    }
+
+    /// The same in another lane.
+    #[expect(clippy::too_many_arguments, reason = "one more than a plain request")]
+    pub(super) fn answer_in<R: Refuse, T: 'static>(
+        &self,
+        lane: Lane,
+        request: &Request,
+        operation: &'static str,
+        ino: INodeNo,
+        reply: R,
+        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        self.answer_or_undo(lane, request, operation, ino, reply, work, done, |_, _| {});
     }
 
     /// The same for work that counts something which the kernel gives back only if it gets the
     /// reply: when the request has been given up meanwhile, `undo` takes the result back.
     #[expect(
         clippy::too_many_arguments,
-        reason = "two more callbacks than a plain request"
+        reason = "a lane and two more callbacks than a plain request"
     )]
-    fn answer_or_undo<R: Refuse, T: 'static>(
+    pub(super) fn answer_or_undo<R: Refuse, T: 'static>(
         &self,
+        lane: Lane,
         request: &Request,
         operation: &'static str,
         ino: INodeNo,
@@ -123,16 +172,17 @@ impl Adapter {
                 return fail(&self.fs, operation, ino, reply, &error);
             }
         }
+        let (patience, deadline) = deadline_of(lane, self.deadline);
         let ticket = Arc::new(
             self.watcher
-                .watch(reply, operation, request.pid(), self.deadline),
+                .watch(reply, operation, request.pid(), patience),
         );
-        let (fs, deadline, job) = (
-            Arc::clone(&self.fs),
-            Deadline::after(self.deadline),
-            Arc::clone(&ticket),
-        );
-        let queued = self.pool.spawn(move || {
+        let (fs, job) = (Arc::clone(&self.fs), Arc::clone(&ticket));
+        let pool = match lane {
+            Lane::Wait => &self.pool,
+            Lane::Upload => &self.uploads,
+        };
+        let queued = pool.spawn(move || {
             let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
             asked.answered(&fs, result.as_ref().err());
             match (job.take(), result) {
@@ -181,7 +231,7 @@ impl Asked {
 }
 
 /// Runs a part of the core; a panic becomes an error.
-fn guarded<T>(
+pub(super) fn guarded<T>(
     fs: &KvFs,
     operation: &str,
     work: impl FnOnce() -> Result<T, FsError>,
@@ -194,29 +244,30 @@ fn guarded<T>(
     })
 }
 
-fn fail<R: Refuse>(fs: &KvFs, operation: &str, ino: Ino, reply: R, error: &FsError) {
+pub(super) fn fail<R: Refuse>(fs: &KvFs, operation: &str, ino: Ino, reply: R, error: &FsError) {
     fs.report(operation, Some(ino), error);
     reply.refuse(Errno::from_i32(error.errno()));
 }
 
-fn file_attr(appearance: Appearance, attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(appearance: Appearance, attr: &Attr) -> FileAttr {
     let (kind, perm, nlink) = match attr.kind {
-        FileKind::Directory => (FileType::Directory, appearance.dir_mode, 2),
-        FileKind::File => (FileType::RegularFile, appearance.file_mode, 1),
+        FileKind::Directory => (FileType::Directory, appearance.dir_mode, attr.links),
+        FileKind::File => (FileType::RegularFile, appearance.file_mode, attr.links),
     };
+    let shown = &attr.shown;
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
-        atime: attr.modified,
+        atime: shown.accessed.unwrap_or(attr.modified),
         mtime: attr.modified,
-        ctime: attr.modified,
+        ctime: shown.changed.unwrap_or(attr.modified),
         crtime: attr.modified,
         kind,
-        perm,
+        perm: shown.mode.unwrap_or(perm),
         nlink,
-        uid: appearance.uid,
-        gid: appearance.gid,
+        uid: shown.uid.unwrap_or(appearance.uid),
+        gid: shown.gid.unwrap_or(appearance.gid),
         rdev: 0,
         blksize: BLOCK,
         flags: 0,
@@ -261,6 +312,8 @@ impl Filesystem for Adapter {
             // `ls -l` and `find -size` get attributes with the names.
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Without it every write asks for an attribute first.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!("this kernel lacks {wanted:?}");
@@ -274,12 +327,16 @@ impl Filesystem for Adapter {
         {
             tracing::debug!("the kernel keeps its own limit of background requests");
         }
+        if config.set_max_write(MAX_WRITE).is_err() {
+            tracing::debug!("writes come in smaller pieces");
+        }
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, appearance) = (name.to_owned(), self.appearance);
         self.answer_or_undo(
+            Lane::Wait,
             request,
             "lookup",
             parent,
@@ -303,6 +360,8 @@ impl Filesystem for Adapter {
                         size: 0,
                         modified: SystemTime::UNIX_EPOCH,
                         kind: FileKind::File,
+                        links: 0,
+                        shown: Shown::default(),
                     };
                     reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
                 }
@@ -332,14 +391,18 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        if truncate || flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return self.open_to_write(request, ino, truncate, reply);
+        }
         let (fs, passthrough) = (Arc::clone(&self.fs), Arc::clone(&self.passthrough));
         self.answer_or_undo(
+            Lane::Wait,
             request,
             "open",
             ino,
             reply,
-            move |fs, wait| fs.open(Ino(ino.0), writing, wait),
+            move |fs, wait| fs.open(Ino(ino.0), false, wait),
             move |mut reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 if opened.direct {
@@ -389,8 +452,244 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.passthrough.release(fh);
-        self.fs.release(Fh(fh.0));
+        self.close(fh);
         reply.ok();
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.create_file(request, parent, name, mode, flags, reply);
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.write_bytes(request, ino, fh, offset, data, reply);
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.change(request, "close", ino, reply, move |fs, wait| {
+            fs.flush(Fh(fh.0), wait)
+        });
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.change(request, "fsync", ino, reply, move |fs, wait| {
+            fs.fsync(Fh(fh.0), wait)
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are in the store before the call that makes or removes them returns.
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.change(request, "fallocate", ino, reply, move |fs, wait| {
+            fs.fallocate(Fh(fh.0), offset, length, mode, wait)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((fh_in, offset_in), (fh_out, offset_out));
+        self.copy_range(request, ino_out, from, to, len, reply);
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.seek(request, ino, fh, offset, whence, reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            size,
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            accessed: atime.map(changes::time),
+            modified: mtime.map(changes::time),
+        };
+        self.set_attributes(request, ino, set, fh, reply);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.change(request, "unlink", parent, reply, move |fs, wait| {
+            fs.unlink(Ino(parent.0), &name, wait)
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.rename_name(request, (parent, name), (newparent, newname), flags, reply);
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.change(request, "rmdir", parent, reply, move |fs, wait| {
+            fs.rmdir(Ino(parent.0), &name, wait)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "mkdir", "directories", reply);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "mknod", "special files", reply);
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "symlink", "symbolic links", reply);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "link", "hard links", reply);
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.to_string_lossy().into_owned(), value.to_vec());
+        self.change(request, "setxattr", ino, reply, move |fs, wait| {
+            fs.setxattr(Ino(ino.0), &name, &value, wait)
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_string_lossy().into_owned();
+        self.change(request, "removexattr", ino, reply, move |fs, wait| {
+            fs.removexattr(Ino(ino.0), &name, wait)
+        });
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

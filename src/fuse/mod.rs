@@ -1,6 +1,7 @@
 //! The kernel's side: translates between [`crate::fs`] and `fuser`, and owns the mount.
 
 pub mod adapter;
+mod changes;
 pub mod notify;
 pub mod passthrough;
 pub mod pending;

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{
-    Errno, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
-    ReplyXattr,
+    Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr,
 };
 use libc::c_int;
 use parking_lot::{Condvar, Mutex};
@@ -39,11 +39,15 @@ macro_rules! refuse {
 
 refuse!(
     ReplyAttr,
+    ReplyCreate,
     ReplyData,
     ReplyDirectory,
     ReplyDirectoryPlus,
+    ReplyEmpty,
     ReplyEntry,
+    ReplyLseek,
     ReplyOpen,
+    ReplyWrite,
     ReplyXattr
 );
 

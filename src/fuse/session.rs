@@ -44,6 +44,8 @@ pub struct MountOptions {
     pub source: String,
     /// Who may use it.
     pub access: Access,
+    /// Whether the kernel lets changes through.
+    pub writable: bool,
 }
 
 /// A mount that answers; [`Mounted::run`] serves it.
@@ -99,7 +101,11 @@ pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
             // Commas would start the next option.
             MountOption::FSName(options.source.replace([',', '\\'], "_")),
             MountOption::Subtype(SUBTYPE.into()),
-            MountOption::RO,
+            if options.writable {
+                MountOption::RW
+            } else {
+                MountOption::RO
+            },
             MountOption::NoExec,
             MountOption::NoSuid,
             MountOption::NoDev,
@@ -128,7 +134,8 @@ fn mount_as_root(options: &MountOptions) -> io::Result<OwnedFd> {
         data.push_str(",allow_other");
     }
     let data = std::ffi::CString::new(data)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    flags.set(MountFlags::RDONLY, !options.writable);
     rustix::mount::mount(
         &options.source,
         &options.mount_point,

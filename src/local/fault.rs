@@ -262,6 +262,10 @@ fn injected(kind: ErrorKind) -> StoreError {
 }
 
 impl Store for FaultStore {
+    fn is_writable(&self) -> bool {
+        self.inner.is_writable()
+    }
+
     fn info(&self) -> StoreInfo {
         self.inner.info()
     }

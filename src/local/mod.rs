@@ -14,6 +14,14 @@ pub use memory::MemoryStore;
 
 use crate::store::{Result, Store};
 
+/// Opens a folder that holds one store in a local layout, for reading and writing.
+///
+/// # Errors
+/// As [`open_directory`].
+pub fn open_writable_directory(path: &Path) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(DirectoryStore::open(path, Access::ReadWrite)?))
+}
+
 /// Opens a folder that holds one store in a local layout, for reading.
 ///
 /// # Errors

@@ -96,7 +96,7 @@ impl StagingFolder {
     ) -> io::Result<Arc<Self>> {
         let root = dir.join(FOLDER);
         let scope = root.join(scope);
-        crate::cache::disk::private_dir(dir)?;
+        crate::folders::private_dir(dir)?;
         private_folder(&root)?;
         private_folder(&scope)?;
         sync_dir(dir)?;

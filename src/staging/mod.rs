@@ -20,6 +20,7 @@
 
 pub mod budget;
 pub mod entry;
+pub mod file;
 pub mod folder;
 pub mod journal;
 pub mod lanes;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 
 use super::entry::{self, EntryId, MAX_DESCRIPTION, Pending, Unreadable};
-use crate::cache::disk::private_dir;
+use crate::folders::private_dir;
 
 /// The file that an owner holds locked.
 const LOCK: &str = "lock";

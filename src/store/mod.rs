@@ -32,6 +32,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns what was learnt when the store was opened; makes no request.
     fn info(&self) -> StoreInfo;
 
+    /// Tells whether the store can be changed at all; the account may still not be allowed to.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     /// Returns the record's public address, without token or signature; `None` where it has none.
     fn record_url(&self, _key: &Key) -> Option<String> {
         None

@@ -10,6 +10,7 @@ mod cli_direct;
 mod cli_doctor;
 mod contract;
 mod fs_core;
+mod fs_write;
 mod model;
 mod peers;
 mod recover;

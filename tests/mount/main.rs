@@ -14,3 +14,4 @@ mod support;
 mod tools;
 mod warm;
 mod watching;
+mod writing;

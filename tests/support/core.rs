@@ -8,11 +8,15 @@ use std::time::Duration;
 use kvfs::cache::disk::DiskTier;
 use kvfs::cache::records::{Records, RecordsConfig};
 use kvfs::clock::{Clock, Deadline, ManualClock, Wait};
+use kvfs::fs::scratch::ScratchRules;
 use kvfs::fs::types::{AttrReply, DirSink, Fh, FileKind, Ino, KernelCache, Lookup};
+use kvfs::fs::writing::{Overwrite, WriteConfig};
 use kvfs::fs::{FsConfig, FsError, KvFs};
 use kvfs::local::fault::FaultStore;
 use kvfs::local::memory::MemoryStore;
 use kvfs::metrics::Metrics;
+use kvfs::staging::folder::StoreFile;
+use kvfs::staging::{StagingConfig, StagingFolder};
 use kvfs::store::Store;
 use parking_lot::Mutex;
 
@@ -41,6 +45,12 @@ impl Setup {
             disk_capacity: 1 << 30,
             scope: "test",
         }
+    }
+
+    /// Lets the store be changed; staging files are in `dir`.
+    pub fn writable(mut self, dir: &Path) -> Self {
+        self.fs.write = Some(write_config(dir));
+        self
     }
 
     /// Makes a core; with a folder it has a disk cache there.
@@ -78,6 +88,30 @@ impl Setup {
             metrics,
             kernel,
         }
+    }
+}
+
+/// Returns the usual settings for writing, with staging files in `dir`.
+pub fn write_config(dir: &Path) -> WriteConfig {
+    let staging = StagingFolder::open(&StagingConfig {
+        dir: dir.to_owned(),
+        scope: "test".into(),
+        store: StoreFile {
+            reference: "test".into(),
+            open: kvfs::store::reference::StoreRef::Directory("/test".into()),
+            api_url: None,
+            raw: false,
+        },
+        limit: None,
+    });
+    WriteConfig {
+        overwrite: Overwrite::Unchanged,
+        compress: None,
+        scratch: ScratchRules::default(),
+        scratch_delay: Duration::from_secs(1),
+        max_record_size: None,
+        deadline: Duration::from_secs(20),
+        staging: staging.expect("a staging folder"),
     }
 }
 
@@ -169,6 +203,60 @@ impl Core {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What `echo TEXT > NAME` does, without the shell's detours.
+    pub fn store(&self, name: &str, content: &[u8]) -> Result<(), FsError> {
+        let (ino, fh) = self.create(name)?;
+        let stored = self.write_all(fh, content).and_then(|()| self.close(fh));
+        self.fs.forget(ino, 1);
+        stored
+    }
+
+    /// Makes or empties a file and opens it.
+    pub fn create(&self, name: &str) -> Result<(Ino, Fh), FsError> {
+        if let Some(reply) = self.lookup(name)? {
+            let opened = self.fs.open_writing(reply.attr.ino, true, patient())?;
+            return Ok((reply.attr.ino, opened.fh));
+        }
+        let name = OsStr::new(name);
+        let made = self
+            .fs
+            .create(Ino::ROOT, name, 0o644, false, true, patient())?;
+        Ok((made.entry.attr.ino, made.opened.fh))
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub fn open_to_write(&self, name: &str) -> Result<(Ino, Fh), FsError> {
+        let ino = self.lookup(name)?.ok_or(FsError::NoEntry)?.attr.ino;
+        Ok((ino, self.fs.open_writing(ino, false, patient())?.fh))
+    }
+
+    /// Writes from the start, in pieces.
+    pub fn write_all(&self, fh: Fh, content: &[u8]) -> Result<(), FsError> {
+        for (at, piece) in content.chunks(100_000).enumerate() {
+            self.fs.write(fh, at as u64 * 100_000, piece, patient())?;
+        }
+        Ok(())
+    }
+
+    /// What `close` does; returns the verdict.
+    pub fn close(&self, fh: Fh) -> Result<(), FsError> {
+        let verdict = self.fs.flush(fh, patient());
+        self.fs.release(fh);
+        verdict
+    }
+
+    /// What `rm` does.
+    pub fn remove(&self, name: &str) -> Result<(), FsError> {
+        self.fs.unlink(Ino::ROOT, OsStr::new(name), patient())
+    }
+
+    /// What `mv` does.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), FsError> {
+        let (from, to) = (OsStr::new(from), OsStr::new(to));
+        self.fs
+            .rename(Ino::ROOT, from, Ino::ROOT, to, false, patient())
     }
 
     /// Reads all of an open file, in pieces.

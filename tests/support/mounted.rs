@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use kvfs::apify::http::HttpOptions;
 use kvfs::apify::retry::RetryPolicy;
+use kvfs::fs::writing::Overwrite;
 use kvfs::metrics::{Metrics, Snapshot};
 use kvfs::open::{OpenConfig, TokenSource};
 use kvfs::redact::Secret;
-use kvfs::setup::{DiskCacheConfig, MountAccess, MountConfig, SetupError, StatusSource};
+use kvfs::setup::{
+    DiskCacheConfig, MountAccess, MountConfig, SetupError, StatusSource, WriteSettings,
+};
 use kvfs::store::Store;
 use kvfs::store::reference::StoreRef;
 use kvfs::units::ByteSize;
@@ -133,6 +136,22 @@ pub fn scripted_keys(items: &[(&str, u64)]) -> Answer {
     Answer::new(200, page.to_string()).header("content-type", "application/json")
 }
 
+/// Lets the store be changed through the mount.
+pub fn make_writable(config: &mut MountConfig) {
+    let beside = config.mount_point.with_file_name("staging");
+    config.file_mode = 0o644;
+    config.dir_mode = 0o755;
+    config.write = Some(WriteSettings {
+        overwrite: Overwrite::Unchanged,
+        compress: None,
+        scratch: Vec::new(),
+        scratch_delay: Duration::from_secs(1),
+        max_record_size: None,
+        staging_dir: beside,
+        staging_size: None,
+    });
+}
+
 impl MountedSession {
     /// Mounts a store.
     pub fn of(store: Arc<dyn Store>) -> Self {
@@ -145,6 +164,16 @@ impl MountedSession {
         Self::start(open_config(reference), change, |config, metrics| {
             kvfs::setup::mount_store(store, config, metrics)
         })
+    }
+
+    /// Mounts a store to be changed.
+    pub fn writable(store: Arc<dyn Store>) -> Self {
+        Self::with(store, |config| make_writable(config))
+    }
+
+    /// Mounts the store of a test server to be changed.
+    pub fn served_writable(server: &TestServer) -> Self {
+        Self::served_with(server, |config| make_writable(config))
     }
 
     /// Mounts the store of a test server, through the API client.
@@ -214,6 +243,7 @@ impl MountedSession {
             file_mode: 0o444,
             dir_mode: 0o555,
             access: MountAccess::Owner,
+            write: None,
         };
         change(&mut config);
         let metrics = Arc::new(Metrics::default());

@@ -255,6 +255,10 @@ fn meta(identity: &Identity, content_type: String, description: &Description) ->
 }
 
 impl Store for DirectoryStore {
+    fn is_writable(&self) -> bool {
+        matches!(self.access, Access::ReadWrite)
+    }
+
     fn info(&self) -> StoreInfo {
         self.info.clone()
     }

@@ -1,0 +1,137 @@
+//! What this mount has stored or deleted itself: known at once, without asking the store for it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::content::{Content, Data, VersionId};
+use super::disk::Checksum;
+use super::download::read_file;
+use super::records::{Peek, Records};
+use super::{Result, may_block};
+use crate::clock::Wait;
+use crate::staging::file::{self, Frozen};
+use crate::store::{ErrorKind, Key, RecordMeta};
+
+/// Bytes read at once for a checksum.
+const CHUNK: u64 = 256 << 10;
+
+impl Records {
+    /// Takes the `size` content bytes that have just been stored as the record's current version.
+    ///
+    /// What was asked of the store before this says nothing any more, even if it is answered
+    /// later.
+    pub fn adopt(
+        self: &Arc<Self>,
+        key: &Key,
+        meta: RecordMeta,
+        bytes: Frozen,
+        size: u64,
+        modified: SystemTime,
+    ) -> VersionId {
+        let version = self.new_version();
+        let small = (size <= self.memory_record_max()).then(|| read_file(bytes.as_file(), 0..size));
+        let data = match small {
+            Some(Ok(bytes)) => Data::Memory(bytes),
+            _ => Data::Staged(bytes, size),
+        };
+        let content = Arc::new(Content {
+            key: key.clone(),
+            version,
+            meta,
+            modified,
+            data,
+        });
+        self.forget_content(key);
+        self.enter_written(key, Some(&content));
+        self.keep_recent(&content);
+        if content.in_memory().is_some() {
+            self.keep_in_memory(&content);
+            self.write_behind(&content);
+        } else {
+            self.publish_behind(&content);
+        }
+        version
+    }
+
+    /// Takes note that a record was stored whose content is not at hand.
+    pub fn stored_elsewhere(&self, key: &Key) {
+        self.forget_content(key);
+        let slot = self.slot(key);
+        let mut state = slot.state.lock();
+        state.changes += 1;
+        state.known = None;
+        state.absent = None;
+        state.content = std::sync::Weak::new();
+    }
+
+    /// Takes note that a record was deleted.
+    pub fn removed(&self, key: &Key) {
+        self.forget_content(key);
+        self.enter_written(key, None);
+    }
+
+    /// Returns what is known of a record, asking for no more than its metadata; `None` when it
+    /// does not exist.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+        match self.peek(key) {
+            Peek::Present(known) => return Ok(Some(known.meta)),
+            Peek::Absent => return Ok(None),
+            Peek::Unknown => {}
+        }
+        match self.store().head(key, may_block(wait)?) {
+            Ok(meta) => Ok(Some(meta)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn enter_written(&self, key: &Key, content: Option<&Arc<Content>>) {
+        let now = self.now();
+        let known = content.map(|content| self.known_of(content, now));
+        let slot = self.slot(key);
+        let mut state = slot.state.lock();
+        state.changes += 1;
+        state.absent = content.is_none().then_some(now);
+        state.known = known;
+        state.content = content.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    /// Copies a large content to the disk cache, later; not at all when the disk cannot keep up.
+    fn publish_behind(self: &Arc<Self>, content: &Arc<Content>) {
+        let Some(disk) = self.disk().cloned() else {
+            return;
+        };
+        let (records, content) = (Arc::clone(self), Arc::clone(content));
+        let queued = self.writers().spawn(move || {
+            let Data::Staged(bytes, size) = &content.data else {
+                return;
+            };
+            let Some(spool) = disk.spool(*size) else {
+                return;
+            };
+            let copied = file::copy(bytes.as_file(), spool.file(), *size).and_then(|()| {
+                let mut sum = Checksum::default();
+                let mut at = 0;
+                while at < *size {
+                    let end = (at + CHUNK).min(*size);
+                    let part = read_file(spool.file(), at..end).map_err(std::io::Error::from)?;
+                    sum.update(&part);
+                    at = end;
+                }
+                Ok(sum.finish())
+            });
+            match copied {
+                Ok(sum) => records.publish(&content, spool, *size, sum),
+                Err(error) => {
+                    tracing::warn!("cannot copy {} to the disk cache: {error}", content.key);
+                }
+            }
+        });
+        if queued.is_err() {
+            tracing::debug!("the disk cache cannot keep up; a record stays out of it");
+        }
+    }
+}

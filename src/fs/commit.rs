@@ -1,0 +1,412 @@
+//! From a staging file to a record: the one request that stores it, and what follows from that.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::content_type;
+use super::draft::{Begin, Draft, Place, Ticket, Why};
+use super::overlay::{Change, Name};
+use super::writing::{Overwrite, WriteSide};
+use super::{FsError, KvFs, Result};
+use crate::clock::Deadline;
+use crate::staging::file::StagingFile;
+use crate::staging::{EntryId, Pending};
+use crate::store::{Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
+
+/// Smaller contents are not compressed, in bytes.
+const COMPRESS_FROM: u64 = 1024;
+/// The slowest connection over which an upload is not given up, in bytes a second. Silence ends it
+/// much earlier: the store bounds every stall.
+const SLOWEST: u64 = 16 << 10;
+/// Files stored at once when the mount ends.
+const AT_ONCE: usize = 16;
+
+/// A closed file that is still to be stored.
+#[derive(Debug)]
+pub struct Unfinished(pub(super) Arc<Draft>);
+
+impl KvFs {
+    /// Stores a draft, unless the store has it or is not to have it.
+    ///
+    /// # Errors
+    /// The store's verdict.
+    pub(super) fn commit(&self, draft: &Arc<Draft>, why: Why) -> Result<()> {
+        let side = self.write_side()?;
+        let ticket = match draft.begin(why) {
+            Begin::Nothing => return Ok(()),
+            Begin::Refused(error) => return Err(error.into()),
+            Begin::Go(ticket) => ticket,
+        };
+        match self.upload(side, &ticket) {
+            Ok(meta) => {
+                self.stored(side, &ticket, &meta);
+                if let Some(kept) = ticket.take_kept() {
+                    self.forget_kept(side, kept);
+                }
+                ticket.end(Ok(&meta));
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.commits_failed.one();
+                let error = self.keep(side, &ticket, explain(error.with_key(&ticket.key)));
+                ticket.end(Err(&error));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Sends the bytes.
+    fn upload(&self, side: &WriteSide, ticket: &Ticket) -> Result<RecordMeta, StoreError> {
+        let base = ticket.facts.base.as_ref();
+        let kept = base.and_then(|meta| {
+            let known = meta.content_type.as_deref();
+            let says_nothing = content_type::says_nothing(known, meta.stored_size);
+            meta.content_type.clone().filter(|_| !says_nothing)
+        });
+        let content_type = match ticket.facts.content_type.clone().or(kept) {
+            Some(known) => known,
+            None => content_type::guess(ticket.key.as_str(), &ticket.bytes, ticket.size)
+                .map_err(|error| {
+                    StoreError::new(ErrorKind::Disk, "cannot read the staging file")
+                        .with_source(error)
+                })?
+                .into(),
+        };
+        let (encoding, packed) = self.encode(side, ticket, &content_type)?;
+        let unchanged = side.config.overwrite == Overwrite::Unchanged;
+        let request = PutRequest {
+            content_type: Some(content_type),
+            encoding,
+            if_match: base
+                .and_then(|meta| meta.etag.clone())
+                .filter(|etag| unchanged && etag.is_strong()),
+            if_absent: ticket.facts.exclusive && unchanged,
+        };
+        let (file, size) = match &packed {
+            Some((file, size)) => (file.as_file(), *size),
+            None => (ticket.bytes.as_file(), ticket.size),
+        };
+        self.send(side, &ticket.key, &request, file, size)
+    }
+
+    /// Sends a file's bytes as a record. It may take as long as bytes keep going out.
+    pub(super) fn send(
+        &self,
+        side: &WriteSide,
+        key: &Key,
+        request: &PutRequest,
+        file: &File,
+        size: u64,
+    ) -> Result<RecordMeta, StoreError> {
+        let deadline = Deadline::after(side.config.deadline + Duration::from_secs(size / SLOWEST));
+        let meta = self
+            .store
+            .put(key, request, Upload::File(file, size), deadline)?;
+        self.metrics.commits.one();
+        Ok(RecordMeta {
+            content_type: meta.content_type.or_else(|| request.content_type.clone()),
+            encoding: request.encoding.clone(),
+            stored_size: Some(size),
+            ..meta
+        })
+    }
+
+    /// Returns how the bytes are to be stored, and the encoded ones where that is another way.
+    fn encode(
+        &self,
+        side: &WriteSide,
+        ticket: &Ticket,
+        content_type: &str,
+    ) -> Result<(Encoding, Option<(Arc<StagingFile>, u64)>), StoreError> {
+        if self.records.config().raw {
+            let facts = &ticket.facts;
+            let kept = facts.base.as_ref().map(|meta| meta.encoding.clone());
+            return Ok((facts.encoding.clone().or(kept).unwrap_or_default(), None));
+        }
+        let Some(encoding) = side.config.compress.clone().filter(|_| {
+            ticket.size >= COMPRESS_FROM && content_type::is_compressible(content_type)
+        }) else {
+            return Ok((Encoding::Identity, None));
+        };
+        let packed = StagingFile::new(side.folder())
+            .and_then(|file| compress(&ticket.bytes, ticket.size, &encoding, file))
+            .map_err(|error| {
+                StoreError::new(ErrorKind::Disk, "cannot write the compressed record")
+                    .with_source(error)
+            })?;
+        // What does not become smaller is better stored as it is.
+        Ok(if packed.1 < ticket.size {
+            (encoding, Some(packed))
+        } else {
+            (Encoding::Identity, None)
+        })
+    }
+
+    /// Keeps the bytes that the store did not take, for `kvfs recover`; the error says so.
+    fn keep(&self, side: &WriteSide, ticket: &Ticket, error: StoreError) -> StoreError {
+        let facts = &ticket.facts;
+        let base = facts.base.as_ref();
+        let pending = Pending {
+            key: ticket.key.clone(),
+            content_type: facts
+                .content_type
+                .clone()
+                .or_else(|| base.and_then(|meta| meta.content_type.clone())),
+            encoding: if self.records.config().raw {
+                let kept = base.map(|meta| meta.encoding.clone());
+                facts.encoding.clone().or(kept).unwrap_or_default()
+            } else {
+                Encoding::Identity
+            },
+            if_match: base.and_then(|meta| meta.etag.clone()),
+            if_absent: facts.exclusive,
+            size: ticket.size,
+            closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
+            why: crate::staging::Why::failed(&error),
+            attempts: 1,
+        };
+        let journal = side.folder().journal();
+        match journal.keep(ticket.bytes.as_file(), pending, true) {
+            Ok(id) => {
+                if let Some(before) = ticket.set_kept(id) {
+                    self.forget_kept(side, before);
+                }
+                let hint = error
+                    .hint()
+                    .map(|hint| format!("{hint}; "))
+                    .unwrap_or_default();
+                error.with_hint(format!("{hint}the bytes are kept: see kvfs recover"))
+            }
+            Err(failure) => {
+                tracing::error!(
+                    "the bytes of {} are lost: they could neither be stored nor kept in {} ({failure})",
+                    ticket.key,
+                    side.folder().path().display()
+                );
+                error
+            }
+        }
+    }
+
+    fn forget_kept(&self, side: &WriteSide, id: EntryId) {
+        if let Err(error) = side.folder().journal().remove(&id) {
+            tracing::warn!("cannot remove a kept upload that is in the store by now: {error}");
+        }
+    }
+
+    /// Makes what was stored known to everybody here, before anybody can ask.
+    fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
+        let modified = meta.modified().unwrap_or(ticket.modified);
+        let version = self.records.adopt(
+            &ticket.key,
+            meta.clone(),
+            ticket.bytes.freeze(),
+            ticket.size,
+            modified,
+        );
+        let ino = ticket.ino();
+        if let Some(inode) = self.inodes.lock().get_mut(ino) {
+            inode.set_version(Some((version, ticket.size)));
+            inode.told_size = ticket.size;
+        }
+        let name = Name::Record(ticket.key.clone());
+        let shown = side.overlay.lock().get(&name, None).map(|found| found.1);
+        // Unless the name has gone to another file meanwhile.
+        if shown.is_none_or(|change| matches!(change, Change::Present { ino: of, .. } if of == ino))
+        {
+            let change = Change::Present {
+                ino,
+                size: ticket.size,
+                modified,
+            };
+            self.note(side, name, change);
+        }
+    }
+
+    /// Stores what is left of a closed file. An error reaches no program: it is in the log and
+    /// in `kvfs status`.
+    pub fn release_end(&self, unfinished: Unfinished) {
+        let Unfinished(draft) = unfinished;
+        if let Err(error) = self.commit(&draft, Why::Release) {
+            self.report("close", Some(draft.ino), &error);
+        }
+        self.settle(&draft);
+    }
+
+    /// Forgets a draft that nobody needs any more.
+    pub(super) fn settle(&self, draft: &Arc<Draft>) {
+        let Ok(side) = self.write_side() else { return };
+        let mut given_up = None;
+        let mut inodes = self.inodes.lock();
+        if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
+            return;
+        }
+        let removed = side.drafts.remove_if(draft, |draft| {
+            let place = draft.place();
+            let unneeded = match &place {
+                Place::Gone => true,
+                Place::Scratch(_) => false,
+                Place::Record(_) => !draft.is_dirty() || draft.is_refused(),
+            } && !draft.is_committing()
+                && draft.due().is_none();
+            if unneeded && draft.is_dirty() {
+                given_up = Some(place);
+            }
+            unneeded
+        });
+        if !removed {
+            return;
+        }
+        let Some(Place::Record(key)) = given_up else {
+            return;
+        };
+        // The kernel's pages are of something that the store never got.
+        let version = self.records.new_version();
+        if let Some(inode) = inodes.get_mut(draft.ino) {
+            inode.set_version(Some((version, draft.size())));
+        }
+        drop(inodes);
+        side.overlay.lock().forget(&Name::Record(key.clone()));
+        if !draft.is_stored() {
+            self.records.expire(&key);
+        }
+    }
+
+    /// Stores what was held back and is due.
+    pub fn commit_due(self: &Arc<Self>) {
+        let Ok(side) = self.write_side() else { return };
+        for draft in side.drafts.take_due(self.clock.now()) {
+            let (fs, unfinished) = (Arc::clone(self), Unfinished(Arc::clone(&draft)));
+            let queued = self.committers.spawn(move || fs.release_end(unfinished));
+            if queued.is_err() {
+                side.drafts
+                    .hold(&draft, self.clock.now() + side.config.scratch_delay);
+            }
+        }
+    }
+
+    /// Waits until something held back is due, or `span` has passed.
+    pub fn wait_due(&self, span: Duration) {
+        match self.write_side() {
+            Ok(side) => side.drafts.wait_held(Instant::now() + span),
+            Err(_) => thread::park_timeout(span),
+        }
+    }
+
+    /// Stores everything that the store does not have, because the mount ends. Returns how many
+    /// files could not be stored.
+    pub fn finish_writes(&self) -> usize {
+        let Ok(side) = self.write_side() else {
+            return 0;
+        };
+        let left = Mutex::new(side.drafts.all());
+        let failed = Mutex::new(0);
+        thread::scope(|scope| {
+            let threads = left.lock().len().min(AT_ONCE);
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let Some(draft) = left.lock().pop() else {
+                            return;
+                        };
+                        if let Err(error) = self.commit(&draft, Why::Release) {
+                            *failed.lock() += 1;
+                            self.report("unmount", Some(draft.ino), &error);
+                        }
+                    }
+                });
+            }
+        });
+        failed.into_inner()
+    }
+}
+
+/// Says what a refused upload means for whoever wrote the file.
+fn explain(error: StoreError) -> StoreError {
+    match error.kind() {
+        ErrorKind::Changed => error.with_hint(
+            "somebody else has changed the record since it was opened here; open it again and make the change anew, or mount with --overwrite=always to let the last writer win",
+        ),
+        ErrorKind::Denied => {
+            error.with_hint("check that the account of the token may write to the store")
+        }
+        ErrorKind::TooLarge => error.with_hint("the server takes no records of that size"),
+        ErrorKind::Quota => error.with_hint("the account is out of quota: see its limits in Apify Console"),
+        _ => error,
+    }
+}
+
+fn compress(
+    bytes: &StagingFile,
+    size: u64,
+    encoding: &Encoding,
+    into: Arc<StagingFile>,
+) -> io::Result<(Arc<StagingFile>, u64)> {
+    let mut source = content_type::Reader::new(bytes, size);
+    let mut packed = Appended {
+        file: &into,
+        len: 0,
+    };
+    match encoding {
+        Encoding::Brotli => {
+            // Quality 5: near the best in size for text, at a tenth of the time.
+            let mut encoder = brotli::CompressorWriter::new(&mut packed, 64 << 10, 5, 22);
+            io::copy(&mut source, &mut encoder)?;
+            encoder.flush()?;
+            let _ = encoder.into_inner();
+        }
+        _ => {
+            let level = flate2::Compression::default();
+            let mut encoder = flate2::write::GzEncoder::new(&mut packed, level);
+            io::copy(&mut source, &mut encoder)?;
+            encoder.finish()?;
+        }
+    }
+    let len = packed.len;
+    Ok((into, len))
+}
+
+/// Writes to the end of a staging file.
+struct Appended<'a> {
+    file: &'a StagingFile,
+    len: u64,
+}
+
+impl Write for Appended<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(self.len, bytes)?;
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl FsError {
+    /// Returns the error of a staging file.
+    pub(super) fn staging(what: &str, error: &io::Error) -> Self {
+        let errno = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => libc::ENOSPC,
+            Some(libc::EFBIG) => libc::EFBIG,
+            _ if error.kind() == io::ErrorKind::StorageFull => libc::ENOSPC,
+            _ => libc::EIO,
+        };
+        let hint = if errno == libc::ENOSPC {
+            "make room there, or mount with another --staging-dir"
+        } else {
+            "check the disk of the staging folder, or mount with another --staging-dir"
+        };
+        Self::refused(
+            errno,
+            format!("{what} in the staging folder: {error}"),
+            hint,
+        )
+    }
+}

@@ -1,0 +1,290 @@
+//! All files that this mount has changed and still holds: by inode, by key, by scratch name.
+//!
+//! Lock order: the table, then one draft.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::draft::{Draft, Place};
+use super::types::Ino;
+use super::{FsError, Result};
+use crate::clock::Wait;
+use crate::store::{ErrorKind, Key, StoreError};
+
+/// The table of drafts.
+#[derive(Debug, Default)]
+pub struct Drafts {
+    table: Mutex<Table>,
+    made: Condvar,
+    /// A draft is held back: whoever commits what is due must look again.
+    held: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_ino: HashMap<Ino, Entry>,
+    /// INVARIANT: names a draft whose place is that record.
+    by_key: HashMap<Key, Ino>,
+    /// INVARIANT: names a draft whose place is that scratch file.
+    scratch: BTreeMap<OsString, Ino>,
+    /// Records that were renamed to a scratch name: not shown any more, though the store keeps
+    /// them until the scratch file is deleted or something takes the name.
+    hidden: HashMap<Key, Ino>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// Somebody is fetching and copying its bytes.
+    Making,
+    Ready(Arc<Draft>),
+}
+
+/// The right to make an inode's draft; dropping it unused lets others try.
+#[derive(Debug)]
+pub struct Making<'a> {
+    drafts: &'a Drafts,
+    ino: Ino,
+}
+
+/// A draft, or the right to make it.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// It is there.
+    Draft(Arc<Draft>),
+    /// The caller is to make it.
+    Missing(Making<'a>),
+}
+
+impl Drafts {
+    /// Returns the draft of an inode.
+    pub fn get(&self, ino: Ino) -> Option<Arc<Draft>> {
+        self.table.lock().ready(ino)
+    }
+
+    /// Returns the draft that has a record's name.
+    pub fn of_key(&self, key: &Key) -> Option<Arc<Draft>> {
+        let table = self.table.lock();
+        table.ready(*table.by_key.get(key)?)
+    }
+
+    /// Returns the draft of a scratch file.
+    pub fn of_scratch(&self, name: &OsStr) -> Option<Arc<Draft>> {
+        let table = self.table.lock();
+        table.ready(*table.scratch.get(name)?)
+    }
+
+    /// Returns the draft of an inode, or the right to make it; waits for whoever makes it now.
+    ///
+    /// # Errors
+    /// [`FsError::WouldBlock`], and that the wait took too long.
+    pub fn find_or_make(&self, ino: Ino, wait: Wait) -> Result<Found<'_>> {
+        let mut table = self.table.lock();
+        loop {
+            match table.by_ino.get(&ino) {
+                Some(Entry::Ready(draft)) => return Ok(Found::Draft(Arc::clone(draft))),
+                None => {
+                    let Wait::Until(_) = wait else {
+                        return Err(FsError::WouldBlock);
+                    };
+                    table.by_ino.insert(ino, Entry::Making);
+                    return Ok(Found::Missing(Making { drafts: self, ino }));
+                }
+                Some(Entry::Making) => {
+                    let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
+                    let late = self.made.wait_until(&mut table, deadline.instant());
+                    if late.timed_out() {
+                        return Err(StoreError::new(
+                            ErrorKind::Timeout,
+                            "the deadline passed while the file's bytes were fetched",
+                        )
+                        .into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a draft under its name.
+    pub fn insert(&self, draft: &Arc<Draft>) {
+        self.table.lock().insert(draft, true);
+    }
+
+    /// Gives a draft another name; whoever had that name loses it, and is returned.
+    pub fn rename(&self, draft: &Arc<Draft>, place: Place, temporary: bool) -> Option<Arc<Draft>> {
+        let mut table = self.table.lock();
+        table.unname(draft);
+        let other = match &place {
+            Place::Record(key) => table.by_key.get(key).copied(),
+            Place::Scratch(name) => table.scratch.get(name).copied(),
+            Place::Gone => None,
+        };
+        let other = other.and_then(|ino| table.ready(ino));
+        if let Some(other) = &other {
+            table.unname(other);
+            other.set_place(Place::Gone, false);
+        }
+        draft.set_place(place, temporary);
+        table.insert(draft, true);
+        other
+    }
+
+    /// Takes a draft's name away: it is deleted, or replaced.
+    pub fn unname(&self, draft: &Arc<Draft>) {
+        let mut table = self.table.lock();
+        table.unname(draft);
+        draft.set_place(Place::Gone, false);
+    }
+
+    /// Takes the name of a draft's record from it; it is still to be stored under that name.
+    pub fn detach(&self, ino: Ino) {
+        let mut table = self.table.lock();
+        table.by_key.retain(|_, owner| *owner != ino);
+    }
+
+    /// Forgets a draft that nobody has open, if `unneeded` says so.
+    pub fn remove_if(&self, draft: &Arc<Draft>, unneeded: impl FnOnce(&Draft) -> bool) -> bool {
+        let mut table = self.table.lock();
+        if !unneeded(draft) {
+            return false;
+        }
+        table.unname(draft);
+        table.by_ino.remove(&draft.ino);
+        true
+    }
+
+    /// Hides a record that was renamed to a scratch file.
+    pub fn hide(&self, key: &Key, ino: Ino) {
+        self.table.lock().hidden.insert(key.clone(), ino);
+    }
+
+    /// Tells whether a record is hidden.
+    pub fn is_hidden(&self, key: &Key) -> bool {
+        let table = self.table.lock();
+        !table.hidden.is_empty() && table.hidden.contains_key(key)
+    }
+
+    /// Shows a key again, because something has taken its name.
+    pub fn unhide(&self, key: &Key) -> bool {
+        self.table.lock().hidden.remove(key).is_some()
+    }
+
+    /// Returns the record that a scratch file hides.
+    pub fn hidden_by(&self, ino: Ino) -> Option<Key> {
+        let table = self.table.lock();
+        let mut hidden = table.hidden.iter();
+        hidden
+            .find(|(_, owner)| **owner == ino)
+            .map(|(key, _)| key.clone())
+    }
+
+    /// Returns all drafts.
+    pub fn all(&self) -> Vec<Arc<Draft>> {
+        let table = self.table.lock();
+        table
+            .by_ino
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Ready(draft) => Some(Arc::clone(draft)),
+                Entry::Making => None,
+            })
+            .collect()
+    }
+
+    /// Holds a draft's upload back until then.
+    pub fn hold(&self, draft: &Draft, due: Instant) {
+        // Under the lock that the waiter below sleeps on, or it could miss this.
+        let _table = self.table.lock();
+        draft.hold(Some(due));
+        self.held.notify_all();
+    }
+
+    /// Waits until a draft is held back, or until `until`.
+    pub fn wait_held(&self, until: Instant) {
+        let mut table = self.table.lock();
+        let next = table.next_due();
+        self.held
+            .wait_until(&mut table, next.map_or(until, |next| next.min(until)));
+    }
+
+    /// Takes the drafts whose held back upload is due.
+    pub fn take_due(&self, now: Instant) -> Vec<Arc<Draft>> {
+        let table = self.table.lock();
+        let mut due = Vec::new();
+        for entry in table.by_ino.values() {
+            if let Entry::Ready(draft) = entry
+                && draft.due().is_some_and(|at| at <= now)
+            {
+                draft.hold(None);
+                due.push(Arc::clone(draft));
+            }
+        }
+        due
+    }
+}
+
+impl Table {
+    fn ready(&self, ino: Ino) -> Option<Arc<Draft>> {
+        match self.by_ino.get(&ino)? {
+            Entry::Ready(draft) => Some(Arc::clone(draft)),
+            Entry::Making => None,
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.by_ino
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Ready(draft) => draft.due(),
+                Entry::Making => None,
+            })
+            .min()
+    }
+
+    fn insert(&mut self, draft: &Arc<Draft>, named: bool) {
+        self.by_ino
+            .insert(draft.ino, Entry::Ready(Arc::clone(draft)));
+        match draft.place() {
+            Place::Record(key) if named => {
+                self.by_key.insert(key, draft.ino);
+            }
+            Place::Scratch(name) if named => {
+                self.scratch.insert(name, draft.ino);
+            }
+            _ => {}
+        }
+    }
+
+    fn unname(&mut self, draft: &Draft) {
+        match draft.place() {
+            Place::Record(key) if self.by_key.get(&key) == Some(&draft.ino) => {
+                self.by_key.remove(&key);
+            }
+            Place::Scratch(name) if self.scratch.get(&name) == Some(&draft.ino) => {
+                self.scratch.remove(&name);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Making<'_> {
+    /// Adds the draft that was made; `named` unless its inode has lost its name.
+    pub fn done(self, draft: &Arc<Draft>, named: bool) {
+        self.drafts.table.lock().insert(draft, named);
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut table = self.drafts.table.lock();
+        if matches!(table.by_ino.get(&self.ino), Some(Entry::Making)) {
+            table.by_ino.remove(&self.ino);
+        }
+        drop(table);
+        self.drafts.made.notify_all();
+    }
+}

@@ -1,0 +1,284 @@
+//! Making and removing names, and what cannot be made here.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use super::attributes::Existence;
+use super::draft::{Draft, DraftFacts, Place};
+use super::name::{self, Meaning};
+use super::scratch::Class;
+use super::types::{Created, Ino};
+use super::writing::WriteSide;
+use super::{FsError, KvFs, Result};
+use crate::clock::{Deadline, Wait};
+use crate::store::Key;
+
+/// What a key may consist of, for people.
+const KEY_RULE: &str =
+    "a record's name may have 1 to 256 of the characters a-z A-Z 0-9 ! - _ . ' ( )";
+
+impl KvFs {
+    /// Makes a file and opens it for writing. The store hears of it when it is closed.
+    ///
+    /// Makes no request unless `exclusive` asks for certainty that memory does not have; the
+    /// kernel has looked the name up just before.
+    ///
+    /// # Errors
+    /// `EEXIST` for an exclusive creation of what exists, `EINVAL` for names that no record can
+    /// have, [`FsError::ReadOnly`], and those of opening what exists.
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        exclusive: bool,
+        truncate: bool,
+        wait: Wait,
+    ) -> Result<Created> {
+        let side = self.write_side()?;
+        Self::check_root(parent)?;
+        let (place, temporary) = self.place_for(side, name)?;
+        if let Some(entry) = self.present(side, &place) {
+            if exclusive {
+                self.forget(entry.attr.ino, 1);
+                return Err(FsError::WrongKind(libc::EEXIST));
+            }
+            let ino = entry.attr.ino;
+            return match self.open_writing(ino, truncate, wait) {
+                Ok(opened) => Ok(Created { entry, opened }),
+                Err(error) => {
+                    self.forget(ino, 1);
+                    Err(error)
+                }
+            };
+        }
+        let mut facts = DraftFacts {
+            exclusive,
+            ..DraftFacts::default()
+        };
+        if let Place::Record(key) = &place
+            && side.drafts.is_hidden(key)
+        {
+            // It was renamed to a scratch file and is in the store still: this replaces it.
+            facts.base = self.records.describe(key, wait)?;
+            facts.exclusive = false;
+            side.drafts.unhide(key);
+        }
+        let file = side.new_file()?;
+        let now = self.clock.wall();
+        let key = match &place {
+            Place::Record(key) => key.clone(),
+            _ => Key::new(name.to_string_lossy()).ok_or(FsError::NoEntry)?,
+        };
+        let named = matches!(place, Place::Record(_));
+        let mut inodes = self.inodes.lock();
+        if named {
+            // What had the name is gone from the store, but open here still.
+            inodes.lose_name(&key);
+        }
+        let ino = inodes.fresh();
+        inodes.add(ino, &key, named);
+        if let Some(inode) = inodes.get_mut(ino) {
+            inode.opens = 1;
+            inode.show(|shown| shown.mode = Some((mode & 0o7777) as u16));
+        }
+        drop(inodes);
+        let draft = Draft::new(ino, place, file, 0, facts, now).as_new(temporary);
+        side.drafts.insert(&draft);
+        self.note_present(side, &draft);
+        Ok(Created {
+            entry: self.draft_attributes(&draft),
+            opened: self.hand_out_draft(ino, true),
+        })
+    }
+
+    /// Deletes a file: its name is gone at once, its record when this returns.
+    ///
+    /// # Errors
+    /// [`FsError::NoEntry`], [`FsError::ReadOnly`], and those of the store; the file then stays.
+    pub fn unlink(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<()> {
+        let side = self.write_side()?;
+        Self::check_root(parent)?;
+        if let Some(draft) = side.drafts.of_scratch(name) {
+            return self.unlink_scratch(side, &draft, wait);
+        }
+        let key = self.key_of_name(name).ok_or(FsError::NoEntry)?;
+        if side.drafts.is_hidden(&key) {
+            return Err(FsError::NoEntry);
+        }
+        let draft = side.drafts.of_key(&key);
+        let only_here = draft
+            .as_ref()
+            .is_some_and(|draft| !draft.is_stored() && !draft.is_committing());
+        if draft.is_none() && matches!(self.existence(&key), Existence::Absent(_)) {
+            return Err(FsError::NoEntry);
+        }
+        if !only_here && wait == Wait::Never {
+            return Err(FsError::WouldBlock);
+        }
+        let mut in_store = true;
+        if let Some(draft) = &draft {
+            side.drafts.unname(draft);
+            // An upload under way must not bring the record back.
+            draft.wait_idle();
+            in_store = draft.is_stored();
+        }
+        if in_store && let Err(error) = self.delete(side, &key) {
+            if let Some(draft) = &draft {
+                side.drafts.rename(draft, Place::Record(key), false);
+            }
+            return Err(error);
+        }
+        self.note_deleted(side, &key);
+        if let Some(draft) = &draft {
+            self.settle(draft);
+        }
+        Ok(())
+    }
+
+    fn unlink_scratch(&self, side: &WriteSide, draft: &Arc<Draft>, wait: Wait) -> Result<()> {
+        if let Some(key) = side.drafts.hidden_by(draft.ino) {
+            if wait == Wait::Never {
+                return Err(FsError::WouldBlock);
+            }
+            self.delete(side, &key)?;
+            side.drafts.unhide(&key);
+            self.records.removed(&key);
+        }
+        let place = draft.place();
+        side.drafts.unname(draft);
+        self.note_absent(side, &place);
+        if let Some(inode) = self.inodes.lock().get_mut(draft.ino) {
+            inode.gone = true;
+        }
+        self.settle(draft);
+        Ok(())
+    }
+
+    /// Deletes a record from the store.
+    pub(super) fn delete(&self, side: &WriteSide, key: &Key) -> Result<()> {
+        let deadline = Deadline::after(side.config.deadline);
+        self.store
+            .delete(key, deadline)
+            .map_err(|error| error.with_key(key).into())
+    }
+
+    /// Makes it known here that a record and its name are gone.
+    pub(super) fn note_deleted(&self, side: &WriteSide, key: &Key) {
+        self.records.removed(key);
+        self.note_absent(side, &Place::Record(key.clone()));
+        self.inodes.lock().lose_name(key);
+    }
+
+    /// Refuses what a key-value store has none of: directories, links, special files.
+    ///
+    /// # Errors
+    /// Always: [`FsError::ReadOnly`] on a mount that cannot be changed, else `EPERM`.
+    pub fn refuse(&self, what: &str) -> Result<()> {
+        self.write_side()?;
+        Err(FsError::refused(
+            libc::EPERM,
+            format!("a key-value store has no {what}"),
+            "only files can be made in the mount",
+        ))
+    }
+
+    /// Refuses to remove a directory: there is only the root.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn rmdir(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<()> {
+        self.write_side()?;
+        match self.lookup(parent, name, wait)? {
+            super::types::Lookup::Found(reply) => {
+                self.forget(reply.attr.ino, 1);
+                Err(FsError::WrongKind(libc::ENOTDIR))
+            }
+            super::types::Lookup::Absent(_) => Err(FsError::NoEntry),
+        }
+    }
+
+    pub(super) fn check_root(parent: Ino) -> Result<()> {
+        if parent == Ino::ROOT {
+            Ok(())
+        } else {
+            Err(FsError::WrongKind(libc::ENOTDIR))
+        }
+    }
+
+    /// Returns the key that a name of an existing record means.
+    pub(super) fn key_of_name(&self, name: &OsStr) -> Option<Key> {
+        match name::meaning(name) {
+            Meaning::Key(key) => Some(key),
+            Meaning::Listed => self.listed_name(name),
+            Meaning::Nothing => None,
+        }
+    }
+
+    /// Returns what a file of this name is, or is to be, and whether the name is temporary.
+    pub(super) fn place_for(&self, side: &WriteSide, name: &OsStr) -> Result<(Place, bool)> {
+        if side.drafts.of_scratch(name).is_some() {
+            return Ok((Place::Scratch(name.to_owned()), false));
+        }
+        let key = self.key_of_name(name);
+        if let Some(key) = &key
+            && matches!(self.existence(key), Existence::Present(_))
+        {
+            return Ok((Place::Record(key.clone()), false));
+        }
+        let exists = |other: &str| {
+            let key = self.key_of_name(OsStr::new(other));
+            key.is_some_and(|key| {
+                side.drafts.of_key(&key).is_some()
+                    || matches!(self.existence(&key), Existence::Present(_))
+            })
+        };
+        let class = side.config.scratch.classify(name, exists);
+        if class == Class::Scratch {
+            if name.len() > name::MAX_NAME {
+                return Err(FsError::WrongKind(libc::ENAMETOOLONG));
+            }
+            return Ok((Place::Scratch(OsString::from(name)), false));
+        }
+        let shown = name.to_string_lossy();
+        let key = key.filter(Key::is_valid).ok_or_else(|| {
+            if name.len() > crate::store::record::MAX_KEY_LEN {
+                return FsError::refused(
+                    libc::ENAMETOOLONG,
+                    format!("'{shown}' is too long for a record"),
+                    KEY_RULE,
+                );
+            }
+            FsError::refused(
+                libc::EINVAL,
+                format!("no record can be called '{shown}'"),
+                KEY_RULE,
+            )
+        })?;
+        if let Some(prefix) = &self.config.prefix
+            && !key.as_str().starts_with(&**prefix)
+        {
+            return Err(FsError::refused(
+                libc::EINVAL,
+                format!("'{shown}' does not begin with '{prefix}'"),
+                "the mount shows only records with that prefix; mount without --prefix",
+            ));
+        }
+        Ok((Place::Record(key), class == Class::Temporary))
+    }
+
+    /// Returns the entry of a place that exists as far as memory knows, counted as looked up.
+    fn present(&self, side: &WriteSide, place: &Place) -> Option<super::types::AttrReply> {
+        match place {
+            Place::Scratch(name) => {
+                let draft = side.drafts.of_scratch(name)?;
+                Some(self.enter_draft(&draft))
+            }
+            Place::Record(key) => match self.existence(key) {
+                Existence::Present(facts) => Some(self.enter(key, &facts)),
+                _ => None,
+            },
+            Place::Gone => None,
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! Renaming. A store cannot rename: what is in it is stored under the new key and then deleted
+//! under the old one. What was only written here so far just gets another name, and one upload.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+
+use super::attributes::Existence;
+use super::draft::{Draft, DraftFacts, Place, Why};
+use super::overlay::{Change, Name};
+use super::types::Ino;
+use super::writing::WriteSide;
+use super::{FsError, KvFs, Result};
+use crate::clock::{Deadline, Wait};
+use crate::staging::file::StagingFile;
+use crate::store::{
+    Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,
+};
+
+/// Bytes copied at once from the store to a staging file.
+const CHUNK: usize = 256 << 10;
+
+impl KvFs {
+    /// Renames a file, replacing what has the new name unless `keep_existing`.
+    ///
+    /// # Errors
+    /// [`FsError::NoEntry`]; `EEXIST` when there is something that is to be kept; `EINVAL` for
+    /// names that no record can have; those of the store. When the old record could not be
+    /// deleted, both exist and the error says so; else nothing has changed.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new_parent: Ino,
+        new_name: &OsStr,
+        keep_existing: bool,
+        wait: Wait,
+    ) -> Result<()> {
+        let side = self.write_side()?;
+        Self::check_root(parent)?;
+        Self::check_root(new_parent)?;
+        let Wait::Until(_) = wait else {
+            return Err(FsError::WouldBlock);
+        };
+        let source = match side.drafts.of_scratch(name) {
+            Some(draft) => draft.place(),
+            None => {
+                let key = self.key_of_name(name).ok_or(FsError::NoEntry)?;
+                if !self.exists(&key, wait)? {
+                    return Err(FsError::NoEntry);
+                }
+                Place::Record(key)
+            }
+        };
+        let (target, temporary) = self.place_for(side, new_name)?;
+        if keep_existing {
+            let taken = match &target {
+                Place::Record(key) => self.exists(key, wait)?,
+                Place::Scratch(name) => side.drafts.of_scratch(name).is_some(),
+                Place::Gone => false,
+            };
+            if taken {
+                return Err(FsError::WrongKind(libc::EEXIST));
+            }
+        }
+        if source == target {
+            return Ok(());
+        }
+        let draft = match &source {
+            Place::Record(key) => side.drafts.of_key(key),
+            Place::Scratch(name) => side.drafts.of_scratch(name),
+            Place::Gone => None,
+        };
+        match (source, target, draft) {
+            (source, Place::Record(to), Some(draft)) => {
+                self.rename_draft(side, &draft, source, to, temporary, wait)
+            }
+            (Place::Record(from), Place::Record(to), None) => {
+                self.rename_record(side, &from, &to, wait)
+            }
+            (source, Place::Scratch(to), draft) => {
+                let draft = match (draft, &source) {
+                    (Some(draft), _) => draft,
+                    (None, Place::Record(key)) => self.draft_of_record(side, key, wait)?,
+                    (None, _) => return Err(FsError::NoEntry),
+                };
+                self.rename_to_scratch(side, &draft, source, to)
+            }
+            _ => Err(FsError::NoEntry),
+        }
+    }
+
+    /// Returns what is known of a record, asking for its metadata if need be; `None` when it does
+    /// not exist.
+    pub(super) fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+        let hidden = self.write_side()?.drafts.is_hidden(key);
+        match self.existence(key) {
+            Existence::Absent(_) if !hidden => Ok(None),
+            _ => Ok(self.records.describe(key, wait)?),
+        }
+    }
+
+    fn exists(&self, key: &Key, wait: Wait) -> Result<bool> {
+        Ok(match self.existence(key) {
+            Existence::Present(_) => true,
+            Existence::Absent(_) => false,
+            Existence::Unknown => match self.find_out(key, wait) {
+                Ok(_) => true,
+                Err(FsError::NoEntry) => false,
+                Err(error) => return Err(error),
+            },
+        })
+    }
+
+    /// Gives a changed file the name of a record.
+    fn rename_draft(
+        &self,
+        side: &WriteSide,
+        draft: &Arc<Draft>,
+        source: Place,
+        to: Key,
+        temporary: bool,
+        wait: Wait,
+    ) -> Result<()> {
+        draft.wait_idle();
+        let before = draft.facts();
+        let was_stored = draft.is_stored() && matches!(source, Place::Record(_));
+        // What a scratch file hides was renamed to it: it goes when its bytes are stored.
+        let hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
+        let replaced = self.describe(&to, wait)?;
+        // Replacing is what renaming is for: no matter which version there is.
+        let base = replaced.map(|meta| RecordMeta { etag: None, ..meta });
+        if was_stored && let Some(own) = &before.base {
+            let (kind, encoding) = (own.content_type.clone(), own.encoding.clone());
+            draft.set_facts(|facts| {
+                facts.content_type = facts.content_type.take().or(kind);
+                facts.encoding = facts.encoding.take().or(Some(encoding));
+            });
+        }
+        let other = side
+            .drafts
+            .rename(draft, Place::Record(to.clone()), temporary);
+        draft.set_unstored(base);
+        let being_written = !was_stored && self.is_being_written(draft.ino);
+        if !(being_written || temporary && !was_stored)
+            && let Err(error) = self.commit(draft, Why::Now)
+        {
+            side.drafts.rename(draft, source, false);
+            draft.set_base(before.base);
+            if let Some(other) = other {
+                side.drafts.rename(&other, Place::Record(to), false);
+            }
+            return Err(error);
+        }
+        side.drafts.unhide(&to);
+        let old = match (&source, was_stored) {
+            (Place::Record(key), true) => Some(key.clone()),
+            _ => hidden,
+        };
+        if let Some(old) = &old
+            && let Err(error) = self.delete(side, old)
+        {
+            return Err(self.half_renamed(side, draft, source, before, &to, error));
+        }
+        if let Some(old) = &old {
+            side.drafts.unhide(old);
+            self.records.removed(old);
+        }
+        self.note_renamed(side, draft.ino, &source, &to);
+        self.note_present(side, draft);
+        if let Some(other) = other {
+            self.settle(&other);
+        }
+        if temporary && !being_written && draft.is_dirty() && !side.config.scratch_delay.is_zero() {
+            side.drafts
+                .hold(draft, self.clock.now() + side.config.scratch_delay);
+        }
+        self.settle(draft);
+        Ok(())
+    }
+
+    /// Puts the names right after the old record could not be deleted: both exist.
+    fn half_renamed(
+        &self,
+        side: &WriteSide,
+        draft: &Arc<Draft>,
+        source: Place,
+        before: DraftFacts,
+        to: &Key,
+        error: FsError,
+    ) -> FsError {
+        side.drafts.rename(draft, source, false);
+        draft.set_base(before.base);
+        draft.set_committed();
+        let ino = self.inodes.lock().fresh();
+        let change = Change::Present {
+            ino,
+            size: draft.size(),
+            modified: draft.modified(),
+        };
+        self.note(side, Name::Record(to.clone()), change);
+        self.settle(draft);
+        both_exist(error, to)
+    }
+
+    fn is_being_written(&self, ino: Ino) -> bool {
+        self.handles.lock().is_being_written(ino)
+    }
+
+    /// Renames a record that this mount has not changed: its stored bytes are copied as they are.
+    fn rename_record(&self, side: &WriteSide, from: &Key, to: &Key, wait: Wait) -> Result<()> {
+        self.resend(side, from, to, |_| {}, wait)?;
+        let ino = self.inodes.lock().ino_of(from.as_str());
+        if let Err(error) = self.delete(side, from) {
+            let ino = self.inodes.lock().fresh();
+            let change = Change::Present {
+                ino,
+                size: self.records.exact_size(to, None).unwrap_or(1),
+                modified: self.clock.wall(),
+            };
+            self.note(side, Name::Record(to.clone()), change);
+            return Err(both_exist(error, to));
+        }
+        let other = side.drafts.of_key(to);
+        if let Some(other) = &other {
+            side.drafts.unname(other);
+        }
+        side.drafts.unhide(to);
+        self.records.removed(from);
+        let ino = ino.unwrap_or_else(|| self.inodes.lock().fresh());
+        self.note_renamed(side, ino, &Place::Record(from.clone()), to);
+        let change = Change::Present {
+            ino,
+            size: self.records.exact_size(to, None).unwrap_or(1),
+            modified: self.clock.wall(),
+        };
+        self.note(side, Name::Record(to.clone()), change);
+        if let Some(other) = other {
+            self.settle(&other);
+        }
+        Ok(())
+    }
+
+    /// Stores a record's stored bytes again, under the same key or another; `change` says what is
+    /// to be different.
+    pub(super) fn resend(
+        &self,
+        side: &WriteSide,
+        from: &Key,
+        to: &Key,
+        change: impl FnOnce(&mut PutRequest),
+        wait: Wait,
+    ) -> Result<()> {
+        let (file, size, meta) = self.stored_bytes(side, from, wait)?;
+        let mut request = PutRequest {
+            content_type: meta.content_type.clone(),
+            encoding: meta.encoding.clone(),
+            if_match: None,
+            if_absent: false,
+        };
+        if from == to && side.config.overwrite == super::writing::Overwrite::Unchanged {
+            request.if_match = meta.etag.clone().filter(|etag| etag.is_strong());
+        }
+        change(&mut request);
+        let stored = self
+            .send(side, to, &request, file.as_file(), size)
+            .map_err(|error| error.with_key(to))?;
+        let shows_stored = self.records.config().raw || request.encoding.is_identity();
+        if shows_stored {
+            let modified = stored.modified().unwrap_or_else(|| self.clock.wall());
+            let version = self
+                .records
+                .adopt(to, stored, file.freeze(), size, modified);
+            // The inode shows the same bytes under the new name.
+            let mut inodes = self.inodes.lock();
+            let ino = inodes.ino_of(from.as_str());
+            if let Some(inode) = ino.and_then(|ino| inodes.get_mut(ino))
+                && inode.version().is_some()
+            {
+                inode.set_version(Some((version, size)));
+            }
+        } else {
+            self.records.stored_elsewhere(to);
+        }
+        Ok(())
+    }
+
+    /// Returns a record's stored bytes in a staging file: from what is at hand where that is they.
+    fn stored_bytes(
+        &self,
+        side: &WriteSide,
+        key: &Key,
+        wait: Wait,
+    ) -> Result<(Arc<StagingFile>, u64, RecordMeta)> {
+        let meta = self.records.describe(key, wait)?.ok_or(FsError::NoEntry)?;
+        if self.records.config().raw || meta.encoding.is_identity() {
+            let reader = self.records.content(key, wait)?.reader()?;
+            let meta = reader.content().meta.clone();
+            if self.records.config().raw || meta.encoding.is_identity() {
+                let (file, size) = self.copy_of(side, &reader)?;
+                return Ok((file, size, meta));
+            }
+        }
+        let failed = |error: io::Error| FsError::staging("cannot copy", &error);
+        let deadline = wait
+            .deadline()
+            .unwrap_or_else(|| Deadline::after(side.config.deadline));
+        let fetched = match self.store.get(key, &GetRequest::default(), deadline)? {
+            GetOutcome::Found(fetched) => fetched,
+            GetOutcome::NotModified => {
+                let message = "the server answered 304 to a request without a condition";
+                return Err(StoreError::new(ErrorKind::Protocol, message)
+                    .with_key(key)
+                    .into());
+            }
+        };
+        let file = side.new_file()?;
+        let (mut body, mut size, mut buffer) = (fetched.body, 0, vec![0; CHUNK]);
+        loop {
+            let n = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Err(StoreError::from_io(error, ErrorKind::Network)
+                        .with_key(key)
+                        .into());
+                }
+            };
+            file.write_at(size, &buffer[..n]).map_err(failed)?;
+            size += n as u64;
+        }
+        Ok((file, size, fetched.meta))
+    }
+
+    /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it
+    /// because an editor keeps its backup here.
+    fn rename_to_scratch(
+        &self,
+        side: &WriteSide,
+        draft: &Arc<Draft>,
+        source: Place,
+        to: std::ffi::OsString,
+    ) -> Result<()> {
+        draft.wait_idle();
+        if let Some(other) = side.drafts.of_scratch(&to)
+            && let Some(hidden) = side.drafts.hidden_by(other.ino)
+        {
+            self.delete(side, &hidden)?;
+            side.drafts.unhide(&hidden);
+            self.records.removed(&hidden);
+        }
+        let other = side.drafts.rename(draft, Place::Scratch(to), false);
+        if let Place::Record(key) = &source {
+            if draft.is_stored() {
+                side.drafts.hide(key, draft.ino);
+                side.overlay.lock().forget(&Name::Record(key.clone()));
+            } else {
+                self.note_absent(side, &source);
+            }
+        } else {
+            self.note_absent(side, &source);
+        }
+        self.inodes.lock().detach(draft.ino);
+        self.note_present(side, draft);
+        if let Some(other) = other {
+            if let Some(inode) = self.inodes.lock().get_mut(other.ino) {
+                inode.gone = true;
+            }
+            self.settle(&other);
+        }
+        Ok(())
+    }
+
+    fn draft_of_record(&self, side: &WriteSide, key: &Key, wait: Wait) -> Result<Arc<Draft>> {
+        let reader = self.records.content(key, wait)?.reader()?;
+        let (file, size) = self.copy_of(side, &reader)?;
+        let content = reader.content();
+        let facts = DraftFacts {
+            base: Some(content.meta.clone()),
+            ..DraftFacts::default()
+        };
+        let ino = {
+            let mut inodes = self.inodes.lock();
+            match inodes.ino_of(key.as_str()) {
+                Some(ino) => ino,
+                None => inodes.fresh(),
+            }
+        };
+        let place = Place::Record(key.clone());
+        let draft = Draft::new(ino, place, file, size, facts, content.modified);
+        side.drafts.insert(&draft);
+        Ok(draft)
+    }
+
+    /// Makes it known here that an inode has a record's name now.
+    fn note_renamed(&self, side: &WriteSide, ino: Ino, source: &Place, to: &Key) {
+        self.note_absent(side, source);
+        let mut inodes = self.inodes.lock();
+        inodes.lose_name(to);
+        inodes.rename(ino, to);
+    }
+}
+
+/// Says in an error that a rename got half way.
+fn both_exist(error: FsError, to: &Key) -> FsError {
+    match error {
+        FsError::Store(error) => {
+            let hint = format!(
+                "the record was stored as {to} but could not be deleted under its old name: both exist now; delete one of them"
+            );
+            FsError::Store(error.with_hint(hint))
+        }
+        other => other,
+    }
+}
+
+impl KvFs {
+    /// Sets a record's content type or encoding: of what is being written, for its upload; else
+    /// the record is stored again with it.
+    pub(super) fn set_stored_as(
+        &self,
+        ino: Ino,
+        content_type: Option<Arc<str>>,
+        encoding: Option<Encoding>,
+        wait: Wait,
+    ) -> Result<()> {
+        let side = self.write_side()?;
+        if let Some(draft) = self.draft(ino) {
+            let closed = self
+                .inodes
+                .lock()
+                .get(ino)
+                .is_none_or(|inode| inode.opens == 0);
+            if closed && wait == Wait::Never {
+                return Err(FsError::WouldBlock);
+            }
+            draft.set_facts(|facts| {
+                facts.content_type = content_type.or(facts.content_type.take());
+                facts.encoding = encoding.or(facts.encoding.take());
+            });
+            // Nobody will close it.
+            if closed && !draft.is_temporary() {
+                let stored = self.commit(&draft, Why::Now);
+                self.settle(&draft);
+                stored?;
+            }
+            return Ok(());
+        }
+        if wait == Wait::Never {
+            return Err(FsError::WouldBlock);
+        }
+        let key = self.key_of(ino)?;
+        self.resend(
+            side,
+            &key,
+            &key,
+            |request| {
+                if let Some(content_type) = content_type {
+                    request.content_type = Some(content_type);
+                }
+                if let Some(encoding) = encoding {
+                    request.encoding = encoding;
+                }
+            },
+            wait,
+        )
+    }
+}

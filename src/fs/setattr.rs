@@ -1,0 +1,129 @@
+//! Changing attributes. Size is the store's; the rest is accepted in memory, so that tools which
+//! set it do not fail, and shown until the kernel forgets the file.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::content_type;
+use super::types::{AttrReply, Fh, Ino, Shown};
+use super::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
+use super::{FsError, KvFs, Result};
+use crate::clock::Wait;
+use crate::store::Encoding;
+
+/// What is to be changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// The size in bytes.
+    pub size: Option<u64>,
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of the last read.
+    pub accessed: Option<Time>,
+    /// Time of the last change.
+    pub modified: Option<Time>,
+}
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The present.
+    Now,
+    /// This one.
+    At(SystemTime),
+}
+
+impl KvFs {
+    /// Changes attributes; `fh` is the open file that it was asked through, if any.
+    ///
+    /// # Errors
+    /// [`FsError::ReadOnly`]; for sizes as [`KvFs::write`], and without `fh` the store's verdict.
+    pub fn setattr(
+        &self,
+        ino: Ino,
+        set: &SetAttr,
+        fh: Option<Fh>,
+        wait: Wait,
+    ) -> Result<AttrReply> {
+        let side = self.write_side()?;
+        if let Some(size) = set.size {
+            if ino == Ino::ROOT {
+                return Err(FsError::WrongKind(libc::EISDIR));
+            }
+            self.set_size(ino, size, fh, wait)?;
+        }
+        let now = self.clock.wall();
+        let apply = |shown: &mut Shown| {
+            let time = |time: Time| match time {
+                Time::Now => now,
+                Time::At(at) => at,
+            };
+            shown.mode = set.mode.or(shown.mode);
+            shown.uid = set.uid.or(shown.uid);
+            shown.gid = set.gid.or(shown.gid);
+            shown.accessed = set.accessed.map(time).or(shown.accessed);
+            shown.modified = set.modified.map(time).or(shown.modified);
+            shown.changed = Some(now);
+        };
+        if ino == Ino::ROOT {
+            apply(&mut side.root.lock().0);
+        } else {
+            let mut inodes = self.inodes.lock();
+            inodes.get_mut(ino).ok_or(FsError::Stale)?.show(apply);
+        }
+        self.getattr(ino, wait)
+    }
+
+    /// Sets an extended attribute: content type, and in raw mounts content encoding.
+    ///
+    /// # Errors
+    /// [`FsError::NotSupported`] for others, `EINVAL` for values that cannot be sent, and the
+    /// store's verdict where a record has to be stored again.
+    pub fn setxattr(&self, ino: Ino, name: &str, value: &[u8], wait: Wait) -> Result<()> {
+        self.write_side()?;
+        if ino == Ino::ROOT {
+            return Err(FsError::NotSupported);
+        }
+        let text = std::str::from_utf8(value)
+            .map(str::trim)
+            .unwrap_or_default();
+        match name {
+            CONTENT_TYPE if content_type::is_valid(text) => {
+                let value: Arc<str> = text.into();
+                self.set_stored_as(ino, Some(value), None, wait)
+            }
+            CONTENT_TYPE => Err(FsError::refused(
+                libc::EINVAL,
+                format!("'{text}' is not a content type"),
+                "write for example text/plain; charset=utf-8",
+            )),
+            CONTENT_ENCODING if self.records.config().raw => {
+                let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+                if !text.bytes().all(token) {
+                    return Err(FsError::refused(
+                        libc::EINVAL,
+                        format!("'{text}' is not a content encoding"),
+                        "write for example br, gzip or identity",
+                    ));
+                }
+                let encoding = Encoding::from_header(Some(text));
+                self.set_stored_as(ino, None, Some(encoding), wait)
+            }
+            _ => Err(FsError::NotSupported),
+        }
+    }
+
+    /// Removes an extended attribute, which none of them can be.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn removexattr(&self, ino: Ino, name: &str, wait: Wait) -> Result<()> {
+        self.write_side()?;
+        self.getxattr(ino, name, wait)?;
+        Err(FsError::NotSupported)
+    }
+}

@@ -1,0 +1,389 @@
+//! Opening for writing, writing, closing.
+//!
+//! A file gets a staging file when it is first changed. From then on all its handles read and
+//! write that; the store sees it when a descriptor is closed or synced (`commit`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commit::Unfinished;
+use super::draft::{Draft, DraftFacts, Place, Why};
+use super::drafts::Found;
+use super::handle::FileHandle;
+use super::types::{Fh, Ino, Opened};
+use super::writing::WriteSide;
+use super::{FsError, KvFs, Result};
+use crate::cache::content::{ContentReader, Data};
+use crate::clock::{Deadline, Wait};
+use crate::staging::file::StagingFile;
+
+/// Bytes fetched at once when a record's content is copied to be changed.
+const CHUNK: usize = 1 << 20;
+/// The most that one `copy_file_range` copies; programs ask again for the rest.
+const COPY_MOST: u64 = 8 << 20;
+
+impl KvFs {
+    /// Opens a file for writing. Its bytes are fetched, unless it is to be emptied; they are
+    /// copied only when it is changed.
+    ///
+    /// # Errors
+    /// As [`KvFs::open`]; [`FsError::ReadOnly`] on a mount that cannot be changed.
+    pub fn open_writing(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
+        let side = self.write_side()?;
+        if ino == Ino::ROOT {
+            return Err(FsError::WrongKind(libc::EISDIR));
+        }
+        if !truncate {
+            return self.open_as(ino, true, wait);
+        }
+        // First, so that nobody forgets the draft meanwhile.
+        self.hold_open(ino)?;
+        match self.draft_emptied(side, ino, wait) {
+            Ok(_) => Ok(self.hand_out_draft(ino, true)),
+            Err(error) => {
+                self.inodes.lock().closed(ino);
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns a file's draft after everything has been cut off; fetches nothing of it.
+    pub(super) fn draft_emptied(
+        &self,
+        side: &WriteSide,
+        ino: Ino,
+        wait: Wait,
+    ) -> Result<Arc<Draft>> {
+        let now = self.clock.wall();
+        match side.drafts.find_or_make(ino, wait)? {
+            Found::Draft(draft) => {
+                draft.set_size(0, now, side.folder(), wait)?;
+                Ok(draft)
+            }
+            Found::Missing(making) => {
+                let (key, detached) = {
+                    let inodes = self.inodes.lock();
+                    let inode = inodes.get(ino).ok_or(FsError::Stale)?;
+                    (inode.key.clone(), inode.detached)
+                };
+                if detached && self.version_of(ino).is_none() {
+                    return Err(FsError::Stale);
+                }
+                let base = self.describe(&key, wait)?;
+                let file = side.new_file()?;
+                let facts = DraftFacts {
+                    base,
+                    ..DraftFacts::default()
+                };
+                let place = Place::Record(key);
+                let draft = Draft::new(ino, place, file, 0, facts, now);
+                draft.set_size(0, now, side.folder(), wait)?;
+                making.done(&draft, !detached);
+                Ok(draft)
+            }
+        }
+    }
+
+    fn version_of(&self, ino: Ino) -> Option<u64> {
+        let inodes = self.inodes.lock();
+        inodes.get(ino)?.version().map(|(_, size)| size)
+    }
+
+    /// Counts an open of an inode whose bytes are in a staging file.
+    pub(super) fn hold_open(&self, ino: Ino) -> Result<()> {
+        let mut inodes = self.inodes.lock();
+        inodes.get_mut(ino).ok_or(FsError::Stale)?.opens += 1;
+        Ok(())
+    }
+
+    pub(super) fn hand_out_draft(&self, ino: Ino, writing: bool) -> Opened {
+        let mut handles = self.handles.lock();
+        let fh = handles.add_file(FileHandle {
+            ino,
+            reader: None,
+            writing,
+        });
+        self.metrics.open_files.set(handles.open_files() as u64);
+        Opened {
+            fh,
+            keep_cache: true,
+            direct: false,
+            file: None,
+        }
+    }
+
+    /// Writes to an open file.
+    ///
+    /// # Errors
+    /// [`FsError::BadHandle`] for one not opened for writing; that the file would become too
+    /// large; errors of the fetch (at the first write) and of the local disk.
+    pub fn write(&self, fh: Fh, offset: u64, bytes: &[u8], wait: Wait) -> Result<()> {
+        let (side, handle) = self.writable(fh)?;
+        side.check_size(offset.saturating_add(bytes.len() as u64))?;
+        let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
+        draft.write(offset, bytes, self.clock.wall(), side.folder(), wait)?;
+        self.changed_by_writing(handle.ino);
+        self.metrics.written_bytes.add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Sets room aside in an open file, or clears a part of it, as `fallocate` does.
+    ///
+    /// # Errors
+    /// [`FsError::NotSupported`] for modes that move bytes; else as [`KvFs::write`].
+    pub fn fallocate(&self, fh: Fh, offset: u64, len: u64, mode: i32, wait: Wait) -> Result<()> {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        let (side, handle) = self.writable(fh)?;
+        let end = offset.saturating_add(len);
+        let clears = match mode & !KEEP_SIZE {
+            0 => false,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => true,
+            _ => return Err(FsError::NotSupported),
+        };
+        if mode & KEEP_SIZE == 0 {
+            side.check_size(end)?;
+        }
+        let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
+        let now = self.clock.wall();
+        draft.edit(now, side.folder(), wait, |file, size| {
+            if clears && offset < size {
+                file.clear(offset, end.min(size) - offset)?;
+            }
+            if mode & KEEP_SIZE != 0 || end <= size {
+                return Ok(size);
+            }
+            file.reserve(size, end - size)?;
+            Ok(end)
+        })?;
+        self.changed_by_writing(handle.ino);
+        Ok(())
+    }
+
+    /// Copies bytes between two open files; returns how many, fewer than asked for where that
+    /// is much.
+    ///
+    /// # Errors
+    /// As [`KvFs::read`] and [`KvFs::write`].
+    pub fn copy_file_range(
+        &self,
+        from: (Fh, u64),
+        to: (Fh, u64),
+        len: u64,
+        wait: Wait,
+    ) -> Result<u64> {
+        let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
+        let len = len.min(COPY_MOST);
+        let mut done = 0;
+        while done < len {
+            let part = usize::try_from(len - done).map_or(CHUNK, |left| left.min(CHUNK));
+            let bytes = self.read(from.0, from.1 + done, part, Wait::Until(deadline))?;
+            if bytes.is_empty() {
+                break;
+            }
+            self.write(to.0, to.1 + done, &bytes, Wait::Until(deadline))?;
+            done += bytes.len() as u64;
+        }
+        Ok(done)
+    }
+
+    /// Finds data or a hole from `offset` on: all of a file is data, and a hole follows its end.
+    ///
+    /// # Errors
+    /// `ENXIO` behind the end, as `lseek` has it.
+    pub fn seek_data(&self, fh: Fh, offset: u64, data: bool, wait: Wait) -> Result<u64> {
+        let ino = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?.ino;
+        let size = self.getattr(ino, wait)?.attr.size;
+        match (offset < size, data) {
+            (true, true) => Ok(offset),
+            (true, false) => Ok(size),
+            (false, _) => Err(FsError::WrongKind(libc::ENXIO)),
+        }
+    }
+
+    /// Cuts off or lengthens a file; without a handle it is stored at once.
+    ///
+    /// # Errors
+    /// As [`KvFs::write`]; without a handle also those of the store.
+    pub(super) fn set_size(&self, ino: Ino, size: u64, fh: Option<Fh>, wait: Wait) -> Result<()> {
+        let side = self.write_side()?;
+        side.check_size(size)?;
+        if fh.is_none() && wait == Wait::Never {
+            return Err(FsError::WouldBlock);
+        }
+        let draft = if size == 0 {
+            self.draft_emptied(side, ino, wait)?
+        } else {
+            let handle = fh.and_then(|fh| self.handles.lock().file(fh));
+            let reader = handle.as_ref().and_then(|handle| handle.reader.as_ref());
+            let draft = self.draft_to_change(side, ino, reader, wait)?;
+            draft.set_size(size, self.clock.wall(), side.folder(), wait)?;
+            draft
+        };
+        self.changed_by_writing(ino);
+        if fh.is_none() {
+            let stored = self.commit(&draft, Why::Now);
+            self.settle(&draft);
+            stored?;
+        }
+        Ok(())
+    }
+
+    /// A program that has set a file's time and then writes to it sees the time of the write.
+    fn changed_by_writing(&self, ino: Ino) {
+        if let Some(inode) = self.inodes.lock().get_mut(ino) {
+            inode.show(|shown| (shown.modified, shown.changed) = (None, None));
+        }
+    }
+
+    fn writable(&self, fh: Fh) -> Result<(&WriteSide, Arc<FileHandle>)> {
+        let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
+        if !handle.writing {
+            return Err(FsError::BadHandle);
+        }
+        Ok((self.write_side()?, handle))
+    }
+
+    /// Returns a file's draft, made of its content if there is none.
+    fn draft_to_change(
+        &self,
+        side: &WriteSide,
+        ino: Ino,
+        reader: Option<&ContentReader>,
+        wait: Wait,
+    ) -> Result<Arc<Draft>> {
+        let making = match side.drafts.find_or_make(ino, wait)? {
+            Found::Draft(draft) => return Ok(draft),
+            Found::Missing(making) => making,
+        };
+        let (key, detached) = {
+            let inodes = self.inodes.lock();
+            let inode = inodes.get(ino).ok_or(FsError::Stale)?;
+            (inode.key.clone(), inode.detached)
+        };
+        let own;
+        let reader = match reader {
+            Some(reader) => reader,
+            None if detached => return Err(FsError::Stale),
+            None => {
+                own = self.records.content(&key, wait)?.reader()?;
+                &own
+            }
+        };
+        let content = Arc::clone(reader.content());
+        let (file, size) = self.copy_of(side, reader)?;
+        let facts = DraftFacts {
+            base: Some(content.meta.clone()),
+            ..DraftFacts::default()
+        };
+        let gone = self.inodes.lock().get(ino).is_some_and(|inode| inode.gone);
+        let place = if gone {
+            Place::Gone
+        } else {
+            Place::Record(key)
+        };
+        let draft = Draft::new(ino, place, file, size, facts, content.modified);
+        making.done(&draft, !detached);
+        Ok(draft)
+    }
+
+    /// Copies a whole content to a new staging file. It may take as long as bytes keep coming.
+    pub(super) fn copy_of(
+        &self,
+        side: &WriteSide,
+        reader: &ContentReader,
+    ) -> Result<(Arc<StagingFile>, u64)> {
+        let failed = |error| FsError::staging("cannot copy", &error);
+        let size = reader.content().known_size().ok_or(FsError::Stale)?;
+        side.check_size(size)?;
+        let from = match &reader.content().data {
+            Data::File { file, .. } => Some(&**file),
+            Data::Staged(bytes, _) => Some(bytes.as_file()),
+            _ => None,
+        };
+        let file = match from {
+            Some(from) => StagingFile::copy_of(from, size, side.folder()).map_err(failed)?,
+            None => {
+                let file = side.new_file()?;
+                let mut at = 0;
+                while at < size {
+                    let wait = Wait::Until(Deadline::after(side.config.deadline));
+                    let bytes: Bytes = reader.read_at(at, CHUNK, wait)?;
+                    if bytes.is_empty() {
+                        return Err(FsError::Stale);
+                    }
+                    file.write_at(at, &bytes).map_err(failed)?;
+                    at += bytes.len() as u64;
+                }
+                file
+            }
+        };
+        Ok((file, size))
+    }
+
+    /// Stores a file because a descriptor of it was closed; returns the store's verdict.
+    ///
+    /// # Errors
+    /// Those of the store. The handle stays usable; what is changed later is stored later.
+    pub fn flush(&self, fh: Fh, wait: Wait) -> Result<()> {
+        self.commit_handle(fh, Why::Close, wait)
+    }
+
+    /// Stores a file because a program wants to be sure of it.
+    ///
+    /// A file whose upload is held back for its final name is only made safe on the local disk.
+    ///
+    /// # Errors
+    /// As [`KvFs::flush`].
+    pub fn fsync(&self, fh: Fh, wait: Wait) -> Result<()> {
+        self.commit_handle(fh, Why::Sync, wait)
+    }
+
+    fn commit_handle(&self, fh: Fh, why: Why, wait: Wait) -> Result<()> {
+        let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
+        let Some(draft) = self.draft(handle.ino).filter(|_| handle.writing) else {
+            return Ok(());
+        };
+        let locally = why == Why::Sync && (draft.is_temporary() || draft.place() == Place::Gone);
+        if draft.is_settled(why) && !locally {
+            return Ok(());
+        }
+        if wait == Wait::Never {
+            return Err(FsError::WouldBlock);
+        }
+        if locally {
+            draft.sync_locally()?;
+        }
+        self.commit(&draft, why)
+    }
+
+    /// Closes an open file, and stores what nobody has stored so far.
+    pub fn release(&self, fh: Fh) {
+        if let Some(unfinished) = self.release_begin(fh) {
+            self.release_end(unfinished);
+        }
+    }
+
+    /// Closes an open file; what is left to store is for [`KvFs::release_end`].
+    pub fn release_begin(&self, fh: Fh) -> Option<Unfinished> {
+        let mut handles = self.handles.lock();
+        let handle = handles.remove_file(fh);
+        self.metrics.open_files.set(handles.open_files() as u64);
+        drop(handles);
+        let ino = handle?.ino;
+        let left = self.inodes.lock().closed(ino);
+        let side = self.writing.as_ref()?;
+        let draft = side.drafts.get(ino).filter(|_| left == 0)?;
+        let dirty = draft.is_dirty() && matches!(draft.place(), Place::Record(_));
+        if !dirty || draft.is_refused() {
+            self.settle(&draft);
+            return None;
+        }
+        if draft.is_temporary() && !side.config.scratch_delay.is_zero() {
+            let due = self.clock.now() + side.config.scratch_delay;
+            side.drafts.hold(&draft, due);
+            return None;
+        }
+        Some(Unfinished(draft))
+    }
+}

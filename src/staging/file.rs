@@ -1,0 +1,300 @@
+//! The bytes of a file that is being written, on the local disk.
+//!
+//! INVARIANT: what a [`Frozen`] shows never changes. Whoever wants to change a frozen file makes
+//! a copy first ([`StagingFile::copy`]), so that an upload never sees half of a later write.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
+
+use super::StagingFolder;
+use super::budget::Space;
+
+/// Bytes copied at once where the disk cannot share or copy them itself.
+const CHUNK: usize = 1 << 20;
+
+/// A staging file. It has no name: what it holds goes away with its last user.
+#[derive(Debug)]
+pub struct StagingFile {
+    file: File,
+    /// What it takes of the folder's budget: its whole length, holes included, since that is what
+    /// is going to be uploaded.
+    space: Mutex<Space>,
+    frozen: AtomicU32,
+}
+
+impl StagingFile {
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn new(folder: &StagingFolder) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            file: folder.new_file()?,
+            space: Mutex::new(folder.budget().space()),
+            frozen: AtomicU32::new(0),
+        }))
+    }
+
+    /// Makes one of the first `len` bytes of another file.
+    ///
+    /// # Errors
+    /// Those of the disk; `ENOSPC` when there is no room.
+    pub fn copy_of(from: &File, len: u64, folder: &StagingFolder) -> io::Result<Arc<Self>> {
+        let made = Self::new(folder)?;
+        made.space.lock().grow_to(len)?;
+        copy(from, &made.file, len)?;
+        Ok(made)
+    }
+
+    /// Returns the file itself, for reading and for keeping it.
+    pub fn as_file(&self) -> &File {
+        &self.file
+    }
+
+    /// Keeps the bytes as they are until the result is dropped.
+    pub fn freeze(self: &Arc<Self>) -> Frozen {
+        self.frozen.fetch_add(1, Ordering::AcqRel);
+        Frozen(Arc::clone(self))
+    }
+
+    /// Tells whether somebody relies on the bytes as they are.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire) > 0
+    }
+
+    /// Copies the first `len` bytes: shared with this file where the disk can do that.
+    ///
+    /// # Errors
+    /// Those of the disk; `ENOSPC` when there is no room.
+    pub fn copy(&self, len: u64, folder: &StagingFolder) -> io::Result<Arc<Self>> {
+        Self::copy_of(&self.file, len, folder)
+    }
+
+    /// Reads `len` bytes at `offset`, fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self
+                .file
+                .read_at(&mut buffer[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    /// Writes bytes; what lies between the end of the file and `offset` becomes zeros.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.space.lock().grow_to(end)?;
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Cuts the file off, or lengthens it with zeros.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        self.space.lock().grow_to(len)?;
+        self.file.set_len(len)?;
+        self.space.lock().shrink_to(len);
+        Ok(())
+    }
+
+    /// Sets room aside for a range, and makes the file so long.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.space.lock().grow_to(offset.saturating_add(len))?;
+        match fallocate(&self.file, FallocateFlags::empty(), offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                let end = offset.saturating_add(len);
+                if self.file.metadata()?.len() < end {
+                    self.file.set_len(end)?;
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Overwrites a range, which lies within the file, with zeros.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, flags, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                let zeros = vec![0; CHUNK];
+                let mut at = offset;
+                let end = offset.saturating_add(len);
+                while at < end {
+                    let part = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
+                    self.file.write_all_at(&zeros[..part], at)?;
+                    at += part as u64;
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Waits until the bytes are on the disk.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// A staging file whose bytes stay as they are.
+#[derive(Debug)]
+pub struct Frozen(Arc<StagingFile>);
+
+impl Deref for Frozen {
+    type Target = Arc<StagingFile>;
+
+    fn deref(&self) -> &Arc<StagingFile> {
+        &self.0
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.frozen.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Copies the first `len` bytes of one file to another, empty one.
+///
+/// # Errors
+/// Those of the disk; a source that is shorter is one.
+pub fn copy(from: &File, to: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    if ioctl_ficlone(to, from).is_ok() {
+        return to.set_len(len);
+    }
+    let (mut source, mut target) = (0, 0);
+    while target < len {
+        let part = usize::try_from(len - target)
+            .unwrap_or(usize::MAX)
+            .min(1 << 30);
+        match copy_file_range(from, Some(&mut source), to, Some(&mut target), part) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
+            // Other filesystems on the two sides, or one that does not know how.
+            Err(_) => break,
+        }
+    }
+    let mut buffer = vec![0; if target < len { CHUNK } else { 0 }];
+    while target < len {
+        let part = usize::try_from(len - target).map_or(CHUNK, |left| left.min(CHUNK));
+        from.read_exact_at(&mut buffer[..part], target)?;
+        to.write_all_at(&buffer[..part], target)?;
+        target += part as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::StagingConfig;
+    use super::super::folder::StoreFile;
+    use super::*;
+
+    fn folder(limit: Option<u64>) -> (tempfile::TempDir, Arc<StagingFolder>) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = StagingConfig {
+            dir: dir.path().into(),
+            scope: "test".into(),
+            store: StoreFile {
+                reference: "test".into(),
+                open: crate::store::reference::StoreRef::Directory("/test".into()),
+                api_url: None,
+                raw: false,
+            },
+            limit,
+        };
+        let folder = StagingFolder::open(&config).expect("a staging folder");
+        (dir, folder)
+    }
+
+    #[test]
+    fn a_frozen_file_says_so_until_nobody_relies_on_it() {
+        let (_dir, folder) = folder(None);
+        let staged = StagingFile::new(&folder).expect("a file");
+        staged.write_at(0, b"abc").expect("written");
+        let first = staged.freeze();
+        let second = staged.freeze();
+        drop(first);
+        assert!(staged.is_frozen());
+        let copy = second.copy(3, &folder).expect("a copy");
+        assert!(!copy.is_frozen());
+        copy.write_at(1, b"X").expect("written");
+        assert_eq!(second.read_at(0, 10).expect("read"), b"abc");
+        assert_eq!(copy.read_at(0, 10).expect("read"), b"aXc");
+        drop(second);
+        assert!(!staged.is_frozen());
+    }
+
+    #[test]
+    fn a_copy_is_as_long_as_it_was_asked_for() {
+        let (_dir, folder) = folder(None);
+        let staged = StagingFile::new(&folder).expect("a file");
+        staged.write_at(5, b"end").expect("written");
+        let copy = staged.copy(6, &folder).expect("a copy");
+        assert_eq!(copy.read_at(0, 100).expect("read"), b"\0\0\0\0\0e");
+        assert!(staged.copy(100, &folder).is_err(), "nothing is made up");
+    }
+
+    #[test]
+    fn cleared_ranges_are_zeros_and_reserved_ones_lengthen_the_file() {
+        let (_dir, folder) = folder(None);
+        let staged = StagingFile::new(&folder).expect("a file");
+        staged.write_at(0, b"abcdef").expect("written");
+        staged.clear(1, 3).expect("cleared");
+        staged.reserve(4, 4).expect("reserved");
+        assert_eq!(staged.read_at(0, 100).expect("read"), b"a\0\0\0ef\0\0");
+    }
+
+    #[test]
+    fn what_is_staged_counts_and_what_has_no_room_is_refused() {
+        let (_dir, folder) = folder(Some(10));
+        let staged = StagingFile::new(&folder).expect("a file");
+        staged.write_at(2, b"123456").expect("room");
+        assert_eq!(folder.budget().used(), 8);
+        let full = |result: io::Result<()>| result.expect_err("no room").raw_os_error();
+        assert_eq!(full(staged.write_at(5, b"123456")), Some(libc::ENOSPC));
+        assert_eq!(full(staged.set_len(11)), Some(libc::ENOSPC));
+        assert_eq!(full(staged.copy(8, &folder).map(drop)), Some(libc::ENOSPC));
+        staged.set_len(1).expect("cut off");
+        assert_eq!(folder.budget().used(), 1);
+        drop(staged);
+        assert_eq!(folder.budget().used(), 0);
+    }
+}
