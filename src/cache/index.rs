@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -35,6 +36,8 @@ pub struct Index {
     is_immutable: bool,
     /// The checksum of what is on disk, and when it was written.
     written: Mutex<Option<(u64, Option<Instant>)>>,
+    /// How often it has been forgotten: a listing from before that is not written any more.
+    epoch: AtomicU64,
 }
 
 /// A listing as it was.
@@ -66,12 +69,32 @@ impl Index {
             path: dir.join(format!("listing-{:032x}.index", hash.digest128())),
             is_immutable,
             written: Mutex::default(),
+            epoch: AtomicU64::new(0),
         }
     }
 
     /// Tells whether this mount was told that nothing changes.
     pub fn is_immutable(&self) -> bool {
         self.is_immutable
+    }
+
+    /// Returns what a listing that begins now hands to [`Index::save`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Removes it, because somebody does not believe it.
+    pub fn forget(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        *self.written.lock() = None;
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(
+                "cannot remove {}: {error}; remove it, or the next mount may list what was forgotten",
+                self.path.display()
+            );
+        }
     }
 
     /// Reads it; `None` if there is none that is whole.
@@ -87,10 +110,10 @@ impl Index {
         Some(Saved::new(pages, self.is_immutable && was_immutable))
     }
 
-    /// Writes a listing, if it is another than the one on disk.
+    /// Writes a listing that began in `epoch`, if it is another than the one on disk.
     ///
     /// What goes wrong is logged: the next mount lists without it.
-    pub fn save<'a>(&self, pages: impl Iterator<Item = &'a Packed>, now: Instant) {
+    pub fn save<'a>(&self, pages: impl Iterator<Item = &'a Packed>, now: Instant, epoch: u64) {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(if self.is_immutable {
             IMMUTABLE
@@ -108,7 +131,7 @@ impl Index {
         let is_there = written.is_some_and(|(on_disk, at)| {
             on_disk == sum || at.is_some_and(|at| now.saturating_duration_since(at) < NOT_BEFORE)
         });
-        if is_there {
+        if is_there || self.epoch() != epoch {
             return;
         }
         *written = Some((sum, Some(now)));
@@ -118,6 +141,10 @@ impl Index {
                 "cannot keep the listing in {}: {error}",
                 self.path.display()
             );
+        }
+        if self.epoch() != epoch {
+            // It was forgotten while it was written.
+            let _ = fs::remove_file(&self.path);
         }
     }
 
@@ -236,7 +263,7 @@ mod tests {
             (true, false, false),
             (true, true, true),
         ] {
-            open(made).save(pages.iter(), Instant::now());
+            open(made).save(pages.iter(), Instant::now(), 0);
             let saved = open(used).load().expect("an index");
             assert_eq!((&*saved.pages, saved.is_current), (&pages[..], is_current));
             assert_eq!((saved.keys(), saved.rank_of("key-01000")), (1500, 1001));
@@ -255,7 +282,7 @@ mod tests {
     fn a_torn_or_broken_index_is_none_and_goes_away() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let index = Index::new(dir.path(), &ListQuery::default(), true);
-        index.save([page(0..300)].iter(), Instant::now());
+        index.save([page(0..300)].iter(), Instant::now(), 0);
         let whole = fs::read(&index.path).expect("an index");
         for len in (0..whole.len()).step_by(7) {
             fs::write(&index.path, &whole[..len]).expect("a torn index");
@@ -277,13 +304,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let index = Index::new(dir.path(), &ListQuery::default(), false);
         let now = Instant::now();
-        index.save([page(0..300)].iter(), now);
+        index.save([page(0..300)].iter(), now, 0);
         fs::remove_file(&index.path).expect("an index");
-        index.save([page(0..300)].iter(), now + NOT_BEFORE * 2);
+        index.save([page(0..300)].iter(), now + NOT_BEFORE * 2, 0);
         assert!(!index.path.exists());
-        index.save([page(0..301)].iter(), now + NOT_BEFORE / 2);
+        index.save([page(0..301)].iter(), now + NOT_BEFORE / 2, 0);
         assert!(!index.path.exists(), "it changes all the time");
-        index.save([page(0..301)].iter(), now + NOT_BEFORE * 2);
+        index.save([page(0..301)].iter(), now + NOT_BEFORE * 2, 0);
+        assert!(index.path.exists());
+        index.forget();
+        assert!(!index.path.exists());
+        index.save([page(0..302)].iter(), now + NOT_BEFORE * 4, 0);
+        assert!(!index.path.exists(), "that listing is from before");
+        index.save([page(0..302)].iter(), now + NOT_BEFORE * 4, index.epoch());
         assert!(index.path.exists());
     }
 }

@@ -47,6 +47,8 @@ pub struct Listing {
     /// When it was begun: it shows the store as it was then or later.
     pub started: Instant,
     source: Source,
+    /// What the index on disk was at when it was begun.
+    epoch: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -182,6 +184,7 @@ impl Listing {
             before,
         };
         Arc::new(Self {
+            epoch: source.index.as_ref().map_or(0, |index| index.epoch()),
             started: now,
             source,
             state: Mutex::new(state),
@@ -310,11 +313,11 @@ impl Listing {
         if !index.is_immutable() && state.pages.len() <= PAGES_IN_ORDER {
             return;
         }
-        let pages = state.pages.clone();
+        let (pages, epoch) = (state.pages.clone(), self.epoch);
         let saved = self
             .source
             .workers
-            .spawn(move || index.save(pages.iter().map(|page| &page.packed), now));
+            .spawn(move || index.save(pages.iter().map(|page| &page.packed), now, epoch));
         if saved.is_err() {
             tracing::debug!("too much to do to keep the listing on disk");
         }

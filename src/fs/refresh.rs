@@ -43,6 +43,9 @@ impl KvFs {
     ///
     /// No request is made: whoever uses a record next asks the store.
     pub fn refresh(&self, keys: Option<&[Key]>) -> Forgotten {
+        if let Some(index) = &self.index {
+            index.forget();
+        }
         let mut listing = self.listing.lock();
         if listing.is_some() {
             // Begun now and not read yet, it knows nothing but the inode numbers from before.

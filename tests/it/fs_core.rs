@@ -212,6 +212,12 @@ fn an_immutable_store_is_listed_at_once_when_it_is_mounted_again() {
     assert_eq!(core.lookup("key-3").expect("an answer"), None);
     assert_eq!(requests(&core), 0);
     drop(core);
+    let core = setup.core(Some(cache.path()));
+    let _ = core.fs.refresh(None);
+    assert_eq!(core.list().expect("a listing"), first);
+    assert_eq!(requests(&core), 3, "somebody did not believe it");
+    saved_listing(cache.path());
+    drop(core);
     // What a crash left of it is no listing.
     let whole = std::fs::read(&saved).expect("the saved listing");
     std::fs::write(&saved, &whole[..whole.len() / 2]).expect("a torn one");
