@@ -177,6 +177,8 @@ impl KvFs {
         let listing = if narrows {
             let mut source: Source = self.source();
             source.query.prefix = Some(prefix.into());
+            // A part must not be taken for the whole later.
+            source.index = None;
             Listing::new(source, self.clock.now(), None)
         } else {
             current

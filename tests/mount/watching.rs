@@ -207,6 +207,15 @@ fn refreshing_forgets_contents_absence_and_the_kernels_pages() {
     open.read_to_string(&mut old)
         .expect("the version that it opened");
     assert_eq!(old, "hi\n");
+    drop(open);
+    // Nor is anything of before left for the next mount.
+    std::fs::write(user.path("store/c"), "c\n").expect("a record");
+    user.works(&["refresh", "mnt"]);
+    user.works(&["unmount", "mnt"]);
+    user.works(&["mount", "--immutable", "./store", "mnt"]);
+    assert_eq!(list(), 3);
+    assert_eq!(read("a").expect("it"), "new!\n");
+    assert_eq!(read("b").expect("it"), "b\n");
     // One alone.
     for name in ["a", "b"] {
         std::fs::write(user.path("store").join(name), "newer\n").expect("a record");
@@ -288,6 +297,19 @@ fn what_is_warm_costs_nothing_and_can_be_read_without_the_store() {
         (&again["asked"], &again["cached"]),
         (&0.into(), &301.into()),
         "{again}"
+    );
+    assert_eq!(
+        std::fs::read_dir(user.path("mnt")).expect("it").count(),
+        301
+    );
+    user.works(&["unmount", "mnt"]);
+    user.works(&["mount", "--immutable", "./store", "mnt"]);
+    assert_eq!(warm(&["r0"])["records"], 100);
+    user.works(&["unmount", "mnt"]);
+    user.works(&["mount", "--immutable", "./store", "mnt"]);
+    assert_eq!(
+        std::fs::read_dir(user.path("mnt")).expect("it").count(),
+        301
     );
     // The folder is gone, the contents are not.
     std::fs::rename(user.path("store"), user.path("away")).expect("a rename");
