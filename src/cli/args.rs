@@ -503,7 +503,10 @@ pub struct UnmountArgs {
 pub struct StatusArgs {
     /// Show only this mount, in detail
     pub mountpoint: Option<PathBuf>,
-    /// Print a JSON array with an object for each mount
+    /// Show it live, a screen or, where there is no terminal, a line each second; q or Ctrl-C ends
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Print a JSON array with an object for each mount; with --watch, an object a line
     #[arg(long)]
     pub json: bool,
 }

@@ -38,6 +38,7 @@ pub mod trace;
 pub mod ui;
 pub mod unmount;
 pub mod warm;
+pub mod watch;
 
 use args::{Cli, Command};
 use error::{CliError, Kind};

@@ -1,6 +1,6 @@
 //! `kvfs status`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use super::error::{CliError, Kind};
 use super::settings::Environment;
 use super::ui::{Ui, table};
 use super::unmount::resolve_mounted;
+use super::watch;
 use crate::control::{self, Answer, Request};
 use crate::daemon::serve::describe;
 use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
@@ -27,6 +28,13 @@ pub(super) const NOT_ANSWERING: &str = "not_answering";
 /// [`Kind::Trouble`] if a mount is dead or does not answer, or the one asked about is not there.
 pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), CliError> {
     let registry = environment.registry()?;
+    if args.watch {
+        let path = match &args.mountpoint {
+            Some(path) => resolve_mounted(path)?,
+            None => only(&all(&registry))?,
+        };
+        return watch::run(ui, &path, args.json, environment);
+    }
     let mounts = match &args.mountpoint {
         Some(path) => vec![one(&registry, &resolve_mounted(path)?)?],
         None => all(&registry),
@@ -65,6 +73,22 @@ pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), C
     }
 }
 
+/// Returns the one mount that there is to watch.
+fn only(mounts: &[Value]) -> Result<PathBuf, CliError> {
+    match mounts {
+        [mount] => Ok(PathBuf::from(text(mount, "mount_point"))),
+        [] => Err(CliError::of(Kind::Trouble, "nothing is mounted")),
+        mounts => {
+            let paths: Vec<_> = mounts
+                .iter()
+                .map(|mount| text(mount, "mount_point"))
+                .collect();
+            Err(CliError::usage("several stores are mounted; name one")
+                .hinted(format!("they are on {}", paths.join(", "))))
+        }
+    }
+}
+
 /// Returns the state of every mount of this user, those of dead daemons included.
 pub(super) fn all(registry: &Registry) -> Vec<Value> {
     let me = rustix::process::geteuid().as_raw();
@@ -95,7 +119,11 @@ pub(super) fn all(registry: &Registry) -> Vec<Value> {
     })
 }
 
-fn one(registry: &Registry, path: &Path) -> Result<Value, CliError> {
+/// Returns the state of the mount at `path`.
+///
+/// # Errors
+/// [`Kind::Trouble`] if no store is mounted there.
+pub fn one(registry: &Registry, path: &Path) -> Result<Value, CliError> {
     let entry = registry.find(path);
     if !is_kvfs(path) && !entry.as_ref().is_some_and(Entry::is_alive) {
         registry.clean(path);
@@ -294,12 +322,13 @@ fn cache(mount: &Value) -> Option<ByteSize> {
 }
 
 /// Returns seconds as the two largest units of time.
-fn uptime(seconds: u64) -> String {
+pub fn uptime(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-fn unix_now() -> u64 {
+/// Returns the time in seconds since 1970.
+pub fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -72,6 +72,11 @@ fn what_the_document_of_the_server_shows_is_what_happens() {
     is_what_happens("docs/SERVE.md", 8);
 }
 
+#[test]
+fn what_the_recipes_show_is_what_happens() {
+    is_what_happens("docs/RECIPES.md", 20);
+}
+
 fn is_what_happens(document: &str, least: usize) {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document));
     let examples = examples(&text.expect("the document"));
@@ -94,12 +99,18 @@ fn is_what_happens(document: &str, least: usize) {
     let programs = Path::new(env!("CARGO_BIN_EXE_kvfs"))
         .parent()
         .expect("a folder");
+    // What scripts/test installs for the recipes.
+    let target = programs.parent().expect("the target folder");
+    let tools = target.join("test-tools/recipes/bin");
     #[expect(clippy::disallowed_methods, reason = "the examples run other programs")]
     let path = std::env::var("PATH").unwrap_or_default();
     let run = Command::new("bash")
         .args(["-c", &format!("exec 2>&1\n{script}")])
         .env_clear()
-        .env("PATH", format!("{}:{path}", programs.display()))
+        .env(
+            "PATH",
+            format!("{}:{}:{path}", programs.display(), tools.display()),
+        )
         .env("HOME", home.path())
         .env("LC_ALL", "C.UTF-8")
         .current_dir(home.path())

@@ -396,3 +396,42 @@ fn files_in_a_mount_are_shared_without_a_token_at_hand() {
     let said = user.fails(2, &["share", "mnt/OUTPUT", "--expires", "1d"]);
     assert!(said.contains("cannot expire"), "{said}");
 }
+
+#[test]
+fn watching_without_a_terminal_prints_a_line_a_second_until_the_mount_ends() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    for json in [false, true] {
+        let mut args = vec!["status", "--watch"];
+        args.extend(if json {
+            vec!["--json", "mnt"]
+        } else {
+            vec!["mnt"]
+        });
+        let mut child = user
+            .command(&args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("kvfs runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        for _ in 0..2 {
+            let line = lines.next().expect("a line").expect("text");
+            if json {
+                let state: Value = serde_json::from_str(&line).expect("JSON");
+                assert_eq!(state["state"], "live");
+            } else {
+                assert!(line.contains("req/s 0 in"), "{line}");
+                assert!(line.ends_with("moving 0 errors 0"), "{line}");
+            }
+        }
+        if json {
+            user.works(&["unmount", "mnt"]);
+            assert_eq!(child.wait().expect("an end").code(), Some(3));
+        } else {
+            // Whoever reads has seen enough: no failure.
+            drop(lines);
+            assert_eq!(child.wait().expect("an end").code(), Some(0));
+        }
+    }
+    user.fails(3, &["status", "--watch", "mnt"]);
+}
