@@ -91,7 +91,7 @@ impl KvFs {
             Some((file, size)) => (file.as_file(), *size),
             None => (ticket.bytes.as_file(), ticket.size),
         };
-        self.send(side, &ticket.key, &request, file, size)
+        self.send_surely(side, &ticket.key, &request, file, size)
     }
 
     /// Sends a file's bytes as a record. It may take as long as bytes keep going out.
@@ -281,6 +281,12 @@ impl KvFs {
     pub fn commit_due(self: &Arc<Self>) {
         let Ok(side) = self.write_side() else { return };
         for draft in side.drafts.take_due(self.clock.now()) {
+            // Whoever has it open again holds it back again when it is closed.
+            let inodes = self.inodes.lock();
+            if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
+                continue;
+            }
+            drop(inodes);
             let (fs, unfinished) = (Arc::clone(self), Unfinished(Arc::clone(&draft)));
             let queued = self.committers.spawn(move || fs.release_end(unfinished));
             if queued.is_err() {

@@ -46,6 +46,7 @@ pub mod rename;
 pub mod scratch;
 pub mod setattr;
 pub mod types;
+mod uncertain;
 pub mod warm;
 pub mod write;
 pub mod writing;

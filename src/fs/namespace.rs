@@ -142,8 +142,7 @@ impl KvFs {
                 return Err(FsError::WouldBlock);
             }
             self.delete(side, &key)?;
-            side.drafts.unhide(&key);
-            self.records.removed(&key);
+            self.note_hidden_gone(side, &key);
         }
         let place = draft.place();
         side.drafts.unname(draft);
@@ -161,6 +160,13 @@ impl KvFs {
         self.store
             .delete(key, deadline)
             .map_err(|error| error.with_key(key).into())
+    }
+
+    /// Makes it known here that a record is gone from the store that was not shown any more.
+    pub(super) fn note_hidden_gone(&self, side: &WriteSide, key: &Key) {
+        side.drafts.unhide(key);
+        self.records.removed(key);
+        self.note_absent(side, &Place::Record(key.clone()));
     }
 
     /// Makes it known here that a record and its name are gone.

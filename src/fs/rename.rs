@@ -163,8 +163,7 @@ impl KvFs {
             return Err(self.half_renamed(side, draft, source, before, &to, error));
         }
         if let Some(old) = &old {
-            side.drafts.unhide(old);
-            self.records.removed(old);
+            self.note_hidden_gone(side, old);
         }
         self.note_renamed(side, draft.ino, &source, &to);
         self.note_present(side, draft);
@@ -209,13 +208,13 @@ impl KvFs {
 
     /// Renames a record that this mount has not changed: its stored bytes are copied as they are.
     fn rename_record(&self, side: &WriteSide, from: &Key, to: &Key, wait: Wait) -> Result<()> {
-        self.resend(side, from, to, |_| {}, wait)?;
+        let size = self.resend(side, from, to, |_| {}, wait)?.unwrap_or(1);
         let ino = self.inodes.lock().ino_of(from.as_str());
         if let Err(error) = self.delete(side, from) {
             let ino = self.inodes.lock().fresh();
             let change = Change::Present {
                 ino,
-                size: self.records.exact_size(to, None).unwrap_or(1),
+                size,
                 modified: self.clock.wall(),
             };
             self.note(side, Name::Record(to.clone()), change);
@@ -231,7 +230,7 @@ impl KvFs {
         self.note_renamed(side, ino, &Place::Record(from.clone()), to);
         let change = Change::Present {
             ino,
-            size: self.records.exact_size(to, None).unwrap_or(1),
+            size,
             modified: self.clock.wall(),
         };
         self.note(side, Name::Record(to.clone()), change);
@@ -242,7 +241,7 @@ impl KvFs {
     }
 
     /// Stores a record's stored bytes again, under the same key or another; `change` says what is
-    /// to be different.
+    /// to be different. Returns the content's size if it is known.
     pub(super) fn resend(
         &self,
         side: &WriteSide,
@@ -250,7 +249,7 @@ impl KvFs {
         to: &Key,
         change: impl FnOnce(&mut PutRequest),
         wait: Wait,
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         let (file, size, meta) = self.stored_bytes(side, from, wait)?;
         let mut request = PutRequest {
             content_type: meta.content_type.clone(),
@@ -265,6 +264,8 @@ impl KvFs {
         let stored = self
             .send(side, to, &request, file.as_file(), size)
             .map_err(|error| error.with_key(to))?;
+        // What compressed bytes hold is known if they have been read.
+        let content_size = self.records.exact_size(from, Some(size));
         let shows_stored = self.records.config().raw || request.encoding.is_identity();
         if shows_stored {
             let modified = stored.modified().unwrap_or_else(|| self.clock.wall());
@@ -281,8 +282,9 @@ impl KvFs {
             }
         } else {
             self.records.stored_elsewhere(to);
+            return Ok(content_size);
         }
-        Ok(())
+        Ok(Some(size))
     }
 
     /// Returns a record's stored bytes in a staging file: from what is at hand where that is they.
@@ -347,8 +349,7 @@ impl KvFs {
             && let Some(hidden) = side.drafts.hidden_by(other.ino)
         {
             self.delete(side, &hidden)?;
-            side.drafts.unhide(&hidden);
-            self.records.removed(&hidden);
+            self.note_hidden_gone(side, &hidden);
         }
         let other = side.drafts.rename(draft, Place::Scratch(to), false);
         if let Place::Record(key) = &source {
@@ -465,5 +466,6 @@ impl KvFs {
             },
             wait,
         )
+        .map(drop)
     }
 }

@@ -11,12 +11,15 @@ use super::commit::Unfinished;
 use super::draft::{Draft, DraftFacts, Place, Why};
 use super::drafts::Found;
 use super::handle::FileHandle;
+use super::inode::Inode;
 use super::types::{Fh, Ino, Opened};
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
-use crate::cache::content::{ContentReader, Data};
+use crate::cache::content::{Content, ContentReader, Data};
+use crate::cache::records::Peek;
 use crate::clock::{Deadline, Wait};
 use crate::staging::file::StagingFile;
+use crate::store::{Key, RecordMeta};
 
 /// Bytes fetched at once when a record's content is copied to be changed.
 const CHUNK: usize = 1 << 20;
@@ -273,7 +276,7 @@ impl KvFs {
         let content = Arc::clone(reader.content());
         let (file, size) = self.copy_of(side, reader)?;
         let facts = DraftFacts {
-            base: Some(content.meta.clone()),
+            base: Some(self.replaced_by_change(ino, &key, &content)),
             ..DraftFacts::default()
         };
         let gone = self.inodes.lock().get(ino).is_some_and(|inode| inode.gone);
@@ -285,6 +288,23 @@ impl KvFs {
         let draft = Draft::new(ino, place, file, size, facts, content.modified);
         making.done(&draft, !detached);
         Ok(draft)
+    }
+
+    /// Returns what is known of the version that a change of an open content replaces: that of the
+    /// content, unless this mount has stored the same bytes again since, under another name say.
+    fn replaced_by_change(&self, ino: Ino, key: &Key, content: &Content) -> RecordMeta {
+        let version = self.inodes.lock().get(ino).and_then(Inode::version);
+        let version = version.map(|(version, _)| version);
+        if content.key == *key && version == Some(content.version) {
+            return content.meta.clone();
+        }
+        match self.records.peek(key) {
+            Peek::Present(known) if Some(known.version) == version => known.meta,
+            _ => RecordMeta {
+                etag: None,
+                ..content.meta.clone()
+            },
+        }
     }
 
     /// Copies a whole content to a new staging file. It may take as long as bytes keep coming.

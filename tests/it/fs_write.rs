@@ -695,3 +695,17 @@ fn a_read_only_core_changes_nothing() {
     assert_eq!(errno(core.rename("A", "B")), libc::EROFS);
     assert_eq!(core.faults.total_calls(), 0);
 }
+
+#[test]
+fn an_upload_under_a_condition_whose_answer_was_lost_is_recognised() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"old")]);
+    let (_, fh) = core.open_to_write("A").expect("open");
+    core.fs.write(fh, 0, b"new", patient()).expect("written");
+    core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+    core.fs.flush(fh, patient()).expect("it is there");
+    assert_eq!(calls(&core, Call::Put), 1);
+    core.fs.write(fh, 0, b"NEW", patient()).expect("written");
+    core.faults.fail_next(Call::Put, 1, ErrorKind::Network);
+    core.close(fh).expect("sent again");
+    assert_eq!(stored(&setup, "A"), Some(b"NEW".to_vec()));
+}

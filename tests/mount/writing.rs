@@ -65,3 +65,30 @@ fn what_was_written_last_is_stored_when_the_mount_ends() {
     assert_eq!(bytes(&store, "held.tmp"), Some(b"back".to_vec()));
     assert_eq!(bytes(&store, "empty"), Some(Vec::new()));
 }
+
+#[test]
+fn what_a_store_has_none_of_is_refused_and_what_it_cannot_keep_is_accepted() {
+    let store = Arc::new(MemoryStore::new());
+    let mount = MountedSession::writable(Arc::<MemoryStore>::clone(&store));
+    fs::write(mount.file("a"), b"bytes").expect("written");
+    let refused = |result: std::io::Result<()>| {
+        let error = result.expect_err("refused");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    };
+    refused(fs::create_dir(mount.file("d")));
+    refused(fs::hard_link(mount.file("a"), mount.file("b")));
+    refused(std::os::unix::fs::symlink("a", mount.file("b")));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(mount.file("a"), mode).expect("accepted");
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let file = fs::File::options()
+        .write(true)
+        .open(mount.file("a"))
+        .expect("open");
+    file.set_modified(time).expect("accepted");
+    drop(file);
+    let shown = fs::metadata(mount.file("a")).expect("attributes");
+    assert_eq!(shown.modified().expect("a time"), time);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&shown.permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
