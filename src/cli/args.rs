@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use url::Url;
 
+use crate::daemon::LogFormat;
 use crate::redact::Secret;
 use crate::server::{FaultRule, RunEntry};
 use crate::units::{ByteSize, parse_duration};
@@ -243,6 +244,10 @@ pub struct MountArgs {
     /// Log to this file [default: one for each mount point in the user's state folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+    /// How log lines look: text, or json with an object a line; for the systemd journal, where that is
+    /// standard error, lines are as it wants them [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = log_format, help_heading = "Running")]
+    pub log_format: Option<LogFormat>,
 }
 
 /// When a record may be overwritten.
@@ -705,6 +710,15 @@ fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| {
             format!("'{text}' is not a file mode: write octal permission bits such as 0444 or 640")
         })
+}
+
+/// Parses how log lines look.
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("'{text}' is not a log format: write text or json")),
+    }
 }
 
 /// Parses `NAME:TOKEN-FILE`.

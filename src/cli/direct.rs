@@ -84,6 +84,7 @@ pub fn start_log(global: GlobalArgs, environment: &Environment) -> Result<(), Cl
         file: None,
         level,
         color: environment.color(),
+        format: environment.log_format(),
     };
     logging::start(&log)
         .map(drop)

@@ -1,9 +1,13 @@
 //! kvfs as a helper of mount(8): a link to it named `/sbin/mount.kvfs` or
-//! `/sbin/mount.fuse.kvfs` lets `/etc/fstab` mount stores.
+//! `/sbin/mount.fuse.kvfs` lets `/etc/fstab` mount stores. Without such a link, mount(8) starts
+//! `mount.fuse3` for the type `fuse.kvfs`, and that starts `kvfs SPEC DIR -o OPTIONS`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use clap::CommandFactory;
+
+use super::args::Cli;
 use super::error::CliError;
 
 /// The names under which mount(8) looks for helpers of the types `kvfs` and `fuse.kvfs`.
@@ -15,12 +19,18 @@ const NAMES: [&str; 2] = ["mount.kvfs", "mount.fuse.kvfs"];
 /// # Errors
 /// That kvfs cannot do what mount(8) asks for.
 pub fn translate(argv: Vec<OsString>) -> Result<Option<Vec<OsString>>, CliError> {
-    let called = argv.first().map(|name| Path::new(name).file_name());
-    if !called
-        .flatten()
-        .and_then(OsStr::to_str)
-        .is_some_and(|name| NAMES.contains(&name))
+    if let [_, spec, dir, flag, options] = argv.as_slice()
+        && flag == "-o"
+        && !is_command(spec)
+        && !is_helper(&argv)
     {
+        let options = without_defaults(options);
+        let line = ["kvfs".into(), "mount".into(), spec.clone(), dir.clone()];
+        return Ok(Some(
+            line.into_iter().chain(["-o".into(), options]).collect(),
+        ));
+    }
+    if !is_helper(&argv) {
         return Ok(Some(argv));
     }
     let mut translated: Vec<OsString> = vec!["kvfs".into(), "mount".into()];
@@ -43,6 +53,36 @@ pub fn translate(argv: Vec<OsString>) -> Result<Option<Vec<OsString>>, CliError>
     Ok(Some(translated))
 }
 
+/// Whether mount(8) started this.
+fn is_helper(argv: &[OsString]) -> bool {
+    let name = argv.first().and_then(|name| Path::new(name).file_name());
+    name.and_then(OsStr::to_str)
+        .is_some_and(|name| NAMES.contains(&name))
+}
+
+/// Whether a command line begins so that is not meant for `kvfs mount`.
+fn is_command(word: &OsStr) -> bool {
+    word.as_encoded_bytes().starts_with(b"-")
+        || Cli::command().get_subcommands().any(|command| {
+            command
+                .get_name_and_visible_aliases()
+                .iter()
+                .any(|name| word == *name)
+        })
+}
+
+/// Takes away what `mount.fuse3` adds unless fstab says otherwise; mounts have neither.
+fn without_defaults(options: &OsStr) -> OsString {
+    let Some(text) = options.to_str() else {
+        return options.to_owned();
+    };
+    let kept: Vec<&str> = text
+        .split(',')
+        .filter(|option| !["dev", "suid"].contains(option))
+        .collect();
+    kept.join(",").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +101,25 @@ mod tests {
         );
         assert_eq!(translated("mount.fuse.kvfs a /m -f"), None);
         assert!(translate(vec!["mount.kvfs".into(), "-N".into()]).is_err());
+    }
+
+    #[test]
+    fn what_mount_fuse3_starts_becomes_a_kvfs_mount() {
+        for (line, expected) in [
+            (
+                "kvfs ~s /m -o ro,ttl=1m,dev,suid",
+                "kvfs mount ~s /m -o ro,ttl=1m",
+            ),
+            (
+                "/bin/kvfs @prod /m -o ro,nodev,nosuid",
+                "kvfs mount @prod /m -o ro,nodev,nosuid",
+            ),
+            ("kvfs mount /m -o ro", "kvfs mount /m -o ro"),
+            ("kvfs umount /m -o ro", "kvfs umount /m -o ro"),
+            ("kvfs -v mount -o ro", "kvfs -v mount -o ro"),
+        ] {
+            assert_eq!(translated(line).as_deref(), Some(expected), "{line}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sd_notify::NotifyState;
+
 use super::args::{GlobalArgs, MountArgs};
 use super::error::CliError;
 use super::settings::{Environment, mount_order};
@@ -9,7 +11,7 @@ use super::ui::Ui;
 use crate::daemon::launch::launch;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
-use crate::daemon::{Order, logging, session};
+use crate::daemon::{LogFormat, Order, logging, session};
 use crate::registry::mount_point::quoted;
 
 /// Mounts in the background, or in the foreground until the mount is ended.
@@ -40,8 +42,17 @@ pub fn run(
 fn in_foreground(ui: Ui, order: &Order) -> Result<(), CliError> {
     start_log(order)?;
     let message = mounted(order);
+    // To programs that read the log it tells the same.
+    let is_for_people = order.log.format == LogFormat::Text;
     let ready = Box::new(move || {
-        ui.say(message);
+        // Does nothing unless systemd, or who stands in for it, waits to be told.
+        let state = [NotifyState::Ready, NotifyState::Status(&message)];
+        if let Err(error) = sd_notify::notify(&state) {
+            tracing::warn!(%error, "cannot tell systemd that the mount answers");
+        }
+        if is_for_people {
+            ui.say(message);
+        }
         Ok(())
     });
     Ok(serve(order, Place::Foreground, &session::mount, ready)?)

@@ -149,6 +149,7 @@ pub fn run(
         file: None,
         level: log_level(global),
         color: environment.color(),
+        format: environment.log_format(),
     };
     logging::start(&log)
         .map_err(|error| CliError::failed("cannot log to standard error").caused_by(&error))?;

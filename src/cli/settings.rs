@@ -15,7 +15,7 @@ use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;
 use crate::bucket;
-use crate::daemon::{LogConfig, LogLevel, Order};
+use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
 use crate::fs::scratch::ScratchRules;
 use crate::fs::writing::Overwrite;
 use crate::open::{OpenConfig, TokenSource};
@@ -64,6 +64,7 @@ pub struct Environment {
     proxies: Vec<(&'static str, String)>,
     path: Vec<PathBuf>,
     no_color: bool,
+    journal: Option<String>,
     bucket: bucket::Options,
 }
 
@@ -125,6 +126,7 @@ impl Environment {
                 .collect(),
             path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
             no_color: set("NO_COLOR").is_some(),
+            journal: text("JOURNAL_STREAM"),
             bucket: bucket::Options::default(),
         }
     }
@@ -132,6 +134,21 @@ impl Environment {
     /// Returns whether talk may be coloured.
     pub fn color(&self) -> bool {
         !self.no_color && io::stderr().is_terminal()
+    }
+
+    /// Returns how lines on standard error look: as the journal wants them if it reads them.
+    pub fn log_format(&self) -> LogFormat {
+        let is_journal = |stream: &String| {
+            // systemd.exec(5): the device and inode of what standard error is connected to, so that
+            // who redirects it is not mistaken.
+            rustix::fs::fstat(io::stderr())
+                .is_ok_and(|found| *stream == format!("{}:{}", found.st_dev, found.st_ino))
+        };
+        if self.journal.as_ref().is_some_and(is_journal) {
+            LogFormat::Journal
+        } else {
+            LogFormat::Text
+        }
     }
 
     /// Returns where mounts are registered.
@@ -295,6 +312,7 @@ pub fn mount_order(
         file: log_file(args, environment, &mount_point)?,
         level: log_level(global),
         color: environment.color(),
+        format: args.log_format.unwrap_or_else(|| environment.log_format()),
     };
     let write = write_settings(args, environment)?;
     let folders = [
@@ -396,6 +414,7 @@ pub fn demo_order(
             file: Some(log_file),
             level: LogLevel::Info,
             color: false,
+            format: LogFormat::Text,
         },
         registry: environment.registry()?,
         metrics: None,

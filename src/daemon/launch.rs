@@ -93,6 +93,8 @@ fn spawn(order: &Order) -> io::Result<Child> {
     for name in SECRET_VARIABLES {
         command.env_remove(name);
     }
+    // Whom systemd waits for is the process that it has started.
+    command.env_remove("NOTIFY_SOCKET");
     command.spawn()
 }
 

@@ -1,5 +1,6 @@
 //! Logging of the serving process: to its log file, or to standard error in the foreground.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -7,12 +8,15 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::layer;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, layer};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{LogConfig, LogLevel};
+use super::{LogConfig, LogFormat, LogLevel};
 
 /// A log file that is larger when a daemon starts is put aside as `….log.1`.
 const ROTATE_ABOVE: u64 = 10 << 20;
@@ -28,21 +32,75 @@ pub fn start(config: &LogConfig) -> io::Result<Option<File>> {
         .with_target("kvfs", level(config.level));
     let Some(path) = &config.file else {
         let color = config.color && io::stderr().is_terminal();
-        let to_stderr = layer().with_writer(io::stderr).with_ansi(color);
-        let subscriber = tracing_subscriber::registry().with(filter).with(to_stderr);
+        let to_stderr = lines(config.format, io::stderr, color);
         // Already started means that a test did.
-        let _ = subscriber.try_init();
+        let _ = tracing_subscriber::registry()
+            .with(to_stderr)
+            .with(filter)
+            .try_init();
         return Ok(None);
     };
     let file = open(path)?;
-    let to_file = layer()
-        .with_writer(Mutex::new(file.try_clone()?))
-        .with_ansi(false);
+    let to_file = lines(config.format, Mutex::new(file.try_clone()?), false);
     let _ = tracing_subscriber::registry()
-        .with(filter)
         .with(to_file)
+        .with(filter)
         .try_init();
     Ok(Some(file))
+}
+
+/// Returns what writes lines of this format.
+fn lines<W>(format: LogFormat, writer: W, color: bool) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    match format {
+        LogFormat::Text => layer().with_writer(writer).with_ansi(color).boxed(),
+        LogFormat::Json => layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(writer)
+            .boxed(),
+        LogFormat::Journal => layer()
+            .with_ansi(false)
+            .event_format(Journal::new())
+            .with_writer(writer)
+            .boxed(),
+    }
+}
+
+/// Lines as sd-daemon(3) describes them, each with its priority in front.
+struct Journal(Format<Full, ()>);
+
+impl Journal {
+    fn new() -> Self {
+        Self(Format::default().without_time().with_level(false))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut text), event)?;
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        text.lines()
+            .try_for_each(|line| writeln!(writer, "<{priority}>{line}"))
+    }
 }
 
 /// Opens a log file for appending, readable for its owner only.

@@ -53,6 +53,20 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// Whether standard error may be coloured.
     pub color: bool,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// For people: time, level, message.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+    /// For the systemd journal, which knows the time: the priority as `<3>`, then the message.
+    Journal,
 }
 
 /// How much to log.

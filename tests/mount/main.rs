@@ -11,6 +11,7 @@ mod readme;
 mod requests;
 #[path = "../support/mod.rs"]
 mod support;
+mod system;
 mod tools;
 mod warm;
 mod watching;
