@@ -130,12 +130,13 @@ fn row(
     let found = chosen.iter().find(|(setting, _)| setting.name == name);
     let variable = environment
         .variable(name)
-        .filter(|_| matches!(name, "api-url" | "signature"));
+        .filter(|_| matches!(name, "api-url" | "signature" | "staging-dir"));
     let (value, from) = match (found, variable) {
         (Some((setting, from)), _) => (Some(shown(setting)), place(from)),
         (None, Some(variable)) => {
             let value = match name {
                 "api-url" => environment.api_url()?.map(|url| bare(&url)),
+                "staging-dir" => Some(environment.staging_dir(None)?.display().to_string()),
                 _ => None,
             };
             (
@@ -161,6 +162,9 @@ fn default(argument: &Arg, environment: &Environment) -> Option<String> {
         Some("api-url") => return Some(format!("https://{PLATFORM_HOST}")),
         Some("cache-dir") => return Some(environment.cache_dir().ok()?.display().to_string()),
         Some("log-file") => return Some(environment.log_dir().ok()?.display().to_string() + "/"),
+        Some("staging-dir") => {
+            return Some(environment.staging_dir(None).ok()?.display().to_string());
+        }
         _ if options::is_switch(argument) => return Some("false".to_owned()),
         _ => {}
     }

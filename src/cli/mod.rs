@@ -141,6 +141,10 @@ fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unpa
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let Command::Mount(args) = &cli.command {
         let flags = options::to_flags(&args.options)?;
+        if options::says_read_only(&args.options) {
+            // Whatever the settings file says.
+            given.push("rw".to_owned());
+        }
         insert(&mut argv, &matches, flags);
         matches = definition.try_get_matches_from_mut(&argv)?;
         cli = Cli::from_arg_matches(&matches)?;
@@ -250,6 +254,10 @@ mod tests {
             mount("-o ttl=5s s /m").ttl.map(|ttl| ttl.as_secs()),
             Some(5)
         );
+        std::fs::write(&path, "[defaults]\nrw = true\n").expect("a file");
+        assert!(mount("s /m").rw && mount("-o raw,rw s /m").rw);
+        assert!(!mount("-o ro s /m").rw && !mount("--rw=false s /m").rw);
+        std::fs::write(&path, text).expect("a file");
         let args = mount("s --immutable /m");
         assert!(args.immutable && args.ttl.is_none());
         assert_eq!(

@@ -74,6 +74,16 @@ pub fn to_flags(values: &[String]) -> Result<Vec<OsString>, CliError> {
     Ok(flags)
 }
 
+/// Whether the values of `-o` ask for a mount that cannot be written to; the last word counts.
+pub fn says_read_only(values: &[String]) -> bool {
+    values
+        .iter()
+        .flat_map(|value| split(value))
+        .filter(|option| matches!(option.as_str(), "ro" | "rw"))
+        .last()
+        .is_some_and(|option| option == "ro")
+}
+
 /// Returns the definition of `kvfs mount`, in which every other place looks names up.
 pub fn mount_command() -> Command {
     MountArgs::augment_args(Command::new("mount"))

@@ -275,6 +275,7 @@ impl Environment {
     pub fn variable(&self, name: &str) -> Option<&'static str> {
         match name {
             "api-url" => self.api_urls.first().map(|(name, _)| *name),
+            "staging-dir" => self.staging_dir.is_some().then_some("KVFS_STAGING_DIR"),
             "token" | "token-file" => self.token.is_some().then_some("APIFY_TOKEN"),
             "signature" | "signature-file" => self.signature.is_some().then_some("KVFS_SIGNATURE"),
             _ => None,
