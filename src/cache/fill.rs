@@ -25,6 +25,9 @@ use crate::store::{ErrorKind, StoreError};
 
 /// How far ahead of the farthest reader one connection runs at first, and at most.
 const AHEAD: Range<u64> = (1 << 20)..(64 << 20);
+/// How far it runs before anybody reads: a connection that is read from eagerly has the kernel
+/// take in megabytes more, in vain for who reads somewhere else.
+const AHEAD_OF_NOBODY: u64 = 64 << 10;
 /// The same for several connections, which need room to work in.
 const AHEAD_OF_SEVERAL: u64 = 8 << 20;
 /// With less than this to fetch, no connection is added.
@@ -234,7 +237,11 @@ impl Download {
             // Blocks end where reads end, so that each read finds its bytes in one block.
             let size = room.len() as u64;
             let past = (position + size - state.phase % size) % size;
-            let limit = state.front.as_ref().map_or(u64::MAX, |front| front.end);
+            let limit = match &state.front {
+                Some(front) => front.end,
+                None if state.demand == 0 && self.expected.is_some() => self.horizon(&state),
+                None => u64::MAX,
+            };
             (size - past).min(limit.saturating_sub(position).max(1)) as usize
         };
         let begun = Instant::now();
@@ -443,6 +450,9 @@ impl Download {
 
     /// Returns where fetching ends for now.
     fn horizon(&self, state: &State) -> u64 {
+        if state.demand == 0 && !state.whole {
+            return AHEAD_OF_NOBODY;
+        }
         let several = state.pace.target() > 1;
         let ahead = if several {
             (state.demand.saturating_mul(4)).clamp(AHEAD_OF_SEVERAL, AHEAD.end)
