@@ -79,8 +79,7 @@ pub fn says_read_only(values: &[String]) -> bool {
     values
         .iter()
         .flat_map(|value| split(value))
-        .filter(|option| matches!(option.as_str(), "ro" | "rw"))
-        .last()
+        .rfind(|option| matches!(option.as_str(), "ro" | "rw"))
         .is_some_and(|option| option == "ro")
 }
 

@@ -31,7 +31,7 @@ pub fn check(args: &DoctorArgs, environment: &Environment, findings: &mut Vec<Fi
     let typed = args
         .store
         .as_ref()
-        .map(|typed| reference::parse(&[typed.clone()]));
+        .map(|typed| reference::parse(std::slice::from_ref(typed)));
     let reference = match typed {
         None => None,
         Some(Ok(reference)) => Some(reference),
