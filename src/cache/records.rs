@@ -413,7 +413,6 @@ impl Records {
     }
 
     /// Asks once; `None` when this mount has changed the record meanwhile.
-    #[expect(clippy::type_complexity, reason = "private, and said in words above")]
     fn resolve_once(
         self: &Arc<Self>,
         key: &Key,

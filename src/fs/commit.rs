@@ -26,6 +26,9 @@ const SLOWEST: u64 = 16 << 10;
 /// Files stored at once when the mount ends.
 const AT_ONCE: usize = 16;
 
+/// Encoded bytes and how many they are, where they are not stored as they were written.
+type Packed = Option<(Arc<StagingFile>, u64)>;
+
 /// A closed file that is still to be stored.
 #[derive(Debug)]
 pub struct Unfinished(pub(super) Arc<Draft>);
@@ -122,7 +125,7 @@ impl KvFs {
         side: &WriteSide,
         ticket: &Ticket,
         content_type: &str,
-    ) -> Result<(Encoding, Option<(Arc<StagingFile>, u64)>), StoreError> {
+    ) -> Result<(Encoding, Packed), StoreError> {
         if self.records.config().raw {
             let facts = &ticket.facts;
             let kept = facts.base.as_ref().map(|meta| meta.encoding.clone());

@@ -466,7 +466,7 @@ impl State {
         let held_back = self.temporary && self.facts.base.is_none();
         match why {
             // A shell closes a duplicate of a new file's descriptor before anything is written.
-            Why::Close => !held_back && !(self.untouched && self.size == 0),
+            Why::Close => !held_back && (!self.untouched || self.size > 0),
             Why::Sync => !held_back,
             Why::Release | Why::Now => true,
         }

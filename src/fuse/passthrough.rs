@@ -46,7 +46,7 @@ impl Passthrough {
     pub fn new(dir: Option<&Path>) -> Self {
         let depth = dir.map_or(0, |dir| match rustix::fs::statfs(dir) {
             // What lies on an overlay lies on two.
-            Ok(stat) if stat.f_type as i64 == OVERLAYFS => 2,
+            Ok(stat) if stat.f_type == OVERLAYFS => 2,
             _ => 1,
         });
         Self {

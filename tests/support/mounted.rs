@@ -168,12 +168,12 @@ impl MountedSession {
 
     /// Mounts a store to be changed.
     pub fn writable(store: Arc<dyn Store>) -> Self {
-        Self::with(store, |config| make_writable(config))
+        Self::with(store, make_writable)
     }
 
     /// Mounts the store of a test server to be changed.
     pub fn served_writable(server: &TestServer) -> Self {
-        Self::served_with(server, |config| make_writable(config))
+        Self::served_with(server, make_writable)
     }
 
     /// Mounts the store of a test server, through the API client.
