@@ -20,8 +20,10 @@ use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::open::OpenConfig;
 use crate::staging::folder::{StoreFile, scope_name};
-use crate::staging::{StagingConfig, StagingFolder, Uploads};
-use crate::store::reference::StoreRef;
+use crate::staging::{
+    StagingConfig, StagingFolder, UploadObserver, Uploader, UploaderConfig, Uploads,
+};
+use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{Encoding, ErrorKind, Store, StoreError};
 use crate::units::ByteSize;
 use crate::workers::Workers;
@@ -80,6 +82,10 @@ pub struct WriteSettings {
     pub staging_dir: PathBuf,
     /// The most bytes there; `None` for what the disk can spare.
     pub staging_size: Option<ByteSize>,
+    /// Whether closing a file waits for the local disk only.
+    pub write_back: bool,
+    /// How long the end of the mount waits for uploads.
+    pub unmount_timeout: Duration,
 }
 
 /// Where and how much the disk cache may store.
@@ -275,9 +281,10 @@ pub fn mount_store(
         write: config
             .write
             .as_ref()
-            .map(|write| write_config(write, &config, &*store))
+            .map(|write| write_config(write, &config, &store, &clock, &metrics))
             .transpose()?,
     };
+    let writing = fs_config.write.clone();
     let fs = Arc::new(KvFs::new(
         Arc::clone(&store),
         records,
@@ -285,6 +292,21 @@ pub fn mount_store(
         clock,
         Arc::clone(&metrics),
     ));
+    let uploading = config
+        .write
+        .as_ref()
+        .zip(writing)
+        .and_then(|(write, config)| {
+            let uploader = config.uploader?;
+            fs.adopt_journal();
+            let observer: Arc<dyn UploadObserver> = Arc::clone(&fs) as Arc<dyn UploadObserver>;
+            uploader.start(Arc::downgrade(&observer));
+            Some(Uploads::new(
+                config.staging,
+                uploader,
+                write.unmount_timeout,
+            ))
+        });
     let pool = Workers::new(
         "kvfs-wait",
         WAITING_THREADS,
@@ -345,7 +367,7 @@ pub fn mount_store(
         mount_point: config.mount_point.clone(),
         config,
         started,
-        uploads: None,
+        uploads: uploading,
     };
     let status = mounted.status_source();
     mounted
@@ -373,7 +395,9 @@ fn commit_what_is_due(fs: &Arc<KvFs>) -> io::Result<()> {
 fn write_config(
     write: &WriteSettings,
     config: &MountConfig,
-    store: &dyn Store,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
 ) -> Result<WriteConfig, SetupError> {
     if !store.is_writable() {
         return Err(SetupError::Unwritable(
@@ -386,7 +410,7 @@ fn write_config(
         scope: scope_name(&info.upload_scope, config.raw),
         store: StoreFile {
             reference: config.open.reference.to_string(),
-            open: config.open.reference.clone(),
+            open: by_id(&config.open.reference, info.id),
             api_url: config.open.api_url.clone(),
             raw: config.raw,
         },
@@ -398,7 +422,20 @@ fn write_config(
             write.staging_dir.display()
         ))
     })?;
+    let uploader = Uploader::new(
+        Arc::clone(store),
+        Arc::clone(staging.journal()),
+        UploaderConfig {
+            max_waiting: waiting_uploads(),
+            guard: write.overwrite == Overwrite::Unchanged,
+            ..UploaderConfig::new(config.deadline)
+        },
+        Arc::clone(clock),
+        Arc::clone(metrics),
+    );
     Ok(WriteConfig {
+        uploader: Some(uploader),
+        write_back: write.write_back,
         overwrite: write.overwrite,
         compress: write
             .compress
@@ -411,6 +448,26 @@ fn write_config(
         deadline: config.deadline,
         staging,
     })
+}
+
+/// Returns a reference that means the same store later, whatever runs or is renamed meanwhile.
+fn by_id(reference: &StoreRef, id: String) -> StoreRef {
+    match reference {
+        StoreRef::Remote(_) => StoreRef::Remote(RemoteRef::Id(id)),
+        StoreRef::Url { base, .. } => StoreRef::Url {
+            base: base.clone(),
+            remote: RemoteRef::Id(id),
+            signature: None,
+        },
+        other => other.clone(),
+    }
+}
+
+/// Returns how many uploads may wait: each has a file open.
+fn waiting_uploads() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = usize::try_from(limit.current.unwrap_or(1 << 16)).unwrap_or(1 << 16);
+    (files / 4).clamp(8, 10_000)
 }
 
 /// Opens the disk cache; without one reading goes on, only slower.

@@ -199,6 +199,13 @@ pub struct MountArgs {
     /// Refuse to let a file become larger than this
     #[arg(long, value_name = "SIZE", help_heading = "Writing")]
     pub max_record_size: Option<ByteSize>,
+    /// Let closing a file wait for the local disk only; it is uploaded soon, also after a crash.
+    /// fsync and `kvfs sync` wait for the store
+    #[arg(long, help_heading = "Writing")]
+    pub write_back: bool,
+    /// How long unmounting waits for uploads [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Writing")]
+    pub unmount_timeout: Option<Duration>,
     /// Where changed files are until they are stored, and what could not be stored [default: staging
     /// in kvfs in the user's state folder]
     #[arg(long, value_name = "DIR", help_heading = "Writing")]

@@ -29,6 +29,7 @@ use crate::units::ByteSize;
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_CACHE: ByteSize = ByteSize::mib(64);
 const DEFAULT_CACHE_SIZE: ByteSize = ByteSize::gib(2);
+const DEFAULT_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_SCRATCH_DELAY: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
@@ -539,6 +540,8 @@ fn write_settings(
             ("--scratch-delay", args.scratch_delay.is_some()),
             ("--max-record-size", args.max_record_size.is_some()),
             ("--staging-size", args.staging_size.is_some()),
+            ("--write-back", args.write_back),
+            ("--unmount-timeout", args.unmount_timeout.is_some()),
         ];
         return match given.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(CliError::usage(format!("{name} needs --rw"))),
@@ -560,6 +563,8 @@ fn write_settings(
         max_record_size: args.max_record_size,
         staging_dir: environment.staging_dir(args.staging_dir.as_deref())?,
         staging_size: args.staging_size,
+        write_back: args.write_back,
+        unmount_timeout: args.unmount_timeout.unwrap_or(DEFAULT_UNMOUNT_TIMEOUT),
     }))
 }
 

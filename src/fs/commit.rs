@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::content_type;
 use super::draft::{Begin, Draft, Place, Ticket, Why};
 use super::overlay::{Change, Name};
+use super::types::Ino;
 use super::writing::{Overwrite, WriteSide};
 use super::{FsError, KvFs, Result};
 use crate::clock::Deadline;
-use crate::staging::file::StagingFile;
+use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
 use crate::store::{Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
 
@@ -26,8 +27,8 @@ const SLOWEST: u64 = 16 << 10;
 /// Files stored at once when the mount ends.
 const AT_ONCE: usize = 16;
 
-/// Encoded bytes and how many they are, where they are not stored as they were written.
-type Packed = Option<(Arc<StagingFile>, u64)>;
+/// Encoded bytes, and how many.
+pub(super) type Packed = (Arc<StagingFile>, u64);
 
 /// A closed file that is still to be stored.
 #[derive(Debug)]
@@ -45,8 +46,21 @@ impl KvFs {
             Begin::Refused(error) => return Err(error.into()),
             Begin::Go(ticket) => ticket,
         };
-        match self.upload(side, &ticket) {
-            Ok(meta) => {
+        if side.config.write_back
+            && let Some(uploader) = &side.config.uploader
+        {
+            return self.journal(side, uploader, *ticket);
+        }
+        // What an earlier mount left of this record must not come after this.
+        let stored = self
+            .hold_uploads(side, &[&ticket.key])
+            .and_then(|hold| Ok((self.upload(side, &ticket)?, hold)));
+        match stored {
+            Ok((meta, hold)) => {
+                if let Some(hold) = hold {
+                    hold.discard(&ticket.key);
+                }
+                ticket.forget_journalled();
                 self.stored(side, &ticket, &meta);
                 if let Some(kept) = ticket.take_kept() {
                     self.forget_kept(side, kept);
@@ -65,6 +79,21 @@ impl KvFs {
 
     /// Sends the bytes.
     fn upload(&self, side: &WriteSide, ticket: &Ticket) -> Result<RecordMeta, StoreError> {
+        let (request, packed) = self.request_for(side, ticket)?;
+        let (file, size) = packed
+            .as_ref()
+            .map_or((ticket.bytes.as_file(), ticket.size), |(file, size)| {
+                (file.as_file(), *size)
+            });
+        self.send_surely(side, &ticket.key, &request, file, size)
+    }
+
+    /// Returns how the bytes are to be stored, and the encoded ones where they are to be.
+    pub(super) fn request_for(
+        &self,
+        side: &WriteSide,
+        ticket: &Ticket,
+    ) -> Result<(PutRequest, Option<Packed>), StoreError> {
         let base = ticket.facts.base.as_ref();
         let kept = base.and_then(|meta| {
             let known = meta.content_type.as_deref();
@@ -90,11 +119,7 @@ impl KvFs {
                 .filter(|etag| unchanged && etag.is_strong()),
             if_absent: ticket.facts.exclusive && unchanged,
         };
-        let (file, size) = match &packed {
-            Some((file, size)) => (file.as_file(), *size),
-            None => (ticket.bytes.as_file(), ticket.size),
-        };
-        self.send_surely(side, &ticket.key, &request, file, size)
+        Ok((request, packed))
     }
 
     /// Sends a file's bytes as a record. It may take as long as bytes keep going out.
@@ -125,7 +150,7 @@ impl KvFs {
         side: &WriteSide,
         ticket: &Ticket,
         content_type: &str,
-    ) -> Result<(Encoding, Packed), StoreError> {
+    ) -> Result<(Encoding, Option<Packed>), StoreError> {
         if self.records.config().raw {
             let facts = &ticket.facts;
             let kept = facts.base.as_ref().map(|meta| meta.encoding.clone());
@@ -196,7 +221,7 @@ impl KvFs {
         }
     }
 
-    fn forget_kept(&self, side: &WriteSide, id: EntryId) {
+    pub(super) fn forget_kept(&self, side: &WriteSide, id: EntryId) {
         if let Err(error) = side.folder().journal().remove(&id) {
             tracing::warn!("cannot remove a kept upload that is in the store by now: {error}");
         }
@@ -205,26 +230,40 @@ impl KvFs {
     /// Makes what was stored known to everybody here, before anybody can ask.
     fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
         let modified = meta.modified().unwrap_or(ticket.modified);
-        let version = self.records.adopt(
-            &ticket.key,
-            meta.clone(),
-            ticket.bytes.freeze(),
-            ticket.size,
+        let (bytes, size) = (ticket.bytes.freeze(), ticket.size);
+        self.adopt_stored(
+            side,
+            (ticket.ino(), &ticket.key),
+            bytes,
+            size,
             modified,
+            meta,
         );
-        let ino = ticket.ino();
+    }
+
+    /// Makes known what a file's record has become in the store.
+    pub(super) fn adopt_stored(
+        &self,
+        side: &WriteSide,
+        (ino, key): (Ino, &Key),
+        bytes: Frozen,
+        size: u64,
+        modified: SystemTime,
+        meta: &RecordMeta,
+    ) {
+        let version = self.records.adopt(key, meta.clone(), bytes, size, modified);
         if let Some(inode) = self.inodes.lock().get_mut(ino) {
-            inode.set_version(Some((version, ticket.size)));
-            inode.told_size = ticket.size;
+            inode.set_version(Some((version, size)));
+            inode.told_size = size;
         }
-        let name = Name::Record(ticket.key.clone());
+        let name = Name::Record(key.clone());
         let shown = side.overlay.lock().get(&name, None).map(|found| found.1);
         // Unless the name has gone to another file meanwhile.
         if shown.is_none_or(|change| matches!(change, Change::Present { ino: of, .. } if of == ino))
         {
             let change = Change::Present {
                 ino,
-                size: ticket.size,
+                size,
                 modified,
             };
             self.note(side, name, change);

@@ -73,8 +73,23 @@ struct State {
     /// The journal's entry of bytes that the store refused. They are those of `.1`, which
     /// therefore stays as it is.
     kept: Option<(EntryId, Frozen)>,
+    /// What is journalled and will be uploaded (`--write-back`).
+    journalled: Option<Journalled>,
     facts: DraftFacts,
     modified: SystemTime,
+}
+
+/// Bytes that are safe in the journal and on their way to the store.
+#[derive(Debug)]
+pub struct Journalled {
+    id: EntryId,
+    change: u64,
+    /// The bytes, which therefore stay as they are.
+    pub bytes: Frozen,
+    /// How many.
+    pub size: u64,
+    /// When a program last changed them.
+    pub modified: SystemTime,
 }
 
 /// What is known of the record that a draft is to become.
@@ -146,6 +161,7 @@ impl Draft {
                 temporary: false,
                 due: None,
                 kept: None,
+                journalled: None,
                 facts,
                 modified,
             }),
@@ -222,7 +238,60 @@ impl Draft {
     /// Tells whether the store lacks something of it that it is to have.
     pub fn is_dirty(&self) -> bool {
         let state = self.state.lock();
-        state.change > state.committed && state.place != Place::Gone
+        let ahead = state.change > state.committed || state.journalled.is_some();
+        ahead && state.place != Place::Gone
+    }
+
+    /// Tells whether something of it is in the journal and not in the store yet.
+    pub fn is_journalled(&self) -> bool {
+        self.state.lock().journalled.is_some()
+    }
+
+    /// Takes over what an earlier mount has journalled.
+    pub fn set_journalled(&self, id: EntryId, bytes: Frozen) {
+        let mut state = self.state.lock();
+        let (change, size, modified) = (state.change, state.size, state.modified);
+        state.journalled = Some(Journalled {
+            id,
+            change,
+            bytes,
+            size,
+            modified,
+        });
+    }
+
+    /// Forgets what is journalled: it is no longer what is to become of this file.
+    pub fn forget_journalled(&self) {
+        self.state.lock().journalled = None;
+    }
+
+    /// Takes note that the store has what the journal calls so. Returns that, if nothing newer of
+    /// this file is on its way.
+    pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta) -> Option<Journalled> {
+        let mut state = self.state.lock();
+        state.facts.base = Some(meta.clone());
+        state.facts.exclusive = false;
+        let journalled = state.journalled.take_if(|found| found.id == *id)?;
+        if state.change == journalled.change {
+            state.facts.content_type = None;
+            state.facts.encoding = None;
+        }
+        Some(journalled)
+    }
+
+    /// Takes note that the store refused what the journal calls so; whoever wants the file stored
+    /// is told. Returns whether that is the newest of this file.
+    pub fn refused(&self, id: &EntryId, error: &StoreError) -> bool {
+        let mut state = self.state.lock();
+        let Some(journalled) = state.journalled.take_if(|found| found.id == *id) else {
+            return false;
+        };
+        if state.change == journalled.change {
+            state.committed = journalled.change.saturating_sub(1);
+            state.failed = Some((journalled.change, error.duplicate()));
+        }
+        state.kept = Some((journalled.id, journalled.bytes));
+        true
     }
 
     /// Tells whether what the store lacks has been refused by it.
@@ -489,6 +558,33 @@ impl Ticket {
     /// Takes the name under which earlier bytes are kept.
     pub fn take_kept(&self) -> Option<EntryId> {
         self.draft.state.lock().kept.take().map(|(id, _)| id)
+    }
+
+    /// Forgets what the journal has of this file.
+    pub fn forget_journalled(&self) {
+        self.draft.forget_journalled();
+    }
+
+    /// Remembers under which name the journal has the bytes.
+    pub fn set_journalled(&self, id: EntryId) {
+        self.draft.state.lock().journalled = Some(Journalled {
+            id,
+            change: self.change,
+            bytes: self.bytes.freeze(),
+            size: self.size,
+            modified: self.modified,
+        });
+    }
+
+    /// Ends the commit of bytes that are safe in the journal.
+    pub fn end_journalled(mut self) {
+        self.ended = true;
+        let mut state = self.draft.state.lock();
+        state.committing = false;
+        state.committed = state.committed.max(self.change);
+        state.failed = None;
+        drop(state);
+        self.draft.ended.notify_all();
     }
 
     /// Ends the commit: with what the store said of the new version, or why it has none.

@@ -49,6 +49,7 @@ pub mod types;
 mod uncertain;
 pub mod warm;
 pub mod write;
+pub mod write_back;
 pub mod writing;
 pub mod xattr;
 

@@ -106,6 +106,10 @@ impl KvFs {
         if side.drafts.is_hidden(&key) {
             return Err(FsError::NoEntry);
         }
+        if wait == Wait::Never && self.has_uploads(&key) {
+            return Err(FsError::WouldBlock);
+        }
+        let hold = self.hold_uploads(side, &[&key])?;
         let draft = side.drafts.of_key(&key);
         let only_here = draft
             .as_ref()
@@ -129,8 +133,12 @@ impl KvFs {
             }
             return Err(error);
         }
+        if let Some(hold) = &hold {
+            hold.discard(&key);
+        }
         self.note_deleted(side, &key);
         if let Some(draft) = &draft {
+            draft.forget_journalled();
             self.settle(draft);
         }
         Ok(())

@@ -123,6 +123,16 @@ impl KvFs {
         wait: Wait,
     ) -> Result<()> {
         draft.wait_idle();
+        let from = match &source {
+            Place::Record(key) => Some(key.clone()),
+            _ => None,
+        };
+        // What is journalled under the old name is not to be uploaded once the new one has it.
+        let hold = match &from {
+            Some(from) => self.hold_uploads(side, &[from])?,
+            None => None,
+        };
+        let journalled = draft.is_journalled();
         let before = draft.facts();
         let was_stored = draft.is_stored() && matches!(source, Place::Record(_));
         // What a scratch file hides was renamed to it: it goes when its bytes are stored.
@@ -142,15 +152,19 @@ impl KvFs {
             .rename(draft, Place::Record(to.clone()), temporary);
         draft.set_unstored(base);
         let being_written = !was_stored && self.is_being_written(draft.ino);
-        if !(being_written || temporary && !was_stored)
-            && let Err(error) = self.commit(draft, Why::Now)
-        {
+        let later = being_written || temporary && !was_stored;
+        // Its old name was promised to be safe.
+        let stored_now = journalled || !later;
+        if stored_now && let Err(error) = self.commit(draft, Why::Now) {
             side.drafts.rename(draft, source, false);
             draft.set_base(before.base);
             if let Some(other) = other {
                 side.drafts.rename(&other, Place::Record(to), false);
             }
             return Err(error);
+        }
+        if let (Some(hold), Some(from)) = (&hold, &from) {
+            hold.discard(from);
         }
         side.drafts.unhide(&to);
         let old = match (&source, was_stored) {
@@ -191,6 +205,7 @@ impl KvFs {
         side.drafts.rename(draft, source, false);
         draft.set_base(before.base);
         draft.set_committed();
+        draft.forget_journalled();
         let ino = self.inodes.lock().fresh();
         let change = Change::Present {
             ino,
@@ -208,7 +223,11 @@ impl KvFs {
 
     /// Renames a record that this mount has not changed: its stored bytes are copied as they are.
     fn rename_record(&self, side: &WriteSide, from: &Key, to: &Key, wait: Wait) -> Result<()> {
+        let hold = self.hold_uploads(side, &[from, to])?;
         let size = self.resend(side, from, to, |_| {}, wait)?.unwrap_or(1);
+        if let Some(hold) = hold {
+            hold.discard(to);
+        }
         let ino = self.inodes.lock().ino_of(from.as_str());
         if let Err(error) = self.delete(side, from) {
             let ino = self.inodes.lock().fresh();
@@ -345,6 +364,10 @@ impl KvFs {
         to: std::ffi::OsString,
     ) -> Result<()> {
         draft.wait_idle();
+        if draft.is_journalled() {
+            // What was closed as a record is promised to be one: a scratch file is in no journal.
+            self.wait_uploaded(draft.ino)?;
+        }
         if let Some(other) = side.drafts.of_scratch(&to)
             && let Some(hidden) = side.drafts.hidden_by(other.ino)
         {

@@ -361,12 +361,26 @@ impl KvFs {
 
     fn commit_handle(&self, fh: Fh, why: Why, wait: Wait) -> Result<()> {
         let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
+        let write_back = |side: &WriteSide| side.config.write_back;
+        let waits = why == Why::Sync && self.writing.as_ref().is_some_and(write_back);
+        if waits && wait == Wait::Never {
+            return Err(FsError::WouldBlock);
+        }
+        // Also for a file that was opened only to be sure of what was written before.
         let Some(draft) = self.draft(handle.ino).filter(|_| handle.writing) else {
-            return Ok(());
+            return if waits {
+                self.wait_uploaded(handle.ino)
+            } else {
+                Ok(())
+            };
         };
         let locally = why == Why::Sync && (draft.is_temporary() || draft.place() == Place::Gone);
         if draft.is_settled(why) && !locally {
-            return Ok(());
+            return if waits {
+                self.wait_uploaded(handle.ino)
+            } else {
+                Ok(())
+            };
         }
         if wait == Wait::Never {
             return Err(FsError::WouldBlock);
@@ -374,7 +388,11 @@ impl KvFs {
         if locally {
             draft.sync_locally()?;
         }
-        self.commit(&draft, why)
+        self.commit(&draft, why)?;
+        if waits && !locally {
+            return self.wait_uploaded(handle.ino);
+        }
+        Ok(())
     }
 
     /// Closes an open file, and stores what nobody has stored so far.

@@ -11,8 +11,8 @@ use super::overlay::{Change, Name, Overlay};
 use super::scratch::ScratchRules;
 use super::types::{Ino, Shown};
 use super::{FsError, KvFs, Result};
-use crate::staging::StagingFolder;
 use crate::staging::file::StagingFile;
+use crate::staging::{StagingFolder, Uploader};
 use crate::store::{Encoding, Key};
 
 /// How changes are made.
@@ -32,6 +32,10 @@ pub struct WriteConfig {
     pub deadline: Duration,
     /// Where changed files are, and what could not be stored.
     pub staging: Arc<StagingFolder>,
+    /// What uploads the journal's entries; `None` if nobody does.
+    pub uploader: Option<Arc<Uploader>>,
+    /// Whether closing a file waits for the journal only (`--write-back`).
+    pub write_back: bool,
 }
 
 /// Whether a record that somebody else has changed since it was opened may be overwritten.

@@ -42,6 +42,16 @@ impl StagingFile {
         }))
     }
 
+    /// Wraps the bytes of a journal's entry, which counts them; nobody may change them.
+    pub fn of_entry(file: File, folder: &StagingFolder) -> Frozen {
+        let this = Arc::new(Self {
+            file,
+            space: Mutex::new(folder.budget().space()),
+            frozen: AtomicU32::new(0),
+        });
+        this.freeze()
+    }
+
     /// Makes one of the first `len` bytes of another file.
     ///
     /// # Errors

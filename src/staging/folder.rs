@@ -56,6 +56,17 @@ pub struct StoreFile {
     pub raw: bool,
 }
 
+impl Default for StoreFile {
+    fn default() -> Self {
+        Self {
+            reference: String::new(),
+            open: StoreRef::Directory(PathBuf::new()),
+            api_url: None,
+            raw: false,
+        }
+    }
+}
+
 /// The staging folder of one mount.
 #[derive(Debug)]
 pub struct StagingFolder {
@@ -151,6 +162,11 @@ impl StagingFolder {
     /// Returns the folder of this process.
     pub fn own_path(&self) -> &Path {
         self.own.path()
+    }
+
+    /// Leaves nothing behind if nothing is pending; nothing more may be kept.
+    pub fn end(&self) {
+        self.own.remove_if_empty();
     }
 
     /// Returns what may be written.

@@ -133,8 +133,9 @@ impl OwnerDir {
     }
 }
 
-impl Drop for OwnerDir {
-    fn drop(&mut self) {
+impl OwnerDir {
+    /// Removes the folder if there is nothing in it; nothing more may be put there.
+    pub fn remove_if_empty(&self) {
         let empty = fs::read_dir(&self.path).is_ok_and(|mut entries| {
             entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK))
         });
@@ -143,6 +144,12 @@ impl Drop for OwnerDir {
             let _ = fs::remove_file(self.path.join(LOCK));
             let _ = fs::remove_dir(&self.path);
         }
+    }
+}
+
+impl Drop for OwnerDir {
+    fn drop(&mut self) {
+        self.remove_if_empty();
     }
 }
 

@@ -34,6 +34,9 @@ use crate::store::{
 };
 use crate::workers::Workers;
 
+/// The longest wait before an upload is tried again while somebody waits for it.
+const WITH_WAITERS: Duration = Duration::from_secs(2);
+
 /// How uploads are made.
 #[derive(Clone, Copy, Debug)]
 pub struct UploaderConfig {
@@ -95,6 +98,8 @@ struct State {
     threads: usize,
     idle: usize,
     stopped: bool,
+    /// How many wait for uploads: then they are tried again sooner.
+    waiters: usize,
     /// Refused uploads of which nobody who waits has been told yet: the last of each key.
     untold: HashMap<Key, EntryId>,
 }
@@ -194,7 +199,8 @@ impl Uploader {
 
     /// Journals a closed file and uploads it soon. Returns when it is safe on disk.
     ///
-    /// The file is treated as by [`Journal::keep`]: nobody may write to it any more.
+    /// The file is treated as by [`Journal::keep`]: nobody may write to it any more. `named` is
+    /// told the entry's name before its upload can begin.
     ///
     /// # Errors
     /// That the disk refuses, or that too many uploads wait until the deadline.
@@ -203,6 +209,7 @@ impl Uploader {
         file: &File,
         pending: Pending,
         deadline: Deadline,
+        named: impl FnOnce(&EntryId),
     ) -> io::Result<EntryId> {
         let key = pending.key.clone();
         let mut pending = pending;
@@ -236,6 +243,7 @@ impl Uploader {
             pending.if_absent = first.pending.if_absent;
         }
         let id = self.journal.keep(file, pending, true)?;
+        named(&id);
         {
             let mut state = self.state.lock();
             for old in &waiting {
@@ -257,6 +265,7 @@ impl Uploader {
     /// Why one of them was refused for good, now or since this was last asked; and
     /// [`ErrorKind::Timeout`] when the deadline passed first.
     pub fn wait_key(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
+        let _waits = Waits::new(self);
         let mut state = self.state.lock();
         state.lanes.hurry(Some(key));
         self.changed.notify_all();
@@ -280,6 +289,7 @@ impl Uploader {
 
     /// Waits until nothing is left to be uploaded; returns what still is when the deadline passed.
     pub fn wait_all(&self, deadline: Deadline) -> Vec<PendingUpload> {
+        let _waits = Waits::new(self);
         let mut state = self.state.lock();
         state.lanes.hurry(None);
         self.changed.notify_all();
@@ -312,7 +322,11 @@ impl Uploader {
     pub fn pending(&self) -> Vec<PendingUpload> {
         let entries = self.journal.entries();
         let state = self.state.lock();
-        let with_state = entries.into_iter().filter_map(|entry| {
+        // One that was just refused has not left its lane yet.
+        let entries = entries
+            .into_iter()
+            .filter(|entry| !entry.pending.why.is_failed());
+        let with_state = entries.filter_map(|entry| {
             let state = state.lanes.state(&entry.pending.key, &entry.id)?;
             Some(PendingUpload { entry, state })
         });
@@ -450,7 +464,10 @@ impl Uploader {
     fn put_off(&self, key: &Key, error: &StoreError) {
         let mut state = self.state.lock();
         let failures = state.lanes.failures(key);
-        let delay = self.delay(failures);
+        let mut delay = self.delay(failures);
+        if state.waiters > 0 {
+            delay = delay.min(WITH_WAITERS);
+        }
         state
             .lanes
             .retry(key, self.clock.now() + delay, error.to_string());
@@ -623,6 +640,22 @@ impl Uploader {
     fn count(&self) {
         let state = self.state.lock();
         self.metrics.uploads_pending.set(state.lanes.len() as u64);
+    }
+}
+
+/// Somebody waits for uploads, until this is dropped.
+struct Waits<'a>(&'a Uploader);
+
+impl<'a> Waits<'a> {
+    fn new(uploader: &'a Uploader) -> Self {
+        uploader.state.lock().waiters += 1;
+        Self(uploader)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiters -= 1;
     }
 }
 

@@ -15,4 +15,5 @@ mod system;
 mod tools;
 mod warm;
 mod watching;
+mod write_back;
 mod writing;

@@ -18,6 +18,7 @@ use kvfs::metrics::Metrics;
 use kvfs::staging::folder::StoreFile;
 use kvfs::staging::{StagingConfig, StagingFolder};
 use kvfs::store::Store;
+use kvfs::store::reference::StoreRef;
 use parking_lot::Mutex;
 
 /// The metadata TTL of the cores under test.
@@ -98,7 +99,7 @@ pub fn write_config(dir: &Path) -> WriteConfig {
         scope: "test".into(),
         store: StoreFile {
             reference: "test".into(),
-            open: kvfs::store::reference::StoreRef::Directory("/test".into()),
+            open: StoreRef::Directory("/test".into()),
             api_url: None,
             raw: false,
         },
@@ -112,6 +113,8 @@ pub fn write_config(dir: &Path) -> WriteConfig {
         max_record_size: None,
         deadline: Duration::from_secs(20),
         staging: staging.expect("a staging folder"),
+        uploader: None,
+        write_back: false,
     }
 }
 

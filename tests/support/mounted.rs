@@ -149,6 +149,8 @@ pub fn make_writable(config: &mut MountConfig) {
         max_record_size: None,
         staging_dir: beside,
         staging_size: None,
+        write_back: false,
+        unmount_timeout: std::time::Duration::from_secs(10),
     });
 }
 
