@@ -43,7 +43,7 @@ impl KvFs {
         let side = self.write_side()?;
         let ticket = match draft.begin(why) {
             Begin::Nothing => return Ok(()),
-            Begin::Refused(error) => return Err(error.into()),
+            Begin::Refused(error) => return Err(FsError::Store(error)),
             Begin::Go(ticket) => ticket,
         };
         if side.config.write_back
@@ -72,7 +72,8 @@ impl KvFs {
                 self.metrics.commits_failed.one();
                 let error = self.keep(side, &ticket, explain(error.with_key(&ticket.key)));
                 ticket.end(Err(&error));
-                Err(error.into())
+                // Whatever it is, the program is told and the log: it is not that a name is absent.
+                Err(FsError::Store(error))
             }
         }
     }
@@ -229,7 +230,8 @@ impl KvFs {
 
     /// Makes what was stored known to everybody here, before anybody can ask.
     fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
-        let modified = meta.modified().unwrap_or(ticket.modified);
+        // Not what the server says: the time of a file that nobody writes to must not change.
+        let modified = ticket.modified;
         let (bytes, size) = (ticket.bytes.freeze(), ticket.size);
         self.adopt_stored(
             side,
@@ -266,7 +268,7 @@ impl KvFs {
                 size,
                 modified,
             };
-            self.note(side, name, change);
+            self.note_quietly(side, name, change);
         }
     }
 
@@ -382,6 +384,9 @@ fn explain(error: StoreError) -> StoreError {
         ),
         ErrorKind::Denied => {
             error.with_hint("check that the account of the token may write to the store")
+        }
+        ErrorKind::NotFound => {
+            error.with_hint("the server does not know the store any more: was it deleted?")
         }
         ErrorKind::TooLarge => error.with_hint("the server takes no records of that size"),
         ErrorKind::Quota => error.with_hint("the account is out of quota: see its limits in Apify Console"),

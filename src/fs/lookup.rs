@@ -1,6 +1,7 @@
 //! From names to inodes, and back to nothing.
 
 use std::ffi::OsStr;
+use std::time::Duration;
 
 use super::attributes::{Existence, Facts, dress};
 use super::inode::Inode;
@@ -46,7 +47,7 @@ impl KvFs {
                 Some(key) => key,
                 None => return Ok(Lookup::Absent(self.records.config().ttl.unwrap_or(FOREVER))),
             },
-            Meaning::Nothing => return Ok(Lookup::Absent(FOREVER)),
+            Meaning::Nothing => return Ok(self.absent(FOREVER)),
         };
         if self
             .config
@@ -58,21 +59,31 @@ impl KvFs {
         }
         let facts = match self.existence(&key) {
             Existence::Present(facts) if !self.wants_exact(&key, &facts) => facts,
-            Existence::Absent(ttl) => return Ok(Lookup::Absent(ttl)),
+            Existence::Absent(ttl) => return Ok(self.absent(ttl)),
             _ => match self.find_out(&key, wait) {
                 Ok(facts) => facts,
                 Err(FsError::NoEntry) => {
-                    return Ok(Lookup::Absent(self.records.config().ttl.unwrap_or(FOREVER)));
+                    let ttl = self.records.config().ttl.unwrap_or(FOREVER);
+                    return Ok(self.absent(ttl));
                 }
                 // The name came from a listing, or from a person who cannot know better: a key
                 // that the server refuses to look for is not there.
                 Err(FsError::Store(error)) if error.kind() == ErrorKind::InvalidKey => {
-                    return Ok(Lookup::Absent(FOREVER));
+                    return Ok(self.absent(FOREVER));
                 }
                 Err(error) => return Err(error),
             },
         };
         Ok(Lookup::Found(self.enter(&key, &facts)))
+    }
+
+    /// Says that there is no such name, to be believed for `ttl` where nothing can be made here:
+    /// of a name that a rename made and failed half way, the kernel is not told.
+    fn absent(&self, ttl: Duration) -> Lookup {
+        match self.writing {
+            None => Lookup::Absent(ttl),
+            Some(_) => Lookup::Absent(Duration::ZERO),
+        }
     }
 
     /// Asks the store whether a key exists.

@@ -255,6 +255,14 @@ impl KvFs {
         }
     }
 
+    /// Returns how long a name can be, in bytes: longer ones may exist, but cannot be made.
+    pub fn longest_name(&self) -> usize {
+        match &self.writing {
+            Some(_) => crate::store::record::MAX_KEY_LEN,
+            None => name::MAX_NAME,
+        }
+    }
+
     /// Logs an error that a program is about to get and remembers it for `kvfs status`.
     ///
     /// Every errno but "no such file", "no such attribute" and their like leaves one line.

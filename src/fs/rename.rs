@@ -450,6 +450,14 @@ impl KvFs {
         wait: Wait,
     ) -> Result<()> {
         let side = self.write_side()?;
+        let says = |known: Option<&RecordMeta>| {
+            known.is_some_and(|known| {
+                (content_type.is_none() || content_type == known.content_type)
+                    && encoding
+                        .as_ref()
+                        .is_none_or(|encoding| *encoding == known.encoding)
+            })
+        };
         if let Some(draft) = self.draft(ino) {
             let closed = self
                 .inodes
@@ -458,6 +466,10 @@ impl KvFs {
                 .is_none_or(|inode| inode.opens == 0);
             if closed && wait == Wait::Never {
                 return Err(FsError::WouldBlock);
+            }
+            let facts = draft.facts();
+            if !draft.is_dirty() && facts.content_type.is_none() && says(facts.base.as_ref()) {
+                return Ok(());
             }
             draft.set_facts(|facts| {
                 facts.content_type = content_type.or(facts.content_type.take());
@@ -475,6 +487,9 @@ impl KvFs {
             return Err(FsError::WouldBlock);
         }
         let key = self.key_of(ino)?;
+        if says(self.records.describe(&key, wait)?.as_ref()) {
+            return Ok(());
+        }
         self.resend(
             side,
             &key,

@@ -17,6 +17,8 @@ use crate::store::record::is_key_byte;
 static SCRATCH: LazyLock<GlobSet> = LazyLock::new(|| {
     known(&[
         ".*.sw?",
+        // vim makes it to see whether names are cut off.
+        ".*.sw?x",
         "*~",
         ".#*",
         "#*#",
@@ -37,7 +39,9 @@ static TEMPORARY: LazyLock<GlobSet> = LazyLock::new(|| {
         "*.partial",
         "*.tmp.*",
         ".tmp*",
+        "tmp??????",
         "tmp????????",
+        "*.vsctmp",
         "*.crdownload",
         "*.dpkg-new",
         "4913",

@@ -220,7 +220,9 @@ impl KvFs {
             let handle = fh.and_then(|fh| self.handles.lock().file(fh));
             let reader = handle.as_ref().and_then(|handle| handle.reader.as_ref());
             let draft = self.draft_to_change(side, ino, reader, wait)?;
-            draft.set_size(size, self.clock.wall(), side.folder(), wait)?;
+            if draft.size() != size {
+                draft.set_size(size, self.clock.wall(), side.folder(), wait)?;
+            }
             draft
         };
         self.changed_by_writing(ino);

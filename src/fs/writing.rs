@@ -140,8 +140,13 @@ impl KvFs {
     }
 
     pub(super) fn note(&self, side: &WriteSide, name: Name, change: Change) {
-        let now = self.clock.now();
         side.root.lock().1 = Some(self.clock.wall());
+        self.note_quietly(side, name, change);
+    }
+
+    /// Notes what has become of a name that was there and stays there.
+    pub(super) fn note_quietly(&self, side: &WriteSide, name: Name, change: Change) {
+        let now = self.clock.now();
         let mut overlay = side.overlay.lock();
         overlay.set(name, now, change);
         let full = overlay.len() > super::overlay::MOST;

@@ -779,7 +779,7 @@ impl Filesystem for Adapter {
             u64::from(u32::MAX),
             u64::from(u32::MAX),
             BLOCK,
-            crate::fs::name::MAX_NAME as u32,
+            self.fs.longest_name() as u32,
             BLOCK,
         );
     }
