@@ -12,7 +12,6 @@ mod requests;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;
-mod tools;
 mod warm;
 mod watching;
 mod write_back;

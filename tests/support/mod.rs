@@ -6,3 +6,14 @@ pub mod mounted;
 pub mod scripted;
 pub mod served;
 pub mod storage;
+pub mod terminal;
+
+/// Tells whether there is time for runs that take minutes: `KVFS_TEST_LONG` is set, as
+/// `scripts/long` does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how tests are run is no setting of kvfs"
+)]
+pub fn long() -> bool {
+    std::env::var_os("KVFS_TEST_LONG").is_some()
+}
