@@ -50,6 +50,8 @@ pub struct Failure {
     /// Whether the server cannot have acted on the request: it answered with this failure, or
     /// was never reached.
     pub not_done: bool,
+    /// Whether it was not even sent: there was no time left for its turn to come.
+    pub unsent: bool,
 }
 
 impl Failure {
@@ -63,6 +65,7 @@ impl Failure {
             api_type: None,
             hint: None,
             not_done: false,
+            unsent: false,
         }
     }
 

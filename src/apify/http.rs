@@ -16,7 +16,7 @@ use url::{Origin, Url};
 use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::limit::{Budget, Limiter};
-use super::retry::{RetryPolicy, RetryState, parse_retry_after};
+use super::retry::{RetryPolicy, RetryState, Verdict, parse_retry_after};
 use super::token::Token;
 use super::transport::{Reply, Transport};
 use super::upload::Outgoing;
@@ -208,9 +208,18 @@ impl HttpClient {
     ) -> Result<T> {
         let mut outgoing = upload.map(Outgoing::new);
         let mut state = RetryState::new(self.options.retry, Instant::now());
+        let mut before: Option<Failure> = None;
         loop {
             let failure = match self.attempt(call, outgoing.as_mut(), deadline, &mut read) {
                 Ok(result) => return Ok(result),
+                // What went wrong when it was sent tells more.
+                Err(failure) if failure.unsent => match before.take() {
+                    Some(sent) => Failure {
+                        verdict: Verdict::Permanent,
+                        ..sent
+                    },
+                    None => failure,
+                },
                 Err(failure) => failure,
             };
             // A wrong address should be told soon; a server that has answered may come back.
@@ -237,6 +246,7 @@ impl HttpClient {
                 "repeating a request for {}",
                 call.subject
             );
+            before = Some(failure);
             std::thread::sleep(delay);
             self.count_repeat();
         }
@@ -285,8 +295,9 @@ impl HttpClient {
                 let permit = self.limiter.acquire(call.budget(), call.priority, deadline);
                 let waited = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.metrics().budget_waited_us.add(waited);
-                Some(permit.ok_or_else(|| {
-                    Failure::permanent(
+                Some(permit.ok_or_else(|| Failure {
+                    unsent: true,
+                    ..Failure::permanent(
                         ErrorKind::Timeout,
                         format!(
                             "the deadline passed while {} waited for its turn",

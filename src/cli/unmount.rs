@@ -64,6 +64,7 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
 
 /// What a mount had not uploaded when it was asked to end.
 struct Pending {
+    daemon: u32,
     files: u64,
     folder: PathBuf,
     patience: Duration,
@@ -80,6 +81,7 @@ impl Pending {
         let uploads = &state["uploads"];
         let patience = uploads["unmount_waits_s"].as_f64().unwrap_or(0.0);
         Some(Self {
+            daemon: daemon.process.pid,
             files: uploads["pending"].as_u64().unwrap_or(0),
             folder: PathBuf::from(uploads["folder"].as_str()?),
             patience: Duration::try_from_secs_f64(patience).unwrap_or(TIMEOUT),
@@ -94,7 +96,9 @@ impl Pending {
         let left = |kept: bool| {
             let items = scope.items.iter();
             items.filter(move |item| {
-                let lingers = item.owner_pid.is_none() || mode == UnmountMode::Lazy;
+                // Some of the daemon's threads may hold its lock for a moment after its end.
+                let was_its = item.owner_pid.is_none_or(|pid| pid == self.daemon);
+                let lingers = was_its || mode == UnmountMode::Lazy;
                 lingers && (item.state == State::Kept) == kept && item.state != State::Damaged
             })
         };

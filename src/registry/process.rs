@@ -50,19 +50,28 @@ fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// Returns the start time of a process that has not ended.
+///
+/// The first thread of one that is being killed may have ended before the others, and with them
+/// its files are still open and its locks held: then it has not ended either.
 fn start_ticks(pid: u32) -> Option<u64> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    let (state, ticks) = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    match state {
+        'Z' | 'X' | 'x' => {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.count();
+            (threads > 1).then_some(ticks)
+        }
+        _ => Some(ticks),
+    }
 }
 
-/// Returns the start time in a line of `/proc/PID/stat`, `None` for a process that has ended.
-fn parse_stat(line: &str) -> Option<u64> {
+/// Returns the state and the start time in a line of `/proc/PID/stat`.
+fn parse_stat(line: &str) -> Option<(char, u64)> {
     // Field 2 is the program's name in parentheses and may itself hold blanks and parentheses.
     let mut fields = line.get(line.rfind(')')? + 1..)?.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X" | "x") {
-        return None;
-    }
+    let state = fields.next()?.chars().next()?;
     // The state was field 3; 22 is the 19th after it.
-    fields.nth(18)?.parse().ok()
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -72,9 +81,12 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_any_program_name() {
         let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
-        assert_eq!(parse_stat(&format!("7 (kvfs) S {rest}")), Some(4711));
-        assert_eq!(parse_stat(&format!("7 (a) b (c)) S {rest}")), Some(4711));
-        assert_eq!(parse_stat(&format!("7 (kvfs) Z {rest}")), None);
+        assert_eq!(parse_stat(&format!("7 (kvfs) S {rest}")), Some(('S', 4711)));
+        assert_eq!(
+            parse_stat(&format!("7 (a) b (c)) S {rest}")),
+            Some(('S', 4711))
+        );
+        assert_eq!(parse_stat(&format!("7 (kvfs) Z {rest}")), Some(('Z', 4711)));
         assert_eq!(parse_stat("7 (kvfs"), None);
         assert_eq!(parse_stat(""), None);
     }

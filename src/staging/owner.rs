@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -15,6 +17,10 @@ use crate::folders::private_dir;
 const LOCK: &str = "lock";
 /// The folder of the scope for entries that do not check out.
 pub const DAMAGED: &str = "damaged";
+/// How long a killed process is waited for until it holds no lock any more.
+const DYING: Duration = Duration::from_secs(2);
+/// How often it is looked at meanwhile.
+const DYING_POLL: Duration = Duration::from_millis(5);
 /// What ends the name of a description on its way.
 const NEW: &str = "new";
 
@@ -73,7 +79,14 @@ impl OwnerDir {
     /// That the disk refuses, or the folder is not this user's.
     pub fn adopt(path: &Path) -> io::Result<Option<Arc<Self>>> {
         private_folder(path)?;
-        Ok(Self::lock(path, FlockOperation::NonBlockingLockExclusive)?.map(Arc::new))
+        let until = Instant::now() + DYING;
+        loop {
+            let locked = Self::lock(path, FlockOperation::NonBlockingLockExclusive)?;
+            if locked.is_some() || !is_dying(path) || Instant::now() >= until {
+                return Ok(locked.map(Arc::new));
+            }
+            thread::sleep(DYING_POLL);
+        }
     }
 
     fn lock(path: &Path, how: FlockOperation) -> io::Result<Option<Self>> {
@@ -151,6 +164,20 @@ impl Drop for OwnerDir {
     fn drop(&mut self) {
         self.remove_if_empty();
     }
+}
+
+/// Tells whether the process that made the folder at `path` has been killed, though some of its
+/// threads have not ended yet: these hold its lock a little longer.
+fn is_dying(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(pid) = name.and_then(owner_pid) else {
+        return false;
+    };
+    // The state follows the program's name, which may hold anything.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_some_and(|state| state.starts_with(['Z', 'X']))
+    })
 }
 
 /// Tells whether the owner of the folder at `path` lives.
