@@ -3,7 +3,7 @@
 //!
 //! Entries lie one after the other: how many bytes the key shares with the one before it, the
 //! rest of the key, the stored size plus one (0: not told), and on pages where any record has a
-//! time, the time. Numbers are LEB128. Every [`BLOCK`]th key is whole, so that a search reads no
+//! time, the time. Numbers are LEB128. Every `BLOCK`th key is whole, so that a search reads no
 //! more than one block.
 
 use std::time::{Duration, SystemTime};

@@ -107,7 +107,7 @@ pub struct DraftFacts {
 
 /// What is to be stored, kept as it is while it is uploaded.
 ///
-/// Whoever holds it must end it with [`Draft::end`]; dropping it counts as a failure.
+/// Whoever holds it must end it with [`Ticket::end`]; dropping it counts as a failure.
 #[derive(Debug)]
 pub struct Ticket {
     /// The record.
