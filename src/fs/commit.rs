@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::content_type;
-use super::draft::{Begin, Draft, Place, Ticket, Why};
+use super::draft::{Begin, Draft, DraftFacts, Place, Ticket, Why};
 use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::{Overwrite, WriteSide};
@@ -17,7 +17,7 @@ use super::{FsError, KvFs, Result};
 use crate::clock::Deadline;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
-use crate::store::{Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
+use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
 
 /// Smaller contents are not compressed, in bytes.
 const COMPRESS_FROM: u64 = 1024;
@@ -111,16 +111,23 @@ impl KvFs {
                 .into(),
         };
         let (encoding, packed) = self.encode(side, ticket, &content_type)?;
-        let unchanged = side.config.overwrite == Overwrite::Unchanged;
+        let (if_match, if_absent) = self.conditions(side, &ticket.facts);
         let request = PutRequest {
             content_type: Some(content_type),
             encoding,
-            if_match: base
-                .and_then(|meta| meta.etag.clone())
-                .filter(|etag| unchanged && etag.is_strong()),
-            if_absent: ticket.facts.exclusive && unchanged,
+            if_match,
+            if_absent,
         };
         Ok((request, packed))
+    }
+
+    /// Returns the version that an upload is to replace, and whether there must be none.
+    pub(super) fn conditions(&self, side: &WriteSide, facts: &DraftFacts) -> (Option<ETag>, bool) {
+        if side.config.overwrite != Overwrite::Unchanged {
+            return (None, false);
+        }
+        let etag = facts.base.as_ref().and_then(|meta| meta.etag.clone());
+        (etag.filter(ETag::is_strong), facts.exclusive)
     }
 
     /// Sends a file's bytes as a record. It may take as long as bytes keep going out.

@@ -81,15 +81,13 @@ struct State {
 
 /// Bytes that are safe in the journal and on their way to the store.
 #[derive(Debug)]
-pub struct Journalled {
+struct Journalled {
     id: EntryId,
     change: u64,
-    /// The bytes, which therefore stay as they are.
-    pub bytes: Frozen,
-    /// How many.
-    pub size: u64,
-    /// When a program last changed them.
-    pub modified: SystemTime,
+    /// They therefore stay as they are.
+    bytes: Frozen,
+    size: u64,
+    modified: SystemTime,
 }
 
 /// What is known of the record that a draft is to become.
@@ -265,18 +263,25 @@ impl Draft {
         self.state.lock().journalled = None;
     }
 
-    /// Takes note that the store has what the journal calls so. Returns that, if nothing newer of
-    /// this file is on its way.
-    pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta) -> Option<Journalled> {
+    /// Returns what the journal calls so, if nothing newer of this file is on its way: the bytes,
+    /// how many, and when a program last changed them.
+    pub fn journalled(&self, id: &EntryId) -> Option<(Frozen, u64, SystemTime)> {
+        let state = self.state.lock();
+        let found = state.journalled.as_ref().filter(|found| found.id == *id)?;
+        Some((found.bytes.freeze(), found.size, found.modified))
+    }
+
+    /// Takes note that the store has what the journal calls so, which everybody here knows already.
+    pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta) {
         let mut state = self.state.lock();
         state.facts.base = Some(meta.clone());
         state.facts.exclusive = false;
-        let journalled = state.journalled.take_if(|found| found.id == *id)?;
-        if state.change == journalled.change {
+        if let Some(journalled) = state.journalled.take_if(|found| found.id == *id)
+            && state.change == journalled.change
+        {
             state.facts.content_type = None;
             state.facts.encoding = None;
         }
-        Some(journalled)
     }
 
     /// Takes note that the store refused what the journal calls so; whoever wants the file stored
@@ -558,6 +563,11 @@ impl Ticket {
     /// Takes the name under which earlier bytes are kept.
     pub fn take_kept(&self) -> Option<EntryId> {
         self.draft.state.lock().kept.take().map(|(id, _)| id)
+    }
+
+    /// Returns what is known of the record by now.
+    pub fn facts_now(&self) -> DraftFacts {
+        self.draft.facts()
     }
 
     /// Forgets what the journal has of this file.

@@ -54,7 +54,11 @@ impl KvFs {
             attempts: 0,
         };
         let deadline = Deadline::after(side.config.deadline);
-        let journalled = uploader.submit(file, pending, deadline, |id| {
+        // What was on its way when the ticket was made may be in the store by now.
+        let conditions = |pending: &mut Pending| {
+            (pending.if_match, pending.if_absent) = self.conditions(side, &ticket.facts_now());
+        };
+        let journalled = uploader.submit(file, pending, deadline, conditions, |id| {
             ticket.set_journalled(id.clone());
         });
         match journalled {
@@ -209,17 +213,12 @@ impl UploadObserver for KvFs {
             self.records.stored_elsewhere(key);
             return;
         };
-        if let Some(journalled) = draft.uploaded(&entry.id, &meta) {
-            let modified = meta.modified().unwrap_or(journalled.modified);
-            self.adopt_stored(
-                side,
-                (draft.ino, key),
-                journalled.bytes,
-                journalled.size,
-                modified,
-                &meta,
-            );
+        // First, or somebody who finds the draft settled would take the old version for the current.
+        if let Some((bytes, size, modified)) = draft.journalled(&entry.id) {
+            let modified = meta.modified().unwrap_or(modified);
+            self.adopt_stored(side, (draft.ino, key), bytes, size, modified, &meta);
         }
+        draft.uploaded(&entry.id, &meta);
         self.settle(&draft);
     }
 

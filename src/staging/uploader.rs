@@ -200,7 +200,8 @@ impl Uploader {
     /// Journals a closed file and uploads it soon. Returns when it is safe on disk.
     ///
     /// The file is treated as by [`Journal::keep`]: nobody may write to it any more. `named` is
-    /// told the entry's name before its upload can begin.
+    /// told the entry's name before its upload can begin. `current` sets the conditions when
+    /// nothing of the key is on its way: an upload may have ended since `pending` was made.
     ///
     /// # Errors
     /// That the disk refuses, or that too many uploads wait until the deadline.
@@ -209,6 +210,7 @@ impl Uploader {
         file: &File,
         pending: Pending,
         deadline: Deadline,
+        current: impl FnOnce(&mut Pending),
         named: impl FnOnce(&EntryId),
     ) -> io::Result<EntryId> {
         let key = pending.key.clone();
@@ -235,7 +237,9 @@ impl Uploader {
             let state = self.state.lock();
             (state.lanes.waiting(&key), state.lanes.ids(&key))
         };
-        if self.config.guard
+        if before.is_empty() {
+            current(&mut pending);
+        } else if self.config.guard
             && let Some(first) = before.first().and_then(|id| self.journal.get(id))
         {
             // Until the one before it is through; then it is what that one became.

@@ -108,7 +108,7 @@ impl Bench {
             attempts: 0,
         };
         self.uploader
-            .submit(&file, pending, soon(), |_| {})
+            .submit(&file, pending, soon(), |_| {}, |_| {})
             .expect("journalled")
     }
 
@@ -427,7 +427,7 @@ fn closing_waits_for_room_when_too_many_wait() {
     let late = Deadline::after(Duration::from_millis(10));
     let error = bench
         .uploader
-        .submit(&file, pending, late, |_| {})
+        .submit(&file, pending, late, |_| {}, |_| {})
         .expect_err("no room");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     std::thread::scope(|scope| {

@@ -284,6 +284,21 @@ fn what_the_store_refuses_after_close_is_told_by_fsync_and_kept() {
 }
 
 #[test]
+fn a_file_that_is_closed_again_and_again_is_in_nobodys_way() {
+    let (memory, faults, mount) = faulty(true);
+    for n in 0..300 {
+        fs::write(mount.file("k"), format!("text {n}")).expect("closed");
+        if n % 3 == 0 {
+            // So that uploads end at all moments of the next close.
+            eventually("an upload", || faults.calls(Call::Put) > 0);
+        }
+    }
+    mount.works("sync k");
+    assert_eq!(memory.bytes("k").as_deref(), Some(&b"text 299"[..]));
+    assert_eq!(mount.status()["uploads"]["kept"], 0);
+}
+
+#[test]
 fn deleting_and_renaming_keep_the_order_of_what_is_on_its_way() {
     let (memory, faults, mount) = faulty(true);
     memory.insert(
