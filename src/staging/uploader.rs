@@ -565,7 +565,7 @@ impl Uploader {
             observer.uploaded(entry, file, meta);
         }
         self.drop_entry(&entry.id);
-        self.state.lock().lanes.done(key);
+        self.done(key, None);
         drop(marked);
     }
 
@@ -612,11 +612,19 @@ impl Uploader {
         if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
             observer.failed(entry, error);
         }
-        let mut state = self.state.lock();
-        state.untold.insert(key.clone(), entry.id.clone());
-        state.lanes.done(key);
-        drop(state);
+        self.done(key, Some(&entry.id));
         drop(marked);
+    }
+
+    /// Ends an upload for good; `refused` names it if the store refused it.
+    fn done(&self, key: &Key, refused: Option<&EntryId>) {
+        let mut state = self.state.lock();
+        if let Some(id) = refused {
+            state.untold.insert(key.clone(), id.clone());
+        }
+        state.lanes.done(key);
+        // Before anybody who waits for the end can look at it.
+        self.metrics.uploads_pending.set(state.lanes.len() as u64);
     }
 
     fn drop_entry(&self, id: &EntryId) {
