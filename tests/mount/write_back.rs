@@ -269,6 +269,23 @@ fn closing_does_not_wait_for_the_store_and_fsync_does() {
 }
 
 #[test]
+#[ignore = "an fsync that waits while the file is closed again does not end: a known fault"]
+fn an_fsync_ends_though_the_file_is_closed_again_meanwhile() {
+    let (memory, faults, mount) = faulty(true);
+    faults.block(Call::Put);
+    mount.works("printf first > k");
+    let mut sync = mount.start_sh("sync k && echo stored");
+    eventually("the upload", || faults.calls(Call::Put) == 1);
+    assert!(sync.is_running());
+    mount.works("printf second > k");
+    assert_eq!(fs::read(mount.file("k")).expect("read"), b"second");
+    faults.release(Call::Put);
+    assert!(sync.wait(Duration::from_secs(20)).status.success());
+    assert_eq!(memory.bytes("k").as_deref(), Some(&b"second"[..]));
+    assert_eq!(faults.calls(Call::Put), 2);
+}
+
+#[test]
 fn what_the_store_refuses_after_close_is_told_by_fsync_and_kept() {
     let (memory, faults, mount) = faulty(true);
     faults.fail_next(Call::Put, 1, ErrorKind::TooLarge);
