@@ -86,7 +86,11 @@ impl KvFs {
             .map_or((ticket.bytes.as_file(), ticket.size), |(file, size)| {
                 (file.as_file(), *size)
             });
-        self.send_surely(side, &ticket.key, &request, file, size)
+        let mut unanswered = ticket.unanswered();
+        let body = (file, size);
+        let sent = self.send_surely(side, &ticket.key, request, body, &mut unanswered);
+        ticket.set_unanswered(unanswered);
+        sent
     }
 
     /// Returns how the bytes are to be stored, and the encoded ones where they are to be.
@@ -205,6 +209,7 @@ impl KvFs {
             closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
             why: crate::staging::Why::failed(&error),
             attempts: 1,
+            unanswered: ticket.unanswered(),
         };
         let journal = side.folder().journal();
         match journal.keep(ticket.bytes.as_file(), pending, true) {
@@ -323,7 +328,7 @@ impl KvFs {
         }
         drop(inodes);
         side.overlay.lock().forget(&Name::Record(key.clone()));
-        if !draft.is_stored() {
+        if !draft.is_stored() || draft.may_be_stored() {
             self.records.expire(&key);
         }
     }

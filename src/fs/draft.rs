@@ -16,7 +16,7 @@ use super::types::Ino;
 use super::{FsError, Result};
 use crate::clock::Wait;
 use crate::staging::file::{Frozen, StagingFile};
-use crate::staging::{EntryId, StagingFolder};
+use crate::staging::{EntryId, StagingFolder, UnansweredUploads};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};
 
 /// What a changed file is called, and whether the store is to have it.
@@ -76,6 +76,8 @@ struct State {
     /// What is journalled and will be uploaded (`--write-back`).
     journalled: Option<Journalled>,
     facts: DraftFacts,
+    /// What uploads whose answers were lost may have made of the record.
+    unanswered: UnansweredUploads,
     modified: SystemTime,
 }
 
@@ -161,6 +163,7 @@ impl Draft {
                 kept: None,
                 journalled: None,
                 facts,
+                unanswered: UnansweredUploads::default(),
                 modified,
             }),
             ended: Condvar::new(),
@@ -197,6 +200,7 @@ impl Draft {
         state.change += 1;
         state.facts.base = base;
         state.facts.exclusive = false;
+        state.unanswered.clear();
         state.failed = None;
     }
 
@@ -276,6 +280,7 @@ impl Draft {
         let mut state = self.state.lock();
         state.facts.base = Some(meta.clone());
         state.facts.exclusive = false;
+        state.unanswered.clear();
         if let Some(journalled) = state.journalled.take_if(|found| found.id == *id)
             && state.change == journalled.change
         {
@@ -311,6 +316,11 @@ impl Draft {
     /// Tells whether a record of this name is in the store, as far as this mount knows.
     pub fn is_stored(&self) -> bool {
         self.state.lock().facts.base.is_some()
+    }
+
+    /// Tells whether a record of this name may be in the store though no answer said so.
+    pub fn may_be_stored(&self) -> bool {
+        !self.state.lock().unanswered.is_empty()
     }
 
     /// Tells whether its upload can wait for its final name.
@@ -565,6 +575,16 @@ impl Ticket {
         self.draft.state.lock().kept.take().map(|(id, _)| id)
     }
 
+    /// Returns what earlier uploads without an answer may have made of the record.
+    pub fn unanswered(&self) -> UnansweredUploads {
+        self.draft.state.lock().unanswered.clone()
+    }
+
+    /// Sets what uploads without an answer may have made of the record.
+    pub fn set_unanswered(&self, unanswered: UnansweredUploads) {
+        self.draft.state.lock().unanswered = unanswered;
+    }
+
     /// Returns what is known of the record by now.
     pub fn facts_now(&self) -> DraftFacts {
         self.draft.facts()
@@ -612,6 +632,7 @@ impl Ticket {
                 state.failed = None;
                 state.facts.base = Some(meta.clone());
                 state.facts.exclusive = false;
+                state.unanswered.clear();
                 if state.change == self.change {
                     // From now on it is the record's own.
                     state.facts.content_type = None;

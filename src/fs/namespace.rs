@@ -111,9 +111,9 @@ impl KvFs {
         }
         let hold = self.hold_uploads(side, &[&key])?;
         let draft = side.drafts.of_key(&key);
-        let only_here = draft
-            .as_ref()
-            .is_some_and(|draft| !draft.is_stored() && !draft.is_committing());
+        let only_here = draft.as_ref().is_some_and(|draft| {
+            !draft.is_stored() && !draft.may_be_stored() && !draft.is_committing()
+        });
         if draft.is_none() && matches!(self.existence(&key), Existence::Absent(_)) {
             return Err(FsError::NoEntry);
         }
@@ -125,7 +125,10 @@ impl KvFs {
             side.drafts.unname(draft);
             // An upload under way must not bring the record back.
             draft.wait_idle();
-            in_store = draft.is_stored();
+            // An upload that only seemed to fail must not bring it back either.
+            in_store = draft.is_stored()
+                || draft.may_be_stored()
+                || hold.as_ref().is_some_and(|hold| hold.may_be_stored(&key));
         }
         if in_store && let Err(error) = self.delete(side, &key) {
             if let Some(draft) = &draft {

@@ -135,6 +135,11 @@ impl KvFs {
         let journalled = draft.is_journalled();
         let before = draft.facts();
         let was_stored = draft.is_stored() && matches!(source, Place::Record(_));
+        // Also by an upload that only seemed to fail.
+        let held = from.as_ref().zip(hold.as_ref());
+        let perhaps_stored = was_stored
+            || draft.may_be_stored()
+            || held.is_some_and(|(from, hold)| hold.may_be_stored(from));
         // What a scratch file hides was renamed to it: it goes when its bytes are stored.
         let hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
         let replaced = self.describe(&to, wait)?;
@@ -167,7 +172,7 @@ impl KvFs {
             hold.discard(from);
         }
         side.drafts.unhide(&to);
-        let old = match (&source, was_stored) {
+        let old = match (&source, perhaps_stored) {
             (Place::Record(key), true) => Some(key.clone()),
             _ => hidden,
         };
@@ -376,7 +381,7 @@ impl KvFs {
         }
         let other = side.drafts.rename(draft, Place::Scratch(to), false);
         if let Place::Record(key) = &source {
-            if draft.is_stored() {
+            if draft.is_stored() || draft.may_be_stored() {
                 side.drafts.hide(key, draft.ino);
                 side.overlay.lock().forget(&Name::Record(key.clone()));
             } else {

@@ -2,117 +2,71 @@
 //!
 //! A plain upload is simply sent again (`apify::http`). One that asks the server to store it only
 //! if nothing has changed must not be: the first attempt may have changed it. So the store is
-//! asked what it has now.
+//! asked what it has now; and as long as it cannot be, what was sent is remembered for the next
+//! attempt.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::io;
 
 use super::KvFs;
 use super::writing::WriteSide;
 use crate::clock::Deadline;
-use crate::store::{
-    ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Result, StoreError,
-};
+use crate::staging::unanswered::{self, Found, may_have_arrived};
+use crate::staging::{Unanswered, UnansweredUploads};
+use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError};
 
-/// How often an upload is sent again because the one before did not arrive.
+/// How often an upload is sent again because the one before did not arrive, or was refused because
+/// an earlier one did.
 const MOST_REPEATS: u32 = 3;
-/// Bytes compared at once.
-const CHUNK: usize = 64 << 10;
-
-/// What became of an upload without an answer.
-enum Fate {
-    /// The store has these bytes.
-    Arrived(RecordMeta),
-    /// The store has what it had before.
-    Lost,
-    /// Something else.
-    Unknown,
-}
 
 impl KvFs {
     /// Sends a file's bytes as a record, and finds out what became of them if the answer is lost.
+    ///
+    /// `earlier` are the uploads that may have arrived before; in the end it is those that may have
+    /// arrived by then.
     pub(super) fn send_surely(
         &self,
         side: &WriteSide,
         key: &Key,
-        request: &PutRequest,
-        file: &File,
-        size: u64,
+        mut request: PutRequest,
+        (file, size): (&File, u64),
+        earlier: &mut UnansweredUploads,
     ) -> Result<RecordMeta, StoreError> {
-        let conditional = request.if_match.is_some() || request.if_absent;
         let mut repeats = 0;
         loop {
-            let error = match self.send(side, key, request, file, size) {
-                Err(error) if conditional && is_uncertain(error.kind()) => error,
-                answer => return answer,
+            let conditional = request.if_match.is_some() || request.if_absent;
+            let error = match self.send(side, key, &request, file, size) {
+                Err(error) => error,
+                Ok(meta) => return Ok(meta),
             };
+            let refused = error.kind() == ErrorKind::Changed && !earlier.is_empty();
+            if !refused && !may_have_arrived(error.kind()) {
+                return Err(error);
+            }
+            let this = Unanswered::new(file, size, &request.encoding).map_err(unreadable)?;
+            if !refused {
+                earlier.add(this.clone());
+            }
+            if !conditional {
+                return Err(error);
+            }
             let deadline = Deadline::after(side.config.deadline);
-            match self.fate(key, request, file, size, deadline) {
-                Fate::Arrived(meta) => return Ok(meta),
-                Fate::Lost if repeats < MOST_REPEATS => repeats += 1,
-                Fate::Lost | Fate::Unknown => return Err(error),
+            match earlier.look(&*self.store, key, &request, deadline) {
+                Ok(Found::Ours(one, meta)) if one == this => return Ok(meta),
+                Ok(Found::Ours(_, meta)) => unanswered::replace(&mut request, &meta),
+                Ok(Found::Before) => {}
+                // As long as that is not known, nobody else is to blame.
+                Err(unknown) if refused => return Err(unknown),
+                Ok(Found::Other) | Err(_) => return Err(error),
             }
-        }
-    }
-
-    fn fate(
-        &self,
-        key: &Key,
-        request: &PutRequest,
-        file: &File,
-        size: u64,
-        deadline: Deadline,
-    ) -> Fate {
-        let found = match self.store.get(key, &GetRequest::default(), deadline) {
-            Ok(GetOutcome::Found(found)) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound && request.if_absent => {
-                return Fate::Lost;
+            if repeats == MOST_REPEATS {
+                return Err(error);
             }
-            Ok(GetOutcome::NotModified) | Err(_) => return Fate::Unknown,
-        };
-        if request.if_match.is_some() && found.meta.etag == request.if_match {
-            return Fate::Lost;
-        }
-        let other_size = found.meta.stored_size.is_some_and(|stored| stored != size);
-        if other_size || found.meta.encoding != request.encoding {
-            return Fate::Unknown;
-        }
-        match same_bytes(found.body, file, size) {
-            Ok(true) => Fate::Arrived(RecordMeta {
-                stored_size: Some(size),
-                ..found.meta
-            }),
-            _ => Fate::Unknown,
+            repeats += 1;
         }
     }
 }
 
-/// Tells whether the store may have done what it was asked all the same.
-fn is_uncertain(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::Network | ErrorKind::Timeout | ErrorKind::Server | ErrorKind::Protocol
-    )
-}
-
-fn same_bytes(mut body: impl Read, file: &File, size: u64) -> std::io::Result<bool> {
-    let mut at = 0;
-    let (mut theirs, mut ours) = (vec![0; CHUNK], vec![0; CHUNK]);
-    loop {
-        let n = match body.read(&mut theirs) {
-            Ok(0) => return Ok(at == size),
-            Ok(n) => n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if at + n as u64 > size {
-            return Ok(false);
-        }
-        file.read_exact_at(&mut ours[..n], at)?;
-        if theirs[..n] != ours[..n] {
-            return Ok(false);
-        }
-        at += n as u64;
-    }
+fn unreadable(error: io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
 }

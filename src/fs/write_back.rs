@@ -52,6 +52,7 @@ impl KvFs {
             closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
             why: Why::WriteBack,
             attempts: 0,
+            unanswered: Default::default(),
         };
         let deadline = Deadline::after(side.config.deadline);
         // What was on its way when the ticket was made may be in the store by now.

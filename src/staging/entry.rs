@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::unanswered::{Unanswered, UnansweredUploads};
 use crate::store::{ETag, Encoding, ErrorKind, Key, StoreError};
 
 /// The version of the format that this program writes.
@@ -100,6 +101,8 @@ pub struct Pending {
     pub why: Why,
     /// How often it was tried.
     pub attempts: u32,
+    /// What earlier uploads of the same record under the same conditions may have left there.
+    pub unanswered: UnansweredUploads,
 }
 
 /// Why something is not in the store.
@@ -124,6 +127,11 @@ impl Why {
             kind: format!("{:?}", error.kind()),
             message: error.to_string(),
         }
+    }
+
+    /// Tells whether somebody else has changed the record.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Failed { kind, .. } if kind_of(kind) == ErrorKind::Changed)
     }
 
     /// Tells whether this is a kept failure.
@@ -169,6 +177,35 @@ struct Description {
     why: Why,
     attempts: u32,
     data_checksum: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unanswered: Vec<Sent>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    size: u64,
+    encoding: Option<String>,
+    checksum: String,
+}
+
+impl From<&Unanswered> for Sent {
+    fn from(one: &Unanswered) -> Self {
+        Self {
+            size: one.size,
+            encoding: one.encoding.header_value().map(Into::into),
+            checksum: one.checksum.to_string(),
+        }
+    }
+}
+
+impl From<Sent> for Unanswered {
+    fn from(sent: Sent) -> Self {
+        Self {
+            size: sent.size,
+            encoding: Encoding::from_header(sent.encoding.as_deref()),
+            checksum: sent.checksum.into(),
+        }
+    }
 }
 
 /// Returns the text of the `.json` of an entry whose data has that checksum.
@@ -193,6 +230,7 @@ pub fn encode(pending: &Pending, data_checksum: &str) -> io::Result<Vec<u8>> {
         },
         attempts: pending.attempts,
         data_checksum: data_checksum.to_owned(),
+        unanswered: pending.unanswered.iter().map(Sent::from).collect(),
     };
     let entry = serde_json::value::to_raw_value(&description)?;
     let envelope = Envelope {
@@ -239,6 +277,11 @@ pub fn decode(text: &[u8]) -> Result<(Pending, String), Unreadable> {
         closed_at: description.closed_at,
         why: description.why,
         attempts: description.attempts,
+        unanswered: description
+            .unanswered
+            .into_iter()
+            .map(Unanswered::from)
+            .collect(),
     };
     Ok((pending, description.data_checksum))
 }
@@ -317,7 +360,7 @@ fn shorten(text: &str, len: usize) -> String {
     text[..end].to_owned()
 }
 
-fn hex(sum: u128) -> String {
+pub(super) fn hex(sum: u128) -> String {
     format!("{sum:032x}")
 }
 
@@ -336,8 +379,18 @@ mod tests {
         let conditions = (proptest::option::of(text()), any::<bool>());
         let numbers = (any::<u64>(), 0_i64..4_000_000_000, any::<u32>());
         let types = (proptest::option::of(text()), "(|gzip|br|deflate|zstd)");
-        ("\\PC{1,30}", types, conditions, numbers, why).prop_map(
-            |(key, (content_type, encoding), (if_match, if_absent), (size, at, attempts), why)| {
+        let sent =
+            (any::<u64>(), "(|gzip|br)", "[0-9a-f]{32}").prop_map(|(size, encoding, sum)| {
+                Unanswered {
+                    size,
+                    encoding: Encoding::from_header(Some(&encoding)),
+                    checksum: sum.into(),
+                }
+            });
+        let sent = proptest::collection::vec(sent, 0..4);
+        ("\\PC{1,30}", types, conditions, numbers, (why, sent)).prop_map(
+            |(key, types, (if_match, if_absent), (size, at, attempts), (why, sent))| {
+                let (content_type, encoding) = types;
                 Pending {
                     key: Key::new(key).expect("not empty"),
                     content_type: content_type.map(Into::into),
@@ -348,6 +401,7 @@ mod tests {
                     closed_at: Timestamp::from_second(at).expect("a time"),
                     why,
                     attempts,
+                    unanswered: sent.into_iter().collect(),
                 }
             },
         )
@@ -403,6 +457,33 @@ mod tests {
                 prop_assert_eq!(id.as_str(), text);
             }
         }
+    }
+
+    #[test]
+    fn descriptions_of_before_there_were_unanswered_uploads_are_read() {
+        let entry = r#"{"key":"k","content_type":null,"encoding":null,"if_match":"\"1\"","if_absent":false,"size":3,"closed_at":"2026-01-02T03:04:05Z","why":"write_back","attempts":0,"data_checksum":"00"}"#;
+        let checksum = hex(xxh3_128(entry.as_bytes()));
+        let text = format!(r#"{{"version":1,"checksum":"{checksum}","entry":{entry}}}"#);
+        let (pending, _) = decode(text.as_bytes()).expect("an entry");
+        assert!(pending.unanswered.is_empty());
+        let written = encode(&pending, "00").expect("JSON");
+        assert_eq!(String::from_utf8_lossy(&written), text, "as before");
+    }
+
+    #[test]
+    fn very_many_unanswered_uploads_are_neither_all_kept_nor_too_long() {
+        let one = |n: u64| Unanswered {
+            size: n,
+            encoding: Encoding::Gzip,
+            checksum: hex(u128::MAX).into(),
+        };
+        let mut sent: UnansweredUploads = (0..1000).map(one).collect();
+        sent.add(one(0));
+        assert_eq!(sent.iter().next(), Some(&one(0)));
+        let sizes: Vec<u64> = sent.iter().map(|one| one.size).collect();
+        assert!(sizes.len() < 100);
+        assert!(sizes.contains(&0) && sizes.contains(&1) && sizes.contains(&999));
+        assert!(sent.iter().count() * 100 < MAX_DESCRIPTION as usize / 2);
     }
 
     #[test]

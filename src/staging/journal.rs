@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD};
 use super::budget::{Budget, Space};
 use super::entry::{self, EntryId, Pending};
 use super::owner::{self, Found, OwnerDir};
+use super::unanswered::Unanswered;
 use crate::store::Key;
 
 /// How much of a file is copied at once, in bytes.
@@ -50,6 +51,8 @@ struct Indexed {
     data_checksum: String,
     owner: Arc<OwnerDir>,
     adopted: bool,
+    /// Whether an upload of it may have arrived.
+    sent: bool,
     _space: Space,
 }
 
@@ -62,6 +65,10 @@ pub struct JournalEntry {
     pub pending: Pending,
     /// Whether another process closed the file, so that its bytes are yet to be checked.
     pub adopted: bool,
+    /// Whether the store may have it, though no answer said so.
+    pub sent: bool,
+    /// What the store then has of it.
+    pub as_sent: Unanswered,
     /// Where its bytes are.
     pub data: PathBuf,
 }
@@ -84,6 +91,8 @@ impl Journal {
                         data_checksum: found.data_checksum,
                         owner: Arc::clone(&owner),
                         adopted: true,
+                        // By the process that is gone.
+                        sent: true,
                         _space: space,
                     },
                 );
@@ -163,6 +172,7 @@ impl Journal {
             data_checksum,
             owner: Arc::clone(&self.own),
             adopted: false,
+            sent: false,
             _space: space,
         };
         self.index.lock().add(id.clone(), indexed);
@@ -227,6 +237,13 @@ impl Journal {
         self.steps.next()?;
         owner.sync()?;
         Ok(())
+    }
+
+    /// Takes note that an upload of an entry may have arrived, though no answer said so.
+    pub fn note_sent(&self, id: &EntryId) {
+        if let Some(found) = self.index.lock().entries.get_mut(id) {
+            found.sent = true;
+        }
     }
 
     /// Makes a new, latest entry with the bytes of another one, which stays. Durable.
@@ -407,6 +424,12 @@ impl Indexed {
             id: id.clone(),
             pending: self.pending.clone(),
             adopted: self.adopted,
+            sent: self.sent,
+            as_sent: Unanswered {
+                size: self.pending.size,
+                encoding: self.pending.encoding.clone(),
+                checksum: self.data_checksum.as_str().into(),
+            },
             data: owner::data_path(self.owner.path(), id),
         }
     }

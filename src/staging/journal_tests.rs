@@ -39,6 +39,7 @@ fn pending(key: &str, size: usize) -> Pending {
         closed_at: Timestamp::from_second(1_700_000_000).expect("a time"),
         why: Why::WriteBack,
         attempts: 0,
+        unanswered: Default::default(),
     }
 }
 

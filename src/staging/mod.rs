@@ -26,12 +26,14 @@ pub mod journal;
 pub mod lanes;
 pub mod owner;
 pub mod report;
+pub mod unanswered;
 pub mod uploader;
 pub mod uploads;
 
 pub use entry::{EntryId, Pending, Why};
 pub use folder::{StagingConfig, StagingFolder};
 pub use journal::{Journal, JournalEntry};
+pub use unanswered::{Unanswered, UnansweredUploads};
 pub use uploader::{UploadObserver, Uploader, UploaderConfig};
 pub use uploads::Uploads;
 

@@ -27,15 +27,17 @@ use super::entry::{self, EntryId, Pending, Why, is_transient};
 use super::journal::{Journal, JournalEntry};
 use super::lanes::{LaneState, Lanes, Mark};
 use super::report::Item;
+use super::unanswered::{self, Found, may_have_arrived};
 use crate::clock::{Clock, Deadline};
 use crate::metrics::Metrics;
-use crate::store::{
-    ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError, Upload,
-};
+use crate::store::{ETag, ErrorKind, Key, PutRequest, RecordMeta, Store, StoreError, Upload};
 use crate::workers::Workers;
 
 /// The longest wait before an upload is tried again while somebody waits for it.
 const WITH_WAITERS: Duration = Duration::from_secs(2);
+
+/// How often one attempt is repeated because of what an earlier upload left in the store.
+const MOST_REPEATS: u32 = 3;
 
 /// How uploads are made.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +186,7 @@ impl Uploader {
             pending.why = Why::WriteBack;
             pending.if_match = None;
             pending.if_absent = false;
+            pending.unanswered.clear();
         })?;
         let entry = self.journal.get(id).ok_or(io::ErrorKind::NotFound)?;
         self.state.lock().lanes.push(&entry.pending.key, entry.id);
@@ -233,18 +236,16 @@ impl Uploader {
         let marked = self
             .mark(&key, Mark::Add, deadline)
             .map_err(io::Error::other)?;
-        let (waiting, before) = {
+        let (waiting, running) = {
             let state = self.state.lock();
-            (state.lanes.waiting(&key), state.lanes.ids(&key))
+            let running = state.lanes.running(&key).cloned();
+            (state.lanes.waiting(&key), running)
         };
-        if before.is_empty() {
+        if waiting.is_empty() && running.is_none() {
             current(&mut pending);
-        } else if self.config.guard
-            && let Some(first) = before.first().and_then(|id| self.journal.get(id))
-        {
-            // Until the one before it is through; then it is what that one became.
-            pending.if_match = first.pending.if_match;
-            pending.if_absent = first.pending.if_absent;
+        }
+        if self.config.guard {
+            self.follow(&mut pending, running.as_ref(), &waiting);
         }
         let id = self.journal.keep(file, pending, true)?;
         named(&id);
@@ -261,6 +262,34 @@ impl Uploader {
         drop(marked);
         self.count();
         Ok(id)
+    }
+
+    /// Sets the conditions of an upload to those of the one before it, as long as that one is not
+    /// through; and what it may find in the store because of those before it.
+    fn follow(&self, pending: &mut Pending, running: Option<&EntryId>, waiting: &[EntryId]) {
+        let before: Vec<JournalEntry> = running
+            .into_iter()
+            .chain(waiting)
+            .filter_map(|id| self.journal.get(id))
+            .collect();
+        let Some(first) = before.first() else {
+            // One that failed for another reason may have arrived when it was first tried.
+            for kept in self.journal.of_key(&pending.key) {
+                if kept.sent && !kept.pending.why.is_conflict() {
+                    pending.unanswered.extend(&kept.pending.unanswered);
+                    pending.unanswered.add(kept.as_sent);
+                }
+            }
+            return;
+        };
+        pending.if_match.clone_from(&first.pending.if_match);
+        pending.if_absent = first.pending.if_absent;
+        for entry in before {
+            pending.unanswered.extend(&entry.pending.unanswered);
+            if entry.sent || running == Some(&entry.id) {
+                pending.unanswered.add(entry.as_sent);
+            }
+        }
     }
 
     /// Waits until nothing of `key` is left to be uploaded.
@@ -460,8 +489,16 @@ impl Uploader {
         };
         match self.send(&entry) {
             Ok((file, meta)) => self.succeeded(&entry, &file, &meta),
-            Err(error) if is_transient(error.kind()) => self.put_off(key, &error),
-            Err(error) => self.refused(&entry, &error),
+            Err(error) => {
+                if may_have_arrived(error.kind()) {
+                    self.journal.note_sent(id);
+                }
+                if is_transient(error.kind()) {
+                    self.put_off(key, &error);
+                } else {
+                    self.refused(&entry, &error);
+                }
+            }
         }
     }
 
@@ -506,43 +543,36 @@ impl Uploader {
             }
         }
         let file = Arc::new(self.journal.open(&entry.id).map_err(disk)?);
-        let request = PutRequest {
+        let mut request = PutRequest {
             content_type: pending.content_type.clone(),
             encoding: pending.encoding.clone(),
             if_match: pending.if_match.clone(),
             if_absent: pending.if_absent,
         };
-        let deadline = Deadline::after(self.config.deadline);
-        let body = Upload::File(&file, pending.size);
-        let meta = match self.store.put(&pending.key, &request, body, deadline) {
-            // Perhaps it was this very upload that changed it, and only its answer was lost.
-            Err(error) if error.kind() == ErrorKind::Changed => {
-                self.stored_already(entry, &file).ok_or(error)?
-            }
-            result => result?,
-        };
-        Ok((file, meta))
-    }
-
-    /// Returns what the store has under the key if that is what the entry would make of it.
-    fn stored_already(&self, entry: &JournalEntry, file: &File) -> Option<RecordMeta> {
-        let deadline = Deadline::after(self.config.deadline);
-        let pending = &entry.pending;
-        let request = GetRequest::default();
-        let found = self.store.get(&pending.key, &request, deadline).ok()?;
-        let GetOutcome::Found(found) = found else {
-            return None;
-        };
-        let other_size = found
-            .meta
-            .stored_size
-            .is_some_and(|size| size != pending.size);
-        if other_size || found.meta.encoding != pending.encoding {
-            return None;
+        let mut ours = pending.unanswered.clone();
+        if entry.sent || !request.if_absent {
+            ours.add(entry.as_sent.clone());
         }
-        let theirs = entry::data_checksum(found.body, pending.size).ok()?;
-        let ours = entry::data_checksum(super::journal::ReadAt(file, 0), pending.size).ok()?;
-        (ours == theirs).then_some(found.meta)
+        let mut repeats = 0;
+        loop {
+            let deadline = Deadline::after(self.config.deadline);
+            let body = Upload::File(&file, pending.size);
+            let error = match self.store.put(&pending.key, &request, body, deadline) {
+                Err(error) if error.kind() == ErrorKind::Changed => error,
+                result => return Ok((file, result?)),
+            };
+            // Perhaps it was an upload of ours that changed it, and only its answer was lost.
+            let deadline = Deadline::after(self.config.deadline);
+            match ours.look(&*self.store, &pending.key, &request, deadline) {
+                Ok(Found::Ours(one, meta)) if one == entry.as_sent => return Ok((file, meta)),
+                Ok(Found::Ours(_, meta)) if repeats < MOST_REPEATS => {
+                    repeats += 1;
+                    unanswered::replace(&mut request, &meta);
+                }
+                Err(unknown) if is_transient(unknown.kind()) => return Err(unknown),
+                _ => return Err(error),
+            }
+        }
     }
 
     fn succeeded(self: &Arc<Self>, entry: &JournalEntry, file: &Arc<File>, meta: &RecordMeta) {
@@ -554,8 +584,9 @@ impl Uploader {
         let next = self.state.lock().lanes.waiting(key).into_iter().next();
         if let Some(next) = next.filter(|_| self.config.guard) {
             let told = self.journal.update(&next, |pending| {
-                pending.if_match.clone_from(&meta.etag);
+                pending.if_match = meta.etag.clone().filter(ETag::is_strong);
                 pending.if_absent = false;
+                pending.unanswered.clear();
             });
             if let Err(error) = told {
                 tracing::warn!("cannot note which version {key} is now: {error}");
@@ -695,10 +726,14 @@ struct Attempt<'a>(&'a Arc<Uploader>, Key);
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let Self(uploader, key) = self;
-        {
-            let mut state = uploader.state.lock();
-            // Otherwise it has ended, and what runs by now is another thread's.
-            if std::thread::panicking() {
+        // Otherwise it has ended, and what runs by now is another thread's.
+        if std::thread::panicking() {
+            let running = uploader.state.lock().lanes.running(key).cloned();
+            if let Some(id) = running {
+                uploader.journal.note_sent(&id);
+            }
+            {
+                let mut state = uploader.state.lock();
                 let next = uploader.clock.now() + uploader.config.max_delay;
                 let error = "kvfs has a bug; see the log".to_owned();
                 state.lanes.retry(key, next, error);
@@ -731,6 +766,16 @@ impl Hold {
         self.uploader.count();
     }
 
+    /// Tells whether the store may have something of `key`, one of those held, because of what
+    /// waits, though no answer said so.
+    pub fn may_be_stored(&self, key: &Key) -> bool {
+        let waiting = self.uploader.state.lock().lanes.waiting(key);
+        waiting.iter().any(|id| {
+            let entry = self.uploader.journal.get(id);
+            entry.is_some_and(|entry| entry.sent || !entry.pending.unanswered.is_empty())
+        })
+    }
+
     /// Makes the newest that waits of `from` an upload of `to`, in place of all that waits of both,
     /// which are held. Returns whether anything waited.
     ///
@@ -745,6 +790,7 @@ impl Hold {
             pending.key = to.clone();
             pending.if_match = None;
             pending.if_absent = false;
+            pending.unanswered.clear();
         })?;
         let mut gone = self.take(from);
         gone.extend(self.take(to));

@@ -20,6 +20,7 @@ struct Bench {
     folder: Arc<StagingFolder>,
     uploader: Arc<Uploader>,
     metrics: Arc<Metrics>,
+    delay: Duration,
 }
 
 fn soon() -> Deadline {
@@ -45,14 +46,19 @@ fn open(dir: &tempfile::TempDir) -> Arc<StagingFolder> {
     .expect("a staging folder")
 }
 
-fn uploader(store: &FaultStore, folder: &StagingFolder, metrics: &Arc<Metrics>) -> Arc<Uploader> {
+fn uploader(
+    store: &FaultStore,
+    folder: &StagingFolder,
+    metrics: &Arc<Metrics>,
+    delay: Duration,
+) -> Arc<Uploader> {
     Uploader::new(
         Arc::new(store.clone()),
         Arc::clone(folder.journal()),
         UploaderConfig {
             parallel: 4,
-            first_delay: Duration::from_millis(1),
-            max_delay: Duration::from_millis(20),
+            first_delay: delay,
+            max_delay: 20 * delay,
             ..UploaderConfig::new(Duration::from_secs(10))
         },
         Arc::new(SystemClock),
@@ -72,12 +78,21 @@ fn nobody() -> Weak<dyn UploadObserver> {
 
 impl Bench {
     fn new() -> Self {
+        Self::trying_again_after(Duration::from_millis(1))
+    }
+
+    /// One that tries nothing again before somebody waits for it.
+    fn patient() -> Self {
+        Self::trying_again_after(Duration::from_secs(3600))
+    }
+
+    fn trying_again_after(delay: Duration) -> Self {
         let memory = Arc::new(MemoryStore::new());
         let store = FaultStore::new(Arc::clone(&memory) as Arc<dyn Store>);
         let dir = tempfile::tempdir().expect("a folder");
         let folder = open(&dir);
         let metrics = Arc::new(Metrics::default());
-        let uploader = uploader(&store, &folder, &metrics);
+        let uploader = uploader(&store, &folder, &metrics, delay);
         uploader.start(nobody());
         Self {
             memory,
@@ -86,6 +101,7 @@ impl Bench {
             folder,
             uploader,
             metrics,
+            delay,
         }
     }
 
@@ -106,6 +122,7 @@ impl Bench {
             closed_at: Timestamp::UNIX_EPOCH,
             why: Why::WriteBack,
             attempts: 0,
+            unanswered: Default::default(),
         };
         self.uploader
             .submit(&file, pending, soon(), |_| {}, |_| {})
@@ -125,9 +142,9 @@ impl Bench {
         }
         let spare = tempfile::tempdir().expect("a folder");
         self.folder = open(&spare);
-        self.uploader = uploader(&self.store, &self.folder, &self.metrics);
+        self.uploader = uploader(&self.store, &self.folder, &self.metrics, self.delay);
         self.folder = open(&self.dir);
-        self.uploader = uploader(&self.store, &self.folder, &self.metrics);
+        self.uploader = uploader(&self.store, &self.folder, &self.metrics, self.delay);
         self.uploader.start(nobody());
     }
 
@@ -337,7 +354,7 @@ impl UploadObserver for Rival {
 #[test]
 fn an_upload_that_follows_another_overwrites_only_what_that_one_became() {
     let mut bench = Bench::new();
-    bench.uploader = uploader(&bench.store, &bench.folder, &bench.metrics);
+    bench.uploader = uploader(&bench.store, &bench.folder, &bench.metrics, bench.delay);
     let rival: Arc<dyn UploadObserver> = Arc::new(Rival(Arc::clone(&bench.memory)));
     bench.uploader.start(Arc::downgrade(&rival));
     bench.store.block(Call::Put);
@@ -452,6 +469,128 @@ fn damaged_bytes_are_never_uploaded() {
     assert!(bench.uploader.wait_all(soon()).is_empty());
     assert_eq!(bench.text("k"), None);
     assert_eq!(bench.folder.damaged().len(), 1);
+}
+
+/// Waits until an upload of a key has failed and is to be tried again later.
+fn put_off(bench: &Bench, name: &str) {
+    let key = key(name);
+    let deadline = soon();
+    let waits = || {
+        let pending = bench.uploader.pending();
+        pending.iter().any(|upload| {
+            upload.entry.pending.key == key && matches!(upload.state, LaneState::Retrying(..))
+        })
+    };
+    while !waits() {
+        assert!(deadline.remaining().is_some(), "it is not tried again");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_replaces_an_upload_whose_answer_was_lost_does_not_conflict_with_it() {
+    let bench = Bench::patient();
+    bench
+        .memory
+        .insert("k", "text/plain", Encoding::Identity, "before");
+    let before = bench.etag("k");
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
+    bench.close_if("k", "first", before.clone());
+    put_off(&bench, "k");
+    assert_eq!(bench.text("k").as_deref(), Some("first"));
+    // Its refusal is lost as well.
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
+    bench.close_if("k", "second", before.clone());
+    put_off(&bench, "k");
+    bench.close_if("k", "third", before);
+    assert_eq!(bench.folder.journal().entries().len(), 1);
+    bench.uploader.wait_key(&key("k"), soon()).expect("ours");
+    assert_eq!(bench.text("k").as_deref(), Some("third"));
+    assert_eq!(bench.store.calls(Call::Put), 4);
+    assert_eq!(bench.store.calls(Call::Get), 1);
+    assert!(bench.folder.journal().entries().is_empty());
+}
+
+#[test]
+fn what_was_sent_without_an_answer_is_known_after_a_crash_too() {
+    for adopted in [false, true] {
+        let mut bench = Bench::patient();
+        bench.store.lose_answers(Call::Put, 1, ErrorKind::Network);
+        let id = bench.close("k", "first");
+        put_off(&bench, "k");
+        let absent = |pending: &mut Pending| pending.if_absent = true;
+        bench.folder.journal().update(&id, absent).expect("room");
+        // Nothing arrives from here on, so nothing is found out either.
+        bench.store.fail_next(Call::Put, 1, ErrorKind::RateLimited);
+        if adopted {
+            bench.restart();
+            put_off(&bench, "k");
+            bench.close("k", "second");
+        } else {
+            bench.close("k", "second");
+            put_off(&bench, "k");
+            bench.restart();
+        }
+        bench.uploader.wait_key(&key("k"), soon()).expect("ours");
+        assert_eq!(bench.text("k").as_deref(), Some("second"));
+    }
+}
+
+#[test]
+fn somebody_elses_change_after_an_upload_without_an_answer_is_not_overwritten() {
+    let bench = Bench::patient();
+    bench
+        .memory
+        .insert("k", "text/plain", Encoding::Identity, "before");
+    let before = bench.etag("k");
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
+    bench.close_if("k", "first!", before.clone());
+    put_off(&bench, "k");
+    bench
+        .memory
+        .insert("k", "text/plain", Encoding::Identity, "theirs");
+    bench.close_if("k", "second", before);
+    let error = bench.uploader.wait_key(&key("k"), soon());
+    assert_eq!(error.expect_err("theirs").kind(), ErrorKind::Changed);
+    assert_eq!(bench.text("k").as_deref(), Some("theirs"));
+    let kept = bench.folder.journal().kept();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(std::fs::read(&kept[0].data).expect("kept"), b"second");
+}
+
+#[test]
+fn a_refusal_counts_only_once_the_store_was_asked_what_it_has() {
+    let bench = Bench::patient();
+    bench
+        .memory
+        .insert("k", "text/plain", Encoding::Identity, "before");
+    let before = bench.etag("k");
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
+    bench.close_if("k", "mine", before);
+    put_off(&bench, "k");
+    bench.store.fail_next(Call::Get, 1, ErrorKind::Network);
+    assert_eq!(
+        bench.uploader.newest(&key("k")).expect("it").pending.size,
+        4
+    );
+    let late = Deadline::after(Duration::from_millis(200));
+    let error = bench.uploader.wait_key(&key("k"), late);
+    assert_eq!(error.expect_err("not known").kind(), ErrorKind::Timeout);
+    bench.uploader.wait_key(&key("k"), soon()).expect("ours");
+    assert!(bench.folder.journal().entries().is_empty());
+}
+
+#[test]
+fn whoever_deletes_is_told_that_an_upload_without_an_answer_may_be_in_the_store() {
+    let bench = Bench::patient();
+    bench.store.fail_next(Call::Put, 1, ErrorKind::RateLimited);
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Network);
+    for expected in [false, true] {
+        bench.close("k", "text");
+        put_off(&bench, "k");
+        let hold = bench.uploader.hold(&[&key("k")], soon()).expect("held");
+        assert_eq!(hold.may_be_stored(&key("k")), expected);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -709,3 +709,52 @@ fn an_upload_under_a_condition_whose_answer_was_lost_is_recognised() {
     core.close(fh).expect("sent again");
     assert_eq!(stored(&setup, "A"), Some(b"NEW".to_vec()));
 }
+
+#[test]
+fn what_may_have_been_stored_before_is_nobody_elses_change() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"old")]);
+    let (_, fh) = core.open_to_write("A").expect("open");
+    core.fs.write(fh, 0, b"new", patient()).expect("written");
+    core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+    core.faults.fail_next(Call::Get, 1, ErrorKind::Network);
+    assert_eq!(errno(core.fs.flush(fh, patient())), libc::EIO);
+    assert_eq!(stored(&setup, "A"), Some(b"new".to_vec()));
+    core.fs.write(fh, 0, b"NEW", patient()).expect("written");
+    // Nothing is known yet, so it is not said that somebody else has changed it.
+    core.faults.fail_next(Call::Get, 1, ErrorKind::Network);
+    assert_eq!(errno(core.fs.flush(fh, patient())), libc::EIO);
+    core.fs.fsync(fh, patient()).expect("ours");
+    assert_eq!(stored(&setup, "A"), Some(b"NEW".to_vec()));
+
+    core.fs.write(fh, 0, b"two", patient()).expect("written");
+    core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+    core.faults.fail_next(Call::Get, 1, ErrorKind::Network);
+    assert_eq!(errno(core.fs.flush(fh, patient())), libc::EIO);
+    setup
+        .store
+        .insert("A", "text/plain", Encoding::Identity, "her");
+    core.fs.write(fh, 0, b"six", patient()).expect("written");
+    assert_eq!(errno(core.close(fh)), libc::ESTALE);
+    assert_eq!(stored(&setup, "A"), Some(b"her".to_vec()));
+}
+
+#[test]
+fn deleting_a_file_whose_upload_only_seemed_to_fail_deletes_the_record() {
+    let (_dir, setup, core) = writable(&[]);
+    for name in ["deleted", "renamed"] {
+        let (_, fh) = core.create(name).expect("made");
+        core.fs.write(fh, 0, b"text", patient()).expect("written");
+        core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+        core.fs.flush(fh, patient()).expect_err("no answer");
+        assert_eq!(stored(&setup, name), Some(b"text".to_vec()));
+        if name == "deleted" {
+            core.remove(name).expect("deleted");
+        } else {
+            core.rename(name, "new").expect("renamed");
+        }
+        assert_eq!(stored(&setup, name), None);
+        core.close(fh).expect("closed");
+        assert_eq!(stored(&setup, name), None);
+    }
+    assert_eq!(stored(&setup, "new"), Some(b"text".to_vec()));
+}

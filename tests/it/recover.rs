@@ -85,6 +85,7 @@ fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKi
             Why::failed(&StoreError::new(kind, "the store did not like it"))
         }),
         attempts: 1,
+        unanswered: Default::default(),
     };
     folder.journal().keep(&file, pending, true).expect("kept")
 }
