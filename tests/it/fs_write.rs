@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use kvfs::clock::Deadline;
 use kvfs::fs::FsError;
 use kvfs::fs::types::Ino;
 use kvfs::local::fault::Call;
@@ -44,6 +45,10 @@ fn content_type(setup: &Setup, key: &str) -> String {
 }
 
 /// Requests of a kind made since the last call of [`reset`].
+fn late() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
 fn calls(core: &Core, call: Call) -> u64 {
     core.faults.calls(call)
 }
@@ -757,4 +762,59 @@ fn deleting_a_file_whose_upload_only_seemed_to_fail_deletes_the_record() {
         assert_eq!(stored(&setup, name), None);
     }
     assert_eq!(stored(&setup, "new"), Some(b"text".to_vec()));
+}
+
+#[test]
+fn an_fsync_of_a_file_that_is_closed_again_meanwhile_ends_with_what_was_closed_last() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::new(MemoryStore::new()).write_back(dir.path());
+    let core = setup.core(None);
+    core.faults.block(Call::Put);
+    let (_, fh) = core.create("k").expect("made");
+    core.fs.write(fh, 0, b"first", patient()).expect("written");
+    core.fs.flush(fh, patient()).expect("journalled");
+    assert!(core.faults.wait_blocked(Call::Put, 1, late()));
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| core.fs.fsync(fh, patient()));
+        let (_, again) = core.open_to_write("k").expect("open");
+        core.fs
+            .write(again, 0, b"second", patient())
+            .expect("written");
+        core.close(again).expect("journalled");
+        assert!(!sync.is_finished());
+        assert_eq!(stored(&setup, "k"), None);
+        core.faults.release(Call::Put);
+        sync.join().expect("no panic").expect("stored");
+    });
+    assert_eq!(stored(&setup, "k"), Some(b"second".to_vec()));
+    assert_eq!(calls(&core, Call::Put), 2);
+    core.close(fh).expect("closed");
+}
+
+#[test]
+fn deleting_a_file_in_the_background_deletes_what_only_seemed_to_fail() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::new(MemoryStore::new()).write_back(dir.path());
+    let core = setup.core(None);
+    for name in ["deleted", "renamed"] {
+        core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+        core.faults.fail_next(Call::Put, 1000, ErrorKind::Network);
+        let retried = core.metrics.uploads_retried.get();
+        let (_, fh) = core.create(name).expect("made");
+        core.fs.write(fh, 0, b"text", patient()).expect("written");
+        core.close(fh).expect("journalled");
+        let deadline = late();
+        while core.metrics.uploads_retried.get() == retried {
+            assert!(deadline.remaining().is_some(), "no attempt");
+            std::thread::yield_now();
+        }
+        assert_eq!(stored(&setup, name), Some(b"text".to_vec()));
+        if name == "deleted" {
+            core.remove(name).expect("deleted");
+        } else {
+            core.rename(name, "new").expect("renamed");
+        }
+        assert_eq!(stored(&setup, name), None);
+        core.faults.clear_faults(Call::Put);
+    }
 }

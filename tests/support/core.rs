@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kvfs::cache::disk::DiskTier;
 use kvfs::cache::records::{Records, RecordsConfig};
-use kvfs::clock::{Clock, Deadline, ManualClock, Wait};
+use kvfs::clock::{Clock, Deadline, ManualClock, SystemClock, Wait};
 use kvfs::fs::scratch::ScratchRules;
 use kvfs::fs::types::{AttrReply, DirSink, Fh, FileKind, Ino, KernelCache, Lookup};
 use kvfs::fs::writing::{Overwrite, WriteConfig};
@@ -16,7 +16,7 @@ use kvfs::local::fault::FaultStore;
 use kvfs::local::memory::MemoryStore;
 use kvfs::metrics::Metrics;
 use kvfs::staging::folder::StoreFile;
-use kvfs::staging::{StagingConfig, StagingFolder};
+use kvfs::staging::{StagingConfig, StagingFolder, UploadObserver, Uploader, UploaderConfig};
 use kvfs::store::Store;
 use kvfs::store::reference::StoreRef;
 use parking_lot::Mutex;
@@ -54,6 +54,15 @@ impl Setup {
         self
     }
 
+    /// The same with `--write-back`.
+    pub fn write_back(mut self, dir: &Path) -> Self {
+        self.fs.write = Some(WriteConfig {
+            write_back: true,
+            ..write_config(dir)
+        });
+        self
+    }
+
     /// Makes a core; with a folder it has a disk cache there.
     pub fn core(&self, cache: Option<&Path>) -> Core {
         let metrics = Arc::new(Metrics::default());
@@ -72,17 +81,38 @@ impl Setup {
             Arc::clone(&shared),
             Arc::clone(&metrics),
         );
-        let fs = KvFs::new(
+        let mut config = self.fs.clone();
+        let uploader = config
+            .write
+            .as_mut()
+            .filter(|write| write.write_back)
+            .map(|write| {
+                let uploader = Uploader::new(
+                    Arc::clone(&store),
+                    Arc::clone(write.staging.journal()),
+                    UploaderConfig::new(write.deadline),
+                    Arc::new(SystemClock),
+                    Arc::clone(&metrics),
+                );
+                write.uploader = Some(Arc::clone(&uploader));
+                uploader
+            });
+        let fs = Arc::new(KvFs::new(
             store,
             Arc::clone(&records),
-            self.fs.clone(),
+            config,
             shared,
             Arc::clone(&metrics),
-        );
+        ));
+        if let Some(uploader) = uploader {
+            fs.adopt_journal();
+            let observer: Arc<dyn UploadObserver> = Arc::<KvFs>::clone(&fs);
+            uploader.start(Arc::downgrade(&observer));
+        }
         let kernel = Arc::new(KernelLog::default());
         fs.connect_kernel(Arc::<KernelLog>::clone(&kernel));
         Core {
-            fs: Arc::new(fs),
+            fs,
             records,
             faults,
             clock,
