@@ -44,12 +44,17 @@ impl KvFs {
         let ticket = match draft.begin(why) {
             Begin::Nothing => return Ok(()),
             Begin::Refused(error) => return Err(FsError::Store(error)),
-            Begin::Go(ticket) => ticket,
+            Begin::Go(ticket) => *ticket,
         };
+        self.store_ticket(side, ticket)
+    }
+
+    /// Stores what a ticket is for.
+    fn store_ticket(&self, side: &WriteSide, ticket: Ticket) -> Result<()> {
         if side.config.write_back
             && let Some(uploader) = &side.config.uploader
         {
-            return self.journal(side, uploader, *ticket);
+            return self.journal(side, uploader, ticket);
         }
         // What an earlier mount left of this record must not come after this.
         let stored = self
@@ -288,10 +293,28 @@ impl KvFs {
     /// in `kvfs status`.
     pub fn release_end(&self, unfinished: Unfinished) {
         let Unfinished(draft) = unfinished;
-        if let Err(error) = self.commit(&draft, Why::Release) {
+        let stored = self.write_side().and_then(|side| {
+            match draft.begin(Why::Release) {
+                Begin::Nothing => Ok(()),
+                Begin::Refused(error) => Err(FsError::Store(error)),
+                // Somebody has opened it again, and may have emptied it to write it anew: that is
+                // not to be seen half way. Whoever closes it then stores it.
+                Begin::Go(ticket) if self.is_open(draft.ino) => {
+                    ticket.give_back();
+                    Ok(())
+                }
+                Begin::Go(ticket) => self.store_ticket(side, *ticket),
+            }
+        });
+        if let Err(error) = stored {
             self.report("close", Some(draft.ino), &error);
         }
         self.settle(&draft);
+    }
+
+    fn is_open(&self, ino: Ino) -> bool {
+        let inodes = self.inodes.lock();
+        inodes.get(ino).is_some_and(|inode| inode.opens > 0)
     }
 
     /// Forgets a draft that nobody needs any more.
@@ -338,11 +361,9 @@ impl KvFs {
         let Ok(side) = self.write_side() else { return };
         for draft in side.drafts.take_due(self.clock.now()) {
             // Whoever has it open again holds it back again when it is closed.
-            let inodes = self.inodes.lock();
-            if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
+            if self.is_open(draft.ino) {
                 continue;
             }
-            drop(inodes);
             let (fs, unfinished) = (Arc::clone(self), Unfinished(Arc::clone(&draft)));
             let queued = self.committers.spawn(move || fs.release_end(unfinished));
             if queued.is_err() {

@@ -209,6 +209,15 @@ impl Draft {
         self.state.lock().facts.base = base;
     }
 
+    /// Takes note of what it is to replace if it has no changes of its own, and that name still.
+    pub fn replaces(&self, place: &Place, base: Option<RecordMeta>) {
+        let mut state = self.state.lock();
+        let is_clean = state.change <= state.committed && state.journalled.is_none();
+        if is_clean && !state.committing && state.place == *place {
+            state.facts.base = base;
+        }
+    }
+
     /// Marks it as stored as it is.
     pub fn set_committed(&self) {
         let mut state = self.state.lock();
@@ -306,11 +315,15 @@ impl Draft {
 
     /// Tells whether what the store lacks has been refused by it.
     pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// Returns why the store has refused what it lacks, if it has.
+    pub fn refusal(&self) -> Option<StoreError> {
         let state = self.state.lock();
-        state
-            .failed
-            .as_ref()
-            .is_some_and(|(change, _)| *change == state.change)
+        let failed = state.failed.as_ref();
+        let (_, error) = failed.filter(|(change, _)| *change == state.change)?;
+        Some(error.duplicate())
     }
 
     /// Tells whether a record of this name is in the store, as far as this mount knows.
@@ -604,6 +617,13 @@ impl Ticket {
             size: self.size,
             modified: self.modified,
         });
+    }
+
+    /// Ends the commit before it has begun: nothing is stored, and nothing has failed.
+    pub fn give_back(mut self) {
+        self.ended = true;
+        self.draft.state.lock().committing = false;
+        self.draft.ended.notify_all();
     }
 
     /// Ends the commit of bytes that are safe in the journal.

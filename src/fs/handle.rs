@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use super::sharing::Sharers;
 use super::types::{Fh, Ino};
 use crate::cache::content::ContentReader;
 use crate::cache::listing::Listing;
@@ -16,6 +19,8 @@ pub struct FileHandle {
     pub reader: Option<ContentReader>,
     /// Whether it may change the file.
     pub writing: bool,
+    /// Who writes through it.
+    pub sharers: Mutex<Sharers>,
 }
 
 /// An open directory: shows one listing from its start to its end.

@@ -206,11 +206,20 @@ impl InodeTable {
 
     /// Takes a record's name from whichever inode has it: the record is gone.
     pub fn lose_name(&mut self, key: &Key) {
+        self.take_name(key, true);
+    }
+
+    /// Takes a record's name from its inode; what is written to it is for the store all the same.
+    pub fn detach_name(&mut self, key: &Key) {
+        self.take_name(key, false);
+    }
+
+    fn take_name(&mut self, key: &Key, gone: bool) {
         if let Some(ino) = self.unname(key)
             && let Some(inode) = self.get_mut(ino)
         {
             inode.detached = true;
-            inode.gone = true;
+            inode.gone |= gone;
         }
     }
 

@@ -45,6 +45,7 @@ pub mod refresh;
 pub mod rename;
 pub mod scratch;
 pub mod setattr;
+pub mod sharing;
 pub mod types;
 mod uncertain;
 pub mod warm;
@@ -56,7 +57,7 @@ pub mod xattr;
 pub use error::{FsError, Result};
 use handle::HandleTable;
 use inode::InodeTable;
-use types::{Ino, KernelCache};
+use types::{Ino, KernelCache, Programs};
 use writing::{WriteConfig, WriteSide};
 
 /// How long the kernel may believe what never changes.
@@ -116,6 +117,7 @@ pub struct KvFs {
     settled: Condvar,
     handles: Mutex<HandleTable>,
     kernel: OnceLock<Arc<dyn KernelCache>>,
+    programs: OnceLock<Arc<dyn Programs>>,
     /// Whether the kernel may read whole contents from their files.
     direct: AtomicBool,
     prefetcher: Option<Prefetcher>,
@@ -173,6 +175,7 @@ impl KvFs {
             settled: Condvar::new(),
             handles: Mutex::default(),
             kernel: OnceLock::new(),
+            programs: OnceLock::new(),
             direct: AtomicBool::new(false),
             prefetcher,
             listers,
@@ -186,6 +189,12 @@ impl KvFs {
     /// Connects the kernel's caches; the first call counts.
     pub fn connect_kernel(&self, kernel: Arc<dyn KernelCache>) {
         let _ = self.kernel.set(kernel);
+    }
+
+    /// Connects what tells of the programs that use the filesystem; the first call counts. Until
+    /// then all are taken for one.
+    pub fn connect_programs(&self, programs: Arc<dyn Programs>) {
+        let _ = self.programs.set(programs);
     }
 
     /// Connects what the root's `user.kvfs.stats` shows; the first call counts.

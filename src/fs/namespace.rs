@@ -73,8 +73,9 @@ impl KvFs {
         let named = matches!(place, Place::Record(_));
         let mut inodes = self.inodes.lock();
         if named {
-            // What had the name is gone from the store, but open here still.
-            inodes.lose_name(&key);
+            // What had the name is open here still, and somebody else has deleted it: nobody who
+            // writes to it is to believe that it was stored.
+            inodes.detach_name(&key);
         }
         let ino = inodes.fresh();
         inodes.add(ino, &key, named);

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::draft::Place;
 use super::handle::FileHandle;
@@ -213,6 +214,7 @@ impl KvFs {
             ino,
             reader: Some(reader),
             writing,
+            sharers: Mutex::default(),
         });
         self.metrics.open_files.set(handles.open_files() as u64);
         Opened {

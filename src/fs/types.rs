@@ -109,6 +109,25 @@ pub trait DirSink {
     fn add(&mut self, ino: Ino, next: u64, kind: FileKind, name: &OsStr, attr: &AttrReply) -> bool;
 }
 
+/// A thread of a program, by the number that the kernel gives it; 0 is one that nobody here knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Thread(pub u32);
+
+/// A program, by its process number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process(pub u32);
+
+/// What the core must know of the programs that use it. Asking may take as long as reading a few
+/// files of `/proc`.
+pub trait Programs: Send + Sync + fmt::Debug {
+    /// Returns the process that a thread belongs to; `None` if that cannot be told.
+    fn process_of(&self, thread: Thread) -> Option<Process>;
+
+    /// Tells whether a process has a file open for writing; `None` if that cannot be told. One
+    /// that has ended has none.
+    fn holds(&self, process: Process, ino: Ino) -> Option<bool>;
+}
+
 /// What the core tells the kernel about its caches.
 ///
 /// All but names may be forgotten while an open is being answered, pages then only while no handle

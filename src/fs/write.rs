@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::commit::Unfinished;
 use super::draft::{Draft, DraftFacts, Place, Why};
@@ -61,6 +62,19 @@ impl KvFs {
         let now = self.clock.wall();
         match side.drafts.find_or_make(ino, wait)? {
             Found::Draft(draft) => {
+                let place = draft.place();
+                if let Place::Record(key) = &place
+                    && !draft.is_dirty()
+                    && !self
+                        .inodes
+                        .lock()
+                        .get(ino)
+                        .is_none_or(|inode| inode.detached)
+                {
+                    // What is replaced is what there is now, whatever other handles have open.
+                    let base = self.describe(key, wait)?;
+                    draft.replaces(&place, base);
+                }
                 draft.set_size(0, now, side.folder(), wait)?;
                 Ok(draft)
             }
@@ -106,6 +120,7 @@ impl KvFs {
             ino,
             reader: None,
             writing,
+            sharers: Mutex::default(),
         });
         self.metrics.open_files.set(handles.open_files() as u64);
         Opened {
@@ -211,9 +226,31 @@ impl KvFs {
     pub(super) fn set_size(&self, ino: Ino, size: u64, fh: Option<Fh>, wait: Wait) -> Result<()> {
         let side = self.write_side()?;
         side.check_size(size)?;
-        if fh.is_none() && wait == Wait::Never {
+        if fh.is_some() {
+            return self.resize(side, ino, size, fh, wait).map(drop);
+        }
+        if wait == Wait::Never {
             return Err(FsError::WouldBlock);
         }
+        // First, so that nobody forgets the draft meanwhile.
+        self.hold_open(ino)?;
+        let resized = self.resize(side, ino, size, fh, wait);
+        let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
+        self.inodes.lock().closed(ino);
+        if let Some(draft) = side.drafts.get(ino) {
+            self.settle(&draft);
+        }
+        stored
+    }
+
+    fn resize(
+        &self,
+        side: &WriteSide,
+        ino: Ino,
+        size: u64,
+        fh: Option<Fh>,
+        wait: Wait,
+    ) -> Result<Arc<Draft>> {
         let draft = if size == 0 {
             self.draft_emptied(side, ino, wait)?
         } else {
@@ -226,12 +263,7 @@ impl KvFs {
             draft
         };
         self.changed_by_writing(ino);
-        if fh.is_none() {
-            let stored = self.commit(&draft, Why::Now);
-            self.settle(&draft);
-            stored?;
-        }
-        Ok(())
+        Ok(draft)
     }
 
     /// A program that has set a file's time and then writes to it sees the time of the write.

@@ -22,6 +22,7 @@ use fuser::{
 use super::changes::{self, deadline_of};
 use super::passthrough::Passthrough;
 use super::pending::{Refuse, Watcher};
+use super::processes::Processes;
 use crate::clock::Wait;
 use crate::fs::setattr::SetAttr;
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
@@ -85,6 +86,7 @@ impl Adapter {
         appearance: Appearance,
         deadline: Duration,
     ) -> Self {
+        fs.connect_programs(Arc::new(Processes));
         Self {
             fs,
             pool,
@@ -492,9 +494,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.change(request, "close", ino, reply, move |fs, wait| {
-            fs.flush(Fh(fh.0), wait)
-        });
+        self.close_descriptor(request, ino, fh, reply);
     }
 
     fn fsync(

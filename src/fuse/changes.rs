@@ -16,7 +16,7 @@ use super::adapter::{Adapter, Lane, fail, file_attr, guarded};
 use super::pending::Refuse;
 use crate::clock::{Deadline, Wait};
 use crate::fs::setattr::{SetAttr, Time};
-use crate::fs::types::{AttrReply, Created, Fh, Ino};
+use crate::fs::types::{AttrReply, Created, Fh, Ino, Thread};
 use crate::fs::{FsError, KvFs};
 
 /// An upload may take as long as bytes keep going out; nobody waits for one for longer than this.
@@ -34,13 +34,19 @@ impl Adapter {
     ) {
         let (name, appearance) = (name.to_owned(), self.appearance());
         let (exclusive, truncate) = (flags & libc::O_EXCL != 0, flags & libc::O_TRUNC != 0);
+        let process = self.fs().process_of(Thread(request.pid()));
         self.answer_or_undo(
             Lane::Upload,
             request,
             "create",
             parent,
             reply,
-            move |fs, wait| fs.create(Ino(parent.0), &name, mode, exclusive, truncate, wait),
+            move |fs, wait| {
+                let parent = Ino(parent.0);
+                let created = fs.create(parent, &name, mode, exclusive, truncate, wait)?;
+                fs.opened_by(created.opened.fh, process);
+                Ok(created)
+            },
             move |reply, Created { entry, opened }| {
                 let mut flags = FopenFlags::empty();
                 flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
@@ -66,13 +72,18 @@ impl Adapter {
         truncate: bool,
         reply: ReplyOpen,
     ) {
+        let process = self.fs().process_of(Thread(request.pid()));
         self.answer_or_undo(
             Lane::Wait,
             request,
             "open",
             ino,
             reply,
-            move |fs, wait| fs.open_writing(Ino(ino.0), truncate, wait),
+            move |fs, wait| {
+                let opened = fs.open_writing(Ino(ino.0), truncate, wait)?;
+                fs.opened_by(opened.fh, process);
+                Ok(opened)
+            },
             |reply, opened| {
                 let mut flags = FopenFlags::empty();
                 flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
@@ -93,6 +104,7 @@ impl Adapter {
         reply: ReplyWrite,
     ) {
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.fs().written_by(Fh(fh.0), Thread(request.pid()));
         match guarded(self.fs(), "write", || {
             self.fs().write(Fh(fh.0), offset, data, Wait::Never)
         }) {
@@ -110,6 +122,21 @@ impl Adapter {
             move |fs, wait| fs.write(Fh(fh.0), offset, &data, wait),
             move |reply, ()| reply.written(written),
         );
+    }
+
+    /// Closes one of possibly many descriptors of an open file.
+    pub(super) fn close_descriptor(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        reply: ReplyEmpty,
+    ) {
+        // Now: whoever is ended while it waits may be gone later.
+        let process = self.fs().process_of(Thread(request.pid()));
+        self.change(request, "close", ino, reply, move |fs, wait| {
+            fs.flush_by(Fh(fh.0), process, wait)
+        });
     }
 
     /// For requests whose answer is only whether they went well.

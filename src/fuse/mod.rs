@@ -5,4 +5,5 @@ mod changes;
 pub mod notify;
 pub mod passthrough;
 pub mod pending;
+mod processes;
 pub mod session;

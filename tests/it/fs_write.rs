@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kvfs::clock::Deadline;
 use kvfs::fs::FsError;
-use kvfs::fs::types::Ino;
+use kvfs::fs::types::{Ino, Process, Programs, Thread};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store};
@@ -136,6 +136,90 @@ fn what_is_emptied_is_not_fetched_and_keeps_its_type() {
     assert_eq!(content_type(&setup, "A"), "text/x-own");
     let made = [Call::Get, Call::Head, Call::Put].map(|call| calls(&core, call));
     assert_eq!(made, [0, 1, 1]);
+}
+
+#[test]
+fn the_end_of_an_earlier_handle_stores_nothing_of_what_is_being_written_anew() {
+    let (_dir, setup, core) = writable(&[]);
+    let (ino, fh) = core.create("A").expect("made");
+    core.fs.write(fh, 0, b"mapped", patient()).expect("written");
+    // The kernel tells of the last close at some time, and waits for nobody here.
+    let unfinished = core.fs.release_begin(fh).expect("something to store");
+    let again = core.fs.open_writing(ino, true, patient()).expect("open").fh;
+    core.fs.release_end(unfinished);
+    assert_eq!(calls(&core, Call::Put), 0);
+    core.fs
+        .write(again, 0, b"anew", patient())
+        .expect("written");
+    core.close(again).expect("stored");
+    assert_eq!(calls(&core, Call::Put), 1);
+    assert_eq!(stored(&setup, "A").as_deref(), Some(&b"anew"[..]));
+}
+
+/// What the kernel knows of programs: who has which file open for writing.
+#[derive(Debug, Default)]
+struct Holders(parking_lot::Mutex<Vec<Process>>);
+
+impl Programs for Holders {
+    /// Threads have the numbers of their process and what is below the next ten.
+    fn process_of(&self, thread: Thread) -> Option<Process> {
+        (thread.0 > 0).then_some(Process(thread.0 / 10 * 10))
+    }
+
+    fn holds(&self, process: Process, _: Ino) -> Option<bool> {
+        Some(self.0.lock().contains(&process))
+    }
+}
+
+#[test]
+fn who_inherited_a_file_stores_it_only_once_its_opener_has_closed_it() {
+    let (_dir, setup, core) = writable(&[]);
+    let holders = std::sync::Arc::new(Holders::default());
+    core.fs
+        .connect_programs(std::sync::Arc::<Holders>::clone(&holders));
+    let [opener, writer, bystander] = [10, 20, 30].map(|number| Some(Process(number)));
+    let close = |fh, process| core.fs.flush_by(fh, process, patient());
+    let (_, fh) = core.create("a").expect("made");
+    core.fs.opened_by(fh, opener);
+    holders.0.lock().extend(opener);
+    let write = |at, bytes: &[u8], thread| {
+        core.fs.written_by(fh, Thread(thread));
+        core.fs.write(fh, at, bytes, patient()).expect("written");
+    };
+    write(0, b"opener ", 11);
+    write(7, b"writer ", 22);
+    close(fh, writer).expect("nothing to say");
+    close(fh, bystander).expect("nothing to say");
+    assert_eq!(calls(&core, Call::Put), 0);
+    close(fh, opener).expect("stored");
+    close(fh, writer).expect("nothing new");
+    assert_eq!(stored(&setup, "a").as_deref(), Some(&b"opener writer "[..]));
+    assert_eq!(calls(&core, Call::Put), 1);
+    // It has closed all it had.
+    holders.0.lock().clear();
+    write(14, b"again", 25);
+    close(fh, bystander).expect("nothing to say");
+    assert_eq!(calls(&core, Call::Put), 1);
+    core.faults.fail_next(Call::Put, 1, ErrorKind::Denied);
+    assert_eq!(errno(close(fh, writer)), libc::EACCES);
+    assert_eq!(errno(close(fh, bystander)), libc::EACCES, "known already");
+    write(19, b"!", 0);
+    close(fh, None).expect("who cannot be told stores it");
+    assert_eq!(
+        stored(&setup, "a").as_deref(),
+        Some(&b"opener writer again!"[..])
+    );
+    assert_eq!(calls(&core, Call::Put), 3);
+    // The last close stores what is left.
+    write(0, b"OPENER", 31);
+    holders.0.lock().extend(opener);
+    close(fh, bystander).expect("nothing to say");
+    assert_eq!(calls(&core, Call::Put), 3);
+    core.fs.release(fh);
+    assert_eq!(
+        stored(&setup, "a").as_deref(),
+        Some(&b"OPENER writer again!"[..])
+    );
 }
 
 #[test]
@@ -350,6 +434,48 @@ fn a_record_that_changed_since_it_was_opened_is_not_overwritten() {
     assert_eq!(stored(&setup, "A"), Some(b"theirs".to_vec()));
     core.clock.advance(TTL);
     assert_eq!(core.cat("A").expect("its bytes"), b"theirs");
+}
+
+#[test]
+fn what_is_emptied_replaces_what_there_is_now_whatever_else_is_open() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"one")]);
+    let (ino, reader) = core.open("A").expect("open");
+    let save = |bytes: &[u8]| {
+        core.clock.advance(TTL);
+        let found = core.lookup("A").expect("an answer").expect("present");
+        assert_eq!(found.attr.ino, ino);
+        let fh = core.fs.open_writing(ino, true, patient())?.fh;
+        core.fs.write(fh, 0, bytes, patient())?;
+        core.close(fh)
+    };
+    save(b"mine").expect("stored");
+    setup
+        .store
+        .insert("A", "text/plain", Encoding::Identity, &b"theirs"[..]);
+    save(b"mine, knowing theirs").expect("stored");
+    assert_eq!(
+        stored(&setup, "A").as_deref(),
+        Some(&b"mine, knowing theirs"[..])
+    );
+    core.fs.release(reader);
+}
+
+#[test]
+fn what_is_written_to_a_record_that_somebody_else_deleted_is_refused_also_once_it_was_made_anew() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"one")]);
+    let (_, old) = core.open_to_write("A").expect("open");
+    let key = Key::new("A").expect("a key");
+    let deadline = kvfs::clock::Deadline::after(Duration::from_secs(9));
+    setup.store.delete(&key, deadline).expect("deleted");
+    core.clock.advance(TTL);
+    assert_eq!(core.lookup("A").expect("an answer"), None);
+    let (_, new) = core.create("A").expect("made");
+    core.fs.write(new, 0, b"new", patient()).expect("written");
+    core.close(new).expect("stored");
+    core.fs.write(old, 0, b"ONE", patient()).expect("written");
+    assert_eq!(errno(core.close(old)), libc::ESTALE);
+    assert_eq!(stored(&setup, "A").as_deref(), Some(&b"new"[..]));
+    assert_eq!(core.cat("A").expect("its bytes"), b"new");
 }
 
 #[test]

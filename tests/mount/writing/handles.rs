@@ -96,8 +96,31 @@ os.close(a)",
     writable.leaves(&["a"]);
 }
 
+/// Starting a program closes, in the process that becomes it, what is not for it.
 #[test]
-fn programs_that_share_a_file_by_fork_each_store_their_part() {
+fn a_program_started_while_a_file_is_half_written_stores_nothing_of_it() {
+    let writable = Writable::new();
+    writable.put("b", "text/plain", b"whole");
+    writable.program(
+        "import subprocess
+a, b = opened('a', NEW), opened('b')
+os.write(a, b'half '), os.write(b, b'HALF ')
+subprocess.run(['true'], check=True)
+os.set_inheritable(a, True)
+subprocess.run(['true'], check=True, close_fds=False)
+if os.fork() == 0: os._exit(0)
+os.wait()
+os.write(a, b'whole'), os.write(b, b'WHOLE')
+os.close(a), os.close(b)",
+        &["PUT a", "PUT b"],
+    );
+    writable.holds("a", "half whole");
+    writable.holds("b", "HALF WHOLE");
+    writable.leaves(&["a", "b"]);
+}
+
+#[test]
+fn programs_that_share_a_file_store_it_when_the_one_that_opened_it_closes_it() {
     let writable = Writable::new();
     writable.program(
         "a = opened('a', NEW)
@@ -108,13 +131,53 @@ if os.fork() == 0:
 os.wait()
 os.write(a, b'parent')
 os.close(a)",
-        &["PUT a", "PUT a"],
+        &["PUT a"],
     );
     writable.holds("a", "parent child parent");
-    // A shell's child ends: it closes its output, too.
-    writable.changes("(echo 1; /bin/echo 2; echo 3) > a", &["PUT a", "PUT a"]);
-    writable.holds("a", "1\n2\n3\n");
+    for script in [
+        "(echo 1; /bin/echo 2; echo 3) > a",
+        "bash -c '{ /bin/echo 1; /bin/echo 2; cat <<< 3; } > a'",
+        "for n in 1 2 3; do /bin/echo $n; done > a",
+        "bash -c 'exec 3> a; /bin/echo 1 >&3; (/bin/echo 2; echo 3) >&3; exec 3>&-'",
+        "{ seq 2; seq 3 3 | cat; } | cat > a",
+        "sh -c '/bin/echo 1; /bin/echo 2; /bin/echo 3' > a",
+    ] {
+        writable.changes(script, &["PUT a"]);
+        writable.holds("a", "1\n2\n3\n");
+    }
     writable.leaves(&["a"]);
+}
+
+#[test]
+fn who_was_handed_a_file_stores_it_once_the_one_that_opened_it_has_closed_it() {
+    let writable = Writable::new();
+    // Stored when the program has ended, not some time later: nobody waits here.
+    writable.mount.python(&format!(
+        "{PRELUDE}import subprocess
+with open('a', 'wb') as a:
+    program = subprocess.Popen(['sh', '-c', 'read go; echo $go'], stdin=subprocess.PIPE, stdout=a)
+program.communicate(b'one\\n')"
+    ));
+    writable.holds("a", "one\n");
+    // The one that opened it has ended.
+    writable.mount.python(&format!(
+        "{PRELUDE}go, done = os.pipe(), os.pipe()
+if os.fork() == 0:
+    b = opened('b', NEW)
+    os.write(b, b'one ')
+    if os.fork() == 0:
+        os.read(go[0], 1)
+        os.write(b, b'two')
+        os.close(b)
+        os.write(done[1], b'!')
+    os._exit(0)
+os.wait()
+os.write(go[1], b'!')
+os.read(done[0], 1)"
+    ));
+    writable.holds("b", "one two");
+    assert_eq!(writable.seen(), ["PUT a", "PUT b", "PUT b"]);
+    writable.leaves(&["a", "b"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::Writable;
-use crate::support::mounted::{pattern, text};
+use crate::support::mounted::{eventually, pattern, text};
 
 #[test]
 fn the_shell_writes_a_record_with_one_put() {
@@ -314,6 +314,8 @@ fn what_a_store_cannot_have_is_refused_and_said() {
         said.contains("File name too long") || said.contains("Invalid argument"),
         "{said}"
     );
+    // Nobody waits for the upload of an empty file.
+    eventually("the empty file is stored", || writable.keys() == ["a"]);
     writable.changes("rm a; ls", &["DELETE a"]);
     writable.leaves(&[]);
 }
