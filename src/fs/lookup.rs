@@ -17,6 +17,7 @@ impl KvFs {
     ///
     /// Costs no request for what the listing or memory knows, for names that no key has, and
     /// for keys outside the mount's prefix; else one, which for a small record also fetches it.
+    /// After several names in a row that are not there it is one for a page of the listing.
     ///
     /// # Errors
     /// [`FsError::WrongKind`] when `parent` is no directory; errors of the store.
@@ -97,7 +98,15 @@ impl KvFs {
                 _ => Err(FsError::NoEntry),
             };
         }
-        self.ask(key, wait)
+        self.list_instead(key, wait);
+        match self.existence(key) {
+            Existence::Present(facts) if !self.wants_exact(key, &facts) => return Ok(facts),
+            Existence::Absent(_) => return Err(FsError::NoEntry),
+            _ => {}
+        }
+        let answer = self.ask(key, wait);
+        self.note_asked(key, &answer);
+        answer
     }
 
     /// Gives a record its inode, counted as held by the kernel.

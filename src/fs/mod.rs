@@ -27,6 +27,7 @@ use crate::prefetch::Prefetcher;
 use crate::store::{Key, ListQuery, Store};
 use crate::workers::Workers;
 
+mod absence;
 pub mod attributes;
 pub mod commit;
 pub mod content_type;
@@ -112,6 +113,8 @@ pub struct KvFs {
     listing: Mutex<Option<Arc<Listing>>>,
     /// Names that the kernel was told do not exist, the latest of them.
     absent: Mutex<LruCache<OsString, ()>>,
+    /// Names that the store was asked for and does not have, the latest of them.
+    misses: Mutex<absence::Misses>,
     inodes: Mutex<InodeTable>,
     /// An inode is no longer settling.
     settled: Condvar,
@@ -171,6 +174,7 @@ impl KvFs {
             metrics,
             listing: Mutex::default(),
             absent: Mutex::new(LruCache::new(MOST_ABSENT)),
+            misses: Mutex::default(),
             inodes: Mutex::default(),
             settled: Condvar::new(),
             handles: Mutex::default(),

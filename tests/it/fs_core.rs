@@ -121,6 +121,58 @@ fn what_cannot_be_a_key_costs_nothing_and_a_missing_key_one_request() {
 }
 
 #[test]
+fn names_that_are_not_there_are_listed_page_by_page_and_never_missed() {
+    let store = MemoryStore::new();
+    for i in 0..2500 {
+        store.insert(
+            &format!("key-{i:04}"),
+            "text/plain",
+            Encoding::Identity,
+            "5",
+        );
+    }
+    let setup = Setup::new(store);
+    let core = setup.core(None);
+    let absent = |name: &str| assert_eq!(core.lookup(name).expect("an answer"), None, "{name}");
+    let lists = || core.faults.calls(Call::List);
+    // One request each, until three were not there: then a page, which does not come so far.
+    for n in 0..3 {
+        absent(&format!("new-{n}"));
+    }
+    assert_eq!((lists(), requests(&core)), (0, 3));
+    absent("new-3");
+    assert_eq!(lists(), 1);
+    absent("key-0500x");
+    assert_eq!(lists(), 1, "the page knows");
+    assert!(core.lookup("key-0500").expect("an answer").is_some());
+    for n in 4..40 {
+        absent(&format!("new-{n}"));
+    }
+    assert_eq!(lists(), 3);
+    assert_eq!(requests(&core), 9 + 3);
+    // No longer than any listing is believed, and what is there is found without one.
+    setup
+        .store
+        .insert("new-7", "text/plain", Encoding::Identity, "it");
+    core.clock.advance(TTL);
+    assert!(core.lookup("new-7").expect("an answer").is_some());
+    assert_eq!((lists(), requests(&core)), (0, 1));
+    // Waiting for one name is no reason to list all.
+    for _ in 0..9 {
+        core.clock.advance(TTL);
+        absent("awaited");
+    }
+    assert_eq!((lists(), requests(&core)), (0, 9));
+    // Who may not list asks for each.
+    core.faults.fail_next(Call::List, 1, ErrorKind::Denied);
+    for n in 40..80 {
+        absent(&format!("new-{n}"));
+    }
+    assert_eq!(lists(), 1);
+    assert_eq!(requests(&core), 40 + 1);
+}
+
+#[test]
 fn a_listing_costs_a_request_a_page_and_answers_lookups_and_stats() {
     let store = MemoryStore::new();
     for i in 0..10_000 {

@@ -215,6 +215,19 @@ fn the_listing_answers_for_names_that_are_not_in_it() {
 }
 
 #[test]
+fn many_names_that_do_not_exist_cost_a_few_requests_in_all() {
+    let server = small();
+    let mount = MountedSession::served(&server);
+    let counted = Counted { server, mount };
+    let cost = counted.costs(
+        "for n in $(seq 60); do ! test -e missing-$n || exit 1; done",
+        4,
+    );
+    assert_eq!(cost.list, 1);
+    counted.costs("test -e OUTPUT", 0);
+}
+
+#[test]
 fn a_listed_record_costs_one_request_to_read() {
     let counted = Counted::new(small());
     counted.costs("ls -l", 1);

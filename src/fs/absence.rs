@@ -1,0 +1,98 @@
+//! Names that are asked for one after the other and are not there.
+//!
+//! Whoever copies files into the mount, or probes for many names, costs a request for each. After a
+//! few of them in a row a page of the listing is asked for instead: it answers for all names in its
+//! range, for as long as any listing does.
+
+use std::time::{Duration, Instant};
+
+use super::{KvFs, Result};
+use crate::cache::listing::Found;
+use crate::clock::Wait;
+use crate::store::{Key, MAX_PAGE};
+
+/// So many names in a row that were not there are worth a page of the listing.
+const MISSES_A_PAGE: u64 = 3;
+/// A name that was asked for so much later than the one before is not in a row with it.
+const IN_A_ROW: Duration = Duration::from_secs(5);
+/// More pages are not fetched for the sake of absent names.
+const MOST_PAGES: u64 = 10;
+/// So long nothing is listed after that has failed: perhaps the token may not.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// The names that were not there.
+#[derive(Debug, Default)]
+pub(super) struct Misses {
+    /// How many in a row.
+    in_a_row: u64,
+    last: Option<(Key, Instant)>,
+    failed: Option<Instant>,
+}
+
+impl Misses {
+    /// Takes note that a name is not there, for which the store was asked.
+    fn missed(&mut self, key: &Key, now: Instant) {
+        let in_a_row = match &self.last {
+            // Somebody waits for it to appear.
+            Some((last, _)) if last == key => self.in_a_row,
+            Some((_, at)) if now.saturating_duration_since(*at) <= IN_A_ROW => self.in_a_row + 1,
+            _ => 1,
+        };
+        self.in_a_row = in_a_row;
+        self.last = Some((key.clone(), now));
+    }
+
+    /// Takes note that a name is there.
+    fn found(&mut self) {
+        self.in_a_row = 0;
+        self.last = None;
+    }
+
+    /// Tells whether another page is worth its request when so many are there.
+    fn are_worth_a_page(&self, pages: u64, now: Instant) -> bool {
+        let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;
+        let recent = |(_, at): &(Key, Instant)| now.saturating_duration_since(*at) <= IN_A_ROW;
+        pages < MOST_PAGES
+            && self.in_a_row >= MISSES_A_PAGE * (pages + 1)
+            && self.last.as_ref().is_some_and(recent)
+            && !self.failed.is_some_and(failed)
+    }
+}
+
+impl KvFs {
+    /// Lists a page or more if so many names were not there that this saves requests. Whether it
+    /// did is to be seen from [`KvFs::existence`].
+    pub(super) fn list_instead(&self, key: &Key, wait: Wait) {
+        let now = self.clock.now();
+        let never_believed = self.records.config().ttl.is_some_and(|ttl| ttl.is_zero());
+        if Self::no_wait(wait) || never_believed || !self.misses.lock().are_worth_a_page(0, now) {
+            return;
+        }
+        let listing = self.current_listing();
+        while matches!(listing.find(key), Found::Unknown) {
+            let pages = listing.len().div_ceil(MAX_PAGE as u64);
+            if !self.misses.lock().are_worth_a_page(pages, now) {
+                return;
+            }
+            match self.page(&listing, listing.len(), wait) {
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!("cannot list the store for the sake of {key}: {error:?}");
+                    self.misses.lock().failed = Some(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes note of what the store answered when it was asked for a name.
+    pub(super) fn note_asked<T>(&self, key: &Key, answer: &Result<T>) {
+        let mut misses = self.misses.lock();
+        match answer {
+            Ok(_) => misses.found(),
+            Err(error) if error.errno() == libc::ENOENT => misses.missed(key, self.clock.now()),
+            Err(_) => {}
+        }
+    }
+}
