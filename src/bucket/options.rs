@@ -25,12 +25,13 @@ const SILENCE: &str = "30 seconds";
 const TRANSFER: &str = "24 hours";
 
 /// The variables that say where a storage is.
-const ENDPOINTS: [&str; 5] = [
+const ENDPOINTS: [&str; 6] = [
     "aws_endpoint",
     "aws_endpoint_url",
     "aws_endpoint_url_s3",
     "azure_endpoint",
     "azure_storage_endpoint",
+    "google_base_url",
 ];
 
 /// Parts of names of variables whose values are secret or change often.
@@ -188,6 +189,7 @@ mod tests {
     #[test]
     fn endpoints_without_encryption_are_those_that_say_so() {
         assert!(options(&[("AWS_ENDPOINT_URL", "http://h")]).plain());
+        assert!(options(&[("GOOGLE_BASE_URL", "http://h")]).plain());
         assert!(!options(&[("AWS_ENDPOINT_URL", "https://h")]).plain());
     }
 }

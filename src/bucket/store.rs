@@ -192,6 +192,8 @@ fn attributes(request: &PutRequest, version: &str) -> Attributes {
     ]);
     if let Some(encoding) = request.encoding.header_value() {
         attributes.insert(Attribute::ContentEncoding, encoding.to_owned().into());
+        // Else Google decompresses gzip for whoever does not ask for it, and the bytes are others.
+        attributes.insert(Attribute::CacheControl, "no-transform".into());
     }
     attributes
 }

@@ -21,12 +21,17 @@ use crate::daemon::{LogConfig, logging};
 use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
 use crate::server::{
-    BucketCatalog, GeneralAccess, RunEntry, RunningServer, Server, ServerConfig, User,
+    BucketCatalog, Catalog, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,
+    ServerConfig, User,
 };
+use crate::store::StoreError;
 use crate::store::reference::bucket_address;
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
+
+/// The store that programs use when they name none.
+const DEFAULT_STORE: &str = "default";
 
 /// Where the stores are.
 #[derive(Debug)]
@@ -157,7 +162,9 @@ pub fn run(
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| CliError::failed("cannot catch signals").caused_by(&error))?;
     let running = start_with(&settings, |config| configure(config, args, users, runs))?;
-    announce(ui, &settings, &running.url, made_up);
+    let owner = User::default().id;
+    let store = shown_store(&**running.server.catalog(), &owner, !args.read_only);
+    announce(ui, &settings, &running.url, &store, made_up);
     signals.forever().next();
     stop(ui, running.server, args.grace, signals);
     Ok(())
@@ -283,7 +290,37 @@ fn make_root(dir: &Path) -> Result<PathBuf, CliError> {
         })
 }
 
-fn announce(ui: Ui, settings: &ServeSettings, url: &Url, made_up: bool) {
+/// Returns what a store is called that can be mounted: the default one, else one that is there. An
+/// empty folder gets the default one; buckets, where looking through all stores may take long, do
+/// not.
+fn shown_store(catalog: &dyn Catalog, owner: &str, writable: bool) -> String {
+    let name = DEFAULT_STORE;
+    let shown = || {
+        if catalog.find(Lookup::Name { owner, name })?.is_some() {
+            return Ok(Some(format!("~{name}")));
+        }
+        if !catalog.is_near() {
+            return Ok(None);
+        }
+        let mut stores = catalog.list()?;
+        stores.retain(|store| store.owner == owner);
+        if let Some(first) = stores.into_iter().min_by(|a, b| a.name.cmp(&b.name)) {
+            return Ok(Some(first.name.map_or(first.id, |name| format!("~{name}"))));
+        }
+        if writable {
+            catalog.create(&NewStore::named(name))?;
+        }
+        Ok(writable.then(|| format!("~{name}")))
+    };
+    // Nothing is lost but an example.
+    let shown = shown().unwrap_or_else(|error: StoreError| {
+        tracing::debug!(%error, "no store can be shown");
+        None
+    });
+    shown.unwrap_or_else(|| "~STORE".to_owned())
+}
+
+fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: bool) {
     let url = url.as_str().trim_end_matches('/');
     let token = if made_up {
         // Shown this once: nobody else knows it.
@@ -296,7 +333,7 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, made_up: bool) {
         ui.say("everybody who reaches this address can read the stores");
     }
     ui.say(format_args!(
-        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url} ~default MOUNTPOINT"
+        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url} {store} MOUNTPOINT"
     ));
     ui.say(format_args!(
         "\npoint clients and SDKs to it with:\n  export APIFY_CLIENT_BASE_URL={url} \

@@ -37,8 +37,8 @@ fn data(response: Response) -> Value {
 }
 
 /// Two servers over one bucket.
-fn two() -> [TestServer; 2] {
-    let bucket = storage::s3().bucket();
+fn two(storage: &Storage) -> [TestServer; 2] {
+    let bucket = storage.bucket();
     [(); 2].map(|()| TestServer::over_bucket(&bucket, |_| {}))
 }
 
@@ -56,7 +56,16 @@ fn keys(store: &str) -> Vec<String> {
 /// What one server writes, lists and deletes, the other sees at once.
 #[test]
 fn what_one_server_writes_the_other_lists_and_reads_at_once() {
-    let servers = two();
+    shared_by_two(storage::s3());
+}
+
+#[test]
+fn what_one_server_writes_the_other_lists_and_reads_at_once_in_googles_storage() {
+    shared_by_two(storage::gcs());
+}
+
+fn shared_by_two(storage: &Storage) {
+    let servers = two(storage);
     for round in 0..6 {
         let [one, other] = [&servers[round % 2], &servers[(round + 1) % 2]];
         let name = format!("shared-{round}");
@@ -122,8 +131,17 @@ fn what_one_server_writes_the_other_lists_and_reads_at_once() {
 
 #[test]
 fn a_store_that_is_named_on_both_servers_at_once_is_one() {
+    named_on_both(storage::s3());
+}
+
+#[test]
+fn a_store_that_is_named_on_both_servers_at_once_is_one_in_googles_storage() {
+    named_on_both(storage::gcs());
+}
+
+fn named_on_both(storage: &Storage) {
     const CLIENTS: usize = 4;
-    let servers = two();
+    let servers = two(storage);
     for round in 0..5 {
         let barrier = Barrier::new(CLIENTS);
         let made: Vec<(u16, String)> = std::thread::scope(|scope| {
@@ -155,7 +173,7 @@ fn a_store_that_is_named_on_both_servers_at_once_is_one() {
 
 #[test]
 fn concurrent_puts_through_both_servers_leave_one_whole_winner() {
-    let servers = two();
+    let servers = two(storage::s3());
     let id = &servers[0].entry.id;
     // In one request to the storage, and in parts.
     for size in [100_000, 20 << 20] {

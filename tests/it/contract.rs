@@ -95,6 +95,11 @@ fn s3() -> Subject {
     stored_in(storage::s3().bucket())
 }
 
+/// A bucket of what comes closest to Google's storage.
+fn gcs() -> Subject {
+    stored_in(storage::gcs().bucket())
+}
+
 /// A container of a real implementation of Azure's blob storage.
 fn azure() -> Subject {
     stored_in(storage::azure().bucket())
@@ -109,7 +114,7 @@ macro_rules! subjects {
     };
 }
 
-subjects!(memory, directory, http, bucket, s3, azure; [
+subjects!(memory, directory, http, bucket, s3, azure, gcs; [
     what_was_put_is_got,
     an_absent_record_is_not_found,
     a_put_replaces_bytes_type_and_encoding,

@@ -424,8 +424,7 @@ fn contract() -> Option<PathBuf> {
 }
 
 /// Corrects the contract where what the platform really does is known: its documentation or its
-/// clients contradict the contract. tests/peers/contract/schemathesis.toml has the two
-/// checks that are left out then.
+/// clients contradict the contract. Everything else is checked as the contract has it.
 fn as_the_platform_is(contract: &Path, home: &Home) -> PathBuf {
     let text = fs::read_to_string(contract).expect("the contract");
     let mut contract: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -439,8 +438,12 @@ fn as_the_platform_is(contract: &Path, home: &Home) -> PathBuf {
     let name = &mut contract["components"]["schemas"]["UpdateStoreRequest"]["properties"]["name"];
     assert!(name["type"].is_array(), "{name}");
     name["pattern"] = json!("^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$");
-    // A record can be any JSON: the contract's own known flaw, here for what is sent.
-    contract["components"]["schemas"]["PutRecordRequest"] = json!({});
+    // A record can be any JSON, not objects only: the contract's own known flaw.
+    for record in ["PutRecordRequest", "RecordResponse"] {
+        let schema = &mut contract["components"]["schemas"][record];
+        assert_eq!(schema["type"], "object", "{record}");
+        *schema = json!({});
+    }
     // The official Python client sends empty records without a body.
     let mut bodies = 0;
     for (path, methods) in contract["paths"].as_object_mut().expect("paths") {
@@ -466,11 +469,16 @@ fn the_server_keeps_the_contract() {
     };
     // What tests/peers/contract/schemathesis.toml names.
     const STORE: &str = "WkzbQMuFYuamGv3YF";
+    let renaming = User::named("renaming");
+    let owner = renaming.id.clone();
     let server = TestServer::start_with(|config| {
+        let token = Secret::new(OTHER);
+        config.other_users.push((renaming, token));
         config.runs = vec![
             run("3KH8gEpp4d8uQSe8T", "compass~google-maps-extractor", STORE),
             run("deleted", "other", "deleted-by-run"),
             run("last", "deleted", "deleted-by-actor"),
+            run("renamed", "renamed", "CCCCCCCCCCCCCCCCC"),
         ];
         let stores = config.root.join("key_value_stores");
         let schema = json!({
@@ -483,22 +491,27 @@ fn the_server_keeps_the_contract() {
             ("HG7ML7M8z78YcAPEB", "deleted"),
             ("AAAAAAAAAAAAAAAAA", "deleted-by-run"),
             ("BBBBBBBBBBBBBBBBB", "deleted-by-actor"),
+            ("CCCCCCCCCCCCCCCCC", "renamed"),
         ] {
             let folder = stores.join(name);
             fs::create_dir_all(&folder).expect("a folder");
-            let metadata = json!({ "id": id, "name": name, "schema": schema });
+            let mut metadata = json!({ "id": id, "name": name, "schema": schema });
+            if name == "renamed" {
+                metadata["owner"] = json!(owner);
+            }
             fs::write(folder.join("__metadata__.json"), metadata.to_string()).expect("a file");
         }
     });
     let home = Home::new();
     home.succeeds(
         home.command(tool("contract").join("bin/schemathesis"))
+            .env("TOKEN", TOKEN)
+            .env("RENAMING_TOKEN", OTHER)
             .arg("--config-file")
             .arg(peers("contract/schemathesis.toml"))
             .arg("run")
             .arg(as_the_platform_is(&contract, &home))
             .args(["--url", &server.url()])
-            .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
             .args(["--phases", "examples,coverage,fuzzing"])
             .args(["--max-examples", "25", "--seed", "1", "--no-color"])
             .args(["--continue-on-failure", "--request-timeout", "30"]),

@@ -22,6 +22,10 @@ const ACCOUNT: &str = "devstoreaccount1";
 const ACCOUNT_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// An account of Google's that needs no token.
+const SERVICE_ACCOUNT: &str = r#"{"type":"service_account","private_key":"-","private_key_id":"-",
+    "client_email":"tests@example.com","disable_oauth":true}"#;
+
 /// The bucket of all tests; each has a prefix of its own.
 const BUCKET: &str = "tests";
 
@@ -67,27 +71,40 @@ fn spawn(program: &Path, arguments: &[&str]) -> Command {
 /// Returns an S3 implementation.
 pub fn s3() -> &'static Storage {
     static S3: OnceLock<Storage> = OnceLock::new();
-    S3.get_or_init(|| {
-        let program = tool("storage").join("bin/moto_server");
-        let mut command = spawn(&program, &["-H", "127.0.0.1", "-p", "0"]);
-        let mut process = command.stderr(Stdio::piped()).spawn().expect("moto runs");
-        let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
-        let url = loop {
-            let line = lines.next().expect("an address").expect("a line");
-            if let Some((_, url)) = line.split_once("Running on ") {
-                break url.trim().to_owned();
-            }
-        };
-        // It says a line for each request.
-        std::thread::spawn(move || lines.for_each(drop));
-        let made = http().put(format!("{url}/{BUCKET}")).send();
-        assert!(made.expect("an answer").status().is_success());
-        Storage {
-            scheme: "s3",
-            url,
-            _process: process,
+    S3.get_or_init(|| moto("s3"))
+}
+
+/// Returns what comes closest to Google's storage.
+pub fn gcs() -> &'static Storage {
+    static GCS: OnceLock<Storage> = OnceLock::new();
+    GCS.get_or_init(|| moto("gs"))
+}
+
+/// Starts a storage that is moto at its core; it says where it listens.
+fn moto(scheme: &'static str) -> Storage {
+    let program = tool("storage").join("bin/python");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/storage/buckets.py"
+    );
+    let mut command = spawn(&program, &[script, scheme, "127.0.0.1", "0"]);
+    let mut process = command.stderr(Stdio::piped()).spawn().expect("moto runs");
+    let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
+    let url = loop {
+        let line = lines.next().expect("an address").expect("a line");
+        if let Some((_, url)) = line.split_once("Running on ") {
+            break url.trim().to_owned();
         }
-    })
+    };
+    // It says a line for each request.
+    std::thread::spawn(move || lines.for_each(drop));
+    let made = http().put(format!("{url}/{BUCKET}")).send();
+    assert!(made.expect("an answer").status().is_success());
+    Storage {
+        scheme,
+        url,
+        _process: process,
+    }
 }
 
 /// Returns an implementation of Azure's blob storage.
@@ -173,6 +190,10 @@ impl Storage {
                 ("AWS_ACCESS_KEY_ID", "id"),
                 ("AWS_SECRET_ACCESS_KEY", "key"),
                 ("AWS_REGION", "us-east-1"),
+            ],
+            "gs" => &[
+                ("GOOGLE_BASE_URL", &self.url),
+                ("GOOGLE_SERVICE_ACCOUNT_KEY", SERVICE_ACCOUNT),
             ],
             _ => &[
                 ("AZURE_ENDPOINT", &self.url),

@@ -18,7 +18,9 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// What happens at one place of a body.
 #[derive(Clone, Copy, Debug)]
 enum Break {
+    /// What has come so far goes out, then comes [`Break::Error`].
     End,
+    Error,
     Wait(Duration),
     Flip,
 }
@@ -84,6 +86,14 @@ impl HttpBody for BodyFault {
             if let Some(rest) = self.rest.take() {
                 match self.kind.take() {
                     Some(Break::End) => {
+                        // Head and bytes that are not on their way yet would be lost with an
+                        // error right away.
+                        self.kind = Some(Break::Error);
+                        self.rest = Some(rest);
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Some(Break::Error) => {
                         let end = io::Error::from(io::ErrorKind::ConnectionAborted);
                         return Poll::Ready(Some(Err(axum::Error::new(end))));
                     }

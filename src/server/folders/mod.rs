@@ -127,10 +127,23 @@ impl DirectoryCatalog {
         Ok(folders)
     }
 
+    /// Returns when a store's folder was last changed. One that a symbolic link leads to from the
+    /// outside is none.
+    fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        let mut found = std::fs::symlink_metadata(path)?;
+        if found.is_symlink() {
+            if !path.canonicalize()?.starts_with(&self.root) {
+                return Err(io::Error::from(io::ErrorKind::NotFound));
+            }
+            found = std::fs::metadata(path)?;
+        }
+        found.modified()
+    }
+
     /// Returns the store of a folder; `None` if the folder is gone.
     fn load(&self, folder: &str) -> Result<Option<StoreEntry>> {
         let path = self.path(folder);
-        let Ok(modified) = std::fs::metadata(&path).and_then(|found| found.modified()) else {
+        let Ok(modified) = self.modified(&path) else {
             self.known.lock().remove(folder);
             return Ok(None);
         };

@@ -1,7 +1,9 @@
 //! The server as its clients see it.
 
+mod crash;
 mod process;
 mod rehearsal;
+mod safety;
 mod stores;
 
 use std::io::{Read, Write};
@@ -387,6 +389,9 @@ fn records_are_decoded_for_clients_that_do_not_take_their_encoding() {
             Some("zstd"),
             Some("identity"),
             Some(&*format!("{name};q=0, zstd")),
+            // Nothing that there is would do, and no record is refused for that.
+            Some("identity;q=0"),
+            Some("zstd, *;q=0"),
         ] {
             let response = get(accept);
             assert_eq!(

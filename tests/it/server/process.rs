@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use reqwest::blocking::Body;
@@ -15,16 +15,24 @@ use super::{bytes, client, data, send};
 use crate::support::served::TOKEN;
 
 /// A running `kvfs serve`.
-struct Served {
+pub(super) struct Served {
     child: Child,
-    url: String,
+    pub(super) url: String,
     err: BufReader<ChildStderr>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Served {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+    pub(super) fn start(arguments: &[&str]) -> Self {
+        Self::over(&Arc::new(tempfile::tempdir().expect("a folder")), arguments)
+    }
+
+    /// Serves `storage` in a folder.
+    pub(super) fn over(folder: &Arc<TempDir>, arguments: &[&str]) -> Self {
+        Self::with(folder, &[("KVFS_SERVE_TOKEN", TOKEN)], arguments)
+    }
+
+    fn with(folder: &Arc<TempDir>, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         std::fs::write(folder.path().join("other-token"), "T2").expect("a file");
         std::fs::write(
             folder.path().join("runs"),
@@ -36,7 +44,7 @@ impl Served {
             .args(arguments)
             .env_clear()
             .env("HOME", folder.path())
-            .env("KVFS_SERVE_TOKEN", TOKEN)
+            .envs(variables.iter().copied())
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -51,12 +59,27 @@ impl Served {
             url: url.to_owned(),
             child,
             err,
-            folder,
+            folder: folder.clone(),
         }
     }
 
+    /// Returns what is said at the start after the first line.
+    fn announced(&mut self) -> String {
+        let mut said = String::new();
+        while !said.contains("Ctrl-C stops it") {
+            assert!(self.err.read_line(&mut said).expect("a line") > 0, "{said}");
+        }
+        said
+    }
+
+    /// Ends it as a loss of power would, as far as a program can tell.
+    pub(super) fn kill(mut self) {
+        self.child.kill().expect("a kill");
+        self.child.wait().expect("an end");
+    }
+
     /// Makes a store and returns its address.
-    fn store(&self, name: &str) -> String {
+    pub(super) fn store(&self, name: &str) -> String {
         let url = format!("{}/v2/key-value-stores?name={name}", self.url);
         let made = data(send(client().post(url).bearer_auth(TOKEN)));
         let id = made["id"].as_str().expect("an id").to_owned();
@@ -292,4 +315,106 @@ fn clients_that_ask_for_too_much_are_refused() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
+}
+
+#[test]
+fn no_more_clients_than_allowed_are_let_in_at_once() {
+    let served = Served::start(&["--max-connections", "1"]);
+    let request = b"GET /v2/nowhere HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = |connection: &mut TcpStream| {
+        let mut begin = [0; 12];
+        connection.read_exact(&mut begin).map(|()| begin)
+    };
+    let mut first = served.connection();
+    first.write_all(request).expect("a request");
+    assert_eq!(&answer(&mut first).expect("an answer"), b"HTTP/1.1 404");
+    let mut second = served.connection();
+    second.write_all(request).expect("a request");
+    second
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a timeout");
+    let waits = answer(&mut second).expect_err("no answer yet");
+    assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock, "{waits}");
+    drop(first);
+    second.set_read_timeout(None).expect("no timeout");
+    assert_eq!(&answer(&mut second).expect("an answer"), b"HTTP/1.1 404");
+}
+
+#[test]
+fn a_made_up_token_is_told_at_the_start_and_let_in() {
+    let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+    let token = || {
+        let mut served = Served::with(&folder, &[], &["-v"]);
+        let said = served.announced();
+        let at = said.find("kvfs_").expect("a token");
+        let token = said[at..].split_whitespace().next().expect("a token");
+        let me = |token: &str| {
+            let me = client().get(format!("{}/v2/users/me", served.url));
+            send(me.bearer_auth(token)).status().as_u16()
+        };
+        assert_eq!((me(token), me("kvfs_x"), me("")), (200, 401, 401));
+        served.signal();
+        let (_, after) = served.ended();
+        assert!(!after.contains(token), "{after}");
+        token.to_owned()
+    };
+    assert_ne!(token(), token());
+}
+
+#[test]
+fn the_store_that_is_shown_for_mounting_is_there() {
+    let shown = |folder: &Arc<TempDir>, arguments: &[&str]| {
+        let mut served = Served::over(folder, arguments);
+        let said = served.announced();
+        let line = said.lines().find(|line| line.contains("kvfs mount"));
+        let mut words = line.expect("an example").split_whitespace().rev();
+        let store = words.nth(1).expect("a store").to_owned();
+        let url = format!("{}/v2/key-value-stores/{store}", served.url);
+        let found = send(client().get(url).bearer_auth(TOKEN)).status();
+        (store, found.as_u16())
+    };
+    let folder = || Arc::new(tempfile::tempdir().expect("a folder"));
+    let empty = folder();
+    let none = shown(&empty, &["--read-only"]);
+    assert_eq!(none, ("~STORE".to_owned(), 404));
+    let made = ("~default".to_owned(), 200);
+    assert_eq!(shown(&empty, &[]), made);
+    assert_eq!(shown(&empty, &["--read-only"]), made);
+    let used = folder();
+    for name in ["results", "zoo"] {
+        let store = used.path().join("storage/key_value_stores").join(name);
+        std::fs::create_dir_all(store).expect("a store");
+    }
+    assert_eq!(shown(&used, &[]), ("~results".to_owned(), 200));
+    let single = folder();
+    std::fs::create_dir(single.path().join("storage")).expect("a folder");
+    std::fs::write(single.path().join("storage/a.txt"), "a").expect("a record");
+    assert_eq!(shown(&single, &[]), ("~storage".to_owned(), 200));
+}
+
+#[test]
+fn rehearsals_are_asked_for_on_the_command_line() {
+    let served = Served::start(&[
+        "--fault",
+        "status=503,method=PUT,key=k*,count=1",
+        "--fault",
+        "truncate=2,method=GET,key=k,count=1",
+        "--latency",
+        "1ms",
+        "--bandwidth",
+        "100MB",
+        "--rate-limit",
+        "1000",
+    ]);
+    let record = format!("{}/records/k", served.store("s"));
+    let put = || send(client().put(&record).bearer_auth(TOKEN).body("value"));
+    assert_eq!(
+        [put().status(), put().status()].map(|status| status.as_u16()),
+        [503, 201]
+    );
+    let get = || client().get(&record).bearer_auth(TOKEN).send();
+    assert!(get().expect("an answer").bytes().is_err());
+    let whole = get().expect("an answer");
+    assert_eq!(whole.headers()["x-ratelimit-limit"], "1000");
+    assert_eq!(whole.bytes().expect("a body"), "value");
 }
