@@ -93,6 +93,17 @@ pub fn open(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>
     open_with(config, options, metrics)
 }
 
+/// Opens a store to be changed: a local folder, too, which [`open`] only reads.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_writable(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
+    match &config.reference {
+        StoreRef::Directory(path) => crate::local::open_writable_directory(path),
+        _ => open(config, metrics),
+    }
+}
+
 /// Opens a store with other than the usual retries.
 ///
 /// # Errors

@@ -233,9 +233,9 @@ impl Mounted {
 /// # Errors
 /// [`SetupError`] says what is wrong and what to do.
 pub fn mount(config: MountConfig, metrics: Arc<Metrics>) -> Result<Mounted, SetupError> {
-    let store = match (&config.open.reference, &config.write) {
-        (StoreRef::Directory(path), Some(_)) => crate::local::open_writable_directory(path),
-        _ => crate::open::open(&config.open, Arc::clone(&metrics)),
+    let store = match &config.write {
+        Some(_) => crate::open::open_writable(&config.open, Arc::clone(&metrics)),
+        None => crate::open::open(&config.open, Arc::clone(&metrics)),
     }
     .map_err(SetupError::Store)?;
     mount_store(store, config, metrics)

@@ -251,7 +251,7 @@ fn upload_dead(
     config.api_url.clone_from(&file.api_url);
     config.signature = None;
     let metrics = Arc::new(Metrics::default());
-    let store = crate::open::open(&config, Arc::clone(&metrics))
+    let store = crate::open::open_writable(&config, Arc::clone(&metrics))
         .map_err(|error| failure(&format!("cannot open the store {}", file.reference), &error))?;
     let folder = open_folder(dir, scope)?;
     let journal = folder.journal();

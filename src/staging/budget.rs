@@ -1,8 +1,9 @@
 //! How many bytes may lie in a staging folder: what is being written and what waits to be uploaded.
 //!
-//! INVARIANT: the sum of all [`Space`]s is what [`Budget::used`] says; a space gives back what it
-//! has when it is dropped.
+//! INVARIANT: the sum of all [`Space`]s is what [`Budget::used`] says, where those of one file count
+//! as the largest of them; a space gives back what it has when it is dropped.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -29,6 +30,37 @@ struct State {
     used: u64,
     /// What may still be taken before the disk is looked at again.
     credit: u64,
+    /// The spaces of files, by inode: a file that is open and in the journal has two.
+    files: HashMap<u64, Vec<u64>>,
+}
+
+impl State {
+    fn counted(&self, inode: u64) -> u64 {
+        let spaces = self.files.get(&inode);
+        spaces.into_iter().flatten().copied().max().unwrap_or(0)
+    }
+
+    /// Changes a space; `taken` bytes more are counted for it already.
+    fn resize(&mut self, inode: Option<u64>, from: u64, to: u64, taken: u64) {
+        let (before, after) = match inode {
+            None => (from, to),
+            Some(inode) => {
+                let before = self.counted(inode);
+                let spaces = self.files.entry(inode).or_default();
+                if let Some(at) = spaces.iter().position(|bytes| *bytes == from && from > 0) {
+                    spaces.swap_remove(at);
+                }
+                if to > 0 {
+                    spaces.push(to);
+                }
+                if spaces.is_empty() {
+                    self.files.remove(&inode);
+                }
+                (before, self.counted(inode))
+            }
+        };
+        self.used = (self.used + after).saturating_sub(before + taken);
+    }
 }
 
 impl Budget {
@@ -59,17 +91,29 @@ impl Budget {
     pub fn space(self: &Arc<Self>) -> Space {
         Space {
             budget: Arc::clone(self),
+            inode: None,
+            bytes: 0,
+        }
+    }
+
+    /// Returns a space of no bytes for a file, which may have other spaces.
+    pub fn space_of(self: &Arc<Self>, file: &File) -> Space {
+        let inode = rustix::fs::fstat(file.as_fd()).map(|stat| stat.st_ino);
+        Space {
+            budget: Arc::clone(self),
+            inode: inode.ok(),
             bytes: 0,
         }
     }
 
     /// Takes `bytes` that are there already, whatever the limit.
     pub fn occupied(self: &Arc<Self>, bytes: u64) -> Space {
-        self.state.lock().used += bytes;
-        Space {
-            budget: Arc::clone(self),
-            bytes,
-        }
+        self.space().at_least(bytes)
+    }
+
+    /// Takes `bytes` of a file, which may have other spaces, whatever the limit.
+    pub fn occupied_by(self: &Arc<Self>, file: &File, bytes: u64) -> Space {
+        self.space_of(file).at_least(bytes)
     }
 
     fn take(&self, bytes: u64) -> io::Result<()> {
@@ -104,6 +148,7 @@ impl Budget {
 #[derive(Debug)]
 pub struct Space {
     budget: Arc<Budget>,
+    inode: Option<u64>,
     bytes: u64,
 }
 
@@ -118,18 +163,37 @@ impl Space {
     /// # Errors
     /// `ENOSPC` when the limit or the disk does not allow it; nothing is then taken.
     pub fn grow_to(&mut self, bytes: u64) -> io::Result<()> {
-        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
-            self.budget.take(more)?;
-            self.bytes = bytes;
+        if bytes <= self.bytes {
+            return Ok(());
         }
+        let counted = match self.inode {
+            Some(inode) => self.budget.state.lock().counted(inode),
+            None => self.bytes,
+        };
+        let more = bytes.saturating_sub(counted);
+        if more > 0 {
+            self.budget.take(more)?;
+        }
+        self.resize(bytes, more);
         Ok(())
+    }
+
+    fn resize(&mut self, bytes: u64, taken: u64) {
+        let mut state = self.budget.state.lock();
+        state.resize(self.inode, self.bytes, bytes, taken);
+        drop(state);
+        self.bytes = bytes;
+    }
+
+    fn at_least(mut self, bytes: u64) -> Self {
+        self.resize(bytes, 0);
+        self
     }
 
     /// Gives back what is beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
-        if let Some(less) = self.bytes.checked_sub(bytes) {
-            self.budget.state.lock().used -= less;
-            self.bytes = bytes;
+        if bytes < self.bytes {
+            self.resize(bytes, 0);
         }
     }
 }
@@ -179,6 +243,31 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_spaces_of_one_file_count_as_the_largest_of_them() {
+        let (dir, budget) = budget(Some(100));
+        let file = File::open(dir.path()).expect("a file");
+        let mut written = budget.space_of(&file);
+        written.grow_to(60).expect("room");
+        let pending = budget.occupied_by(&file, 60);
+        assert_eq!(budget.used(), 60);
+        written.grow_to(70).expect("room");
+        assert_eq!(budget.used(), 70);
+        let mut other = budget.space();
+        other.grow_to(31).expect_err("no room");
+        other.grow_to(30).expect("room");
+        written.grow_to(71).expect_err("no room");
+        written.shrink_to(10);
+        assert_eq!(budget.used(), 90);
+        drop(written);
+        assert_eq!(budget.used(), 90);
+        drop(pending);
+        assert_eq!(budget.used(), 30);
+        drop(other);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.state.lock().files.is_empty());
     }
 
     #[test]

@@ -35,9 +35,11 @@ impl StagingFile {
     /// # Errors
     /// Those of the disk.
     pub fn new(folder: &StagingFolder) -> io::Result<Arc<Self>> {
+        let file = folder.new_file()?;
+        let space = folder.budget().space_of(&file);
         Ok(Arc::new(Self {
-            file: folder.new_file()?,
-            space: Mutex::new(folder.budget().space()),
+            file,
+            space: Mutex::new(space),
             frozen: AtomicU32::new(0),
         }))
     }

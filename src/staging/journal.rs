@@ -130,9 +130,9 @@ impl Journal {
         durable: bool,
     ) -> io::Result<EntryId> {
         let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
-        let space = if name.is_some() || is_linkable(file) {
-            // The staging file counts its bytes as well, until it is gone.
-            self.budget.occupied(pending.size)
+        let mut space = if name.is_some() || is_linkable(file) {
+            // The bytes of a staging file, and of another entry, which count once.
+            self.budget.occupied_by(file, pending.size)
         } else {
             let mut space = self.budget.space();
             space.grow_to(pending.size)?;
@@ -149,6 +149,9 @@ impl Journal {
                 Ok(()) => None,
                 Err(_) => Some(copy(file, pending.size, &data)?),
             };
+            if let Some(copied) = &copied {
+                space = self.budget.occupied_by(copied, pending.size);
+            }
             let data = copied.as_ref().unwrap_or(file);
             let durable = durable.then_some(data);
             self.describe(&self.own, &id, &pending, &data_checksum, durable)?;

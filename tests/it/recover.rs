@@ -154,6 +154,42 @@ fn what_a_dead_mount_left_is_listed_and_uploaded() {
 }
 
 #[test]
+fn what_a_mount_of_a_local_folder_left_is_stored_there() {
+    let user = User::new();
+    let store = user.path("storage");
+    std::fs::create_dir_all(&store).expect("a folder");
+    let open = StoreRef::Directory(store.clone());
+    let folder = StagingFolder::open(&StagingConfig {
+        dir: user.path("state/kvfs/staging"),
+        scope: scope_name(&open.to_string(), false),
+        store: StoreFile {
+            reference: open.to_string(),
+            open,
+            api_url: None,
+            raw: false,
+        },
+        limit: None,
+    })
+    .expect("a staging folder");
+    leave(&folder, "waiting.txt", "closed in time", None);
+    leave(&folder, "kept.txt", "mine", Some(ErrorKind::Changed));
+    drop(folder);
+    let mut command = user.kvfs();
+    let ran = ran(command
+        .args(["recover", "--upload"])
+        .output()
+        .expect("kvfs runs"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("uploaded 2 files"), "{ran:?}");
+    for (name, text) in [("waiting.txt", "closed in time"), ("kept.txt", "mine")] {
+        assert_eq!(
+            std::fs::read_to_string(store.join(name)).expect("stored"),
+            text
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_uploaded_stays_and_says_why() {
     let desk = Desk::new();
     leave(&desk.folder(), "k", "text", None);

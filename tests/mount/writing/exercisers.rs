@@ -69,6 +69,7 @@ fn fsx(seed: u64, change: impl FnOnce(&mut MountConfig)) {
         ran.stderr
     );
     let bytes = fs::read(writable.file("record")).expect("the record");
+    writable.mount.works("sync record");
     writable.holds("record", bytes);
     writable.leaves(&["record"]);
 }
@@ -84,6 +85,15 @@ fn fsx_finds_every_byte_when_next_to_nothing_can_be_cached() {
         config.memory_cache = ByteSize(256 << 10);
         if let Some(disk) = &mut config.disk_cache {
             disk.size = ByteSize(1 << 20);
+        }
+    });
+}
+
+#[test]
+fn fsx_finds_every_byte_that_is_uploaded_in_the_background() {
+    fsx(3, |config| {
+        if let Some(write) = &mut config.write {
+            write.write_back = true;
         }
     });
 }
