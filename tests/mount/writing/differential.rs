@@ -446,13 +446,11 @@ fn differential(cases: u32, change: impl FnOnce(&mut MountConfig)) {
 }
 
 #[test]
-#[ignore = "a truncation without a handle sometimes fails with ESTALE or ETIMEDOUT: a known fault"]
 fn random_system_calls_answer_as_on_an_ordinary_filesystem() {
     differential(60, |_| {});
 }
 
 #[test]
-#[ignore = "a truncation without a handle sometimes fails with ESTALE or ETIMEDOUT: a known fault"]
 fn random_system_calls_answer_the_same_when_nothing_is_believed_for_long() {
     differential(40, |config| {
         config.ttl = Some(std::time::Duration::ZERO);

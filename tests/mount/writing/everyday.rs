@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;
 
-use crate::support::mounted::{MountedSession, eventually, pattern};
+use crate::support::mounted::{MountedSession, eventually, make_writable, pattern};
 
 fn bytes(store: &MemoryStore, key: &str) -> Option<Vec<u8>> {
     store.bytes(key).map(|bytes| bytes.to_vec())
@@ -91,4 +91,64 @@ fn what_a_store_has_none_of_is_refused_and_what_it_cannot_keep_is_accepted() {
     assert_eq!(shown.modified().expect("a time"), time);
     let mode = std::os::unix::fs::PermissionsExt::mode(&shown.permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn new_files_belong_to_whom_the_mount_was_told() {
+    use std::os::unix::fs::MetadataExt;
+    let store = Arc::new(MemoryStore::new());
+    let mount = MountedSession::with(store, |config| {
+        make_writable(config);
+        (config.uid, config.gid) = (12_345, 23_456);
+        config.dir_mode = 0o777;
+    });
+    let made = fs::File::create(mount.file("a")).expect("made");
+    for shown in [made.metadata(), fs::metadata(mount.file("a"))] {
+        let shown = shown.expect("attributes");
+        assert_eq!((shown.uid(), shown.gid()), (12_345, 23_456));
+    }
+}
+
+#[test]
+fn a_record_renamed_to_a_backups_name_is_hidden_and_never_lost() {
+    let store = Arc::new(MemoryStore::new());
+    store.insert("notes", "text/x-own", Encoding::Identity, &b"old"[..]);
+    let mount = MountedSession::writable(Arc::<MemoryStore>::clone(&store));
+    let names = |mount: &MountedSession| mount.works("ls");
+    mount.works("mv notes notes~");
+    assert_eq!(names(&mount), "notes~");
+    assert_eq!(mount.works("cat notes~"), "old");
+    assert!(mount.fails("cat notes").contains("No such file"));
+    assert_eq!(bytes(&store, "notes"), Some(b"old".to_vec()));
+    assert_eq!(store.len(), 1);
+    mount.unmount();
+    let mount = MountedSession::writable(Arc::<MemoryStore>::clone(&store));
+    assert_eq!(names(&mount), "notes");
+    assert_eq!(mount.works("cat notes"), "old");
+    mount.works("mv notes notes~ && mv notes~ notes");
+    assert_eq!(
+        (names(&mount), mount.works("cat notes")),
+        ("notes".into(), "old".into())
+    );
+    mount.works("mv notes notes~ && rm notes~");
+    assert_eq!(names(&mount), "");
+    assert!(store.is_empty());
+}
+
+#[test]
+fn names_that_are_too_long_cannot_be_made_and_are_not_there() {
+    let mount = MountedSession::writable(Arc::new(MemoryStore::new()));
+    let errno = |result: std::io::Result<()>| result.expect_err("refused").raw_os_error();
+    let most = mount.file(&"x".repeat(256));
+    fs::write(&most, b"fits").expect("written");
+    for len in [257, 300, 1000] {
+        let long = mount.file(&"x".repeat(len));
+        let made = errno(fs::write(&long, b"does not fit"));
+        assert_eq!(made, Some(libc::ENAMETOOLONG), "{len}");
+        let renamed = errno(fs::rename(&most, &long));
+        assert_eq!(renamed, Some(libc::ENAMETOOLONG), "{len}");
+        let found = errno(fs::metadata(&long).map(drop));
+        assert_eq!(found, Some(libc::ENOENT), "{len}");
+    }
+    assert_eq!(fs::read(&most).expect("its bytes"), b"fits");
 }

@@ -8,6 +8,8 @@ mod everyday;
 mod exercisers;
 mod handles;
 mod large;
+mod others;
+mod stored_as;
 mod tools;
 mod types;
 
