@@ -11,6 +11,7 @@ use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
+use crate::cache::content::VersionId;
 use crate::clock::{Deadline, Wait};
 use crate::staging::file::StagingFile;
 use crate::store::{
@@ -274,7 +275,7 @@ impl KvFs {
         change: impl FnOnce(&mut PutRequest),
         wait: Wait,
     ) -> Result<Option<u64>> {
-        let (file, size, meta) = self.stored_bytes(side, from, wait)?;
+        let (file, size, meta, of) = self.stored_bytes(side, from, wait)?;
         let mut request = PutRequest {
             content_type: meta.content_type.clone(),
             encoding: meta.encoding.clone(),
@@ -296,11 +297,12 @@ impl KvFs {
             let version = self
                 .records
                 .adopt(to, stored, file.freeze(), size, modified);
-            // The inode shows the same bytes under the new name.
+            // The inode shows the same bytes under the new name, unless somebody else has changed
+            // them since it was opened last: the kernel has pages of what they were then.
             let mut inodes = self.inodes.lock();
             let ino = inodes.ino_of(from.as_str());
             if let Some(inode) = ino.and_then(|ino| inodes.get_mut(ino))
-                && inode.version().is_some()
+                && inode.version().is_some_and(|(shown, _)| Some(shown) == of)
             {
                 inode.set_version(Some((version, size)));
             }
@@ -311,20 +313,21 @@ impl KvFs {
         Ok(Some(size))
     }
 
-    /// Returns a record's stored bytes in a staging file: from what is at hand where that is they.
+    /// Returns a record's stored bytes in a staging file, and the version of which they are the
+    /// content, if they are: from what is at hand where that is they.
     fn stored_bytes(
         &self,
         side: &WriteSide,
         key: &Key,
         wait: Wait,
-    ) -> Result<(Arc<StagingFile>, u64, RecordMeta)> {
+    ) -> Result<(Arc<StagingFile>, u64, RecordMeta, Option<VersionId>)> {
         let meta = self.records.describe(key, wait)?.ok_or(FsError::NoEntry)?;
         if self.records.config().raw || meta.encoding.is_identity() {
             let reader = self.records.content(key, wait)?.reader()?;
-            let meta = reader.content().meta.clone();
+            let (meta, version) = (reader.content().meta.clone(), reader.content().version);
             if self.records.config().raw || meta.encoding.is_identity() {
                 let (file, size) = self.copy_of(side, &reader)?;
-                return Ok((file, size, meta));
+                return Ok((file, size, meta, Some(version)));
             }
         }
         let failed = |error: io::Error| FsError::staging("cannot copy", &error);
@@ -356,7 +359,7 @@ impl KvFs {
             file.write_at(size, &buffer[..n]).map_err(failed)?;
             size += n as u64;
         }
-        Ok((file, size, fetched.meta))
+        Ok((file, size, fetched.meta, None))
     }
 
     /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it

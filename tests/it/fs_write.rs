@@ -10,7 +10,7 @@ use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store};
 
-use crate::support::core::{Core, Setup, TTL, patient};
+use crate::support::core::{Core, Setup, TTL, Told, patient};
 
 /// A core whose store can be changed, and the folder of its staging files.
 fn writable(records: &[(&str, &str, &[u8])]) -> (tempfile::TempDir, Setup, Core) {
@@ -476,6 +476,31 @@ fn what_is_written_to_a_record_that_somebody_else_deleted_is_refused_also_once_i
     assert_eq!(errno(core.close(old)), libc::ESTALE);
     assert_eq!(stored(&setup, "A").as_deref(), Some(&b"new"[..]));
     assert_eq!(core.cat("A").expect("its bytes"), b"new");
+}
+
+#[test]
+fn a_rename_of_what_somebody_else_has_changed_shows_their_bytes_and_no_old_pages() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"one")]);
+    assert_eq!(core.cat("A").expect("its bytes"), b"one");
+    setup
+        .store
+        .insert("A", "text/plain", Encoding::Identity, &b"two"[..]);
+    core.clock.advance(TTL);
+    core.rename("A", "B").expect("renamed");
+    assert_eq!(stored(&setup, "B").as_deref(), Some(&b"two"[..]));
+    core.kernel.0.lock().clear();
+    let (ino, fh) = core.open("B").expect("open");
+    let told = core.kernel.0.lock().clone();
+    assert!(told.contains(&Told::ForgetPages(ino)), "{told:?}");
+    assert_eq!(core.read_all(fh).expect("its bytes"), b"two");
+    core.fs.release(fh);
+    // What nobody has changed keeps its pages.
+    core.rename("B", "C").expect("renamed");
+    core.kernel.0.lock().clear();
+    let (ino, fh) = core.open("C").expect("open");
+    let told = core.kernel.0.lock().clone();
+    assert!(!told.contains(&Told::ForgetPages(ino)), "{told:?}");
+    core.fs.release(fh);
 }
 
 #[test]
