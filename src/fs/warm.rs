@@ -205,6 +205,15 @@ impl KvFs {
     }
 }
 
+/// A record to see to.
+struct Turn {
+    key: Key,
+    /// Its size, in bytes, where that is known.
+    expected: Option<u64>,
+    /// The room taken for it, in bytes; none if there was not enough.
+    cost: Option<u64>,
+}
+
 impl Run<'_> {
     /// Counts what there is to do, ahead of those who do it.
     fn count(&self) -> Result<()> {
@@ -246,7 +255,7 @@ impl Run<'_> {
         let _leaving = Leaving(self);
         while !self.stop.load(Ordering::Relaxed) {
             match self.next() {
-                Ok(Some((key, stored))) => self.see_to(&key, stored),
+                Ok(Some(turn)) => self.see_to(&turn),
                 Ok(None) => return,
                 Err(error) => {
                     let shown = self.fs.explain(&error);
@@ -257,7 +266,9 @@ impl Run<'_> {
         }
     }
 
-    fn next(&self) -> Result<Option<(Key, Option<u64>)>> {
+    /// Takes the next record, and the room for it: in one step, so that what comes first gets the
+    /// room that there is.
+    fn next(&self) -> Result<Option<Turn>> {
         loop {
             let mut names = self.names.lock();
             match &mut *names {
@@ -266,7 +277,7 @@ impl Run<'_> {
                         return Ok(None);
                     };
                     match self.fs.key_named(OsStr::new(&name)) {
-                        Some(key) => return Ok(Some((key, None))),
+                        Some(key) => return Ok(Some(self.take_room(key, None))),
                         None => self.fails(&name, "there is no such file", false),
                     }
                 }
@@ -284,7 +295,7 @@ impl Run<'_> {
                         if let Some(entry) = found.get(at)
                             && self.is_wanted(&entry.key)
                         {
-                            return Ok(Some((entry.key, entry.stored_size)));
+                            return Ok(Some(self.take_room(entry.key, entry.stored_size)));
                         }
                         continue;
                     }
@@ -313,19 +324,24 @@ impl Run<'_> {
                 .is_none_or(|matcher| matcher.is_match(&name))
     }
 
-    fn see_to(&self, key: &Key, stored: Option<u64>) {
-        let expected = self.fs.expected_size(key, stored);
+    fn take_room(&self, key: Key, stored: Option<u64>) -> Turn {
+        let expected = self.fs.expected_size(&key, stored);
         let cost = self.fs.records.cost(expected.unwrap_or(UNKNOWN));
-        {
-            let mut room = self.room.lock();
-            match room.checked_sub(cost) {
-                Some(left) => *room = left,
-                None => {
-                    drop(room);
-                    return self.does_not_fit(key, expected);
-                }
-            }
+        let mut room = self.room.lock();
+        let left = room.checked_sub(cost);
+        *room = left.unwrap_or(*room);
+        Turn {
+            key,
+            expected,
+            cost: left.map(|_| cost),
         }
+    }
+
+    fn see_to(&self, turn: &Turn) {
+        let (key, expected) = (&turn.key, turn.expected);
+        let Some(cost) = turn.cost else {
+            return self.does_not_fit(key, expected);
+        };
         let begun = Instant::now();
         let outcome = self
             .fs
