@@ -22,6 +22,16 @@ pub enum Subject<'a> {
     Store,
 }
 
+impl<'a> Subject<'a> {
+    /// Returns the key of the record that it is about.
+    pub fn key(self) -> Option<&'a Key> {
+        match self {
+            Self::Record(key) => Some(key),
+            Self::Listing | Self::Store => None,
+        }
+    }
+}
+
 impl fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

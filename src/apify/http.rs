@@ -24,7 +24,7 @@ use super::wire::{self, Envelope};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
 use crate::redact::SafeUrl;
-use crate::store::{ErrorKind, Priority, Result, StoreError, Upload};
+use crate::store::{ErrorKind, Key, Priority, Result, StoreError, Upload};
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -206,7 +206,9 @@ impl HttpClient {
         deadline: Deadline,
         mut read: impl FnMut(Reply) -> Result<T, Failure>,
     ) -> Result<T> {
-        let mut outgoing = upload.map(Outgoing::new);
+        let key = call.subject.key().map_or("", Key::as_str);
+        let transfers = &self.metrics().transfers;
+        let mut outgoing = upload.map(|upload| Outgoing::new(upload, key, transfers));
         let mut state = RetryState::new(self.options.retry, Instant::now());
         let mut before: Option<Failure> = None;
         loop {

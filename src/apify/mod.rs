@@ -159,11 +159,7 @@ impl Store for ApifyStore {
                 .insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
         call.once = request.if_match.is_some() || request.if_absent;
-        let stored_size = match &body {
-            Upload::Bytes(bytes) => Some(bytes.len() as u64),
-            Upload::File(_, len) => Some(*len),
-            Upload::Stream(_, len) => *len,
-        };
+        let stored_size = body.size();
         self.api
             .http
             .call(&call, Some(&mut body), deadline, |reply| {

@@ -86,7 +86,11 @@ impl Transport {
         if is_loopback(api) {
             builder = builder.no_proxy();
         }
-        let client = builder.build().map_err(|error| fail("TLS", &error))?;
+        let client = builder.build().map_err(|error| {
+            fail("TLS", &error).with_hint(
+                "where the system has no CA certificates, install them: apt install ca-certificates",
+            )
+        })?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("kvfs-http")
@@ -156,7 +160,7 @@ impl Transport {
         }
         let (sender, body) = FedBody::new(len);
         *request.body_mut() = Some(reqwest::Body::wrap(body));
-        let mut chunks = outgoing.start();
+        let (mut chunks, transfer) = outgoing.start();
         let mut answer = std::pin::pin!(self.client.execute(request));
         loop {
             let chunk = match chunks.next_chunk() {
@@ -181,7 +185,10 @@ impl Transport {
                 None => return Err(silence(patience)),
                 // The answer came before the upload's end: an error, or a server that knows all.
                 Some(Either::Right(answer)) => return answer.map_err(unreachable),
-                Some(Either::Left(Ok(()))) => self.metrics.sent_bytes.add(chunk_len),
+                Some(Either::Left(Ok(()))) => {
+                    self.metrics.sent_bytes.add(chunk_len);
+                    transfer.moved(chunk_len);
+                }
                 Some(Either::Left(Err(_))) => break,
             }
         }

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use crate::observe::transfers::{Direction, Transfer, Transfers};
 use crate::store::Upload;
 
 /// How many bytes are read and handed to the connection at once.
@@ -20,26 +22,26 @@ const CHUNK_LEN: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Outgoing<'a, 'b> {
     upload: &'a mut Upload<'b>,
+    transfer: Transfer,
     /// Whether bytes have been taken from a stream, which cannot be given back.
     spent: bool,
 }
 
 impl<'a, 'b> Outgoing<'a, 'b> {
-    /// Wraps an upload of which nothing has been sent.
-    pub fn new(upload: &'a mut Upload<'b>) -> Self {
+    /// Wraps an upload of which nothing has been sent; until it is dropped it is one of
+    /// `transfers`, under the name of `key`.
+    pub fn new(upload: &'a mut Upload<'b>, key: &str, transfers: &Arc<Transfers>) -> Self {
+        let transfer = transfers.begin(key, Direction::Up, upload.size());
         Self {
             upload,
+            transfer,
             spent: false,
         }
     }
 
     /// Returns how many bytes there are, where known.
     pub fn size(&self) -> Option<u64> {
-        match &*self.upload {
-            Upload::Bytes(bytes) => Some(bytes.len() as u64),
-            Upload::File(_, len) => Some(*len),
-            Upload::Stream(_, len) => *len,
-        }
+        self.upload.size()
     }
 
     /// Tells whether all bytes can be sent from the start (again).
@@ -47,13 +49,15 @@ impl<'a, 'b> Outgoing<'a, 'b> {
         !self.spent
     }
 
-    /// Starts an attempt: a reader from the first byte on.
-    pub fn start(&mut self) -> Chunks<'_> {
-        match self.upload {
+    /// Starts an attempt: a reader from the first byte on, and where to note what has been sent.
+    pub fn start(&mut self) -> (Chunks<'_>, &Transfer) {
+        self.transfer.restarted();
+        let chunks = match self.upload {
             Upload::Bytes(bytes) => Chunks::Bytes(bytes),
             Upload::File(file, len) => Chunks::File(file, 0, *len),
             Upload::Stream(stream, len) => Chunks::Stream(*stream, &mut self.spent, *len),
-        }
+        };
+        (chunks, &self.transfer)
     }
 }
 

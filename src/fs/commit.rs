@@ -15,6 +15,7 @@ use super::types::Ino;
 use super::writing::{Overwrite, WriteSide};
 use super::{FsError, KvFs, Result};
 use crate::clock::Deadline;
+use crate::observe::origin::{self, Origin};
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
 use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
@@ -149,6 +150,7 @@ impl KvFs {
         size: u64,
     ) -> Result<RecordMeta, StoreError> {
         let deadline = Deadline::after(side.config.deadline + Duration::from_secs(size / SLOWEST));
+        origin::note(Origin::Network);
         let meta = self
             .store
             .put(key, request, Upload::File(file, size), deadline)?;

@@ -9,7 +9,6 @@ use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
 use super::{FOREVER, FsError, KvFs, Result};
 use crate::clock::Wait;
-use crate::observe::origin;
 use crate::store::{ErrorKind, Key};
 
 impl KvFs {
@@ -34,9 +33,7 @@ impl KvFs {
         if parent != Ino::ROOT {
             return Err(FsError::WrongKind(libc::ENOTDIR));
         }
-        if self.metrics.tracer.is_active() {
-            origin::about(name.to_string_lossy().into_owned());
-        }
+        self.about(name);
         if let Some(side) = &self.writing
             && let Some(draft) = side.drafts.of_scratch(name)
         {

@@ -7,7 +7,7 @@
 //! [`crate::cache`]; inodes before drafts, drafts before the overlay. None is held across I/O, but
 //! for the one that orders the changes of one staging file (`draft`).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -230,6 +230,13 @@ impl KvFs {
             origin: origin::current(),
             pid,
         });
+    }
+
+    /// Notes, for those who follow, which name the operation on this thread is about.
+    fn about(&self, name: &OsStr) {
+        if self.metrics.tracer.is_active() {
+            origin::about(name.to_string_lossy().into_owned());
+        }
     }
 
     /// Returns what a listing of this mount lists.

@@ -11,6 +11,7 @@ use super::types::{Created, Ino};
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
 use crate::clock::{Deadline, Wait};
+use crate::observe::origin::{self, Origin};
 use crate::store::Key;
 
 /// What a key may consist of, for people.
@@ -35,6 +36,7 @@ impl KvFs {
         truncate: bool,
         wait: Wait,
     ) -> Result<Created> {
+        self.about(name);
         let side = self.write_side()?;
         Self::check_root(parent)?;
         let (place, temporary) = self.place_for(side, name)?;
@@ -98,6 +100,7 @@ impl KvFs {
     /// # Errors
     /// [`FsError::NoEntry`], [`FsError::ReadOnly`], and those of the store; the file then stays.
     pub fn unlink(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<()> {
+        self.about(name);
         let side = self.write_side()?;
         Self::check_root(parent)?;
         if let Some(draft) = side.drafts.of_scratch(name) {
@@ -169,6 +172,7 @@ impl KvFs {
     /// Deletes a record from the store.
     pub(super) fn delete(&self, side: &WriteSide, key: &Key) -> Result<()> {
         let deadline = Deadline::after(side.config.deadline);
+        origin::note(Origin::Network);
         self.store
             .delete(key, deadline)
             .map_err(|error| error.with_key(key).into())
@@ -206,6 +210,7 @@ impl KvFs {
     /// # Errors
     /// Always.
     pub fn rmdir(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<()> {
+        self.about(name);
         self.write_side()?;
         match self.lookup(parent, name, wait)? {
             super::types::Lookup::Found(reply) => {

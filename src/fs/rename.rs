@@ -13,6 +13,7 @@ use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
 use crate::cache::content::VersionId;
 use crate::clock::{Deadline, Wait};
+use crate::observe::origin::{self, Origin};
 use crate::staging::file::StagingFile;
 use crate::store::{
     Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,
@@ -37,6 +38,10 @@ impl KvFs {
         keep_existing: bool,
         wait: Wait,
     ) -> Result<()> {
+        if self.metrics.tracer.is_active() {
+            let names = [name, new_name].map(OsStr::to_string_lossy);
+            origin::about(names.join(" -> "));
+        }
         let side = self.write_side()?;
         Self::check_root(parent)?;
         Self::check_root(new_parent)?;
@@ -334,6 +339,7 @@ impl KvFs {
         let deadline = wait
             .deadline()
             .unwrap_or_else(|| Deadline::after(side.config.deadline));
+        origin::note(Origin::Network);
         let fetched = match self.store.get(key, &GetRequest::default(), deadline)? {
             GetOutcome::Found(fetched) => fetched,
             GetOutcome::NotModified => {

@@ -156,12 +156,7 @@ impl Adapter {
         undo: fn(&KvFs, T),
     ) {
         let ino = Ino(ino.0);
-        let asked = Asked {
-            operation,
-            ino,
-            pid: request.pid(),
-            at: Instant::now(),
-        };
+        let asked = Asked::new(request, operation, ino);
         tracing::trace!(operation, ino = ino.0, pid = asked.pid, "operation");
         match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
             Ok(answer) => {
@@ -207,7 +202,7 @@ impl Adapter {
 
 /// A request as it came, for who measures or follows the operations.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+pub(super) struct Asked {
     operation: &'static str,
     ino: Ino,
     pid: u32,
@@ -215,8 +210,17 @@ struct Asked {
 }
 
 impl Asked {
+    pub(super) fn new(request: &Request, operation: &'static str, ino: Ino) -> Self {
+        Self {
+            operation,
+            ino,
+            pid: request.pid(),
+            at: Instant::now(),
+        }
+    }
+
     /// Takes note of the answer just before it is given, on the thread that found it.
-    fn answered(self, fs: &KvFs, error: Option<&FsError>) {
+    pub(super) fn answered(self, fs: &KvFs, error: Option<&FsError>) {
         let took = self.at.elapsed();
         let metrics = fs.metrics();
         metrics.operation(self.operation, took);

@@ -12,7 +12,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow,
 };
 
-use super::adapter::{Adapter, Lane, fail, file_attr, guarded};
+use super::adapter::{Adapter, Asked, Lane, fail, file_attr, guarded};
 use super::pending::Refuse;
 use crate::clock::{Deadline, Wait};
 use crate::fs::setattr::{SetAttr, Time};
@@ -105,12 +105,19 @@ impl Adapter {
     ) {
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.fs().written_by(Fh(fh.0), Thread(request.pid()));
+        let asked = Asked::new(request, "write", Ino(ino.0));
         match guarded(self.fs(), "write", || {
             self.fs().write(Fh(fh.0), offset, data, Wait::Never)
         }) {
-            Ok(()) => return reply.written(written),
+            Ok(()) => {
+                asked.answered(self.fs(), None);
+                return reply.written(written);
+            }
             Err(FsError::WouldBlock) => {}
-            Err(error) => return fail(self.fs(), "write", Ino(ino.0), reply, &error),
+            Err(error) => {
+                asked.answered(self.fs(), Some(&error));
+                return fail(self.fs(), "write", Ino(ino.0), reply, &error);
+            }
         }
         let data: Arc<[u8]> = data.into();
         self.answer_in(

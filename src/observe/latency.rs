@@ -46,7 +46,7 @@ pub const OPERATIONS: [&str; 18] = [
     "create",
     "write",
     "setattr",
-    "flush",
+    "close",
     "fsync",
     "rename",
     "unlink",

@@ -118,6 +118,11 @@ impl Transfer {
     pub fn moved(&self, bytes: u64) {
         self.running.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    /// Notes that it begins anew, with the first byte.
+    pub fn restarted(&self) {
+        self.running.bytes.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Transfer {

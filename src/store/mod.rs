@@ -214,6 +214,17 @@ pub enum Upload<'a> {
     Stream(&'a mut (dyn Read + Send), Option<u64>),
 }
 
+impl Upload<'_> {
+    /// Returns how many bytes there are, where known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::File(_, len) => Some(*len),
+            Self::Stream(_, len) => *len,
+        }
+    }
+}
+
 impl fmt::Debug for Upload<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
+use kvfs::observe::transfers::Direction;
 use serde_json::Value;
 
 use crate::daemon::User;
 use crate::support::mounted::{MountedSession, eventually};
-use crate::support::served::TestServer;
+use crate::support::served::{TOKEN, TestServer};
 
 #[test]
 fn metrics_are_served_while_the_store_is_mounted_and_count_what_programs_do() {
@@ -434,4 +435,61 @@ fn watching_without_a_terminal_prints_a_line_a_second_until_the_mount_ends() {
         }
     }
     user.fails(3, &["status", "--watch", "mnt"]);
+}
+
+#[test]
+fn an_upload_is_shown_while_it_is_under_way() {
+    let server = TestServer::start_with(|config| config.knobs.bandwidth = Some(2 << 20));
+    let mount = MountedSession::served_writable(&server);
+    let writing = mount.start_sh("head -c 6291456 /dev/zero > big");
+    eventually("an upload is shown", || {
+        mount.counters().transfers.iter().any(|transfer| {
+            transfer.key == "big"
+                && transfer.direction == Direction::Up
+                && transfer.total_bytes == Some(6 << 20)
+                && transfer.bytes > 0
+        })
+    });
+    drop(writing);
+    drop(mount);
+}
+
+#[test]
+fn a_trace_names_what_is_made_renamed_and_removed() {
+    let server = TestServer::start();
+    let user = User::new();
+    let (id, url) = (&server.entry.id, server.url());
+    let mounting = user
+        .command(&["mount", "--rw", "--api-url", &url, id, "mnt"])
+        .env("APIFY_TOKEN", TOKEN)
+        .output()
+        .expect("kvfs runs");
+    assert!(mounting.status.success(), "{mounting:?}");
+    let (mut child, out) = follow(&user, &["--json"]);
+    std::fs::write(user.path("mnt/new"), "hello").expect("a file");
+    std::fs::rename(user.path("mnt/new"), user.path("mnt/other")).expect("another name");
+    std::fs::remove_file(user.path("mnt/other")).expect("no file");
+    std::fs::remove_dir(user.path("mnt/folder")).expect_err("there is none");
+    user.works(&["unmount", "mnt"]);
+    assert!(child.wait().expect("an end").success());
+    let lines: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"))
+        .collect();
+    let seen: Vec<(&str, &str, &str)> = lines
+        .iter()
+        .map(|event| {
+            let text = |name: &str| event[name].as_str().unwrap_or("-");
+            (text("operation"), text("key"), text("origin"))
+        })
+        .collect();
+    for expected in [
+        ("create", "new", "memory"),
+        ("write", "new", "memory"),
+        ("close", "new", "network"),
+        ("rename", "new -> other", "network"),
+        ("unlink", "other", "network"),
+    ] {
+        assert!(seen.contains(&expected), "{expected:?}: {seen:?}");
+    }
 }
