@@ -219,6 +219,9 @@ fn faults_of_this_machine_are_found() {
     fs::create_dir_all(&config).expect("a folder");
     fs::write(config.join("config.toml"), "[defaults]\ntll = '1m'\n").expect("a file");
     fs::write(user.path("cache"), "a file in the place of a folder").expect("a file");
+    let staging = user.path(".local/state/kvfs/staging");
+    fs::create_dir_all(&staging).expect("a folder");
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).expect("a mode");
     let state = user.path("run/kvfs");
     fs::create_dir(&state).expect("a folder");
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).expect("a mode");
@@ -226,6 +229,7 @@ fn faults_of_this_machine_are_found() {
     assert_eq!(ran.code, 3, "{ran:?}");
     finds(&found, "settings: failure", &["'tll'", "known are"]);
     finds(&found, "cache: warning", &["cannot be used", "--cache-dir"]);
+    finds(&found, "staging: warning", &["open to other", "chmod 700"]);
     finds(
         &found,
         "state: failure",

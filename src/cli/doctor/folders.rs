@@ -58,25 +58,16 @@ pub fn cache(args: &DiskArgs, environment: &Environment) -> Finding {
         Err(error) => return Finding::error(check, &error),
     };
     let dir = config.dir.display();
-    // It is made when it is needed, in the nearest folder that is there.
-    let existing = config.dir.ancestors().find(|path| path.exists());
-    let existing = existing.unwrap_or(Path::new("/"));
-    let usable = if existing.is_dir() {
-        rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from)
-    } else {
-        Err(io::ErrorKind::NotADirectory.into())
-    };
-    if let Err(error) = usable {
+    if let Err(error) = usable(&config.dir) {
         return Finding::warning(
             check,
             format!("{dir} cannot be used, so nothing is kept on disk: {error}"),
             "name another folder with --cache-dir, or mount with --no-disk-cache",
         );
     }
-    let Ok(space) = rustix::fs::statvfs(existing) else {
+    let Some(free) = free(&config.dir) else {
         return Finding::ok(check, format!("{dir} can be used"));
     };
-    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
     if free.0 < config.size.0 {
         return Finding::warning(
             check,
@@ -85,6 +76,30 @@ pub fn cache(args: &DiskArgs, environment: &Environment) -> Finding {
         );
     }
     Finding::ok(check, format!("{dir} can be used; {free} are free"))
+}
+
+/// Returns the nearest folder that is there: others are made in it when they are needed.
+fn existing(dir: &Path) -> &Path {
+    let found = dir.ancestors().find(|path| path.exists());
+    found.unwrap_or(Path::new("/"))
+}
+
+/// Tells whether this user can use the folder `dir`, or make it.
+pub fn usable(dir: &Path) -> io::Result<()> {
+    let existing = existing(dir);
+    if !existing.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(
+        existing,
+        Access::WRITE_OK | Access::EXEC_OK,
+    )?)
+}
+
+/// Returns how much is free where `dir` is, or would be.
+pub fn free(dir: &Path) -> Option<ByteSize> {
+    let space = rustix::fs::statvfs(existing(dir)).ok()?;
+    Some(ByteSize(space.f_bavail.saturating_mul(space.f_frsize)))
 }
 
 /// Checks the mounts; returns their states, as `kvfs status --json` shows them.

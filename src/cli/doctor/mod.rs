@@ -13,6 +13,7 @@ mod bundle;
 mod folders;
 mod machine;
 mod network;
+mod staging;
 
 /// The width that every line keeps to, unless a word is longer.
 const WIDTH: usize = 80;
@@ -102,6 +103,7 @@ pub fn run(
     findings.push(folders::settings_file(&file));
     findings.push(folders::state(environment));
     findings.push(folders::cache(&args.disk, environment));
+    findings.extend(staging::staging(environment, file.as_ref().ok()));
     let mounts = folders::mounts(environment, &mut findings);
     network::check(args, environment, &mut findings);
 
