@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs, api_url};
+use super::args::values::api_url;
+use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs};
 use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;

@@ -1,0 +1,67 @@
+//! How a store is opened and what is kept of it, for every command that reads one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use url::Url;
+
+use super::values::{api_url, positive_duration};
+use crate::redact::Secret;
+use crate::units::ByteSize;
+
+/// How a store is opened, for every command that takes STORE.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StoreArgs {
+    /// Read the API token from this file, again whenever it changes
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub token_file: Option<PathBuf>,
+    /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
+    #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
+    pub api_url: Option<Url>,
+    /// The signature that grants access to a store's keys (others can see it in the list of processes)
+    #[arg(
+        long,
+        value_name = "SIGNATURE",
+        help_heading = "Access",
+        conflicts_with = "signature_file"
+    )]
+    pub signature: Option<String>,
+    /// Read the signature from this file
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub signature_file: Option<PathBuf>,
+
+    /// With actor: and task:, only runs with this status, such as SUCCEEDED
+    #[arg(long, value_name = "STATUS", help_heading = "What to show")]
+    pub status: Option<String>,
+    /// With actor: and task:, only runs started so: API, WEB, SCHEDULER, ...
+    #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
+    pub origin: Option<String>,
+
+    /// Read defaults and named stores from this file [default: kvfs/config.toml in the user's config folder]
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub config: Option<PathBuf>,
+    /// The token that the settings file holds; no option, for others would see it.
+    #[arg(skip)]
+    pub token: Option<Secret>,
+    /// The longest wait for one answer of the API [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
+    pub timeout: Option<Duration>,
+    /// The longest that one file operation may take, with all retries [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
+    pub deadline: Option<Duration>,
+}
+
+/// What is kept on disk of what was read.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DiskArgs {
+    /// Where content is kept on disk [default: kvfs in the user's cache folder]
+    #[arg(long, value_name = "DIR", help_heading = "Caching")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much content is kept on disk [default: 2GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Caching")]
+    pub cache_size: Option<ByteSize>,
+    /// Keep no content on disk
+    #[arg(long, help_heading = "Caching")]
+    pub no_disk_cache: bool,
+}

@@ -1,0 +1,127 @@
+//! The arguments of the commands that use a store without a mount.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::positive_duration;
+use super::{DiskArgs, StoreArgs};
+
+/// The arguments of `kvfs ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// Show size, time, type and encoding too; costs a request for each record
+    #[arg(short, long)]
+    pub long: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// List only keys that begin so
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// List only keys of this collection of the store's schema
+    #[arg(long, value_name = "NAME")]
+    pub collection: Option<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs cat`.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The records, printed one after the other
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Print records as they are stored, compressed ones compressed
+    #[arg(long)]
+    pub raw: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+    /// Content on disk.
+    #[command(flatten)]
+    pub disk: DiskArgs,
+}
+
+/// The arguments of `kvfs put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The record; one that exists is replaced
+    pub key: String,
+    /// What to store [default: standard input]
+    pub file: Option<PathBuf>,
+    /// The content's type [default: by the key's or file's extension, else by the bytes]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// The bytes are encoded so already: gzip, br or deflate
+    #[arg(long, value_name = "ENCODING")]
+    pub content_encoding: Option<String>,
+    /// Store nothing if there is such a record
+    #[arg(long, conflicts_with = "if_match")]
+    pub if_absent: bool,
+    /// Store nothing unless this is the record's entity tag, as `kvfs info` shows it
+    #[arg(long, value_name = "ETAG")]
+    pub if_match: Option<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The records; that there is none such is no failure
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The store, as for `kvfs mount`
+    pub store: String,
+    /// The record; without one, the store itself is described
+    pub key: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}
+
+/// The arguments of `kvfs share`.
+#[derive(Debug, Args)]
+pub struct ShareArgs {
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
+    pub store: String,
+    /// The record; without one, the whole store is shared
+    pub key: Option<String>,
+    /// How long the link to a store is good, such as 7d [default: for ever]
+    ///
+    /// The platform has no links to single records that expire.
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub expires: Option<Duration>,
+    /// Print a QR code of the link too
+    #[arg(long, conflicts_with = "json")]
+    pub qr: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How the store is opened.
+    #[command(flatten)]
+    pub access: StoreArgs,
+}

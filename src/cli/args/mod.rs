@@ -1,0 +1,152 @@
+//! The command line as clap sees it: structs only, no I/O, no environment. Their doc comments
+//! are the help texts.
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+mod access;
+mod direct;
+mod machine;
+mod mount;
+mod mounted;
+mod serve;
+pub(super) mod values;
+
+pub use access::{DiskArgs, StoreArgs};
+pub use direct::{CatArgs, InfoArgs, LsArgs, PutArgs, RmArgs, ShareArgs};
+pub use machine::{CompletionsArgs, ConfigArgs, DaemonArgs, DemoArgs, DoctorArgs, ManArgs};
+pub use mount::{CompressArg, MountArgs, OverwriteArg};
+pub use mounted::{
+    RecoverArgs, RefreshArgs, StatusArgs, SyncArgs, TraceArgs, UnmountArgs, WarmArgs,
+};
+pub use serve::ServeArgs;
+
+/// Mounts Apify key-value stores as directories: every record is a file
+#[derive(Debug, Parser)]
+#[command(name = "kvfs", version, max_term_width = 80, propagate_version = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What every command has.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+/// What every command has.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct GlobalArgs {
+    /// Log more: -v every request, -vv every filesystem operation
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
+    pub verbose: u8,
+    /// Print and log only what went wrong
+    #[arg(
+        short,
+        long,
+        global = true,
+        display_order = 901,
+        conflicts_with = "verbose"
+    )]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a store; returns when the mount answers
+    ///
+    /// STORE is one of: @NAME of the settings file; a store id; NAME of your own as ~NAME; USER~NAME or USER/NAME; run:ID for
+    /// the default store of a run; actor:NAME or task:NAME for that of the last run; a URL from the
+    /// API or from Apify Console, signed or not; the URLs of single records; a local folder; a store in
+    /// a bucket that kvfs serve serves, as s3://BUCKET/PREFIX/NAME, or with gs:// or az://.
+    ///
+    /// The token comes from --token-file, else from the variable APIFY_TOKEN, else from what `apify
+    /// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
+    /// KVFS_SIGNATURE.
+    Mount(Box<MountArgs>),
+    /// Unmount, after everything under way has finished
+    #[command(visible_alias = "umount")]
+    Unmount(UnmountArgs),
+    /// Show what is mounted, and what went wrong there
+    ///
+    /// Exits with 3 if a mount is dead or does not answer.
+    Status(StatusArgs),
+    /// Wait until everything that was closed on a mount is in its store
+    Sync(SyncArgs),
+    /// List, upload or drop what was written and is not in its store
+    ///
+    /// That is what a mount with --write-back had no time to upload, and what the store refused.
+    /// Works with and without a mount of the store; a mount uploads by itself what was only
+    /// interrupted.
+    Recover(RecoverArgs),
+    /// Fetch ahead what will be read, with progress
+    ///
+    /// The daemon fetches at its lowest priority and within the limits of the API; what is cached
+    /// and fresh costs nothing, so that the same command goes on where an earlier one ended. Exits
+    /// with 1 if something did not fit into the cache or could not be had.
+    Warm(WarmArgs),
+    /// Forget what is cached of a mount, in the kernel too; asks the store for nothing
+    Refresh(RefreshArgs),
+    /// Show what programs ask of a mount, live: operation, time, result, and where it came from
+    ///
+    /// A source is the kernel (what it has is still right), memory, prefetch (fetched ahead of a
+    /// scan), disk, or the network.
+    Trace(TraceArgs),
+    /// Serve a folder of stores as a local Apify API
+    ///
+    /// Clients and kvfs use it like the platform. The token comes from --token-file, else from the
+    /// variable KVFS_SERVE_TOKEN; without either a new one is made and shown.
+    Serve(Box<ServeArgs>),
+    /// Show kvfs at work on a sample store, without an account
+    Demo(DemoArgs),
+    /// List the keys of a store, without a mount
+    ///
+    /// Like all commands that need no mount, exits with 4 if the store or a record is not there, with
+    /// 5 if the token or link does not grant access, and with 6 if a condition does not hold.
+    Ls(LsArgs),
+    /// Print records, without a mount
+    Cat(CatArgs),
+    /// Store a record, without a mount
+    Put(PutArgs),
+    /// Delete records, without a mount
+    Rm(RmArgs),
+    /// Tell what is known of a store or a record
+    Info(InfoArgs),
+    /// Make a link that lets anybody read a store or a record
+    ///
+    /// The link is signed on this machine with the store's own key, which the API shows to who may
+    /// write to the store. It works without an account.
+    Share(ShareArgs),
+    /// Look for what keeps mounts from working
+    ///
+    /// Checks the machine, the settings, the mounts and the API; with STORE also whether that can be
+    /// used. Every finding comes with its fix. Exits with 3 if a check failed; warnings do not count.
+    Doctor(DoctorArgs),
+    /// Show the settings, and where each comes from
+    ///
+    /// They come from flags, else from the environment, else from the settings file, else they are
+    /// the defaults. A store that the file names, as in `kvfs mount @prod /mnt`, brings settings
+    /// of its own; these are as good as flags.
+    Config(ConfigArgs),
+    /// Print completions for a shell
+    ///
+    /// For bash: kvfs completions bash > ~/.local/share/bash-completion/completions/kvfs
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
+    /// Serve a mount in the background (started by `kvfs mount`)
+    #[command(name = crate::daemon::SUBCOMMAND, hide = true)]
+    Daemon(DaemonArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,120 @@
+//! The arguments of the commands about mounts that there are, and what these have left.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::positive_duration;
+use crate::units::parse_duration;
+
+/// The arguments of `kvfs unmount`.
+#[derive(Debug, Args)]
+pub struct UnmountArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// End the mount at once, even if it hangs; whatever still waits for it fails
+    #[arg(long, conflicts_with = "lazy")]
+    pub force: bool,
+    /// Take the mount out of the tree at once; open files stay usable until closed
+    #[arg(long)]
+    pub lazy: bool,
+}
+
+/// The arguments of `kvfs status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show only this mount, in detail
+    pub mountpoint: Option<PathBuf>,
+    /// Show it live, a screen or, where there is no terminal, a line each second; q or Ctrl-C ends
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Print a JSON array with an object for each mount; with --watch, an object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Where the store is mounted
+    pub mountpoint: PathBuf,
+    /// The longest wait [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// The arguments of `kvfs recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Only these, by id or key [default: everything]
+    #[arg(value_name = "ID or KEY")]
+    pub wanted: Vec<String>,
+    /// List what is not in its store (the default)
+    #[arg(long, conflicts_with_all = ["upload", "discard"])]
+    pub list: bool,
+    /// Upload it; what the store refused because the record has changed now replaces that
+    #[arg(long, conflicts_with = "discard")]
+    pub upload: bool,
+    /// Drop it for good
+    #[arg(long)]
+    pub discard: bool,
+    /// With --discard: everything
+    #[arg(long, requires = "discard")]
+    pub all: bool,
+    /// Print a JSON array with an object for each
+    #[arg(long, conflicts_with_all = ["upload", "discard"])]
+    pub json: bool,
+    /// Where mounts keep what is not in the store yet [default: KVFS_STAGING_DIR, else kvfs/staging
+    /// in the user's state folder]
+    #[arg(long, value_name = "DIR")]
+    pub staging_dir: Option<PathBuf>,
+    /// Read the API token from this file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// With --upload: the longest that the uploads to one store may take [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// The arguments of `kvfs warm`.
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// What names begin with, or a pattern such as '*.json'; - takes names from standard input
+    #[arg(value_name = "PREFIX|PATTERN|-")]
+    pub what: Option<String>,
+    /// Print a JSON object at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs refresh`.
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// Forget only these files [default: all]
+    #[arg(value_name = "FILE")]
+    pub names: Vec<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+    /// End with sums by operation and by file
+    #[arg(long)]
+    pub summary: bool,
+    /// End after this time [default: with Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = positive_duration)]
+    pub span: Option<Duration>,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
