@@ -1,30 +1,31 @@
-//! From arguments, environment and defaults to validated settings. Nothing else reads the
-//! environment.
+//! From arguments, environment and defaults to validated settings.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 
-use super::args::values::api_url;
 use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs};
-use super::config_file::ConfigFile;
 use super::error::CliError;
 use super::reference;
-use crate::bucket;
 use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
 use crate::fs::scratch::ScratchRules;
 use crate::fs::writing::Overwrite;
 use crate::open::{OpenConfig, TokenSource};
 use crate::redact::Secret;
-use crate::registry::{self, Registry, mount_point};
+use crate::registry::{self, mount_point};
 use crate::setup::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
 use crate::store::reference::StoreRef;
 use crate::units::ByteSize;
+
+mod environment;
+mod files;
+
+pub use environment::Environment;
+use files::absolute;
+pub use files::read_secret;
 
 /// How long metadata is believed where nothing else is said.
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
@@ -34,269 +35,6 @@ const DEFAULT_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_SCRATCH_DELAY: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
-
-/// The variables that the HTTP client heeds.
-const PROXIES: [&str; 8] = [
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-];
-
-/// The longest token or signature that a file may hold.
-const MAX_SECRET: u64 = 64 << 10;
-
-/// What the environment says.
-#[derive(Clone, Debug, Default)]
-pub struct Environment {
-    home: Option<PathBuf>,
-    cache_home: Option<PathBuf>,
-    config_home: Option<PathBuf>,
-    state_home: Option<PathBuf>,
-    runtime_dir: Option<PathBuf>,
-    staging_dir: Option<PathBuf>,
-    token: Option<Secret>,
-    signature: Option<Secret>,
-    serve_token: Option<Secret>,
-    api_urls: Vec<(&'static str, String)>,
-    proxies: Vec<(&'static str, String)>,
-    path: Vec<PathBuf>,
-    no_color: bool,
-    journal: Option<String>,
-    bucket: bucket::Options,
-}
-
-impl Environment {
-    /// Reads the process's environment.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the environment"
-    )]
-    pub fn read() -> Self {
-        let mut environment = Self::from_variables(|name| std::env::var_os(name));
-        environment.bucket = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, value)| {
-                !value.is_empty()
-                    && bucket::VARIABLES
-                        .iter()
-                        .any(|begin| name.starts_with(begin))
-            })
-            .collect();
-        if environment.home.is_none() {
-            environment.home = etcetera::home_dir().ok();
-        }
-        environment
-    }
-
-    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        // An empty variable is as good as none, and a relative folder is to be ignored (XDG).
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let folder = |name| {
-            set(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let text = |name| set(name).and_then(|value| value.into_string().ok());
-        let secret = |name| {
-            text(name)
-                .map(|text| text.trim().to_owned())
-                .filter(|text| !text.is_empty())
-                .map(Secret::new)
-        };
-        Self {
-            home: folder("HOME"),
-            cache_home: folder("XDG_CACHE_HOME"),
-            config_home: folder("XDG_CONFIG_HOME"),
-            state_home: folder("XDG_STATE_HOME"),
-            runtime_dir: folder("XDG_RUNTIME_DIR"),
-            staging_dir: folder("KVFS_STAGING_DIR"),
-            token: secret("APIFY_TOKEN"),
-            signature: secret("KVFS_SIGNATURE"),
-            serve_token: secret("KVFS_SERVE_TOKEN"),
-            api_urls: ["APIFY_CLIENT_BASE_URL", "APIFY_API_BASE_URL"]
-                .into_iter()
-                .filter_map(|name| Some((name, text(name)?)))
-                .collect(),
-            proxies: PROXIES
-                .into_iter()
-                .filter_map(|name| Some((name, text(name)?)))
-                .collect(),
-            path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
-            no_color: set("NO_COLOR").is_some(),
-            journal: text("JOURNAL_STREAM"),
-            bucket: bucket::Options::default(),
-        }
-    }
-
-    /// Returns whether talk may be coloured.
-    pub fn color(&self) -> bool {
-        !self.no_color && io::stderr().is_terminal()
-    }
-
-    /// Returns how lines on standard error look: as the journal wants them if it reads them.
-    pub fn log_format(&self) -> LogFormat {
-        let is_journal = |stream: &String| {
-            // systemd.exec(5): the device and inode of what standard error is connected to, so that
-            // who redirects it is not mistaken.
-            rustix::fs::fstat(io::stderr())
-                .is_ok_and(|found| *stream == format!("{}:{}", found.st_dev, found.st_ino))
-        };
-        if self.journal.as_ref().is_some_and(is_journal) {
-            LogFormat::Journal
-        } else {
-            LogFormat::Text
-        }
-    }
-
-    /// Returns where mounts are registered.
-    ///
-    /// # Errors
-    /// That there is no folder for it.
-    pub fn registry(&self) -> Result<Registry, CliError> {
-        let me = rustix::process::geteuid().as_raw();
-        let mine = |dir: &PathBuf| {
-            fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == me)
-        };
-        let runtime = self.runtime_dir.clone().filter(mine);
-        let session = Some(PathBuf::from(format!("/run/user/{me}"))).filter(mine);
-        let state = self.state_dir().ok();
-        let mut dirs: Vec<PathBuf> = Vec::new();
-        dirs.extend(runtime.map(|dir| dir.join("kvfs")));
-        dirs.extend(state.map(|dir| dir.join("mounts")));
-        dirs.extend(session.map(|dir| dir.join("kvfs")));
-        if dirs.is_empty() {
-            return Err(no_home());
-        }
-        let first = dirs.remove(0);
-        dirs.retain(|dir| *dir != first);
-        Ok(Registry::new(first, dirs))
-    }
-
-    /// Returns the token for `kvfs serve`.
-    pub fn serve_token(&self) -> Option<Secret> {
-        self.serve_token.clone()
-    }
-
-    /// Returns how buckets are reached.
-    pub fn bucket(&self) -> &bucket::Options {
-        &self.bucket
-    }
-
-    /// Returns the folder for what outlives a reboot: logs, and mounts where there is no
-    /// runtime folder.
-    fn state_dir(&self) -> Result<PathBuf, CliError> {
-        self.folder(self.state_home.as_ref(), ".local/state")
-    }
-
-    /// Returns the proxies, with what may be credentials.
-    pub fn proxies(&self) -> &[(&'static str, String)] {
-        &self.proxies
-    }
-
-    /// Returns the folders of programs.
-    pub fn path(&self) -> &[PathBuf] {
-        &self.path
-    }
-
-    /// Returns the home folder.
-    pub fn home(&self) -> Option<&Path> {
-        self.home.as_deref()
-    }
-
-    /// Returns every secret that variables hold, to keep it out of reports.
-    pub fn secrets(&self) -> Vec<Secret> {
-        [&self.token, &self.signature, &self.serve_token]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
-    }
-
-    /// Returns where mounts log if nothing else is said.
-    ///
-    /// # Errors
-    /// That there is no home folder.
-    pub fn log_dir(&self) -> Result<PathBuf, CliError> {
-        Ok(self.state_dir()?.join("logs"))
-    }
-
-    /// Returns the folder for what was written and is not in its store yet.
-    ///
-    /// # Errors
-    /// That there is no folder for it.
-    pub fn staging_dir(&self, given: Option<&Path>) -> Result<PathBuf, CliError> {
-        match given.or(self.staging_dir.as_deref()) {
-            Some(dir) => absolute(dir),
-            None => Ok(self.state_dir()?.join("staging")),
-        }
-    }
-
-    /// Returns where content is kept on disk if nothing else is said.
-    ///
-    /// # Errors
-    /// That there is no home folder.
-    pub fn cache_dir(&self) -> Result<PathBuf, CliError> {
-        self.folder(self.cache_home.as_ref(), ".cache")
-    }
-
-    fn folder(&self, base: Option<&PathBuf>, below_home: &str) -> Result<PathBuf, CliError> {
-        base.cloned()
-            .or_else(|| Some(self.home.as_ref()?.join(below_home)))
-            .map(|dir| dir.join("kvfs"))
-            .ok_or_else(no_home)
-    }
-
-    /// Reads the settings file: that at `path`, else the user's, which need not be there.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn config_file(&self, path: Option<&Path>) -> Result<ConfigFile, CliError> {
-        let home = self.home.as_deref();
-        if let Some(path) = path {
-            return ConfigFile::read(absolute(path)?, home, true);
-        }
-        match self.folder(self.config_home.as_ref(), ".config") {
-            Ok(dir) => ConfigFile::read(dir.join("config.toml"), home, false),
-            // Without a home folder there is no file.
-            Err(_) => Ok(ConfigFile::default()),
-        }
-    }
-
-    /// Returns the file that `apify login` has left.
-    pub fn cli_login(&self) -> Option<PathBuf> {
-        let path = self.home.as_ref()?.join(".apify/auth.json");
-        path.is_file().then_some(path)
-    }
-
-    /// Returns the variable that is set and says the same as the option `name`.
-    pub fn variable(&self, name: &str) -> Option<&'static str> {
-        match name {
-            "api-url" => self.api_urls.first().map(|(name, _)| *name),
-            "staging-dir" => self.staging_dir.is_some().then_some("KVFS_STAGING_DIR"),
-            "token" | "token-file" => self.token.is_some().then_some("APIFY_TOKEN"),
-            "signature" | "signature-file" => self.signature.is_some().then_some("KVFS_SIGNATURE"),
-            _ => None,
-        }
-    }
-
-    /// Returns the API's address that a variable gives.
-    ///
-    /// # Errors
-    /// That it is none.
-    pub fn api_url(&self) -> Result<Option<Url>, CliError> {
-        let Some((name, text)) = self.api_urls.first() else {
-            return Ok(None);
-        };
-        api_url(text)
-            .map(Some)
-            .map_err(|why| CliError::usage(format!("the variable {name} is {why}")))
-    }
-}
 
 /// Returns the settings of `kvfs mount`.
 ///
@@ -437,28 +175,6 @@ pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> Op
         deadline: DEFAULT_DEADLINE,
         budget_dir: None,
     }
-}
-
-/// Reads a token or signature from a file.
-///
-/// # Errors
-/// That the file cannot be read, is empty or holds more than one line.
-pub fn read_secret(what: &str, path: &Path) -> Result<Secret, CliError> {
-    let shown = shown(path);
-    let mut text = String::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text))
-        .map_err(|error| {
-            CliError::failed(format!("cannot read the {what} file {shown}")).caused_by(&error)
-        })?;
-    let text = text.trim();
-    if text.is_empty() || text.contains(char::is_whitespace) {
-        return Err(
-            CliError::failed(format!("the {what} file {shown} does not hold a {what}"))
-                .hinted(format!("it must hold the {what} and nothing else")),
-        );
-    }
-    Ok(Secret::new(text))
 }
 
 /// Returns how to open a store.
@@ -638,25 +354,5 @@ fn directory_of(reference: &StoreRef) -> Option<&Path> {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, CliError> {
-    std::path::absolute(path).map_err(|error| {
-        CliError::failed(format!("cannot use the path {}", shown(path))).caused_by(&error)
-    })
-}
-
-/// Returns `path` for an error message, unless somebody gave the token in its place.
-fn shown(path: &Path) -> String {
-    let name: &OsStr = path.as_os_str();
-    if name.as_encoded_bytes().starts_with(b"apify_api_") {
-        return "(not shown: it looks like a token)".to_owned();
-    }
-    path.display().to_string()
-}
-
-fn no_home() -> CliError {
-    CliError::failed("there is no home folder").hinted("set the variable HOME")
-}
-
 #[cfg(test)]
-#[path = "settings_tests.rs"]
 mod tests;
