@@ -82,16 +82,26 @@ impl Ran {
 #[test]
 fn every_command_has_help_on_standard_output() {
     let user = User::new();
-    for command in ["mount", "unmount", "umount", "status", "serve", "demo"] {
+    let ran = user.run(&["--help"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!ran.out.contains("daemon"), "hidden: {ran:?}");
+    let listed = ran.out.split("Commands:").nth(1).expect("a list");
+    let listed = listed.lines().skip(1).take_while(|line| !line.is_empty());
+    let mut commands: Vec<&str> = listed
+        .map(|line| line.split_whitespace().next().expect("a name"))
+        .collect();
+    assert_eq!(commands.len(), 20, "one a line: {ran:?}");
+    commands.push("umount");
+    for command in commands {
         for flag in ["--help", "-h"] {
             let ran = user.run(&[command, flag]);
             assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
             assert!(ran.out.contains("Usage: kvfs "), "{ran:?}");
+            for line in ran.out.lines() {
+                assert!(line.chars().count() <= 80, "{command}: {line}");
+            }
         }
     }
-    let ran = user.run(&["--help"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(!ran.out.contains("daemon"), "hidden: {ran:?}");
     let ran = user.run(&["--version"]);
     assert_eq!(ran.out, format!("kvfs {}\n", env!("CARGO_PKG_VERSION")));
 }

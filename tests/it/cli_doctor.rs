@@ -219,7 +219,7 @@ fn faults_of_this_machine_are_found() {
     fs::create_dir_all(&config).expect("a folder");
     fs::write(config.join("config.toml"), "[defaults]\ntll = '1m'\n").expect("a file");
     fs::write(user.path("cache"), "a file in the place of a folder").expect("a file");
-    let staging = user.path(".local/state/kvfs/staging");
+    let staging = user.path("state/kvfs/staging");
     fs::create_dir_all(&staging).expect("a folder");
     fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).expect("a mode");
     let state = user.path("run/kvfs");

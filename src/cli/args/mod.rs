@@ -85,11 +85,13 @@ pub enum Command {
     /// and fresh costs nothing, so that the same command goes on where an earlier one ended. Exits
     /// with 1 if something did not fit into the cache or could not be had.
     Warm(WarmArgs),
-    /// Forget what is cached of a mount, in the kernel too; asks the store for nothing
-    Refresh(RefreshArgs),
-    /// Show what programs ask of a mount, live: operation, time, result, and where it came from
+    /// Forget what is cached of a mount, in the kernel too
     ///
-    /// A source is the kernel (what it has is still right), memory, prefetch (fetched ahead of a
+    /// Asks the store for nothing; whoever opens a file next does.
+    Refresh(RefreshArgs),
+    /// Show what programs ask of a mount, live
+    ///
+    /// Each operation with its time, its result, and where the answer came from. A source is the kernel (what it has is still right), memory, prefetch (fetched ahead of a
     /// scan), disk, or the network.
     Trace(TraceArgs),
     /// Serve a folder of stores as a local Apify API
