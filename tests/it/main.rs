@@ -11,6 +11,7 @@ mod cli_doctor;
 mod contract;
 mod fs_core;
 mod fs_write;
+mod instructions;
 mod model;
 mod peers;
 mod recover;
