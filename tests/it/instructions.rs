@@ -130,6 +130,10 @@ fn counts(annotated: &str) -> Vec<u64> {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tells the inner run from the outer one"
+)]
 fn the_hot_paths_take_about_as_many_instructions_as_ever() {
     if std::env::var_os(INNER).is_some() {
         return work();
