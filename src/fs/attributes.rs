@@ -58,7 +58,7 @@ impl KvFs {
                     .filter(|_| inode.opens > 0 || inode.detached),
             )
         };
-        let reply = if let Some((version, size)) = open {
+        let mut reply = if let Some((version, size)) = open {
             let modified = match self.records.peek(&key) {
                 Peek::Present(known) if known.version == version => known.modified,
                 _ => self.modified_of(&key),
@@ -85,7 +85,11 @@ impl KvFs {
             reply
         };
         if let Some(inode) = self.inodes.lock().get_mut(ino) {
-            inode.told_size = reply.attr.size;
+            // Somebody may have opened it meanwhile.
+            if let Some((_, size)) = inode.version().filter(|_| inode.opens > 0) {
+                reply.attr.size = size;
+            }
+            inode.tell_size(reply.attr.size);
         }
         Ok(reply)
     }
@@ -135,7 +139,7 @@ impl KvFs {
         };
         let mut inodes = self.inodes.lock();
         if let Some(inode) = inodes.get_mut(draft.ino) {
-            inode.told_size = attr.size;
+            inode.follow_size(attr.size);
         }
         dress(&mut attr, inodes.get(draft.ino));
         // The kernel sees its own writes; others must be asked for.

@@ -275,7 +275,7 @@ impl KvFs {
         let version = self.records.adopt(key, meta.clone(), bytes, size, modified);
         if let Some(inode) = self.inodes.lock().get_mut(ino) {
             inode.set_version(Some((version, size)));
-            inode.told_size = size;
+            inode.follow_size(size);
         }
         let name = Name::Record(key.clone());
         let shown = side.overlay.lock().get(&name, None).map(|found| found.1);

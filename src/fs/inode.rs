@@ -37,7 +37,10 @@ pub struct Inode {
     /// Whether its file was deleted or replaced here.
     pub gone: bool,
     /// The size last told to the kernel.
-    pub told_size: u64,
+    told_size: u64,
+    /// Whether answers with different sizes are on their way to the kernel. They overtake each
+    /// other, and of two questions under way at once it believes whichever answer comes first.
+    told_several: bool,
     /// What programs have set: on few of them.
     shown: Option<Box<Shown>>,
 }
@@ -60,6 +63,28 @@ impl Inode {
         let mut shown = self.shown();
         change(&mut shown);
         self.shown = (shown != Shown::default()).then(|| Box::new(shown));
+    }
+
+    /// Returns the size that the kernel believes; `None` if it may be one of several.
+    pub fn told_size(&self) -> Option<u64> {
+        (!self.told_several).then_some(self.told_size)
+    }
+
+    /// Notes that an answer with this size goes to the kernel.
+    pub fn tell_size(&mut self, size: u64) {
+        self.told_several |= self.told_size != size;
+        self.told_size = size;
+    }
+
+    /// Notes that the kernel believes this size, whatever is still on its way to it.
+    pub fn settle_size(&mut self, size: u64) {
+        self.told_several = false;
+        self.told_size = size;
+    }
+
+    /// Notes that the kernel has changed the size itself, or asks for it each time.
+    pub fn follow_size(&mut self, size: u64) {
+        self.told_size = size;
     }
 
     /// Changes it.
@@ -127,7 +152,7 @@ impl InodeTable {
             return;
         };
         inode.lookups += 1;
-        inode.told_size = told_size;
+        inode.tell_size(told_size);
         let is_named = !inode.detached;
         if is_named {
             self.name(ino, key);
@@ -155,6 +180,7 @@ impl InodeTable {
             detached: false,
             gone: false,
             told_size,
+            told_several: false,
             shown: None,
         });
     }

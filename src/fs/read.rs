@@ -25,10 +25,11 @@ const TRIES: u32 = 3;
 enum Pages {
     /// They are of this version, and the kernel knows its size.
     Keep,
-    /// There are none of another version, but the kernel may believe another size than this.
-    Resize(u64),
-    /// They are of another version; the kernel may believe this size.
-    Replace(u64),
+    /// There are none of another version, but the kernel may believe another size: this one, or
+    /// any of several.
+    Resize(Option<u64>),
+    /// They are of another version, and so may be the size.
+    Replace(Option<u64>),
 }
 
 /// Ends the time in which an open has an inode to itself, whatever came of it.
@@ -154,10 +155,12 @@ impl KvFs {
                 return Err(FsError::Stale);
             }
             if !inode.settling {
-                let told = inode.told_size;
+                let told = inode.told_size();
                 let pages = match inode.version() {
                     // While handles are open, it is their size that the kernel was told.
-                    before if before == version && (inode.opens > 0 || told == size) => Pages::Keep,
+                    before if before == version && (inode.opens > 0 || told == Some(size)) => {
+                        Pages::Keep
+                    }
                     Some(_) if inode.opens > 0 => {
                         inodes.detach(ino);
                         if let Some(side) = &self.writing {
@@ -174,7 +177,7 @@ impl KvFs {
                 }
                 inode.opens += 1;
                 inode.set_version(version);
-                inode.told_size = size;
+                inode.settle_size(size);
                 inode.settling = pages != Pages::Keep;
                 return Ok((pages, inode.direct));
             }
@@ -230,7 +233,8 @@ impl KvFs {
     ///
     /// The order matters: `store` raises the size at once and is the only thing that `sendfile`
     /// and `mmap` without a prior `fstat` notice, but it never lowers it; forgetting the
-    /// attributes makes every `fstat` ask for the exact size, lower or higher. And it is all done
+    /// attributes makes every `fstat` ask for the exact size, lower or higher. Either has the
+    /// kernel turn down answers to questions that it asked before. And it is all done
     /// before any other open of this version is answered: the kernel acts on an open's reply only
     /// some time after it, and a second open would meanwhile keep, and read, what the first drops.
     fn tell_kernel(&self, ino: Ino, content: &Content, size: u64, pages: Pages) -> bool {
@@ -246,7 +250,7 @@ impl KvFs {
         let small = content
             .in_memory()
             .filter(|bytes| !bytes.is_empty() && bytes.len() <= PUSHED);
-        let raises = small.is_none() && size > told_size;
+        let raises = small.is_none() && size > told_size.unwrap_or(0);
         if raises {
             // A wrong byte, which is dropped with its page.
             kernel.store(ino, size - 1, &[0]);
@@ -254,7 +258,7 @@ impl KvFs {
         let mut clean = true;
         if replaces || raises {
             clean = kernel.forget_pages(ino);
-        } else if told_size != size {
+        } else if told_size != Some(size) {
             kernel.forget_attributes(ino);
         }
         if let Some(bytes) = small.filter(|_| clean) {

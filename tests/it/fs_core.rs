@@ -13,7 +13,7 @@ use kvfs::local::fault::{Call, Cut};
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind};
 
-use crate::support::core::{Core, Setup, TTL, Told, patient};
+use crate::support::core::{Core, Names, Setup, TTL, Told, patient};
 
 fn plain(records: &[(&str, &[u8])]) -> MemoryStore {
     let store = MemoryStore::new();
@@ -456,6 +456,44 @@ fn the_exact_size_of_an_encoded_record_is_known_from_open_on_and_across_remounts
         "remembered across remounts"
     );
     assert_eq!(core.faults.calls(Call::Get), 0);
+}
+
+/// The kernel asks for a name and for the listing at the same time, and believes whichever answer
+/// comes first, though the other was given later.
+#[test]
+fn an_open_tells_the_kernel_the_size_when_answers_with_different_ones_were_under_way() {
+    let content = b"all work and no play ".repeat(10_000);
+    let store = MemoryStore::new();
+    store.insert("A", "text/plain", Encoding::Gzip, gzip(&content));
+    let setup = Setup::new(store);
+    let core = setup.core(None);
+    let dir = core.fs.opendir(Ino::ROOT).expect("the directory");
+    let mut names = Names::default();
+    core.fs
+        .readdir(dir, 0, true, &mut names, patient())
+        .expect("a listing");
+    let listed = names.0[0].1.attr;
+    assert!(listed.size < content.len() as u64, "provisional");
+    // The listing is too old by now: the record is fetched, and its size exact.
+    core.clock.advance(TTL);
+    let found = core.lookup("A").expect("an answer").expect("present").attr;
+    assert_eq!((found.ino, found.size), (listed.ino, content.len() as u64));
+    let opened = core.fs.open(found.ino, false, patient()).expect("open");
+    let told = core.kernel.0.lock().clone();
+    assert_eq!(
+        told,
+        [
+            Told::Store(found.ino, found.size - 1, vec![0]),
+            Told::ForgetPages(found.ino)
+        ]
+    );
+    core.kernel.0.lock().clear();
+    // From then on it is known what the kernel believes.
+    core.fs.release(opened.fh);
+    let (_, fh) = core.open("A").expect("open");
+    assert_eq!(*core.kernel.0.lock(), []);
+    core.fs.release(fh);
+    core.fs.check_invariants();
 }
 
 #[test]
