@@ -34,6 +34,7 @@ impl Clock for SystemClock {
 pub struct ManualClock {
     start: (Instant, SystemTime),
     elapsed: Arc<Mutex<Duration>>,
+    wall: Arc<Mutex<Option<SystemTime>>>,
 }
 
 impl Default for ManualClock {
@@ -41,6 +42,7 @@ impl Default for ManualClock {
         Self {
             start: (Instant::now(), SystemTime::now()),
             elapsed: Arc::default(),
+            wall: Arc::default(),
         }
     }
 }
@@ -50,6 +52,11 @@ impl ManualClock {
     pub fn advance(&self, step: Duration) {
         *self.elapsed.lock() += step;
     }
+
+    /// Sets the wall clock, as people and time servers do; the time that passes is another.
+    pub fn set_wall(&self, time: SystemTime) {
+        *self.wall.lock() = Some(time);
+    }
 }
 
 impl Clock for ManualClock {
@@ -58,9 +65,13 @@ impl Clock for ManualClock {
     }
 
     fn wall(&self) -> SystemTime {
-        self.start.1 + *self.elapsed.lock()
+        let set = *self.wall.lock();
+        set.unwrap_or(self.start.1 + *self.elapsed.lock())
     }
 }
+
+/// As good as never, where somebody asks for more than a clock can tell.
+const AGES: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The moment by which an operation must have ended.
 ///
@@ -72,7 +83,7 @@ pub struct Deadline(Instant);
 impl Deadline {
     /// Returns the deadline `span` from now.
     pub fn after(span: Duration) -> Self {
-        Self(Instant::now() + span)
+        Self(Instant::now() + span.min(AGES))
     }
 
     /// Returns the instant itself, for waits that take one.
@@ -112,5 +123,17 @@ impl Wait {
             Self::Never => None,
             Self::Until(deadline) => Some(deadline),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_may_be_as_far_away_as_anybody_can_say() {
+        let never = Deadline::after(Duration::MAX);
+        assert!(never.remaining() > Some(AGES / 2));
+        assert!(Deadline::after(Duration::ZERO).min_after(Duration::MAX) < never);
     }
 }

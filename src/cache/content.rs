@@ -1,7 +1,7 @@
 //! One version of a record's content, wherever its bytes are.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -151,6 +151,7 @@ impl Content {
         Ok(ContentReader {
             content: Arc::clone(self),
             stream,
+            beside: OnceLock::new(),
         })
     }
 }
@@ -160,6 +161,8 @@ impl Content {
 pub struct ContentReader {
     content: Arc<Content>,
     stream: Option<StreamReader>,
+    /// Past the disk, since the disk failed.
+    beside: OnceLock<StreamReader>,
 }
 
 impl ContentReader {
@@ -202,7 +205,18 @@ impl ContentReader {
                 } else {
                     origin::Origin::Disk
                 });
-                download.read(offset..end, wait)
+                match download.read(offset..end, wait) {
+                    // A full or broken disk costs speed, not answers.
+                    Err(Error::Failed(error)) if error.kind() == ErrorKind::Disk => {
+                        let beside = self.beside.get_or_init(|| {
+                            let key = &self.content.key;
+                            tracing::warn!("reading {key} without the cache: {error}");
+                            StreamReader::new(download.origin().clone(), size, None)
+                        });
+                        beside.read_at(offset, len, wait)
+                    }
+                    result => result,
+                }
             }
             Data::Streamed { .. } => Ok(Bytes::new()),
         }

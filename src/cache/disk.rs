@@ -6,7 +6,7 @@
 //! kvfs-1/CACHEDIR.TAG
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what the entry is; names its data file
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
-//! kvfs-1/tmp/<pid>-<random>                            contents on their way
+//! kvfs-1/tmp/<pid>-<random>                            contents on their way, locked while they are
 //! ```
 //!
 //! The scope is a hash of server, store, account and read mode, so that none sees another's
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -273,9 +274,8 @@ impl DiskTier {
             index.lru.reserve(bytes)?
         };
         self.delete_victims(victims);
-        let temp = tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempfile_in(self.root.join("tmp"))
+        let temp = self
+            .temp()
             .and_then(|temp| Ok((Arc::new(temp.as_file().try_clone()?), temp)));
         match temp {
             Ok((file, temp)) => Some(Spool {
@@ -295,10 +295,31 @@ impl DiskTier {
         }
     }
 
+    /// Makes a file for something on its way, locked for as long as anybody here has it open.
+    fn temp(&self) -> io::Result<NamedTempFile> {
+        let folder = self.root.join("tmp");
+        let prefix = format!("{}-", std::process::id());
+        let make = || {
+            tempfile::Builder::new()
+                .prefix(&prefix)
+                .tempfile_in(&folder)
+        };
+        let temp = make().or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            // Somebody has removed the cache folder, as people do to free space.
+            private_dir(&self.root)?;
+            private_dir(&self.root.join(&self.scope))?;
+            private_dir(&folder)?;
+            make()
+        })?;
+        rustix::fs::flock(temp.as_file(), FlockOperation::NonBlockingLockExclusive)?;
+        Ok(temp)
+    }
+
     fn write_json(&self, path: &Path, meta: &EntryMeta) -> io::Result<()> {
-        let mut temp = tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempfile_in(self.root.join("tmp"))?;
+        let mut temp = self.temp()?;
         temp.write_all(&serde_json::to_vec(meta)?)?;
         temp.persist(self.root.join(path))
             .map_err(|error| error.error)?;
@@ -362,7 +383,8 @@ impl DiskTier {
                 Some("json") => {
                     let meta = fs::read(&path)
                         .ok()
-                        .and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok());
+                        .and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok())
+                        .filter(|meta| !meta.data.contains('/'));
                     let used = entry
                         .metadata()
                         .and_then(|metadata| metadata.modified())
@@ -374,7 +396,7 @@ impl DiskTier {
                                 used,
                                 relative.to_owned(),
                                 meta.data,
-                                meta.content_size + ENTRY_OVERHEAD,
+                                meta.content_size.saturating_add(ENTRY_OVERHEAD),
                             ));
                         }
                         _ => {
@@ -401,18 +423,18 @@ impl DiskTier {
         }
     }
 
+    /// Removes what dead processes left: the living hold locks, whichever pids they have where
+    /// they run. One that has not come to locking a new file yet loses it, and caches less.
     fn clear_temp(&self) {
         for entry in fs::read_dir(self.root.join("tmp"))
             .into_iter()
             .flatten()
             .flatten()
         {
-            let name = entry.file_name();
-            let pid = name
-                .to_str()
-                .and_then(|name| name.split('-').next())
-                .and_then(|pid| pid.parse::<u32>().ok());
-            if pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let is_free = File::open(entry.path()).is_ok_and(|file| {
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
+            });
+            if is_free {
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -223,6 +223,11 @@ impl Download {
         }
     }
 
+    /// Returns where its bytes come from.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Takes up a paused download: returns what it needs to be filled further.
     pub fn resume(&self) -> Option<Spool> {
         let mut state = self.state.lock();

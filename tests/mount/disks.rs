@@ -1,0 +1,192 @@
+//! Disks under the cache and under staging that are full, read-only, or taken away.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvfs::local::memory::MemoryStore;
+use kvfs::setup::DiskCacheConfig;
+use kvfs::store::{Encoding, Store};
+use kvfs::units::ByteSize;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use tempfile::TempDir;
+
+use crate::support::mounted::{MountedSession, eventually, make_writable, pattern};
+use crate::support::served::{key, soon};
+
+/// A small disk in memory. Only root can make one, as these tests' mounts can only be made by root.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = std::ffi::CString::new(format!("size={size},mode=700")).expect("no NUL");
+        mount(
+            "none",
+            folder.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            &*options,
+        )
+        .expect("a tmpfs");
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills what is left.
+    fn fill(&self) {
+        let mut rubbish = fs::File::create(self.path().join("rubbish")).expect("a file");
+        while rubbish.write_all(&[7; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.path().join("rubbish")).expect("a file");
+    }
+
+    fn make_read_only(&self) {
+        // Not while something is being written to it.
+        eventually("it is read-only", || {
+            mount_remount(self.path(), MountFlags::RDONLY, "").is_ok()
+        });
+    }
+
+    fn make_writable(&self) {
+        mount_remount(self.path(), MountFlags::empty(), "").expect("a remount");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Records of all kinds of sizes: kept in memory, spooled, downloaded.
+fn records() -> Vec<(String, Vec<u8>)> {
+    [10, 5_000, 300_000, 1_500_000, 3_000_000]
+        .into_iter()
+        .map(|size| (format!("r{size}"), pattern(size)))
+        .collect()
+}
+
+fn cached_on(disk: &Disk) -> (Arc<MemoryStore>, MountedSession) {
+    let store = Arc::new(MemoryStore::new());
+    for (key, bytes) in records() {
+        store.insert(&key, "application/octet-stream", Encoding::Identity, bytes);
+    }
+    let dir = disk.path().join("cache");
+    let mounted = MountedSession::with(Arc::<MemoryStore>::clone(&store), |config| {
+        config.memory_cache = ByteSize(64 << 10);
+        config.disk_cache = Some(DiskCacheConfig {
+            dir,
+            size: ByteSize(1 << 30),
+        });
+    });
+    (store, mounted)
+}
+
+#[track_caller]
+fn all_is_read(mounted: &MountedSession) {
+    for (key, bytes) in records() {
+        let read = fs::read(mounted.file(&key)).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert!(read == bytes, "{key}");
+    }
+}
+
+#[test]
+fn a_cache_disk_that_is_full_costs_no_answer() {
+    let disk = Disk::new("2m");
+    let (_, mounted) = cached_on(&disk);
+    all_is_read(&mounted);
+    disk.fill();
+    all_is_read(&mounted);
+    disk.free();
+    all_is_read(&mounted);
+    mounted.unmount();
+}
+
+#[test]
+fn a_cache_disk_that_becomes_read_only_costs_no_answer() {
+    let disk = Disk::new("16m");
+    let (store, mounted) = cached_on(&disk);
+    fs::read(mounted.file("r300000")).expect("a record");
+    disk.make_read_only();
+    all_is_read(&mounted);
+    disk.make_writable();
+    all_is_read(&mounted);
+    drop(store);
+    mounted.unmount();
+}
+
+/// As people remove a cache to free space, and as disks are taken away.
+#[test]
+fn a_cache_that_is_removed_costs_no_answer_and_is_made_anew() {
+    let disk = Disk::new("16m");
+    let (store, mounted) = cached_on(&disk);
+    all_is_read(&mounted);
+    let cache = disk.path().join("cache");
+    fs::remove_dir_all(&cache).expect("the cache");
+    all_is_read(&mounted);
+    let fresh = pattern(2_000_000);
+    store.insert("fresh", "x/y", Encoding::Identity, fresh.clone());
+    assert!(fs::read(mounted.file("fresh")).expect("a new record") == fresh);
+    eventually("new contents are cached", || {
+        !files_below(&cache.join("kvfs-1")).is_empty()
+    });
+    unmount(disk.path(), UnmountFlags::DETACH).expect("an unmount");
+    all_is_read(&mounted);
+    mounted.unmount();
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(files_below(&entry.path())),
+            _ => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+fn head(store: &dyn Store, name: &str) -> Option<u64> {
+    let meta = store.head(&key(name), soon()).ok()?;
+    meta.stored_size
+}
+
+fn staged_on(disk: &Disk, write_back: bool) -> (Arc<MemoryStore>, MountedSession) {
+    let store = Arc::new(MemoryStore::new());
+    let dir = disk.path().join("staging");
+    let mounted = MountedSession::with(Arc::<MemoryStore>::clone(&store), |config| {
+        make_writable(config);
+        if let Some(write) = &mut config.write {
+            write.staging_dir = dir;
+            write.write_back = write_back;
+        }
+    });
+    (store, mounted)
+}
+
+#[test]
+fn a_staging_disk_without_room_is_told_to_who_writes() {
+    for write_back in [false, true] {
+        let disk = Disk::new("4m");
+        let (store, mounted) = staged_on(&disk, write_back);
+        fs::write(mounted.file("before"), "fits").expect("room");
+        let too_large = fs::write(mounted.file("large"), pattern(6 << 20));
+        let error = too_large.expect_err("there is no room");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+        // What did not fit is given back once its last descriptor is closed.
+        eventually("there is room again", || {
+            fs::write(mounted.file("after"), pattern(2 << 20)).is_ok()
+        });
+        eventually("it is stored", || head(&*store, "after") == Some(2 << 20));
+        let read = fs::read(mounted.file("after")).expect("it");
+        assert!(read == pattern(2 << 20));
+        mounted.unmount();
+    }
+}
