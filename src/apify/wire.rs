@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use crate::redact::{SafeUrl, Secret};
+use crate::redact::{self, SafeUrl, Secret};
 use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
@@ -201,23 +201,10 @@ fn presentable(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_MESSAGE_CHARS)
         .collect();
-    ["signature=", "token=", "Bearer "]
-        .iter()
-        .fold(line, |line, marker| hide_after(&line, marker))
-}
-
-fn hide_after(text: &str, marker: &str) -> String {
-    let mut parts = text.split(marker);
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let rest = part.trim_start_matches(|c: char| !c.is_whitespace() && !"&'\"<>".contains(c));
-        shown.push_str(marker);
-        shown.push_str("[redacted]");
-        shown.push_str(rest);
-    }
-    shown
+    // Before it is cut, or half a secret would not be known for one.
+    let shown = redact::text(&line, &[]);
+    shown.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -12,6 +13,9 @@ use signal_hook::iterator::Signals;
 use super::session::Unmounter;
 use crate::registry::mount_point;
 use crate::registry::unmount::{UnmountMode, unmount};
+
+/// How long a process goes on after a signal that asked for an end at once.
+const FORCED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whom the serving process listens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +106,11 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
     let started = thread::Builder::new()
         .name("unmount".into())
         .spawn(move || {
-            let Err(mut error) = unmounter(mode) else {
+            let result = unmounter(mode);
+            if mode == UnmountMode::Force && place != Place::Within {
+                outlast(signal);
+            }
+            let Err(mut error) = result else {
                 return;
             };
             let busy = error.raw_os_error() == Some(libc::EBUSY);
@@ -123,6 +131,18 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
     if let Err(error) = started {
         tracing::error!(%error, "cannot start a thread to unmount");
     }
+}
+
+/// Ends the process if it goes on being in use: the mount may be gone here and be held by another
+/// mount namespace, which nobody here can see or unmount.
+#[expect(
+    clippy::exit,
+    reason = "the kernel has nothing that would end the session's threads"
+)]
+fn outlast(signal: i32) {
+    thread::sleep(FORCED_PATIENCE);
+    tracing::warn!("something still holds the mount, in another mount namespace perhaps; ending");
+    std::process::exit(128 + signal)
 }
 
 /// Ends the process while it is still opening the store.

@@ -240,6 +240,41 @@ fn sigterm_unmounts_even_in_use() {
     soon(|| user.nothing_left());
 }
 
+/// As containers, services and sandboxes do that are started while something is mounted.
+#[test]
+fn many_signals_end_a_daemon_whose_mount_another_namespace_holds() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    let pid = user.pid();
+    let ready = user.path("ready");
+    let mut holder = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg(format!("touch {}; exec sleep 60", ready.display()))
+        .spawn()
+        .expect("unshare runs");
+    soon(|| ready.exists());
+    user.signal("-TERM");
+    soon(|| !mounted(user.home.path()));
+    let runs = || Path::new("/proc").join(&pid).join("exe").exists();
+    assert!(runs(), "nothing holds it: the test proves nothing");
+    for _ in 0..12 {
+        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let start = Instant::now();
+    while runs() {
+        assert!(start.elapsed() < Duration::from_secs(30), "it does not end");
+        thread::sleep(Duration::from_millis(50));
+    }
+    holder.kill().expect("it runs");
+    holder.wait().expect("it ended");
+    // What it left is cleared by whoever comes next.
+    user.works(&["mount", "./store", "mnt"]);
+    user.works(&["unmount", "mnt"]);
+    assert!(user.nothing_left());
+}
+
 #[test]
 fn of_several_mounts_at_once_one_wins() {
     let user = User::new();
