@@ -4,11 +4,14 @@ mod access;
 mod buckets;
 mod clients;
 mod daemon;
+mod disks;
 mod faults;
 mod limits;
+mod outage;
 mod reading;
 mod readme;
 mod requests;
+mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;
