@@ -584,6 +584,7 @@ impl Records {
                     let (now, ttl) = (self.clock.now(), self.config.ttl);
                     self.ahead
                         .fetched(key, content.version, now, ttl, &self.metrics);
+                    self.metrics.prefetched.one();
                     self.metrics
                         .prefetched_bytes
                         .add(content.meta.stored_size.unwrap_or(0));

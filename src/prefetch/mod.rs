@@ -39,7 +39,6 @@ const SORTABLE: u64 = 200_000;
 #[derive(Debug)]
 pub struct Prefetcher {
     records: Arc<Records>,
-    metrics: Arc<Metrics>,
     pool: Arc<Workers>,
     deadline: Duration,
     origin: Instant,
@@ -78,7 +77,7 @@ impl Prefetcher {
         }
         let detector = || Detector::new(budget, ttl / 2);
         Some(Self {
-            pool: Workers::new("kvfs-prefetch", AT_ONCE, QUEUED, Arc::clone(&metrics)),
+            pool: Workers::new("kvfs-prefetch", AT_ONCE, QUEUED, metrics),
             state: Mutex::new(State {
                 listing: None,
                 in_order: detector(),
@@ -86,7 +85,6 @@ impl Prefetcher {
                 numeric: Numeric::Unknown,
             }),
             records,
-            metrics,
             deadline,
             origin: Instant::now(),
         })
@@ -137,13 +135,8 @@ impl Prefetcher {
         if self.records.is_at_hand(&key) {
             return;
         }
-        let (records, metrics, deadline) = (
-            Arc::clone(&self.records),
-            Arc::clone(&self.metrics),
-            self.deadline,
-        );
+        let (records, deadline) = (Arc::clone(&self.records), self.deadline);
         let queued = self.pool.spawn(move || {
-            metrics.prefetched.one();
             if let Err(error) = records.prefetch(&key, Wait::Until(Deadline::after(deadline))) {
                 // The program that opens it will be told.
                 tracing::debug!("fetching {key} ahead failed: {error:?}");
