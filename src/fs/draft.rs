@@ -50,7 +50,7 @@ pub struct Draft {
     pub ino: Ino,
     order: Mutex<()>,
     state: Mutex<State>,
-    /// A commit has ended.
+    /// A commit or a pause has ended.
     ended: Condvar,
 }
 
@@ -64,6 +64,8 @@ struct State {
     /// The change up to which the store has the file.
     committed: u64,
     committing: bool,
+    /// No commit may begin: the file is getting another name, or losing its own.
+    paused: bool,
     failed: Option<(u64, StoreError)>,
     /// Nothing has been written since it was created or emptied.
     untouched: bool,
@@ -125,6 +127,17 @@ pub struct Ticket {
     ended: bool,
 }
 
+/// The time in which no commit of a draft begins; dropping it ends that.
+#[derive(Debug)]
+pub struct Paused(Arc<Draft>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.state.lock().paused = false;
+        self.0.ended.notify_all();
+    }
+}
+
 /// What came of asking to commit.
 #[derive(Debug)]
 pub enum Begin {
@@ -156,6 +169,7 @@ impl Draft {
                 change: 0,
                 committed: 0,
                 committing: false,
+                paused: false,
                 failed: None,
                 untouched: false,
                 temporary: false,
@@ -493,6 +507,10 @@ impl Draft {
                 self.ended.wait(&mut state);
                 continue;
             }
+            if state.paused {
+                self.ended.wait(&mut state);
+                continue;
+            }
             if !state.needs_commit(why) {
                 return Begin::Nothing;
             }
@@ -509,7 +527,7 @@ impl Draft {
                     drop(state);
                     let order = self.order.lock();
                     state = self.state.lock();
-                    if state.committing {
+                    if state.committing || state.paused {
                         drop(order);
                         continue;
                     }
@@ -542,6 +560,18 @@ impl Draft {
         while state.committing {
             self.ended.wait(&mut state);
         }
+    }
+
+    /// Waits until no commit is under way, and lets none begin as long as the result lives.
+    ///
+    /// Whoever pauses several drafts does it in the order of their inodes.
+    pub fn pause(self: &Arc<Self>) -> Paused {
+        let mut state = self.state.lock();
+        while state.committing || state.paused {
+            self.ended.wait(&mut state);
+        }
+        state.paused = true;
+        Paused(Arc::clone(self))
     }
 
     /// Tells whether a commit is under way.

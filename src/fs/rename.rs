@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::attributes::Existence;
-use super::draft::{Draft, DraftFacts, Place, Why};
+use super::draft::{Draft, DraftFacts, Paused, Place, Why};
 use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::WriteSide;
@@ -77,9 +77,16 @@ impl KvFs {
             Place::Scratch(name) => side.drafts.of_scratch(name),
             Place::Gone => None,
         };
-        match (source, target, draft) {
+        let replaced = match &target {
+            Place::Record(key) => side.drafts.of_key(key),
+            _ => None,
+        };
+        // An upload that begins meanwhile, because somebody has closed a file just now, would
+        // bring back the old name, or the bytes that are replaced.
+        let mut pauses = Pauses::of(draft.as_ref(), replaced.as_ref());
+        let renamed = match (source, target, draft) {
             (source, Place::Record(to), Some(draft)) => {
-                self.rename_draft(side, &draft, source, to, temporary, wait)
+                self.rename_draft(side, &draft, source, (to, temporary), &mut pauses, wait)
             }
             (Place::Record(from), Place::Record(to), None) => {
                 self.rename_record(side, &from, &to, wait)
@@ -93,7 +100,9 @@ impl KvFs {
                 self.rename_to_scratch(side, &draft, source, to)
             }
             _ => Err(FsError::NoEntry),
-        }
+        };
+        drop(pauses);
+        renamed
     }
 
     /// Returns what is known of a record, asking for its metadata if need be; `None` when it does
@@ -124,11 +133,10 @@ impl KvFs {
         side: &WriteSide,
         draft: &Arc<Draft>,
         source: Place,
-        to: Key,
-        temporary: bool,
+        (to, temporary): (Key, bool),
+        pauses: &mut Pauses,
         wait: Wait,
     ) -> Result<()> {
-        draft.wait_idle();
         let from = match &source {
             Place::Record(key) => Some(key.clone()),
             _ => None,
@@ -162,6 +170,8 @@ impl KvFs {
             .drafts
             .rename(draft, Place::Record(to.clone()), temporary);
         draft.set_unstored(base);
+        // Whatever begins now is for the new name.
+        pauses.end();
         let being_written = !was_stored && self.is_being_written(draft.ino);
         let later = being_written || temporary && !was_stored;
         // Its old name was promised to be safe.
@@ -377,7 +387,6 @@ impl KvFs {
         source: Place,
         to: std::ffi::OsString,
     ) -> Result<()> {
-        draft.wait_idle();
         if draft.is_journalled() {
             // What was closed as a record is promised to be one: a scratch file is in no journal.
             self.wait_uploaded(draft.ino)?;
@@ -437,6 +446,21 @@ impl KvFs {
         let mut inodes = self.inodes.lock();
         inodes.lose_name(to);
         inodes.rename(ino, to);
+    }
+}
+
+/// The pauses of what is renamed and of what it replaces.
+struct Pauses([Option<Paused>; 2]);
+
+impl Pauses {
+    fn of(renamed: Option<&Arc<Draft>>, replaced: Option<&Arc<Draft>>) -> Self {
+        let mut drafts = [renamed, replaced];
+        drafts.sort_by_key(|draft| draft.map(|draft| draft.ino));
+        Self(drafts.map(|draft| draft.map(Draft::pause)))
+    }
+
+    fn end(&mut self) {
+        self.0 = [None, None];
     }
 }
 

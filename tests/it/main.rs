@@ -11,6 +11,7 @@ mod cli_direct;
 mod cli_doctor;
 mod contract;
 mod fs_core;
+mod fs_rename_race;
 mod fs_write;
 mod fuzz;
 mod instructions;

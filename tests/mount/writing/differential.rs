@@ -337,8 +337,8 @@ fn compare(
         check(got == expected, || {
             format!("open files after {index}: {op:?}: sizes {got:?} instead of {expected:?}")
         })?;
-        check(mount.contents() == plain.contents(), || {
-            format!("contents after {index}: {op:?}")
+        same_contents(mount, plain).map_err(|wrong| {
+            TestCaseError::fail(format!("contents after {index}: {op:?}: {wrong}"))
         })?;
     }
     mount.open.clear();
@@ -353,9 +353,36 @@ fn compare(
                 .split_off(writable.seen().len().saturating_sub(6))
         )
     })?;
-    check(mount.contents() == plain.contents(), || {
-        "contents at the end".to_owned()
-    })
+    same_contents(mount, plain)
+        .map_err(|wrong| TestCaseError::fail(format!("contents at the end: {wrong}")))
+}
+
+/// Says which file reads otherwise on the mount, and from where on.
+fn same_contents(mount: &Side, plain: &Side) -> Result<(), String> {
+    for (name, (got, expected)) in NAMES
+        .iter()
+        .zip(mount.contents().iter().zip(plain.contents()))
+    {
+        if *got == expected {
+            continue;
+        }
+        let shown = |read: &Result<Vec<u8>, Option<i32>>| match read {
+            Ok(bytes) => format!("{} bytes", bytes.len()),
+            Err(errno) => format!("errno {errno:?}"),
+        };
+        let at = match (got, &expected) {
+            (Ok(got), Ok(expected)) => got
+                .iter()
+                .zip(expected)
+                .position(|(got, expected)| got != expected),
+            _ => None,
+        };
+        let (got, expected) = (shown(got), shown(&expected));
+        return Err(format!(
+            "{name} has {got} instead of {expected}, first different at {at:?}"
+        ));
+    }
+    Ok(())
 }
 
 fn shown(outcome: &Outcome) -> String {
