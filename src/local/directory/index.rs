@@ -22,6 +22,9 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// Scans that take no longer than this are repeated whenever the folder may have changed.
 const CHEAP: Duration = Duration::from_millis(3);
 
+/// So are scans that find no more records than this, however busy the machine is.
+const FEW: usize = 100;
+
 /// How many times the duration of its scan an index is believed, up to [`MAX_AGE`].
 const AGE_PER_SCAN: u32 = 10;
 
@@ -55,6 +58,7 @@ struct Stamp {
     folder_modified: SystemTime,
     began: Instant,
     took: Duration,
+    records: usize,
     /// Whether an unchanged modification time proves an unchanged folder.
     settled: bool,
 }
@@ -74,7 +78,7 @@ impl Stamp {
     }
 
     fn is_cheap(&self) -> bool {
-        self.took <= CHEAP
+        self.took <= CHEAP || self.records <= FEW
     }
 }
 
@@ -118,6 +122,7 @@ impl Index {
             folder_modified: modified,
             began,
             took: began.elapsed(),
+            records: found.claims.len(),
             settled,
         });
         let mut claims = found.claims;

@@ -71,7 +71,9 @@ fn what_a_killed_server_has_stored_is_whole_and_of_one_version() {
                     }
                 });
             }
-            while answered.load(Ordering::Relaxed) < UPLOADS + kill {
+            // Every key has a version by then, so none may be absent afterwards.
+            let none_stored = || stored.iter().any(|n| n.load(Ordering::Relaxed) == 0);
+            while none_stored() || answered.load(Ordering::Relaxed) < UPLOADS + kill {
                 std::thread::sleep(Duration::from_micros(300));
             }
             served.kill();
