@@ -15,11 +15,11 @@ use crate::apify::ApifyStore;
 use crate::apify::endpoint::{Endpoint, encode};
 use crate::apify::errors::Subject;
 use crate::apify::http::{HttpClient, HttpOptions, PLATFORM_HOST, Purpose};
+use crate::apify::plain::{PlainHttp, is_exposed};
 use crate::apify::record::RecordApi;
 use crate::apify::record_urls::{RecordUrlsStore, is_signed};
 use crate::apify::signed::SignedKeysStore;
 use crate::apify::token::{Format, Token};
-use crate::apify::transport::is_loopback;
 use crate::apify::wire::StoreObject;
 use crate::bucket::{self, Bucket};
 use crate::clock::Deadline;
@@ -56,6 +56,9 @@ pub struct OpenConfig {
     pub run_status: Option<String>,
     /// For last-run references: only runs started so (`API`, `WEB`, ...).
     pub run_origin: Option<String>,
+    /// How far secrets may travel unencrypted.
+    #[serde(default)]
+    pub plain_http: PlainHttp,
     /// The longest wait for one attempt's headers, and between two chunks of a body.
     pub attempt_timeout: Duration,
     /// The longest that opening may take, retries included.
@@ -88,6 +91,7 @@ pub enum TokenSource {
 pub fn open(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
     let options = HttpOptions {
         resume_timeout: config.deadline,
+        plain_http: config.plain_http,
         ..HttpOptions::new(config.attempt_timeout)
     };
     open_with(config, options, metrics)
@@ -129,7 +133,7 @@ pub fn open_with(
         Some(_) => None,
         None => token_for(config, &base)?,
     };
-    warn_if_plain(&base, signature.is_some() || token.is_some());
+    check_plain(config, &base, signature.is_some() || token.is_some())?;
     let http = Arc::new(HttpClient::new(&base, options, metrics)?);
     let api = RecordApi::new(Arc::clone(&http), token);
     let deadline = Deadline::after(config.deadline);
@@ -286,7 +290,7 @@ fn open_records(
         None => None,
     };
     for url in urls {
-        warn_if_plain(url.expose(), is_signed(url) || token.is_some());
+        check_plain(config, url.expose(), is_signed(url) || token.is_some())?;
     }
     let mut access: Vec<String> = urls.iter().map(|url| url.expose().to_string()).collect();
     access.sort();
@@ -338,6 +342,9 @@ pub fn server(config: &OpenConfig) -> Result<(Url, Option<Arc<Token>>)> {
     } else {
         token_for(config, &base)?
     };
+    if token.is_some() {
+        config.plain_http.check(&base)?;
+    }
     Ok((base, token))
 }
 
@@ -386,13 +393,17 @@ fn token_for(config: &OpenConfig, base: &Url) -> Result<Option<Arc<Token>>> {
     Ok(Some(Arc::new(token)))
 }
 
-fn warn_if_plain(url: &Url, has_secret: bool) {
-    if url.scheme() == "http" && !is_loopback(url) && has_secret {
-        tracing::warn!(
-            host = url.host_str(),
-            "the connection is not encrypted: others on the network can read the token or signature"
-        );
+/// Refuses to send a secret over the network unencrypted; warns where that is allowed.
+fn check_plain(config: &OpenConfig, url: &Url, has_secret: bool) -> Result<()> {
+    if !has_secret || !is_exposed(url) {
+        return Ok(());
     }
+    config.plain_http.check(url)?;
+    tracing::warn!(
+        host = url.host_str(),
+        "the connection is not encrypted: others on the network can read the token or signature"
+    );
+    Ok(())
 }
 
 /// Adds what may be wrong with this form of reference, or with how it was opened.
@@ -480,6 +491,7 @@ mod tests {
             signature: None,
             run_status: None,
             run_origin: None,
+            plain_http: PlainHttp::default(),
             attempt_timeout: Duration::from_secs(1),
             deadline: Duration::from_secs(1),
             budget_dir: None,

@@ -16,6 +16,7 @@ use url::{Origin, Url};
 use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::limit::{Budget, Limiter};
+use super::plain::PlainHttp;
 use super::retry::{RetryPolicy, RetryState, Verdict, parse_retry_after};
 use super::token::Token;
 use super::transport::{Reply, Transport};
@@ -44,6 +45,8 @@ pub struct HttpOptions {
     pub retry: RetryPolicy,
     /// The longest that one resumption of a broken body may take, retries included.
     pub resume_timeout: Duration,
+    /// How far secrets may travel unencrypted.
+    pub plain_http: PlainHttp,
 }
 
 impl HttpOptions {
@@ -53,6 +56,7 @@ impl HttpOptions {
             attempt_timeout,
             retry: RetryPolicy::default(),
             resume_timeout: Duration::from_secs(60),
+            plain_http: PlainHttp::default(),
         }
     }
 }
@@ -150,7 +154,12 @@ impl HttpClient {
     /// The TLS setup or the threads failed.
     pub fn new(api: &Url, options: HttpOptions, metrics: Arc<Metrics>) -> Result<Self> {
         let client = Self {
-            transport: Arc::new(Transport::new(api, options.attempt_timeout, metrics)?),
+            transport: Arc::new(Transport::new(
+                api,
+                options.attempt_timeout,
+                options.plain_http,
+                metrics,
+            )?),
             limiter: Arc::new(Limiter::new(api.host_str() == Some(PLATFORM_HOST))),
             limited: api.origin(),
             options,
@@ -340,7 +349,7 @@ impl HttpClient {
                 self.learn(call.budget(), &reply);
             }
             if matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
-                let next = redirect_target(&reply, &server, call.purpose)?;
+                let next = redirect_target(&reply, &server, call.purpose, self.options.plain_http)?;
                 visited.push(server);
                 if visited.len() > MAX_REDIRECTS || visited.contains(&next) {
                     return Err(Failure::permanent(
@@ -421,7 +430,12 @@ impl HttpClient {
 }
 
 /// Finds out where a redirect leads, and whether it may.
-fn redirect_target(reply: &Reply, from: &Url, purpose: Purpose) -> Result<Url, Failure> {
+fn redirect_target(
+    reply: &Reply,
+    from: &Url,
+    purpose: Purpose,
+    plain: PlainHttp,
+) -> Result<Url, Failure> {
     let refuse = |reason: &str| Failure {
         status: Some(reply.status),
         ..Failure::permanent(
@@ -437,7 +451,12 @@ fn redirect_target(reply: &Reply, from: &Url, purpose: Purpose) -> Result<Url, F
         .ok_or_else(|| refuse("names no address"))?;
     match (from.scheme(), next.scheme()) {
         (_, "https") | ("http", "http") => {}
-        ("https", "http") => return Err(refuse("leads from an encrypted to a plain connection")),
+        ("https", "http") if plain == PlainHttp::Anywhere => {}
+        ("https", "http") => {
+            return Err(refuse(
+                "leads from an encrypted to a plain connection: refused without --insecure-http",
+            ));
+        }
         _ => return Err(refuse("leads to something that is not HTTP")),
     }
     let changes = matches!(purpose, Purpose::Put | Purpose::Delete);
@@ -461,4 +480,44 @@ pub fn header(text: &str) -> Result<HeaderValue> {
             "a header value holds characters that cannot be sent",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::apify::body::HttpBody;
+
+    #[test]
+    fn a_redirect_never_leads_from_an_encrypted_connection_to_a_plain_one_unasked() {
+        for (from, to, plain, follows) in [
+            ("https", "https", PlainHttp::ThisMachine, true),
+            ("http", "https", PlainHttp::ThisMachine, true),
+            ("http", "http", PlainHttp::ThisMachine, true),
+            ("https", "http", PlainHttp::ThisMachine, false),
+            ("https", "http", PlainHttp::Anywhere, true),
+            ("https", "ftp", PlainHttp::Anywhere, false),
+        ] {
+            for host in ["h", "127.0.0.1"] {
+                let from = Url::parse(&format!("{from}://h/a")).expect("a URL");
+                let mut headers = HeaderMap::new();
+                let location = format!("{to}://{host}/b?signature=s3cret");
+                headers.insert(LOCATION, location.parse().expect("a header"));
+                let reply = Reply {
+                    status: 302,
+                    headers,
+                    body: HttpBody::buffered(Bytes::new()),
+                };
+                let found = redirect_target(&reply, &from, Purpose::Get, plain);
+                assert_eq!(found.is_ok(), follows, "{from} {location}");
+                if let Err(failure) = found
+                    && to == "http"
+                {
+                    assert!(failure.message.contains("--insecure-http"), "{failure:?}");
+                    assert!(!failure.message.contains("s3cret"), "{failure:?}");
+                }
+            }
+        }
+    }
 }

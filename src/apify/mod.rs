@@ -19,6 +19,7 @@ pub mod errors;
 pub mod http;
 pub mod limit;
 pub mod pace;
+pub mod plain;
 pub mod probe;
 pub mod record;
 pub mod record_urls;

@@ -11,6 +11,7 @@ use url::Url;
 use super::endpoint::{Endpoint, Target};
 use super::errors::Subject;
 use super::http::header;
+use super::plain::PlainHttp;
 use super::token::Token;
 use super::transport::Transport;
 use crate::clock::Deadline;
@@ -56,10 +57,15 @@ impl Probe {
     ///
     /// # Errors
     /// The TLS setup or the threads failed.
-    pub fn new(base: &Url, token: Option<Arc<Token>>, timeout: Duration) -> Result<Self> {
+    pub fn new(
+        base: &Url,
+        token: Option<Arc<Token>>,
+        timeout: Duration,
+        plain: PlainHttp,
+    ) -> Result<Self> {
         let metrics = Arc::new(Metrics::default());
         Ok(Self {
-            transport: Arc::new(Transport::new(base, timeout, metrics)?),
+            transport: Arc::new(Transport::new(base, timeout, plain, metrics)?),
             base: base.clone(),
             token,
             timeout,

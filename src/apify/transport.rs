@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Method, Request, redirect};
 use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
@@ -18,10 +18,12 @@ use super::body::HttpBody;
 use super::dot_keys::DotKeyClient;
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
+use super::plain::PlainHttp;
 use super::retry::Verdict;
 use super::upload::{FedBody, Outgoing};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
+use crate::redact::has_secret;
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// What kvfs calls itself.
@@ -40,9 +42,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 pub struct Transport {
     /// `None` only while being dropped.
     runtime: Option<Runtime>,
-    client: reqwest::Client,
+    /// Started when first needed: for this machine, past any proxy, and for all others.
+    clients: [OnceLock<reqwest::Client>; 2],
     dot_keys: DotKeyClient,
     attempt_timeout: Duration,
+    plain: PlainHttp,
     /// What is counted.
     pub(super) metrics: Arc<Metrics>,
 }
@@ -59,20 +63,44 @@ pub struct Reply {
 }
 
 impl Transport {
-    /// Starts a client. `api` tells whether a proxy can be meant: never for this machine.
+    /// Starts a client for the server of `api`, and others that this leads to.
     ///
     /// # Errors
     /// The TLS setup or the threads failed.
-    pub fn new(api: &Url, attempt_timeout: Duration, metrics: Arc<Metrics>) -> Result<Self> {
-        let fail = |what: &str, error: &dyn std::error::Error| {
-            StoreError::new(
-                ErrorKind::Network,
-                format!("cannot start the HTTP client: {what}: {}", chain(error)),
-            )
-        };
+    pub fn new(
+        api: &Url,
+        attempt_timeout: Duration,
+        plain: PlainHttp,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
         // Another part of the process may have installed one already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let connect_timeout = CONNECT_TIMEOUT.min(attempt_timeout);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("kvfs-http")
+            .enable_all()
+            .build()
+            .map_err(|error| cannot_start("threads", &error))?;
+        let transport = Self {
+            runtime: Some(runtime),
+            clients: [OnceLock::new(), OnceLock::new()],
+            dot_keys: DotKeyClient::new(CONNECT_TIMEOUT.min(attempt_timeout)),
+            attempt_timeout,
+            plain,
+            metrics,
+        };
+        // What is wrong with it is to be known now.
+        transport.client(api)?;
+        Ok(transport)
+    }
+
+    /// Returns the client for an address: no proxy can be meant for this machine.
+    fn client(&self, url: &Url) -> Result<&reqwest::Client> {
+        let is_here = is_loopback(url);
+        let place = &self.clients[usize::from(is_here)];
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
@@ -80,36 +108,25 @@ impl Transport {
             .referer(false)
             .http1_only()
             .tcp_nodelay(true)
-            .connect_timeout(connect_timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(self.attempt_timeout))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS);
-        if is_loopback(api) {
+        if is_here {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|error| {
-            fail("TLS", &error).with_hint(
+            cannot_start("TLS", &error).with_hint(
                 "where the system has no CA certificates, install them: apt install ca-certificates",
             )
         })?;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("kvfs-http")
-            .enable_all()
-            .build()
-            .map_err(|error| fail("threads", &error))?;
-        Ok(Self {
-            runtime: Some(runtime),
-            client,
-            dot_keys: DotKeyClient::new(connect_timeout),
-            attempt_timeout,
-            metrics,
-        })
+        Ok(place.get_or_init(|| client))
     }
 
     /// Sends a request and waits for the headers of its answer.
     ///
     /// # Errors
-    /// No answer came: transient, unless the upload's source failed.
+    /// No answer came: transient, unless the upload's source failed. Permanent if a secret would
+    /// have gone where it may not go.
     pub fn send(
         self: &Arc<Self>,
         method: &Method,
@@ -118,6 +135,10 @@ impl Transport {
         upload: Option<&mut Outgoing<'_, '_>>,
         deadline: Deadline,
     ) -> Result<Reply, Failure> {
+        let is_secret = has_secret(target.server()) || headers.contains_key(AUTHORIZATION);
+        if is_secret {
+            self.plain.check(target.server())?;
+        }
         let url = match target {
             Target::Url(url) => url.expose().clone(),
             Target::DotKey { parent, tail } => {
@@ -127,16 +148,17 @@ impl Transport {
                     .send(self, method, &uri, headers, upload, deadline);
             }
         };
+        let client = self.client(&url)?;
         let mut request = Request::new(method.clone(), url);
         *request.headers_mut() = headers;
         let response = match upload {
             None => {
                 let patience = self.patience(Some(deadline));
-                self.wait(patience, self.client.execute(request))
+                self.wait(patience, client.execute(request))
                     .ok_or_else(|| silence(patience))?
                     .map_err(unreachable)?
             }
-            Some(outgoing) => self.send_upload(request, outgoing, deadline)?,
+            Some(outgoing) => self.send_upload(client, request, outgoing, deadline)?,
         };
         Ok(Reply {
             status: response.status().as_u16(),
@@ -148,6 +170,7 @@ impl Transport {
     /// Feeds the request's body from this thread while the connection sends it.
     fn send_upload(
         &self,
+        client: &reqwest::Client,
         mut request: Request,
         outgoing: &mut Outgoing<'_, '_>,
         deadline: Deadline,
@@ -161,7 +184,7 @@ impl Transport {
         let (sender, body) = FedBody::new(len);
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         let (mut chunks, transfer) = outgoing.start();
-        let mut answer = std::pin::pin!(self.client.execute(request));
+        let mut answer = std::pin::pin!(client.execute(request));
         loop {
             let chunk = match chunks.next_chunk() {
                 Ok(Some(chunk)) => chunk,
@@ -227,6 +250,13 @@ impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport").finish_non_exhaustive()
     }
+}
+
+fn cannot_start(what: &str, error: &dyn std::error::Error) -> StoreError {
+    StoreError::new(
+        ErrorKind::Network,
+        format!("cannot start the HTTP client: {what}: {}", chain(error)),
+    )
 }
 
 /// Tells whether an address is on this machine.

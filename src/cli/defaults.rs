@@ -142,6 +142,24 @@ pub fn flags(settings: &[(Setting, From)], command: &Definition) -> Vec<OsString
         .collect()
 }
 
+/// Returns the flags that variables stand for where neither flags nor a named store say otherwise.
+///
+/// Only of switches: other variables have no other way to say less than a flag.
+///
+/// # Errors
+/// What is wrong with a variable.
+pub fn environment_flags(
+    settings: &[(Setting, From)],
+    given: &[String],
+    environment: &Environment,
+) -> Result<Option<OsString>, CliError> {
+    const NAME: &str = "insecure-http";
+    let is_said = given.iter().any(|name| name == NAME)
+        || settings.iter().any(|(setting, _)| setting.name == NAME);
+    let is_on = environment.insecure_http()?.unwrap_or(false);
+    Ok((is_on && !is_said).then(|| format!("--{NAME}").into()))
+}
+
 /// Returns the token among `settings`.
 pub fn token(settings: &[(Setting, From)]) -> Option<Secret> {
     settings

@@ -166,8 +166,9 @@ fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unpa
         return Ok(cli);
     };
     given.extend(defaults::given(command, arguments));
-    let settings = defaults::settings(&file, name.as_deref(), given, environment)?;
-    let flags = defaults::flags(&settings, command);
+    let settings = defaults::settings(&file, name.as_deref(), given.clone(), environment)?;
+    let mut flags = defaults::flags(&settings, command);
+    flags.extend(defaults::environment_flags(&settings, &given, environment)?);
     insert(&mut argv, &matches, flags);
     let mut cli = Cli::try_parse_from(&argv)?;
     if let Some((stores, access)) = defaults::stores(&mut cli.command) {
@@ -264,6 +265,49 @@ mod tests {
             mount("--raw=false -- --raw=false /m").paths,
             ["--raw=false", "/m"]
         );
+    }
+
+    #[test]
+    fn secrets_travel_unencrypted_by_the_flag_then_the_named_store_then_the_variable_then_the_defaults()
+     {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("config.toml");
+        let parsed = |variable: &str, line: &str| {
+            let environment = Environment::from_variables(|name| {
+                (name == "KVFS_INSECURE_HTTP").then(|| variable.into())
+            });
+            let line = line.replace("CONFIG", &format!("--config {}", path.display()));
+            let argv = line.split(' ').map(OsString::from).collect();
+            let mut cli = parse(argv, &environment).map_err(|_| ())?;
+            let (_, access) = defaults::stores(&mut cli.command).expect("a store");
+            Ok::<bool, ()>(access.insecure_http)
+        };
+        let stores = "[stores.off]\nstore = 's'\ninsecure-http = false\n\
+            [stores.on]\nstore = 's'\ninsecure-http = true\n[stores.none]\nstore = 's'\n";
+        for (defaults, variable, line, expected) in [
+            ("", "", "ls CONFIG s", false),
+            ("", "", "ls CONFIG s --insecure-http", true),
+            ("", "1", "ls CONFIG s", true),
+            ("", "0", "ls CONFIG s", false),
+            ("", "true", "doctor CONFIG", true),
+            ("", "1", "ls CONFIG --insecure-http=false s", false),
+            ("", "1", "ls CONFIG @off", false),
+            ("", "1", "ls CONFIG @none", true),
+            ("", "0", "ls CONFIG @on", true),
+            ("insecure-http = true", "", "cat CONFIG s k", true),
+            ("insecure-http = true", "0", "cat CONFIG s k", false),
+            ("insecure-http = true", "", "put CONFIG s k", true),
+            ("insecure-http = true", "", "info CONFIG @off", false),
+            ("", "", "mount CONFIG s /m -o insecure-http", true),
+            ("", "", "mount CONFIG s /m -o ro", false),
+            ("", "", "rm CONFIG --insecure-http s k", true),
+            ("", "", "share CONFIG --insecure-http s", true),
+        ] {
+            std::fs::write(&path, format!("[defaults]\n{defaults}\n{stores}")).expect("a file");
+            let found = parsed(variable, &format!("kvfs {line}"));
+            assert_eq!(found, Ok(expected), "{defaults}, {variable}, {line}");
+        }
+        assert!(parsed("maybe", "kvfs ls CONFIG s").is_err());
     }
 
     #[test]

@@ -242,6 +242,7 @@ fn upload_dead(
     let mut config = open_config(
         &StoreArgs {
             token_file: args.token_file.clone(),
+            insecure_http: args.insecure_http || environment.insecure_http()?.unwrap_or(false),
             ..StoreArgs::default()
         },
         environment,

@@ -16,6 +16,7 @@ use super::args::{GlobalArgs, ServeArgs};
 use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
+use crate::apify::plain::is_exposed;
 use crate::bucket::Bucket;
 use crate::daemon::{LogConfig, logging};
 use crate::redact::Secret;
@@ -321,6 +322,7 @@ fn shown_store(catalog: &dyn Catalog, owner: &str, writable: bool) -> String {
 }
 
 fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: bool) {
+    let is_exposed = is_exposed(url);
     let url = url.as_str().trim_end_matches('/');
     let token = if made_up {
         // Shown this once: nobody else knows it.
@@ -332,8 +334,9 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
     if settings.public {
         ui.say("everybody who reaches this address can read the stores");
     }
+    let insecure = if is_exposed { " --insecure-http" } else { "" };
     ui.say(format_args!(
-        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url} {store} MOUNTPOINT"
+        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url}{insecure} {store} MOUNTPOINT"
     ));
     ui.say(format_args!(
         "\npoint clients and SDKs to it with:\n  export APIFY_CLIENT_BASE_URL={url} \

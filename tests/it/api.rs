@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvfs::apify::http::HttpOptions;
+use kvfs::apify::plain::PlainHttp;
 use kvfs::apify::retry::RetryPolicy;
 use kvfs::clock::Deadline;
 use kvfs::metrics::Metrics;
@@ -56,6 +57,7 @@ fn config(reference: &str, server: &ScriptedServer) -> OpenConfig {
         signature: None,
         run_status: None,
         run_origin: None,
+        plain_http: PlainHttp::default(),
         attempt_timeout: Duration::from_secs(10),
         deadline: Duration::from_secs(20),
         budget_dir: None,

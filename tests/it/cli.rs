@@ -112,6 +112,7 @@ fn the_help_of_mount_shows_every_flag_and_default() {
     for expected in [
         "--token-file",
         "--api-url",
+        "--insecure-http",
         "--signature",
         "--signature-file",
         "--status",

@@ -67,6 +67,9 @@ fn every_setting_is_shown_with_where_it_comes_from() {
     let shown = settings(&user, &variables, &[]);
     is(&shown, "api-url", "http://env/", "APIFY_CLIENT_BASE_URL");
     is(&shown, "token", "(hidden)", "APIFY_TOKEN");
+    let unencrypted = settings(&user, &[("KVFS_INSECURE_HTTP", "1")], &[]);
+    is(&unencrypted, "insecure-http", "true", "KVFS_INSECURE_HTTP");
+    is(&shown, "insecure-http", "false", "default");
     let shown = settings(&user, &variables, &["@prod"]);
     is(&shown, "store", "me~s", "[stores.prod]");
     is(&shown, "api-url", "http://prod/", "[stores.prod]");

@@ -57,6 +57,7 @@ fn http() -> Subject {
         signature: None,
         run_status: None,
         run_origin: None,
+        plain_http: kvfs::apify::plain::PlainHttp::default(),
         attempt_timeout: Duration::from_secs(30),
         deadline: Duration::from_secs(60),
         budget_dir: None,

@@ -17,6 +17,7 @@ mod fuzz;
 mod instructions;
 mod model;
 mod peers;
+mod plain_http;
 mod recover;
 mod server;
 #[path = "../support/mod.rs"]

@@ -91,6 +91,32 @@ fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKi
 }
 
 #[test]
+fn what_waits_goes_to_another_machine_unencrypted_only_if_that_is_allowed() {
+    let desk = Desk::new();
+    // No address of this machine, though it leads there.
+    let away = desk.server.url().replace("127.0.0.1", "0.0.0.0");
+    let id = desk.server.entry.id.clone();
+    let folder = StagingFolder::open(&StagingConfig {
+        dir: desk.user.path("state/kvfs/staging"),
+        scope: scope_name(&id, false),
+        store: StoreFile {
+            reference: "~test-store".into(),
+            open: StoreRef::Remote(RemoteRef::Id(id)),
+            api_url: Some(away.parse().expect("a URL")),
+            raw: false,
+        },
+        limit: None,
+    });
+    leave(&folder.expect("a folder"), "new", "text", None);
+    desk.run(&["--upload"]).fails(5, &["--insecure-http"]);
+    assert_eq!(desk.items().len(), 1);
+    assert_eq!(desk.stored("new"), None);
+    let uploaded = desk.run(&["--upload", "--insecure-http"]);
+    assert_eq!(uploaded.code, 0, "{uploaded:?}");
+    assert_eq!(desk.stored("new").as_deref(), Some("text"));
+}
+
+#[test]
 fn what_a_dead_mount_left_is_listed_and_uploaded() {
     let desk = Desk::new();
     let nothing = desk.run(&[]);

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kvfs::apify::http::HttpOptions;
+use kvfs::apify::plain::PlainHttp;
 use kvfs::apify::retry::RetryPolicy;
 use kvfs::fs::writing::Overwrite;
 use kvfs::metrics::{Metrics, Snapshot};
@@ -75,6 +76,7 @@ pub fn open_config(reference: StoreRef) -> OpenConfig {
         signature: None,
         run_status: None,
         run_origin: None,
+        plain_http: PlainHttp::default(),
         attempt_timeout: Duration::from_secs(10),
         deadline: Duration::from_secs(20),
         budget_dir: None,

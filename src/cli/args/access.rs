@@ -19,6 +19,9 @@ pub struct StoreArgs {
     /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
     #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
     pub api_url: Option<Url>,
+    /// Send token and signature over http:// to other machines, too; anybody on the way can read them
+    #[arg(long, help_heading = "Access")]
+    pub insecure_http: bool,
     /// The signature that grants access to a store's keys (others can see it in the list of processes)
     #[arg(
         long,

@@ -72,6 +72,9 @@ pub struct RecoverArgs {
     /// Read the API token from this file
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Send the token over http:// to other machines, too; anybody on the way can read it
+    #[arg(long)]
+    pub insecure_http: bool,
     /// With --upload: the longest that the uploads to one store may take [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub timeout: Option<Duration>,

@@ -99,7 +99,7 @@ fn api(config: &OpenConfig, findings: &mut Vec<Finding>) -> Option<(Url, Probe)>
     };
     let shown = bare(&base);
     let has_token = token.is_some();
-    let asked = Probe::new(&base, token, config.attempt_timeout)
+    let asked = Probe::new(&base, token, config.attempt_timeout, config.plain_http)
         .and_then(|probe| Ok((probe.json("users/me")?, probe)));
     let (answer, probe) = match asked {
         Ok(asked) => asked,

@@ -41,6 +41,7 @@ pub struct Environment {
     pub(super) token: Option<Secret>,
     pub(super) signature: Option<Secret>,
     serve_token: Option<Secret>,
+    insecure_http: Option<String>,
     api_urls: Vec<(&'static str, String)>,
     proxies: Vec<(&'static str, String)>,
     path: Vec<PathBuf>,
@@ -72,7 +73,7 @@ impl Environment {
         environment
     }
 
-    pub(super) fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(in crate::cli) fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         // An empty variable is as good as none, and a relative folder is to be ignored (XDG).
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let folder = |name| {
@@ -97,6 +98,7 @@ impl Environment {
             token: secret("APIFY_TOKEN"),
             signature: secret("KVFS_SIGNATURE"),
             serve_token: secret("KVFS_SERVE_TOKEN"),
+            insecure_http: text("KVFS_INSECURE_HTTP"),
             api_urls: ["APIFY_CLIENT_BASE_URL", "APIFY_API_BASE_URL"]
                 .into_iter()
                 .filter_map(|name| Some((name, text(name)?)))
@@ -256,10 +258,26 @@ impl Environment {
     pub fn variable(&self, name: &str) -> Option<&'static str> {
         match name {
             "api-url" => self.api_urls.first().map(|(name, _)| *name),
+            "insecure-http" => self.insecure_http.is_some().then_some("KVFS_INSECURE_HTTP"),
             "staging-dir" => self.staging_dir.is_some().then_some("KVFS_STAGING_DIR"),
             "token" | "token-file" => self.token.is_some().then_some("APIFY_TOKEN"),
             "signature" | "signature-file" => self.signature.is_some().then_some("KVFS_SIGNATURE"),
             _ => None,
+        }
+    }
+
+    /// Returns whether a variable lets secrets travel unencrypted, or forbids it.
+    ///
+    /// # Errors
+    /// That it says neither.
+    pub fn insecure_http(&self) -> Result<Option<bool>, CliError> {
+        match self.insecure_http.as_deref().map(str::trim) {
+            None => Ok(None),
+            Some("1" | "true") => Ok(Some(true)),
+            Some("0" | "false") => Ok(Some(false)),
+            Some(_) => Err(CliError::usage(
+                "the variable KVFS_INSECURE_HTTP is neither 1 nor 0",
+            )),
         }
     }
 

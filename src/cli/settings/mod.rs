@@ -10,6 +10,7 @@ use url::Url;
 use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs};
 use super::error::CliError;
 use super::reference;
+use crate::apify::plain::PlainHttp;
 use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
 use crate::fs::scratch::ScratchRules;
 use crate::fs::writing::Overwrite;
@@ -171,6 +172,7 @@ pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> Op
         signature: None,
         run_status: None,
         run_origin: None,
+        plain_http: PlainHttp::ThisMachine,
         attempt_timeout: DEFAULT_TIMEOUT,
         deadline: DEFAULT_DEADLINE,
         budget_dir: None,
@@ -205,6 +207,10 @@ pub fn open_config(
         signature,
         run_status: args.status.as_deref().map(str::to_ascii_uppercase),
         run_origin: args.origin.as_deref().map(str::to_ascii_uppercase),
+        plain_http: match args.insecure_http {
+            true => PlainHttp::Anywhere,
+            false => PlainHttp::ThisMachine,
+        },
         attempt_timeout: args.timeout.unwrap_or(DEFAULT_TIMEOUT),
         deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
         budget_dir: environment.state_dir().ok().map(|dir| dir.join("budgets")),
