@@ -438,11 +438,15 @@ impl KvFs {
 
     /// Closes an open file; what is left to store is for [`KvFs::release_end`].
     pub fn release_begin(&self, fh: Fh) -> Option<Unfinished> {
-        let mut handles = self.handles.lock();
-        let handle = handles.remove_file(fh);
+        let handle = self.handles.lock().remove_file(fh)?;
+        let unfinished = self.closed(handle.ino);
+        // Last: whoever sees the number sees what closing has changed.
+        let handles = self.handles.lock();
         self.metrics.open_files.set(handles.open_files() as u64);
-        drop(handles);
-        let ino = handle?.ino;
+        unfinished
+    }
+
+    fn closed(&self, ino: Ino) -> Option<Unfinished> {
         let left = self.inodes.lock().closed(ino);
         let side = self.writing.as_ref()?;
         let draft = side.drafts.get(ino).filter(|_| left == 0)?;

@@ -17,7 +17,7 @@ use rustix::fs::{Advice, CWD, FallocateFlags, Mode, OFlags, RenameFlags, SeekFro
 use rustix::io::Errno;
 
 use super::Writable;
-use crate::support::long;
+use crate::support::cases;
 
 /// Few names, so that everything happens to the same files; the last never becomes a record.
 const NAMES: [&str; 5] = ["a", "b", "c.json", "a-b", ".a.swp"];
@@ -392,7 +392,7 @@ fn shown(outcome: &Outcome) -> String {
     }
 }
 
-fn differential(cases: u32, change: impl FnOnce(&mut MountConfig)) {
+fn differential(few: u32, change: impl FnOnce(&mut MountConfig)) {
     let writable = Writable::mounted(change);
     let folder = tempfile::Builder::new();
     let plain = folder.tempdir_in("/dev/shm").expect("a folder in memory");
@@ -407,7 +407,7 @@ fn differential(cases: u32, change: impl FnOnce(&mut MountConfig)) {
         },
     ));
     let config = ProptestConfig {
-        cases: if long() { cases * 50 } else { cases },
+        cases: cases(few, few * 50),
         failure_persistence: None,
         max_shrink_iters: 2_000,
         max_shrink_time: 60_000,
