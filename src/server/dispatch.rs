@@ -86,7 +86,7 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         }
     };
     let Some(mut response) = response else {
-        app.stats.count(kind, logged);
+        app.stats.count(kind, Arc::new(logged));
         return Outcome::Reset;
     };
     let limit = match kind {
@@ -99,6 +99,7 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
     );
     logged.status = response.status().as_u16();
+    let logged = Arc::new(logged);
     underway.log(logged.clone());
     app.stats.count(kind, logged);
     Outcome::Answer(response.map(|body| Tracked::wrap(body, underway)))

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::App;
 use super::connection::{Connection, Signals, Throttle};
 use super::dispatch::{self, Outcome};
+use super::lanes::Dispatcher;
 
 /// The wait after a connection could not be accepted, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +38,12 @@ pub(super) enum Phase {
 }
 
 /// Serves connections until the phase says otherwise.
-pub(super) async fn serve(app: Arc<App>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
+pub(super) async fn serve(
+    app: Arc<App>,
+    listener: TcpListener,
+    dispatcher: Dispatcher,
+    mut phase: watch::Receiver<Phase>,
+) {
     let limits = app.config.limits;
     let places = Arc::new(Semaphore::new(limits.connections.max(1)));
     let throttle = app.config.knobs.bandwidth;
@@ -57,11 +63,17 @@ pub(super) async fn serve(app: Arc<App>, listener: TcpListener, mut phase: watch
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
+                // Each loop waits for its own connections.
+                let (Some(lane), Ok(stream)) = (dispatcher.place(), stream.into_std()) else {
+                    continue;
+                };
                 let serving = connection(app.clone(), stream, throttle.clone(), phase.clone());
-                connections.spawn(async move {
+                let handle = lane.lane().clone();
+                let serving = async move {
                     serving.await;
-                    drop(place);
-                });
+                    drop((lane, place));
+                };
+                connections.spawn_on(serving, &handle);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
@@ -90,10 +102,14 @@ async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
 
 async fn connection(
     app: Arc<App>,
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     throttle: Option<Arc<Throttle>>,
     mut phase: watch::Receiver<Phase>,
 ) {
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "a connection cannot be waited for"),
+    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection cannot be made prompt");
     }

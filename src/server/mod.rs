@@ -1,7 +1,8 @@
 //! An Apify-compatible HTTP server over local stores: what `kvfs serve` runs and tests talk to.
 //!
-//! Stores block, so every request is worked off on a blocking thread; bodies go through small
-//! bounded channels both ways and are never held whole. Which stores there are is a
+//! Connections are spread over event loops (`lanes`). Stores block, so requests are worked off on
+//! other threads, but for reads that are faster than waking one (`inline`); bodies go through
+//! small bounded channels both ways and are never held whole. Which stores there are is a
 //! [`Catalog`]'s business.
 
 use std::collections::HashMap;
@@ -13,7 +14,6 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,6 +33,7 @@ mod faults;
 pub mod folders;
 mod inline;
 mod keys;
+mod lanes;
 mod listen;
 mod negotiate;
 mod preconditions;
@@ -57,6 +58,7 @@ use auth::Caller;
 use errors::{ApiError, Result};
 use faults::Faults;
 use inline::Pace;
+use lanes::Lanes;
 use listen::Phase;
 use routes::{Query, Target};
 use stats::Stats;
@@ -69,10 +71,6 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Stores whose requests are reckoned at once where there is a rate limit.
 const MOST_ALLOWANCES: usize = 10_000;
-
-/// Threads that move bytes, at least and at most: as many as the machine has cores. What is slow
-/// is worked off on others.
-const THREADS: (usize, usize) = (2, 16);
 
 /// Threads for what is slow, beyond those that connections take.
 const MORE_THREADS: usize = 64;
@@ -91,7 +89,7 @@ pub struct RunningServer {
     addr: SocketAddr,
     phase: watch::Sender<Phase>,
     serving: Option<JoinHandle<()>>,
-    runtime: Option<Runtime>,
+    lanes: Lanes,
 }
 
 /// What all requests share.
@@ -147,17 +145,11 @@ impl Server {
         config: ServerConfig,
         catalog: Arc<dyn Catalog>,
     ) -> io::Result<RunningServer> {
-        let cores = std::thread::available_parallelism().map_or(THREADS.0, usize::from);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(cores.clamp(THREADS.0, THREADS.1))
-            .max_blocking_threads(config.limits.connections.saturating_add(MORE_THREADS))
-            .thread_name("kvfs-serve")
-            .enable_all()
-            .build()?;
+        let lanes = Lanes::start(config.limits.connections.saturating_add(MORE_THREADS))?;
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let listener = {
-            let _context = runtime.enter();
+            let _context = lanes.first().enter();
             TcpListener::from_std(listener)?
         };
         let addr = listener.local_addr()?;
@@ -171,13 +163,14 @@ impl Server {
             allowances: Mutex::default(),
         });
         let (phase, phases) = watch::channel(Phase::Run);
-        let serving = runtime.spawn(listen::serve(app.clone(), listener, phases));
+        let serving = listen::serve(app.clone(), listener, lanes.dispatcher(), phases);
+        let serving = lanes.first().spawn(serving);
         Ok(RunningServer {
             app,
             addr,
             phase,
             serving: Some(serving),
-            runtime: Some(runtime),
+            lanes,
         })
     }
 }
@@ -228,10 +221,11 @@ impl RunningServer {
             }
             runs
         });
-        let (Some(runtime), Some(serving)) = (&self.runtime, self.serving.take()) else {
+        let Some(serving) = self.serving.take() else {
             return true;
         };
-        let ended = runtime.block_on(async { tokio::time::timeout(grace, serving).await.is_ok() });
+        let ending = async { tokio::time::timeout(grace, serving).await.is_ok() };
+        let ended = self.lanes.first().block_on(ending);
         ended && *self.phase.borrow() != Phase::End
     }
 
@@ -255,9 +249,6 @@ impl Stopper {
 impl Drop for RunningServer {
     fn drop(&mut self) {
         self.phase.send_replace(Phase::End);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Stats {
     connections: AtomicU64,
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
-    log: Mutex<VecDeque<LoggedRequest>>,
+    log: Mutex<VecDeque<Arc<LoggedRequest>>>,
     /// By the store's id.
     stores: Mutex<HashMap<String, Arc<StoreStats>>>,
 }
@@ -139,7 +139,7 @@ pub struct LoggedRequest {
 }
 
 impl Stats {
-    pub(super) fn count(&self, kind: Kind, request: LoggedRequest) {
+    pub(super) fn count(&self, kind: Kind, request: Arc<LoggedRequest>) {
         let counter = match kind {
             Kind::List => &self.list,
             Kind::Get => &self.get,
@@ -156,10 +156,10 @@ impl Stats {
             self.ranged.one();
         }
         let mut log = self.log.lock();
-        if log.len() == REMEMBERED {
-            log.pop_front();
-        }
+        let oldest = (log.len() == REMEMBERED).then(|| log.pop_front());
         log.push_back(request);
+        drop(log);
+        drop(oldest);
     }
 
     /// Returns the counts of a store.
@@ -213,7 +213,8 @@ impl Stats {
     }
 
     pub(super) fn log(&self) -> Vec<LoggedRequest> {
-        self.log.lock().iter().cloned().collect()
+        let log = self.log.lock();
+        log.iter().map(|request| (**request).clone()).collect()
     }
 
     pub(super) fn reset(&self) {

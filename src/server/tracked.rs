@@ -18,7 +18,7 @@ pub(super) struct Underway {
     signals: Arc<Signals>,
     stats: Arc<Stats>,
     began: Instant,
-    line: Option<LoggedRequest>,
+    line: Option<Arc<LoggedRequest>>,
     sent: u64,
 }
 
@@ -36,7 +36,7 @@ impl Underway {
     }
 
     /// Says what is to be logged of the request.
-    pub(super) fn log(&mut self, request: LoggedRequest) {
+    pub(super) fn log(&mut self, request: Arc<LoggedRequest>) {
         self.line = Some(request);
     }
 }
@@ -51,7 +51,7 @@ impl Drop for Underway {
                 path,
                 status,
                 ..
-            } = request;
+            } = &**request;
             let millis = self.began.elapsed().as_millis();
             tracing::debug!("{method} {path} {status} {} B {millis} ms", self.sent);
         }
