@@ -1,7 +1,9 @@
 //! Secrets that cannot be printed by accident: `Debug` and `Display` hide them.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -116,15 +118,19 @@ pub fn text(text: &str, known: &[Secret]) -> String {
         (r"(://)[^/\s@]+@", "${1}[redacted]@"),
         (NAMED, "${1}${2}[redacted]"),
     ];
+    // Once: it costs more than all else that is done with an error of a server, and many a name
+    // that does not exist is answered with one.
+    static COMPILED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+        // That none is left out is checked by a test.
+        let compiled = PATTERNS.map(|(pattern, with)| Some((Regex::new(pattern).ok()?, with)));
+        compiled.into_iter().flatten().collect()
+    });
     let mut text = text.to_owned();
     for secret in known.iter().filter(|secret| !secret.0.is_empty()) {
         text = text.replace(secret.expose(), "[redacted]");
     }
-    for (pattern, with) in PATTERNS {
-        // Checked by a test.
-        if let Ok(pattern) = regex_lite::Regex::new(pattern) {
-            text = pattern.replace_all(&text, with).into_owned();
-        }
+    for (pattern, with) in &*COMPILED {
+        text = pattern.replace_all(&text, *with).into_owned();
     }
     text
 }
