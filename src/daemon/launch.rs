@@ -93,6 +93,8 @@ fn spawn(order: &Order) -> io::Result<Child> {
     for name in SECRET_VARIABLES {
         command.env_remove(name);
     }
+    // The daemon leaves the folder from which they may count.
+    command.envs(order.certificates.iter().map(|(name, path)| (name, path)));
     // Whom systemd waits for is the process that it has started.
     command.env_remove("NOTIFY_SOCKET");
     command.spawn()

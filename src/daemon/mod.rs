@@ -42,6 +42,9 @@ pub struct Order {
     pub registry: Registry,
     /// Where to serve the counters.
     pub metrics: Option<SocketAddr>,
+    /// The variables that name certificates, with paths that hold wherever the daemon is.
+    #[serde(default)]
+    pub certificates: Vec<(String, PathBuf)>,
 }
 
 /// What to log, and where.

@@ -15,6 +15,7 @@ mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;
+mod tls;
 mod warm;
 mod watching;
 mod write_back;

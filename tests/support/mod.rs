@@ -7,6 +7,7 @@ pub mod scripted;
 pub mod served;
 pub mod storage;
 pub mod terminal;
+pub mod tls;
 
 /// Tells whether there is time for runs that take minutes: `KVFS_TEST_LONG` is set, as
 /// `scripts/long` does.

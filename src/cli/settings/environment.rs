@@ -29,6 +29,9 @@ const PROXIES: [&str; 8] = [
     "no_proxy",
 ];
 
+/// The variables by which a user names the authorities to trust.
+const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
 /// What the environment says.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -44,6 +47,7 @@ pub struct Environment {
     insecure_http: Option<String>,
     api_urls: Vec<(&'static str, String)>,
     proxies: Vec<(&'static str, String)>,
+    certificates: Vec<(&'static str, PathBuf)>,
     path: Vec<PathBuf>,
     no_color: bool,
     journal: Option<String>,
@@ -106,6 +110,10 @@ impl Environment {
             proxies: PROXIES
                 .into_iter()
                 .filter_map(|name| Some((name, text(name)?)))
+                .collect(),
+            certificates: CERTIFICATES
+                .into_iter()
+                .filter_map(|name| Some((name, PathBuf::from(set(name)?))))
                 .collect(),
             path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
             no_color: set("NO_COLOR").is_some(),
@@ -177,6 +185,28 @@ impl Environment {
     /// Returns the proxies, with what may be credentials.
     pub fn proxies(&self) -> &[(&'static str, String)] {
         &self.proxies
+    }
+
+    /// Returns what names the authorities to trust, as it holds in every folder.
+    ///
+    /// # Errors
+    /// That there is no current folder.
+    pub fn certificates(&self) -> Result<Vec<(String, PathBuf)>, CliError> {
+        let holds = |name: &str, path: &PathBuf| -> Result<PathBuf, CliError> {
+            if name == "SSL_CERT_FILE" {
+                return absolute(path);
+            }
+            // Of folders there may be several, with a colon between.
+            let all: Vec<PathBuf> = std::env::split_paths(path)
+                .map(|path| absolute(&path))
+                .collect::<Result<_, _>>()?;
+            let joined = std::env::join_paths(&all).map(PathBuf::from);
+            Ok(joined.unwrap_or_else(|_| path.clone()))
+        };
+        self.certificates
+            .iter()
+            .map(|(name, path)| Ok(((*name).to_owned(), holds(name, path)?)))
+            .collect()
     }
 
     /// Returns the folders of programs.

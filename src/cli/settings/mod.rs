@@ -109,6 +109,7 @@ pub fn mount_order(
         log,
         registry: environment.registry()?,
         metrics: args.metrics,
+        certificates: environment.certificates()?,
     })
 }
 
@@ -160,6 +161,7 @@ pub fn demo_order(
         },
         registry: environment.registry()?,
         metrics: None,
+        certificates: environment.certificates()?,
     })
 }
 
