@@ -481,6 +481,7 @@ impl FsError {
     /// Returns the error of a staging file.
     pub(super) fn staging(what: &str, error: &io::Error) -> Self {
         let errno = match error.raw_os_error() {
+            Some(libc::EROFS) => libc::EROFS,
             Some(libc::ENOSPC | libc::EDQUOT) => libc::ENOSPC,
             Some(libc::EFBIG) => libc::EFBIG,
             _ if error.kind() == io::ErrorKind::StorageFull => libc::ENOSPC,

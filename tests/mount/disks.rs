@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvfs::local::fault::{Call, FaultStore};
 use kvfs::local::memory::MemoryStore;
 use kvfs::setup::DiskCacheConfig;
 use kvfs::store::{Encoding, Store};
 use kvfs::units::ByteSize;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use tempfile::TempDir;
 
 use crate::support::mounted::{MountedSession, eventually, make_writable, pattern};
@@ -54,6 +55,17 @@ impl Disk {
         });
     }
 
+    /// Makes it read-only although files on it are open for writing, as errors of a disk do: by a
+    /// view of it that lies on top.
+    fn cover_read_only(&self) {
+        mount_bind(self.path(), self.path()).expect("a second view");
+        mount_remount(self.path(), MountFlags::BIND | MountFlags::RDONLY, "").expect("a remount");
+    }
+
+    fn uncover(&self) {
+        unmount(self.path(), UnmountFlags::DETACH).expect("an unmount");
+    }
+
     fn make_writable(&self) {
         mount_remount(self.path(), MountFlags::empty(), "").expect("a remount");
     }
@@ -61,7 +73,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = unmount(self.path(), UnmountFlags::DETACH);
+        while unmount(self.path(), UnmountFlags::DETACH).is_ok() {}
     }
 }
 
@@ -190,6 +202,80 @@ fn a_staging_disk_without_room_is_told_to_who_writes() {
         eventually("it is stored", || head(&*store, "after") == Some(2 << 20));
         let read = fs::read(mounted.file("after")).expect("it");
         assert!(read == pattern(2 << 20));
+        mounted.unmount();
+    }
+}
+
+fn written(mounted: &MountedSession, name: &str) -> Result<(), i32> {
+    fs::write(mounted.file(name), format!("content of {name}"))
+        .map_err(|error| error.raw_os_error().expect("an errno"))
+}
+
+#[track_caller]
+fn told(mounted: &MountedSession, errno: i32) {
+    let errors = mounted.counters().last_errors;
+    let said = errors.iter().find(|error| {
+        error.message.contains("staging folder")
+            && error
+                .hint
+                .as_ref()
+                .is_some_and(|hint| hint.contains("--staging-dir"))
+    });
+    assert!(said.is_some(), "{errno}: {errors:?}");
+}
+
+#[test]
+fn a_staging_disk_that_becomes_read_only_is_told_to_who_writes_and_loses_nothing() {
+    for write_back in [false, true] {
+        let disk = Disk::new("16m");
+        let store = FaultStore::new(Arc::new(MemoryStore::new()));
+        let dir = disk.path().join("staging");
+        let mounted = MountedSession::with(Arc::new(store.clone()), |config| {
+            make_writable(config);
+            if let Some(write) = &mut config.write {
+                write.staging_dir = dir;
+                write.write_back = write_back;
+            }
+        });
+        written(&mounted, "before").expect("a writable disk");
+        eventually("it is stored", || head(&store, "before").is_some());
+        if write_back {
+            store.block(Call::Put);
+            written(&mounted, "waiting").expect("a writable disk");
+            assert!(store.wait_blocked(Call::Put, 1, soon()), "no upload");
+        }
+        disk.cover_read_only();
+        assert_eq!(written(&mounted, "during"), Err(libc::EROFS));
+        told(&mounted, libc::EROFS);
+        let read = fs::read_to_string(mounted.file("before"));
+        assert_eq!(read.expect("reading goes on"), "content of before");
+        if write_back {
+            // Its bytes are there to be read, though nothing can be noted of it.
+            store.release(Call::Put);
+            eventually("it is stored", || head(&store, "waiting").is_some());
+        }
+        assert_eq!(head(&store, "during"), None);
+        disk.uncover();
+        written(&mounted, "after").expect("a writable disk");
+        eventually("it is stored", || head(&store, "after").is_some());
+        let read = fs::read_to_string(mounted.file("after"));
+        assert_eq!(read.expect("it"), "content of after");
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_reading_goes_on() {
+    for write_back in [false, true] {
+        let disk = Disk::new("16m");
+        let (store, mounted) = staged_on(&disk, write_back);
+        written(&mounted, "before").expect("a writable disk");
+        eventually("it is stored", || head(&*store, "before").is_some());
+        unmount(disk.path(), UnmountFlags::DETACH).expect("an unmount");
+        assert_eq!(written(&mounted, "during"), Err(libc::EIO));
+        told(&mounted, libc::EIO);
+        let read = fs::read_to_string(mounted.file("before"));
+        assert_eq!(read.expect("reading goes on"), "content of before");
         mounted.unmount();
     }
 }
