@@ -98,6 +98,11 @@ impl Deadline {
             .filter(|left| !left.is_zero())
     }
 
+    /// Returns the deadline `span` later than this one.
+    pub fn later(self, span: Duration) -> Self {
+        Self(self.0 + span.min(AGES))
+    }
+
     /// Returns the earlier of this deadline and `span` from now.
     pub fn min_after(self, span: Duration) -> Self {
         self.min(Self::after(span))

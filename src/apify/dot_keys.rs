@@ -142,7 +142,7 @@ impl fmt::Debug for DotKeyClient {
 }
 
 fn buffer(outgoing: &mut Outgoing<'_, '_>) -> Result<Bytes, Failure> {
-    let (mut chunks, _) = outgoing.start();
+    let (mut chunks, ..) = outgoing.start();
     let mut all = Vec::new();
     while let Some(chunk) = chunks.next_chunk().map_err(|error| {
         Failure::permanent(

@@ -217,11 +217,13 @@ impl HttpClient {
     ) -> Result<T> {
         let key = call.subject.key().map_or("", Key::as_str);
         let transfers = &self.metrics().transfers;
-        let mut outgoing = upload.map(|upload| Outgoing::new(upload, key, transfers));
+        let mut outgoing = upload.map(|upload| Outgoing::new(upload, key, transfers, deadline));
         let mut state = RetryState::new(self.options.retry, Instant::now());
         let mut before: Option<Failure> = None;
         loop {
-            let failure = match self.attempt(call, outgoing.as_mut(), deadline, &mut read) {
+            let attempted = self.attempt(call, outgoing.as_mut(), deadline, &mut read);
+            let deadline = deadline_of(outgoing.as_ref(), deadline);
+            let failure = match attempted {
                 Ok(result) => return Ok(result),
                 // What went wrong when it was sent tells more.
                 Err(failure) if failure.unsent => match before.take() {
@@ -296,9 +298,11 @@ impl HttpClient {
         deadline: Deadline,
         read: &mut impl FnMut(Reply) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let given = deadline;
         let mut target = call.target.clone();
         let mut visited: Vec<Url> = Vec::new();
         loop {
+            let deadline = deadline_of(outgoing.as_deref(), given);
             let server = target.server().clone();
             let is_limited = server.origin() == self.limited;
             let _permit = if is_limited {
@@ -383,7 +387,10 @@ impl HttpClient {
             }
             let body = match call.purpose {
                 Purpose::Head => Vec::new(),
-                _ => reply.body.read_some(wire::MAX_ERROR_LEN, deadline),
+                _ => {
+                    let deadline = deadline_of(outgoing.as_deref(), given);
+                    reply.body.read_some(wire::MAX_ERROR_LEN, deadline)
+                }
             };
             let now = SystemTime::now();
             return Err(Failure::from_answer(
@@ -427,6 +434,11 @@ impl HttpClient {
             self.show_budget();
         }
     }
+}
+
+/// Returns the deadline of a request; that of an upload moves on while bytes go out.
+fn deadline_of(outgoing: Option<&Outgoing<'_, '_>>, given: Deadline) -> Deadline {
+    outgoing.map_or(given, Outgoing::deadline)
 }
 
 /// Finds out where a redirect leads, and whether it may.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
@@ -158,7 +158,7 @@ impl Transport {
                     .ok_or_else(|| silence(patience))?
                     .map_err(unreachable)?
             }
-            Some(outgoing) => self.send_upload(client, request, outgoing, deadline)?,
+            Some(outgoing) => self.send_upload(client, request, outgoing)?,
         };
         Ok(Reply {
             status: response.status().as_u16(),
@@ -173,7 +173,6 @@ impl Transport {
         client: &reqwest::Client,
         mut request: Request,
         outgoing: &mut Outgoing<'_, '_>,
-        deadline: Deadline,
     ) -> Result<reqwest::Response, Failure> {
         let len = outgoing.size();
         if let Some(len) = len {
@@ -183,7 +182,7 @@ impl Transport {
         }
         let (sender, body) = FedBody::new(len);
         *request.body_mut() = Some(reqwest::Body::wrap(body));
-        let (mut chunks, transfer) = outgoing.start();
+        let (mut chunks, transfer, progress) = outgoing.start();
         let mut answer = std::pin::pin!(client.execute(request));
         loop {
             let chunk = match chunks.next_chunk() {
@@ -197,7 +196,8 @@ impl Transport {
                 }
             };
             let chunk_len = chunk.len() as u64;
-            let patience = self.patience(Some(deadline));
+            let begun = Instant::now();
+            let patience = self.patience(Some(progress.deadline()));
             let fed = std::pin::pin!(sender.send(Ok(chunk)));
             match self.wait(patience, async {
                 match select(fed, answer.as_mut()).await {
@@ -211,12 +211,13 @@ impl Transport {
                 Some(Either::Left(Ok(()))) => {
                     self.metrics.sent_bytes.add(chunk_len);
                     transfer.moved(chunk_len);
+                    progress.moved(chunk_len, begun.elapsed());
                 }
                 Some(Either::Left(Err(_))) => break,
             }
         }
         drop(sender);
-        let patience = self.patience(Some(deadline));
+        let patience = self.patience(Some(progress.deadline()));
         self.wait(patience, answer)
             .ok_or_else(|| silence(patience))?
             .map_err(unreachable)

@@ -7,13 +7,15 @@ use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use crate::clock::Deadline;
 use crate::observe::transfers::{Direction, Transfer, Transfers};
-use crate::store::Upload;
+use crate::store::{SLOWEST_UPLOAD, Upload, upload_allowance};
 
 /// How many bytes are read and handed to the connection at once.
 const CHUNK_LEN: usize = 256 << 10;
@@ -23,18 +25,29 @@ const CHUNK_LEN: usize = 256 << 10;
 pub struct Outgoing<'a, 'b> {
     upload: &'a mut Upload<'b>,
     transfer: Transfer,
+    patience: Patience,
     /// Whether bytes have been taken from a stream, which cannot be given back.
     spent: bool,
 }
 
 impl<'a, 'b> Outgoing<'a, 'b> {
     /// Wraps an upload of which nothing has been sent; until it is dropped it is one of
-    /// `transfers`, under the name of `key`.
-    pub fn new(upload: &'a mut Upload<'b>, key: &str, transfers: &Arc<Transfers>) -> Self {
+    /// `transfers`, under the name of `key`. The deadline moves on while bytes go out.
+    pub fn new(
+        upload: &'a mut Upload<'b>,
+        key: &str,
+        transfers: &Arc<Transfers>,
+        deadline: Deadline,
+    ) -> Self {
+        let patience = Patience {
+            deadline,
+            left: upload.size().map_or(Duration::MAX, upload_allowance),
+        };
         let transfer = transfers.begin(key, Direction::Up, upload.size());
         Self {
             upload,
             transfer,
+            patience,
             spent: false,
         }
     }
@@ -44,20 +57,49 @@ impl<'a, 'b> Outgoing<'a, 'b> {
         self.upload.size()
     }
 
+    /// Returns the deadline as it is by now.
+    pub fn deadline(&self) -> Deadline {
+        self.patience.deadline
+    }
+
     /// Tells whether all bytes can be sent from the start (again).
     pub fn can_start(&self) -> bool {
         !self.spent
     }
 
     /// Starts an attempt: a reader from the first byte on, and where to note what has been sent.
-    pub fn start(&mut self) -> (Chunks<'_>, &Transfer) {
+    pub fn start(&mut self) -> (Chunks<'_>, &Transfer, &mut Patience) {
         self.transfer.restarted();
         let chunks = match self.upload {
             Upload::Bytes(bytes) => Chunks::Bytes(bytes),
             Upload::File(file, len) => Chunks::File(file, 0, *len),
             Upload::Stream(stream, len) => Chunks::Stream(*stream, &mut self.spent, *len),
         };
-        (chunks, &self.transfer)
+        (chunks, &self.transfer, &mut self.patience)
+    }
+}
+
+/// How long an upload may go on. Time in which bytes go out does not count, at most as long as they
+/// may take at the slowest; so silence ends it as early as any other request.
+#[derive(Debug)]
+pub struct Patience {
+    deadline: Deadline,
+    /// How much further the deadline may move in all attempts.
+    left: Duration,
+}
+
+impl Patience {
+    /// Returns the deadline as it is by now.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// Notes that so many bytes took so long to be accepted.
+    pub fn moved(&mut self, len: u64, took: Duration) {
+        let slowest = Duration::from_secs_f64(len as f64 / SLOWEST_UPLOAD as f64);
+        let granted = took.min(slowest).min(self.left);
+        self.left -= granted;
+        self.deadline = self.deadline.later(granted);
     }
 }
 
@@ -162,5 +204,33 @@ impl Body for FedBody {
     fn size_hint(&self) -> SizeHint {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_time_in_which_bytes_go_out_moves_the_deadline_and_not_for_ever() {
+        let start = Deadline::after(Duration::from_secs(60));
+        let mut patience = Patience {
+            deadline: start,
+            left: upload_allowance(10 * SLOWEST_UPLOAD),
+        };
+        let moved = |patience: &Patience| patience.deadline().instant() - start.instant();
+        // What a socket takes at once says little of the server.
+        patience.moved(100 * SLOWEST_UPLOAD, Duration::from_millis(1));
+        assert_eq!(moved(&patience), Duration::from_millis(1));
+        // As long as it took, but not longer than at the slowest.
+        patience.moved(5 * SLOWEST_UPLOAD, Duration::from_secs(4));
+        assert_eq!(moved(&patience), Duration::from_millis(4001));
+        patience.moved(SLOWEST_UPLOAD, Duration::from_secs(30));
+        assert_eq!(moved(&patience), Duration::from_millis(5001));
+        // However often the same bytes are sent.
+        for _ in 0..100 {
+            patience.moved(5 * SLOWEST_UPLOAD, Duration::from_secs(5));
+        }
+        assert_eq!(moved(&patience), Duration::from_secs(10));
     }
 }

@@ -20,6 +20,7 @@ use crate::clock::Deadline;
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery,
     MAX_PAGE, PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload, Validator,
+    upload_allowance,
 };
 
 /// What stands in front of a key.
@@ -328,6 +329,7 @@ impl Store for BucketStore {
             }
             Upload::Stream(stream, size) => (stream, size),
         };
+        let deadline = deadline.later(upload_allowance(announced.unwrap_or_default()));
         let version: String = repeat_with(fastrand::alphanumeric)
             .take(VERSION_LEN)
             .collect();

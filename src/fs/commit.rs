@@ -22,9 +22,6 @@ use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, Store
 
 /// Smaller contents are not compressed, in bytes.
 const COMPRESS_FROM: u64 = 1024;
-/// The slowest connection over which an upload is not given up, in bytes a second. Silence ends it
-/// much earlier: the store bounds every stall.
-const SLOWEST: u64 = 16 << 10;
 /// Files stored at once when the mount ends.
 const AT_ONCE: usize = 16;
 
@@ -140,16 +137,14 @@ impl KvFs {
         (etag.filter(ETag::is_strong), facts.exclusive)
     }
 
-    /// Sends a file's bytes as a record. It may take as long as bytes keep going out.
+    /// Sends a file's bytes as a record. It may take longer than the deadline while bytes go out.
     pub(super) fn send(
         &self,
-        side: &WriteSide,
         key: &Key,
         request: &PutRequest,
-        file: &File,
-        size: u64,
+        (file, size): (&File, u64),
+        deadline: Deadline,
     ) -> Result<RecordMeta, StoreError> {
-        let deadline = Deadline::after(side.config.deadline + Duration::from_secs(size / SLOWEST));
         origin::note(Origin::Network);
         let meta = self
             .store

@@ -302,7 +302,12 @@ impl KvFs {
         }
         change(&mut request);
         let stored = self
-            .send(side, to, &request, file.as_file(), size)
+            .send(
+                to,
+                &request,
+                (file.as_file(), size),
+                Deadline::after(side.config.deadline),
+            )
             .map_err(|error| error.with_key(to))?;
         // What compressed bytes hold is known if they have been read.
         let content_size = self.records.exact_size(from, Some(size));

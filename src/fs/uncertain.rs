@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use super::KvFs;
 use super::writing::WriteSide;
@@ -14,6 +15,9 @@ use crate::clock::Deadline;
 use crate::staging::unanswered::{self, Found, may_have_arrived};
 use crate::staging::{Unanswered, UnansweredUploads};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError};
+
+/// How long the store may be asked what it has, once the deadline of the upload is over.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// How often an upload is sent again because the one before did not arrive, or was refused because
 /// an earlier one did.
@@ -32,10 +36,12 @@ impl KvFs {
         (file, size): (&File, u64),
         earlier: &mut UnansweredUploads,
     ) -> Result<RecordMeta, StoreError> {
+        // For all of it: a server that says nothing is not waited for twice.
+        let deadline = Deadline::after(side.config.deadline);
         let mut repeats = 0;
         loop {
             let conditional = request.if_match.is_some() || request.if_absent;
-            let error = match self.send(side, key, &request, file, size) {
+            let error = match self.send(key, &request, (file, size), deadline) {
                 Err(error) => error,
                 Ok(meta) => return Ok(meta),
             };
@@ -50,8 +56,12 @@ impl KvFs {
             if !conditional {
                 return Err(error);
             }
-            let deadline = Deadline::after(side.config.deadline);
-            match earlier.look(&*self.store, key, &request, deadline) {
+            // An upload that went on for long has left nothing of it.
+            let until = match deadline.remaining() {
+                Some(_) => deadline,
+                None => Deadline::after(LAST_LOOK.min(side.config.deadline)),
+            };
+            match earlier.look(&*self.store, key, &request, until) {
                 Ok(Found::Ours(one, meta)) if one == this => return Ok(meta),
                 Ok(Found::Ours(_, meta)) => unanswered::replace(&mut request, &meta),
                 Ok(Found::Before) => {}
@@ -59,7 +69,7 @@ impl KvFs {
                 Err(unknown) if refused => return Err(unknown),
                 Ok(Found::Other) | Err(_) => return Err(error),
             }
-            if repeats == MOST_REPEATS {
+            if repeats == MOST_REPEATS || deadline.remaining().is_none() {
                 return Err(error);
             }
             repeats += 1;

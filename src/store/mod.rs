@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub mod error;
 pub mod pager;
@@ -80,6 +80,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Stores a record whole: readers see the old version or the new one, nothing between.
     ///
+    /// The deadline bounds the time in which nothing goes out. While bytes do, it moves on, by as much
+    /// in all as they take at [`SLOWEST_UPLOAD`]; a store that cannot see them go out allows for that
+    /// from the start.
+    ///
     /// Returns what is known of the new version.
     ///
     /// # Errors
@@ -99,6 +103,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// As for [`Store::put`].
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()>;
+}
+
+/// The slowest connection over which an upload is not given up, in bytes a second.
+pub const SLOWEST_UPLOAD: u64 = 16 << 10;
+
+/// Returns how long an upload of so many bytes may take beyond its deadline, if they keep going out.
+pub fn upload_allowance(size: u64) -> Duration {
+    Duration::from_secs(size / SLOWEST_UPLOAD)
 }
 
 /// Which page of a listing.

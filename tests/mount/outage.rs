@@ -174,3 +174,65 @@ fn an_outage_ends_and_everything_goes_on_in_the_same_mount() {
     user.works(&["unmount", "mnt"]);
     assert!(user.nothing_left());
 }
+
+/// Returns what the server counts.
+fn counts(server: &Server) -> serde_json::Value {
+    let answer = server.ask("GET", "/_kvfs/stats", "");
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    let stats: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    stats["counts"].clone()
+}
+
+/// Requests that a server finds when it goes on are carried out, though nobody waits for them any
+/// more. Those that replace a version name it, so that an older one never replaces a newer one.
+#[test]
+fn a_server_that_stood_still_puts_no_older_bytes_over_newer_ones() {
+    let user = User::new();
+    fs::create_dir(user.path("storage")).expect("a folder");
+    let server = Server::start(&user, 0);
+    let stores = "/v2/key-value-stores";
+    server.ask("POST", &format!("{stores}?name=out"), "");
+    let record = format!("{stores}/local~out/records/r");
+    server.ask("PUT", &record, "the first");
+    let mounted = user
+        .command(&["mount", "--rw", "~out", "mnt", "--timeout", "300ms"])
+        .args(["--deadline", "1s"])
+        .env("APIFY_TOKEN", TOKEN)
+        .env(
+            "APIFY_CLIENT_BASE_URL",
+            format!("http://127.0.0.1:{}", server.port),
+        )
+        .output()
+        .expect("kvfs runs");
+    assert!(mounted.status.success(), "{mounted:?}");
+    let file = user.path("mnt/r");
+    assert_eq!(fs::read_to_string(&file).expect("it"), "the first");
+    let write = |text: &str| {
+        let mut opened = fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&file)?;
+        opened.write_all(text.as_bytes())?;
+        opened.sync_all()
+    };
+    let sent = || user.status()[0]["stats"]["requests_put"].as_u64();
+    for round in 0..5 {
+        let before = sent();
+        server.signal("-STOP");
+        write(&format!("{round}: never acknowledged")).expect_err("nobody answers");
+        assert!(sent() > before, "the test proves nothing");
+        server.signal("-CONT");
+        let newest = format!("{round}: the newest");
+        soon(|| write(&newest).is_ok());
+        soon(|| counts(&server)["in_flight"] == 0);
+        let answer = server.ask("GET", &record, "");
+        assert!(answer.ends_with(&newest), "{answer}");
+        assert_eq!(fs::read_to_string(&file).expect("it"), newest);
+    }
+    user.works(&["unmount", "mnt"]);
+    assert!(user.nothing_left());
+    // Only the one that asks is left: nothing that was sent is still to be carried out.
+    soon(|| counts(&server)["connections"] == 1);
+    let answer = server.ask("GET", &record, "");
+    assert!(answer.ends_with("4: the newest"), "{answer}");
+}

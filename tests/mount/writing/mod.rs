@@ -1,6 +1,7 @@
 //! Writing through real mounts of a real server: what is stored, under which keys and types, what
 //! it costs in requests, and what programs are told when it goes wrong.
 
+mod deadlines;
 mod differential;
 mod editors;
 mod errors;
