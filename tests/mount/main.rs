@@ -16,6 +16,7 @@ mod secrets;
 mod support;
 mod system;
 mod tls;
+mod troubleshooting;
 mod warm;
 mod watching;
 mod write_back;
