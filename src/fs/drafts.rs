@@ -145,10 +145,12 @@ impl Drafts {
         table.by_key.retain(|_, owner| *owner != ino);
     }
 
-    /// Forgets a draft that nobody has open, if `unneeded` says so.
+    /// Forgets a draft that nobody has open, if `unneeded` says so. One that is forgotten already
+    /// may have a successor of the same inode, which stays.
     pub fn remove_if(&self, draft: &Arc<Draft>, unneeded: impl FnOnce(&Draft) -> bool) -> bool {
         let mut table = self.table.lock();
-        if !unneeded(draft) {
+        let present = table.ready(draft.ino);
+        if !present.is_some_and(|present| Arc::ptr_eq(&present, draft)) || !unneeded(draft) {
             return false;
         }
         table.unname(draft);

@@ -83,3 +83,16 @@ fn what_a_rename_replaces_is_not_stored_after_it() {
     assert_eq!(setup.store.bytes("y").as_deref(), Some(&b"kept"[..]));
     assert_eq!(core.faults.calls(Call::Put), 1);
 }
+
+#[test]
+fn what_a_late_close_finds_stored_is_not_taken_from_who_renamed_it_since() {
+    let (_dir, setup, core) = writable(&[]);
+    let first = touched(&core, "x");
+    let (_, fh) = core.open("x").expect("opened");
+    let second = core.fs.release_begin(fh).expect("still to be stored");
+    core.fs.release_end(first);
+    assert_eq!(setup.store.bytes("x").as_deref(), Some(&b""[..]));
+    core.rename("x", ".x.swp").expect("renamed");
+    core.fs.release_end(second);
+    assert_eq!(core.cat(".x.swp").expect("its bytes"), b"");
+}
