@@ -126,6 +126,10 @@ impl KvFs {
     /// Adds the names that this mount has made and the listing does not show, after place `after`.
     fn add_made_here(&self, listing: &Listing, after: u64, plus: bool, sink: &mut dyn DirSink) {
         let Some(side) = &self.writing else { return };
+        let is_younger = |made: &Name| {
+            let overlay = side.overlay.lock();
+            overlay.get(made, Some(listing.started)).is_some()
+        };
         let mut at = after;
         loop {
             let Some((number, made, change)) = side.overlay.lock().next(at) else {
@@ -154,6 +158,9 @@ impl KvFs {
                     let facts = match self.existence(key) {
                         Existence::Present(facts) => facts,
                         Existence::Absent(_) => continue,
+                        // Begun after this mount stored it, the listing would show it if nobody
+                        // else had deleted it.
+                        Existence::Unknown if !is_younger(&made) => continue,
                         Existence::Unknown => Facts {
                             size: Some(size),
                             modified: Some(modified),

@@ -969,3 +969,21 @@ fn deleting_a_file_in_the_background_deletes_what_only_seemed_to_fail() {
         core.faults.clear_faults(Call::Put);
     }
 }
+
+#[test]
+fn what_somebody_else_deleted_is_not_listed_because_it_was_stored_here_and_is_open() {
+    let (_dir, mut setup, _) = writable(&[("a", "text/plain", b"old")]);
+    setup.records.ttl = Some(Duration::ZERO);
+    let core = setup.core(None);
+    let (_, open) = core.open_to_write("a").expect("opened");
+    let (_, fh) = core.create("a").expect("emptied");
+    core.write_all(fh, b"new").expect("written");
+    core.close(fh).expect("stored");
+    core.clock.advance(Duration::from_secs(1));
+    assert_eq!(names(&core), ["a"]);
+    let key = Key::new("a").expect("a key");
+    setup.store.delete(&key, late()).expect("deleted");
+    core.clock.advance(Duration::from_secs(1));
+    assert_eq!(names(&core), [""; 0]);
+    core.close(open).expect("nothing to store");
+}
