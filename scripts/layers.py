@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 LAYERS = [
-    ["units", "clock", "content_type", "folders", "redact", "signature", "observe", "metrics", "workers"],
+    ["units", "clock", "content_type", "folders", "redact", "signature", "observe", "metrics", "sync", "workers"],
     ["store"],
     ["apify", "local", "bucket", "codec", "open"],
     ["cache", "prefetch", "staging"],
@@ -41,6 +41,7 @@ ONLY_IN = {
     "axum": ("server", "the web framework stays in the server"),
     "reqwest": ("apify", "the HTTP client stays behind the store contract"),
     "object_store": ("bucket", "the library for object storages stays behind the store contract"),
+    "shuttle": ("sync", "locks that only exist while schedules are explored stay behind one door"),
     "clap": ("cli", "the command line stays in the command line"),
 }
 

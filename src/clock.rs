@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
+use crate::sync::{self, Mutex};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -21,7 +21,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
-        Instant::now()
+        sync::now()
     }
 
     fn wall(&self) -> SystemTime {
@@ -40,7 +40,7 @@ pub struct ManualClock {
 impl Default for ManualClock {
     fn default() -> Self {
         Self {
-            start: (Instant::now(), SystemTime::now()),
+            start: (sync::now(), SystemTime::now()),
             elapsed: Arc::default(),
             wall: Arc::default(),
         }
@@ -83,7 +83,7 @@ pub struct Deadline(Instant);
 impl Deadline {
     /// Returns the deadline `span` from now.
     pub fn after(span: Duration) -> Self {
-        Self(Instant::now() + span.min(AGES))
+        Self(sync::now() + span.min(AGES))
     }
 
     /// Returns the instant itself, for waits that take one.
@@ -94,7 +94,7 @@ impl Deadline {
     /// Returns the time left, or `None` when it has passed.
     pub fn remaining(self) -> Option<Duration> {
         self.0
-            .checked_duration_since(Instant::now())
+            .checked_duration_since(sync::now())
             .filter(|left| !left.is_zero())
     }
 

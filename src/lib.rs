@@ -3,7 +3,7 @@
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
 //! 1. words and tools: [`units`], [`clock`], [`content_type`], [`folders`], [`redact`],
-//!    [`signature`], [`observe`], [`metrics`], [`workers`]
+//!    [`signature`], [`observe`], [`metrics`], [`sync`], [`workers`]
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`], [`codec`], [`open`]
 //! 4. caches, what fills them ahead, and what is on its way to the store: [`cache`],
@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod observe;
 pub mod redact;
 pub mod signature;
+pub mod sync;
 pub mod units;
 pub mod workers;
 

@@ -4,13 +4,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
+use crate::sync::{Condvar, Mutex, thread};
 
 /// How long a thread waits for its next job before it ends.
 const IDLE: Duration = Duration::from_secs(5);

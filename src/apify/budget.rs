@@ -13,13 +13,12 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
-use rustix::time::{ClockId, clock_gettime};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::pace::{Moment, PACE_LEN, Pace};
 use crate::store::Priority;
+use crate::sync::{self, Mutex, thread};
 
 /// Kinds of requests that have a pace of their own.
 pub const KINDS: usize = 3;
@@ -34,11 +33,7 @@ const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Returns the time since the machine was started.
 pub fn now() -> Moment {
-    let time = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or_default(),
-        u32::try_from(time.tv_nsec).unwrap_or_default(),
-    )
+    sync::since_boot()
 }
 
 /// The paces of all kinds.
@@ -178,7 +173,7 @@ impl Shared {
             match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(Locked(file))),
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
-                    std::thread::sleep(PAUSE);
+                    thread::sleep(PAUSE);
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -11,19 +11,19 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::budget::{self, Budgets, KINDS};
 use crate::clock::Deadline;
 use crate::store::Priority;
+use crate::sync::{self, Condvar, Mutex};
 
-/// Requests in flight at once; hundreds more only queue at the server.
-pub const MAX_IN_FLIGHT: usize = 64;
+/// Requests in flight at once; hundreds more only queue at the server. Few where schedules are
+/// explored.
+pub const MAX_IN_FLIGHT: usize = if cfg!(feature = "shuttle") { 3 } else { 64 };
 
 /// Of these, the ones that only requests somebody waits for may use.
-const FOREGROUND_ONLY: usize = 8;
+const FOREGROUND_ONLY: usize = if cfg!(feature = "shuttle") { 1 } else { 8 };
 
 /// The API's limits by endpoint (documentation, section Rate limiting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Limiter {
                 state.in_flight += 1;
                 drop(state);
                 let answer = self.budgets.take(kind, priority, budget::now());
-                let again = answer.err().map(|wait| Instant::now() + wait);
+                let again = answer.err().map(|wait| sync::now() + wait);
                 if again.is_some() {
                     self.end_one();
                 }
@@ -182,6 +182,7 @@ fn most_in_flight(priority: Priority) -> usize {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
     use crate::store::Priority::{Foreground, Listing, Prefetch};

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::content::VersionId;
 use crate::metrics::Metrics;
 use crate::store::Key;
+use crate::sync::Mutex;
 
 /// Records remembered; a program that has not come back by then will not.
 const MOST: usize = 16_384;

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::download::{Download, Size, read_file};
 use super::stream::{Body, Origin, StreamReader};
@@ -14,6 +13,7 @@ use crate::clock::Wait;
 use crate::observe::origin;
 use crate::staging::file::Frozen;
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
+use crate::sync::Mutex;
 
 /// Tells the versions that this process has seen apart; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,6 +14,7 @@
 //! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: an
 //! entry written before the last boot of the machine is trusted only after its checksum matched.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -22,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -33,6 +33,7 @@ use super::lru::LruBytes;
 use crate::folders::private_dir;
 use crate::metrics::Metrics;
 use crate::store::{ETag, Encoding, Key, RecordMeta};
+use crate::sync::{self, Condvar, Mutex, thread};
 
 /// Our sub-folder; the number is the format's version.
 const FOLDER: &str = "kvfs-1";
@@ -50,6 +51,8 @@ pub struct DiskTier {
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
     scanned: Condvar,
+    /// Somebody has finished with the files of an entry.
+    free: Condvar,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,23 @@ struct Index {
     /// Path of the `.json` below the root; the value is the data file's name.
     lru: LruBytes<PathBuf, String>,
     scanned: bool,
+    /// Entries whose files somebody is changing: one at a time, so that files and index agree.
+    busy: HashSet<PathBuf>,
+    /// Entries that were removed before the folder had been scanned.
+    removed: HashSet<PathBuf>,
+}
+
+/// The right to change the files of one entry. Nobody holds two.
+struct Claim<'a> {
+    tier: &'a DiskTier,
+    path: &'a Path,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.tier.index.lock().busy.remove(self.path);
+        self.tier.free.notify_all();
+    }
 }
 
 /// What a `.json` file says.
@@ -122,6 +142,8 @@ impl DiskTier {
         let index = Mutex::new(Index {
             lru: LruBytes::new(capacity),
             scanned: false,
+            busy: HashSet::new(),
+            removed: HashSet::new(),
         });
         let tier = Arc::new(Self {
             root,
@@ -130,9 +152,10 @@ impl DiskTier {
             metrics,
             index,
             scanned: Condvar::new(),
+            free: Condvar::new(),
         });
         let scanner = Arc::clone(&tier);
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("kvfs-scan".into())
             .spawn(move || scanner.scan())?;
         Ok(tier)
@@ -150,26 +173,47 @@ impl DiskTier {
             .join(format!("{hash}.json"))
     }
 
+    /// Waits for the right to change an entry's files, as long as the disk needs for another's
+    /// change.
+    fn claim<'a>(&'a self, path: &'a Path) -> Claim<'a> {
+        let mut index = self.index.lock();
+        while index.busy.contains(path) {
+            self.free.wait(&mut index);
+        }
+        index.busy.insert(path.to_owned());
+        Claim { tier: self, path }
+    }
+
     /// Finds the entry of `key`; a broken one is removed and is a miss.
     pub fn lookup(&self, key: &Key) -> Option<DiskEntry> {
         let path = self.json_path(key);
-        let text = fs::read(self.root.join(&path)).ok()?;
-        match self.check(key, &path, &text) {
-            Ok(entry) => {
-                self.index.lock().lru.get(&path);
-                // The order of use must outlive this process; losing one update is harmless.
-                let _ = File::options()
-                    .write(true)
-                    .open(self.root.join(&path))
-                    .and_then(|json| json.set_modified(SystemTime::now()));
-                Some(entry)
-            }
-            Err(reason) => {
+        sync::point();
+        let mut text = fs::read(self.root.join(&path)).ok()?;
+        loop {
+            let reason = match self.check(key, &path, &text) {
+                Ok(entry) => {
+                    self.index.lock().lru.get(&path);
+                    // The order of use must outlive this process; losing one update is harmless.
+                    let _ = File::options()
+                        .write(true)
+                        .open(self.root.join(&path))
+                        .and_then(|json| json.set_modified(SystemTime::now()));
+                    return Some(entry);
+                }
+                Err(reason) => reason,
+            };
+            let claim = self.claim(&path);
+            let now = fs::read(self.root.join(&path)).ok()?;
+            if now == text {
                 tracing::warn!("cache entry of {key} is broken ({reason}); fetching it again");
                 self.metrics.cache_healed.one();
-                self.remove(key);
-                None
+                self.remove_claimed(&path);
+                drop(claim);
+                self.gauge();
+                return None;
             }
+            // It was replaced between reading what it is and opening it.
+            text = now;
         }
     }
 
@@ -179,6 +223,7 @@ impl DiskTier {
             return Err("it belongs to another key".into());
         }
         let data = self.root.join(path).with_file_name(&meta.data);
+        sync::point();
         let file = File::open(&data).map_err(|error| error.to_string())?;
         let size = file.metadata().map_err(|error| error.to_string())?.len();
         if size != meta.content_size {
@@ -188,7 +233,7 @@ impl DiskTier {
             if checksum(&file).map_err(|error| error.to_string())? != meta.checksum {
                 return Err("its checksum does not match".into());
             }
-            self.trust(path, &meta);
+            self.trust(path, text, &meta);
         }
         Ok(DiskEntry {
             size,
@@ -207,7 +252,11 @@ impl DiskTier {
     }
 
     /// Notes that the checksum matched since this boot.
-    fn trust(&self, path: &Path, meta: &EntryMeta) {
+    fn trust(&self, path: &Path, text: &[u8], meta: &EntryMeta) {
+        let _claim = self.claim(path);
+        if !fs::read(self.root.join(path)).is_ok_and(|now| now == text) {
+            return;
+        }
         let checked = EntryMeta {
             boot_id: self.boot_id.clone(),
             ..meta.clone()
@@ -220,9 +269,32 @@ impl DiskTier {
     /// Forgets the entry of `key`.
     pub fn remove(&self, key: &Key) {
         let path = self.json_path(key);
-        let data = self.index.lock().lru.remove(&path);
-        self.delete_files(&path, data.as_deref());
+        let claim = self.claim(&path);
+        self.remove_claimed(&path);
+        drop(claim);
         self.gauge();
+    }
+
+    fn remove_claimed(&self, path: &Path) {
+        let mut data = {
+            let mut index = self.index.lock();
+            if !index.scanned {
+                index.removed.insert(path.to_owned());
+            }
+            index.lru.remove(&path.to_owned())
+        };
+        if data.is_none() {
+            // Not counted yet, or another process's.
+            data = self.data_of(path);
+        }
+        self.delete_files(path, data.as_deref());
+    }
+
+    /// Returns the name of an entry's data file.
+    fn data_of(&self, path: &Path) -> Option<String> {
+        let text = fs::read(self.root.join(path)).ok()?;
+        let meta: EntryMeta = serde_json::from_slice(&text).ok()?;
+        Some(meta.data).filter(|data| !data.contains('/'))
     }
 
     /// Returns the most bytes that the cache holds, all stores together.
@@ -247,13 +319,8 @@ impl DiskTier {
                 let Ok(relative) = path.strip_prefix(&self.root) else {
                     continue;
                 };
-                let data = fs::read(&path)
-                    .ok()
-                    .and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok())
-                    .map(|meta| meta.data)
-                    .filter(|data| !data.contains('/'));
-                self.index.lock().lru.remove(&relative.to_path_buf());
-                self.delete_files(relative, data.as_deref());
+                let _claim = self.claim(relative);
+                self.remove_claimed(relative);
                 entries += 1;
             }
         }
@@ -328,18 +395,29 @@ impl DiskTier {
 
     fn delete_victims(&self, victims: Vec<(PathBuf, String)>) {
         for (path, data) in victims {
-            self.delete_files(&path, Some(&data));
+            let _claim = self.claim(&path);
+            // It may have been published anew since it was chosen.
+            if self.index.lock().lru.get(&path).is_none() {
+                self.delete_files(&path, Some(&data));
+            } else {
+                self.delete_data(&path, &data);
+            }
         }
         self.gauge();
     }
 
     /// Removes files; already gone is fine. An open handle keeps its descriptor (C6).
     fn delete_files(&self, json: &Path, data: Option<&str>) {
-        let json = self.root.join(json);
-        let _ = fs::remove_file(&json);
+        sync::point();
+        let _ = fs::remove_file(self.root.join(json));
         if let Some(data) = data {
-            let _ = fs::remove_file(json.with_file_name(data));
+            self.delete_data(json, data);
         }
+    }
+
+    fn delete_data(&self, json: &Path, data: &str) {
+        sync::point();
+        let _ = fs::remove_file(self.root.join(json).with_file_name(data));
     }
 
     fn gauge(&self) {
@@ -358,18 +436,32 @@ impl DiskTier {
         }
         self.clear_temp();
         found.sort_by_key(|(used, ..)| *used);
-        let mut evicted = Vec::new();
+        let (mut evicted, mut replaced) = (Vec::new(), Vec::new());
         {
             let mut index = self.index.lock();
             for (_, path, data, bytes) in found {
+                if let Some(newer) = index.lru.get(&path) {
+                    // Published since it was found.
+                    if *newer != data {
+                        replaced.push((path, data));
+                    }
+                    continue;
+                }
+                if index.removed.contains(&path) {
+                    continue;
+                }
                 match index.lru.insert(path.clone(), data.clone(), bytes) {
                     Some(victims) => evicted.extend(victims),
                     None => evicted.push((path, data)),
                 }
             }
             index.scanned = true;
+            index.removed = HashSet::new();
         }
         self.scanned.notify_all();
+        for (path, data) in replaced {
+            self.delete_data(&path, &data);
+        }
         self.delete_victims(evicted);
     }
 
@@ -513,7 +605,10 @@ impl Spool {
         let Some(temp) = self.temp.take() else {
             return Err(io::Error::other("published twice"));
         };
+        let claim = tier.claim(&path);
+        sync::point();
         temp.persist(shard.join(&id)).map_err(|error| error.error)?;
+        sync::point();
         if let Err(error) = tier.write_json(&path, &entry) {
             let _ = fs::remove_file(shard.join(&id));
             return Err(error);
@@ -525,15 +620,18 @@ impl Spool {
                 .lru
                 .insert(path.clone(), id.clone(), size + ENTRY_OVERHEAD)
         };
-        for (victim, data) in victims.unwrap_or_default() {
-            if victim == path {
-                // Replaced: its `.json` is already the new one.
-                let _ = fs::remove_file(shard.join(data));
-            } else {
-                tier.delete_files(&victim, Some(&data));
+        let (replaced, victims): (Vec<_>, Vec<_>) = victims
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|(victim, _)| *victim == path);
+        for (_, data) in replaced {
+            // Its `.json` is already the new one; a scan may have come upon that before.
+            if data != id {
+                tier.delete_data(&path, &data);
             }
         }
-        tier.gauge();
+        drop(claim);
+        tier.delete_victims(victims);
         Ok(id)
     }
 }

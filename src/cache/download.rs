@@ -8,28 +8,28 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
 use super::disk::Spool;
 use super::pace::Pace;
 use super::ranges::RangeSet;
 use super::stream::{Body, Origin};
 use super::window::{Blocks, Window};
-use super::{Result, may_block, wait_until};
+use super::{KIB, MIB, Result, may_block, wait_until};
 use crate::clock::Wait;
 use crate::store::{ErrorKind, StoreError};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{self, Condvar, Mutex};
 use crate::workers::Workers;
 
 /// A read this far ahead of the download fetches its own part.
-const FAR: u64 = 4 << 20;
+const FAR: u64 = 4 * MIB;
 /// The same when the download does not wait for anybody.
-const FAR_OF_WHOLE: u64 = 64 << 20;
+const FAR_OF_WHOLE: u64 = 64 * MIB;
 /// The least that such a read fetches.
-const PART: u64 = 512 << 10;
+const PART: u64 = 512 * KIB;
 /// What a whole download is expected to bring, in bytes a second, when parts are weighed against it.
 const WHOLE_PER_SECOND: f64 = 1e9;
 /// A content on its way, or the whole of it.
@@ -277,10 +277,10 @@ impl Download {
                 let part = self.part(missing, &state.present);
                 state.fetching.push(part.clone());
                 drop(state);
-                let begun = Instant::now();
+                let begun = sync::now();
                 let result = self.fetch_part(&part, Some(deadline));
                 state = self.state.lock();
-                state.spent += begun.elapsed();
+                state.spent += sync::now().saturating_duration_since(begun);
                 self.maybe_fetch_all(&mut state);
                 result?;
                 continue;

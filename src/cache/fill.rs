@@ -10,32 +10,33 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::MutexGuard;
 
 use super::disk::{self, Checksum, Spool};
 use super::download::{Download, State, Status, disk_error, read_some};
 use super::stream::Body;
 use super::window::Block;
+use super::{KIB, MIB};
 use crate::clock::Deadline;
 use crate::store::{ErrorKind, StoreError};
+use crate::sync::atomic::Ordering;
+use crate::sync::{self, MutexGuard};
 
 /// How far ahead of the farthest reader one connection runs at first, and at most.
-const AHEAD: Range<u64> = (1 << 20)..(64 << 20);
+const AHEAD: Range<u64> = MIB..64 * MIB;
 /// How far it runs before anybody reads: a connection that is read from eagerly has the kernel
 /// take in megabytes more, in vain for who reads somewhere else.
-const AHEAD_OF_NOBODY: u64 = 64 << 10;
+const AHEAD_OF_NOBODY: u64 = 64 * KIB;
 /// The same for several connections, which need room to work in.
-const AHEAD_OF_SEVERAL: u64 = 8 << 20;
+const AHEAD_OF_SEVERAL: u64 = 8 * MIB;
 /// With less than this to fetch, no connection is added.
-const WORTH_HELPING: u64 = 8 << 20;
+const WORTH_HELPING: u64 = 8 * MIB;
 /// The least that a helper is sent for, but at the end.
-const LEAST_PART: u64 = 1 << 20;
+const LEAST_PART: u64 = MIB;
 /// Bytes moved at once where no block is to be had, and by helpers.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 256 * KIB as usize;
 /// How long bytes are gathered for one write while nobody waits for exactly them.
 const GATHER: Duration = Duration::from_millis(5);
 /// Disk space set aside at once: cheaper than block by block.
@@ -43,7 +44,7 @@ const SET_ASIDE: u64 = 32 << 20;
 /// How long a download waits for somebody to open the file.
 const GRACE: Duration = Duration::from_secs(3);
 /// A download of which this much has arrived is kept for who comes back.
-const WORTH_KEEPING: u64 = 4 << 20;
+const WORTH_KEEPING: u64 = 4 * MIB;
 /// How long one part may take a helper.
 const PART_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -244,7 +245,7 @@ impl Download {
             };
             (size - past).min(limit.saturating_sub(position).max(1)) as usize
         };
-        let begun = Instant::now();
+        let begun = sync::now();
         let mut len = 0;
         while len < most {
             match read_some(body, &mut room[len..most]) {
@@ -252,7 +253,9 @@ impl Download {
                 Ok(n) => len += n,
                 Err(error) => return (len, Some(error)),
             }
-            if begun.elapsed() > GATHER || self.is_awaited(position..position + len as u64) {
+            if sync::now().saturating_duration_since(begun) > GATHER
+                || self.is_awaited(position..position + len as u64)
+            {
                 break;
             }
         }
@@ -345,7 +348,7 @@ impl Download {
         let Some(size) = self.expected.filter(|_| self.origin.has_ranges()) else {
             return;
         };
-        state.pace.step(Instant::now(), total, active);
+        state.pace.step(sync::now(), total, active);
         let target = state.pace.target();
         if target <= active || state.users == 0 || size - state.position < WORTH_HELPING {
             return;
@@ -437,7 +440,7 @@ impl Download {
             self.changed.wait(state);
             false
         } else {
-            let until = *unused_since.get_or_insert_with(|| Instant::now() + GRACE);
+            let until = *unused_since.get_or_insert_with(|| sync::now() + GRACE);
             self.changed.wait_until(state, until).timed_out() && state.users == 0
         };
         state.paused = false;

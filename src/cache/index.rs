@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::page::Packed;
 use super::split::Guide;
 use crate::store::{Key, ListQuery};
+use crate::sync::Mutex;
 
 const CHANGING: &[u8; 16] = b"kvfs listing 1c\n";
 const IMMUTABLE: &[u8; 16] = b"kvfs listing 1i\n";

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::index::{Index, Saved};
 use super::page::{Packed, Told};
 use super::split::{Guide, Known, Split, Task};
@@ -13,6 +11,7 @@ use super::{Result, may_block, wait_until};
 use crate::clock::{Deadline, Wait};
 use crate::store::pager::Pager;
 use crate::store::{ErrorKind, Key, ListQuery, MAX_PAGE, Store, StoreError};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::workers::Workers;
 
 /// So many pages are fetched one after the other before several are fetched at once: guesses cost
@@ -326,7 +325,7 @@ impl Listing {
     /// Gives a fetched page its inode numbers.
     fn number_page(
         &self,
-        state: &mut parking_lot::MutexGuard<'_, State>,
+        state: &mut MutexGuard<'_, State>,
         clock: &dyn Fn() -> Instant,
         number: &dyn Fn(&str, Option<u64>) -> u64,
     ) {

@@ -16,6 +16,7 @@
 
 use crate::clock::Deadline;
 use crate::store::{ErrorKind, StoreError};
+use crate::sync::{Condvar, MutexGuard};
 
 pub mod ahead;
 pub mod content;
@@ -37,6 +38,16 @@ pub mod stream;
 pub mod warm;
 pub mod window;
 pub mod written;
+
+/// The unit of the sizes that decide how bytes are fetched and kept. Smaller where schedules are
+/// explored, so that a large record costs little there.
+pub(crate) const KIB: u64 = if cfg!(feature = "shuttle") {
+    1
+} else {
+    1 << 10
+};
+/// 1024 of them.
+pub(crate) const MIB: u64 = KIB << 10;
 
 /// Why an answer cannot be had.
 #[derive(Debug)]
@@ -71,8 +82,8 @@ pub(crate) fn timed_out(what: &str) -> Error {
 
 /// Waits for a change, not past the deadline.
 pub(crate) fn wait_until<T>(
-    changed: &parking_lot::Condvar,
-    guard: &mut parking_lot::MutexGuard<'_, T>,
+    changed: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
     deadline: Deadline,
     what: &str,
 ) -> Result<()> {

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::MIB;
+
 /// The most connections for one record.
 const MOST: usize = 10;
 /// The number tried when one connection is slow.
@@ -21,7 +23,7 @@ const GAIN: f64 = 1.3;
 /// How long one connection should be busy with one part.
 const PART_SECONDS: f64 = 0.5;
 /// The least and the most bytes of such a part.
-const PART: (u64, u64) = (1 << 20, 8 << 20);
+const PART: (u64, u64) = (MIB, 8 * MIB);
 
 /// The course of a download's speed.
 #[derive(Debug)]

@@ -7,8 +7,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use super::KIB;
 use super::content::{Content, Data, Opened, VersionId};
 use super::disk::{Checksum, DiskTier, Spool};
 use super::download::{Download, read_some};
@@ -18,9 +17,10 @@ use super::stream::{Body, Origin};
 use crate::clock::Deadline;
 use crate::codec;
 use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
+use crate::sync::Mutex;
 
 /// Bytes read at once into memory.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 64 * KIB as usize;
 
 /// Counts stored bytes on their way to the decoder, for records sent without a length.
 struct Counted<R> {

@@ -2,12 +2,10 @@
 //! remembered no longer than the metadata TTL, contents in memory over disk over the store.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex};
 
 use super::ahead::Ahead;
 use super::content::{Content, Data, VersionId};
@@ -15,19 +13,21 @@ use super::disk::{DiskEntry, DiskTier, Spool};
 use super::download::{Size, Tools, read_file};
 use super::lru::LruBytes;
 use super::sizes::ExactSizes;
-use super::{Error, Result, may_block, wait_until};
+use super::{Error, MIB, Result, may_block, wait_until};
 use crate::clock::{Clock, Deadline, Wait};
 use crate::metrics::Metrics;
 use crate::observe::origin::{self, Origin};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, Priority, RecordMeta, Store, StoreError, Validator,
 };
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::workers::Workers;
 
 /// Records whose metadata is remembered: more than a scan at the full rate touches within a TTL.
 const MOST_SLOTS: usize = 16_384;
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
-const MEMORY_RECORD: u64 = 1 << 20;
+const MEMORY_RECORD: u64 = MIB;
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;

@@ -10,10 +10,10 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Key;
+use crate::sync::Mutex;
 
 /// The most sizes that are remembered.
 const MOST: usize = 1_000_000;

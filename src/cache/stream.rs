@@ -7,19 +7,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
-use super::{Result, may_block, timed_out, wait_until};
+use super::{KIB, MIB, Result, may_block, timed_out, wait_until};
 use crate::clock::{Deadline, Wait};
 use crate::codec;
 use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store, StoreError};
+use crate::sync::{Condvar, Mutex};
 
 /// Bytes read from the body at once.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 256 * KIB as usize;
 /// How far behind the stream a read may be: the kernel's readahead asks out of order.
-const LOOKBACK: u64 = 8 << 20;
+const LOOKBACK: u64 = 8 * MIB;
 /// A read farther ahead than this starts a new request where the server honours ranges.
-const SKIP: u64 = 4 << 20;
+const SKIP: u64 = 4 * MIB;
 
 /// A readable body.
 pub type Body = Box<dyn Read + Send>;

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Result;
 use super::content::{Content, Data};
 use super::download::Size;
 use super::records::{Need, Peek, Records};
+use super::{MIB, Result};
 use crate::clock::{Deadline, Wait};
 use crate::store::Key;
 
 /// Bytes from one look at a download to the next.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = MIB;
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,15 +4,16 @@
 //! readers from there: nobody reads back from disk what has just arrived. Blocks are used again
 //! as long as any is in use, and given back to the system after that.
 
+use super::MIB;
+use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 /// Bytes in a block: what the kernel asks for at once.
-pub const BLOCK: usize = 1 << 20;
+pub const BLOCK: usize = MIB as usize;
 /// Blocks in use at once, over all downloads: the bound on their memory.
 const MOST_BLOCKS: usize = 40;
 /// Blocks that one download keeps for its readers; they lag behind by a few requests.

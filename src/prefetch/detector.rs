@@ -12,8 +12,13 @@ use std::time::Duration;
 const RUN: u32 = 3;
 /// The largest step forward that continues a run, and how far back an open may come late.
 const STEP: u64 = 16;
-/// Records fetched ahead at first, and at most. The most bounds what an aborted scan wastes.
-const WINDOW: (usize, usize) = (4, 60);
+/// Records fetched ahead at first, and at most. The most bounds what an aborted scan wastes; it is
+/// small where schedules are explored.
+pub const WINDOW: (usize, usize) = if cfg!(feature = "shuttle") {
+    (2, 5)
+} else {
+    (4, 60)
+};
 /// A scan without an open for so long, or during so many opens of others, has stopped.
 const STOPPED: Duration = Duration::from_millis(500);
 const STOPPED_OPENS: u64 = 64;

@@ -9,23 +9,22 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::cache::listing::Listing;
 use crate::cache::records::Records;
 use crate::clock::{Deadline, Wait};
 use crate::metrics::Metrics;
 use crate::store::Key;
+use crate::sync::{self, Mutex};
 use crate::workers::Workers;
 
 pub mod detector;
 
 use detector::Detector;
 
-/// Records fetched ahead at once, over all scans.
-const AT_ONCE: usize = 56;
+/// Records fetched ahead at once, over all scans. Few where schedules are explored.
+pub const AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 56 };
 /// Records that wait to be fetched ahead, over all scans; more are not worth having.
-const QUEUED: usize = 256;
+const QUEUED: usize = if cfg!(feature = "shuttle") { 4 } else { 256 };
 /// Larger records are not fetched ahead: their transfer, not the round trip, takes the time.
 const LARGEST: u64 = 1 << 20;
 /// What a record whose size nobody knows is taken to cost.
@@ -86,7 +85,7 @@ impl Prefetcher {
             }),
             records,
             deadline,
-            origin: Instant::now(),
+            origin: sync::now(),
         })
     }
 

@@ -1,0 +1,22 @@
+//! Locks, threads and the monotonic time, for whatever has its schedules explored.
+//!
+//! Normally these are those of `parking_lot` and the standard library, under their own names. With
+//! the feature `shuttle` they are [shuttle's](https://docs.rs/shuttle): one thread runs at a time,
+//! chosen anew wherever threads can affect each other, so that a test tries thousands of schedules
+//! and every one can be had again. Such a build works inside of [`explore`] only.
+
+#[cfg(not(feature = "shuttle"))]
+mod system;
+#[cfg(not(feature = "shuttle"))]
+pub use system::{Condvar, Mutex, MutexGuard, atomic, now, point, since_boot, thread};
+
+#[cfg(feature = "shuttle")]
+pub mod explore;
+#[cfg(feature = "shuttle")]
+mod explored;
+#[cfg(feature = "shuttle")]
+mod time;
+#[cfg(feature = "shuttle")]
+pub use explored::{Condvar, Mutex, MutexGuard, WaitTimeoutResult, atomic, point, thread};
+#[cfg(feature = "shuttle")]
+pub use time::{now, since_boot};

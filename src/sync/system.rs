@@ -1,0 +1,28 @@
+//! The real ones.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+pub use parking_lot::{Condvar, Mutex, MutexGuard};
+pub use std::sync::atomic;
+pub use std::thread;
+
+/// Returns the monotonic time.
+#[inline]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Here the disk works: others may go on before it.
+#[inline]
+pub fn point() {}
+
+/// Returns the time since the machine was started.
+pub fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or_default(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
