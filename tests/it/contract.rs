@@ -5,20 +5,16 @@
 use std::any::Any;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kvfs::bucket::{Bucket, Description, Scope};
 use kvfs::local::{Access, DirectoryStore, MemoryStore};
-use kvfs::open::{OpenConfig, TokenSource, open};
-use kvfs::redact::Secret;
 use kvfs::store::pager::Pager;
 use kvfs::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, ListQuery, PutRequest, RecordMeta, Store,
     Upload, Validator,
 };
-use url::Url;
 
-use crate::support::served::{TOKEN, TestServer, encode, key, soon};
+use crate::support::served::{TestServer, encode, key, soon};
 use crate::support::storage;
 
 /// A store under test, with what must outlive it and what it cannot do.
@@ -50,20 +46,8 @@ fn directory() -> Subject {
 /// The API's client over a server over a folder.
 fn http() -> Subject {
     let server = TestServer::start();
-    let config = OpenConfig {
-        reference: server.entry.id.parse().expect("a reference"),
-        api_url: Some(Url::parse(&server.url()).expect("a URL")),
-        token: TokenSource::Environment(Secret::new(TOKEN)),
-        signature: None,
-        run_status: None,
-        run_origin: None,
-        plain_http: kvfs::apify::plain::PlainHttp::default(),
-        attempt_timeout: Duration::from_secs(30),
-        deadline: Duration::from_secs(60),
-        budget_dir: None,
-    };
     Subject {
-        store: open(&config, Arc::default()).expect("a store"),
+        store: server.open(&server.entry),
         odd_keys: false,
         _keep: Box::new(server),
     }

@@ -1,24 +1,29 @@
 //! The read-only core against a reference model: after every operation, what programs see is what
 //! the store held at a moment within the metadata TTL, and an open file never changes.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use kvfs::clock::{Clock, ManualClock};
 use kvfs::fs::FsError;
 use kvfs::fs::types::{Fh, Ino};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
-use kvfs::store::{Encoding, ErrorKind};
+use kvfs::store::{Encoding, ErrorKind, Key, PutRequest, Store, Upload};
 use proptest::prelude::*;
 
 use crate::support::core::{Core, Setup, TTL, patient};
+use crate::support::operations;
+use crate::support::served::{TestServer, soon};
 
-/// Few keys, so that everything happens to the same ones.
-const KEYS: [&str; 4] = ["a", "b", ".", "x y"];
-/// The names of their files.
-const NAMES: [&str; 4] = ["a", "b", "%2E", "x%20y"];
+/// Few keys, so that everything happens to the same ones, and the names of their files.
+type Keys = [(&'static str, &'static str); 4];
+const KEYS: Keys = [("a", "a"), ("b", "b"), (".", "%2E"), ("x y", "x%20y")];
+/// The platform refuses spaces.
+const KEYS_OVER_HTTP: Keys = [("a", "a"), ("b", "b"), (".", "%2E"), ("x-y", "x-y")];
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -97,7 +102,9 @@ impl Reference {
 }
 
 struct World<'a> {
-    setup: &'a Setup,
+    /// Where somebody else changes records.
+    store: Arc<dyn Store>,
+    keys: Keys,
     core: &'a Core,
     clock: ManualClock,
     reference: Reference,
@@ -108,6 +115,10 @@ struct World<'a> {
 }
 
 impl World<'_> {
+    fn key(&self, key: usize) -> Key {
+        Key::new(self.keys[key].0).expect("a key")
+    }
+
     fn step(&mut self, op: &Op) {
         let now = self.clock.now();
         match op {
@@ -119,24 +130,26 @@ impl World<'_> {
                 } else {
                     (Encoding::Identity, content.clone())
                 };
-                self.setup
-                    .store
-                    .insert(KEYS[*key], "text/plain", encoding, stored);
+                let request = PutRequest {
+                    content_type: Some("text/plain".into()),
+                    encoding,
+                    ..PutRequest::default()
+                };
+                self.store
+                    .put(&self.key(*key), &request, Upload::Bytes(&stored), soon())
+                    .expect("stored");
                 self.reference.set(*key, now, Some(content));
             }
             Op::Delete(key) => {
-                let key_text = kvfs::store::Key::new(KEYS[*key]).expect("a key");
-                let deadline = kvfs::clock::Deadline::after(Duration::from_secs(9));
-                kvfs::store::Store::delete(&*self.setup.store, &key_text, deadline)
-                    .expect("deleted");
+                self.store.delete(&self.key(*key), soon()).expect("deleted");
                 self.reference.set(*key, now, None);
             }
             Op::Wait(tenths) => self.clock.advance(TTL / 10 * *tenths),
-            Op::Cat(key) => match self.core.cat(NAMES[*key]) {
+            Op::Cat(key) => match self.core.cat(self.keys[*key].1) {
                 Ok(bytes) => self.check_content(*key, &bytes, "cat"),
                 Err(error) => self.check_error(*key, &error),
             },
-            Op::Open(key) => match self.core.open(NAMES[*key]) {
+            Op::Open(key) => match self.core.open(self.keys[*key].1) {
                 Ok((ino, fh)) => {
                     let size = self
                         .core
@@ -181,7 +194,7 @@ impl World<'_> {
             Op::ReadOpen(_) | Op::Close(_) => {}
             Op::List => {
                 let listed = self.core.list().expect("a listing");
-                for (key, name) in NAMES.iter().enumerate() {
+                for (key, (_, name)) in self.keys.iter().enumerate() {
                     let found = listed.iter().any(|(listed, _)| listed == name);
                     let visible = self.reference.visible(key, now);
                     assert!(
@@ -190,7 +203,7 @@ impl World<'_> {
                     );
                 }
             }
-            Op::Stat(key) => match self.core.lookup(NAMES[*key]) {
+            Op::Stat(key) => match self.core.lookup(self.keys[*key].1) {
                 Ok(found) => {
                     let visible = self.reference.visible(*key, now);
                     assert!(
@@ -198,7 +211,7 @@ impl World<'_> {
                             .iter()
                             .any(|content| content.is_some() == found.is_some()),
                         "{} exists: {}",
-                        NAMES[*key],
+                        self.keys[*key].1,
                         found.is_some()
                     );
                     // Sizes are exact or those of stored bytes: never 0 for what is not empty.
@@ -215,10 +228,7 @@ impl World<'_> {
                 self.core.faults.fail_next(Call::Get, 1, ErrorKind::Server);
                 self.failing += 1;
             }
-            Op::Expire(key) => self
-                .core
-                .records
-                .expire(&kvfs::store::Key::new(KEYS[*key]).expect("a key")),
+            Op::Expire(key) => self.core.records.expire(&self.key(*key)),
         }
         self.core.fs.check_invariants();
     }
@@ -228,7 +238,7 @@ impl World<'_> {
         assert!(
             visible.iter().flatten().any(|content| **content == bytes),
             "{what} {}: {} bytes of {:?} were not there within the TTL",
-            NAMES[key],
+            self.keys[key].1,
             bytes.len(),
             bytes.first(),
         );
@@ -241,14 +251,14 @@ impl World<'_> {
                 assert!(
                     visible.iter().any(Option::is_none),
                     "{} was there all the time",
-                    NAMES[key]
+                    self.keys[key].1
                 );
             }
             FsError::Store(error) if error.kind() == ErrorKind::Server => {
                 assert!(self.failing > 0, "a failure that nobody ordered");
                 self.failing -= 1;
             }
-            other => panic!("{}: {other:?}", NAMES[key]),
+            other => panic!("{}: {other:?}", self.keys[key].1),
         }
     }
 }
@@ -259,27 +269,100 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().expect("in memory")
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+/// Operations, and how the store and the caches are: entity tags, a disk, little room.
+fn strategy() -> impl Strategy<Value = (Vec<Op>, bool, bool, bool)> {
+    let ops = proptest::collection::vec(op(), 1..60);
+    (ops, any::<bool>(), any::<bool>(), any::<bool>())
+}
 
-    #[test]
-    fn what_programs_see_was_there_within_the_ttl_and_open_files_never_change(
-        ops in proptest::collection::vec(op(), 1..60),
-        etags in any::<bool>(), disk in any::<bool>(), starved in any::<bool>(),
-    ) {
-        let store = MemoryStore::new().with_etags(etags).with_last_modified(false);
-        let mut setup = Setup::new(store);
-        if starved {
-            setup.records.memory_capacity = 5_000;
-            setup.disk_capacity = 3_000_000;
-        }
-        let cache = tempfile::tempdir().expect("a temp folder");
-        let core = setup.core(disk.then_some(cache.path()));
-        let clock = core.clock.clone();
-        clock.advance(TTL * 3);
-        let mut world = World { setup: &setup, core: &core, clock, reference: Reference::default(), open: Vec::new(), counter: 0, failing: 0 };
-        for op in &ops {
-            world.step(op);
-        }
+fn run(
+    setup: &mut Setup,
+    keys: Keys,
+    ops: &[Op],
+    disk: bool,
+    starved: bool,
+    store: Arc<dyn Store>,
+) {
+    if starved {
+        setup.records.memory_capacity = 5_000;
+        setup.disk_capacity = 3_000_000;
     }
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(disk.then_some(cache.path()));
+    let clock = core.clock.clone();
+    clock.advance(TTL * 3);
+    let mut world = World {
+        store,
+        keys,
+        core: &core,
+        clock,
+        reference: Reference::default(),
+        open: Vec::new(),
+        counter: 0,
+        failing: 0,
+    };
+    for op in ops {
+        world.step(op);
+    }
+}
+
+#[test]
+fn what_programs_see_was_there_within_the_ttl_and_open_files_never_change() {
+    let config = ProptestConfig {
+        source_file: Some(file!()),
+        ..ProptestConfig::default()
+    };
+    let test = |(ops, etags, disk, starved): (Vec<Op>, bool, bool, bool)| {
+        let store = MemoryStore::new()
+            .with_etags(etags)
+            .with_last_modified(false);
+        let mut setup = Setup::new(store);
+        let behind = Arc::<MemoryStore>::clone(&setup.store);
+        run(&mut setup, KEYS, &ops, disk, starved, behind);
+        Ok(())
+    };
+    let wanted = (6_000, 600_000);
+    operations(
+        "reading, memory",
+        wanted,
+        strategy(),
+        &config,
+        |value| value.0.len(),
+        test,
+    );
+}
+
+#[test]
+fn what_programs_see_over_http_was_there_within_the_ttl_and_open_files_never_change() {
+    let server = TestServer::in_memory();
+    let count = Cell::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 500,
+        ..ProptestConfig::default()
+    };
+    let test = |(ops, _, disk, starved): (Vec<Op>, bool, bool, bool)| {
+        count.set(count.get() + 1);
+        let entry = server.another_store(&format!("case-{}", count.get()));
+        let mut setup = Setup::new(MemoryStore::new());
+        setup.remote = Some(server.open(&entry));
+        run(
+            &mut setup,
+            KEYS_OVER_HTTP,
+            &ops,
+            disk,
+            starved,
+            entry.store.clone(),
+        );
+        Ok(())
+    };
+    let wanted = (1_000, 120_000);
+    operations(
+        "reading, HTTP",
+        wanted,
+        strategy(),
+        &config,
+        |value| value.0.len(),
+        test,
+    );
 }

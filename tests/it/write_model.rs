@@ -2,18 +2,22 @@
 //! operation names, sizes and contents are compared, of closed and of open files; in the end the
 //! store holds exactly the records that the model has.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvfs::fs::types::{Fh, Ino};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
-use kvfs::store::{Encoding, ErrorKind};
+use kvfs::store::{ErrorKind, GetOutcome, GetRequest, PutRequest, Store, Upload};
 use proptest::prelude::*;
 
 use crate::support::core::{Core, Setup, TTL, patient};
+use crate::support::operations;
+use crate::support::served::{TestServer, key, soon};
 
 /// Few names, so that everything happens to the same ones: records, a temporary and scratch names.
 const NAMES: [&str; 6] = ["a", "b", "%2E", "a.tmp", "a~", ".b.swp"];
@@ -226,20 +230,34 @@ impl World<'_> {
     }
 }
 
-fn run(ops: &[Op], cached: bool) {
+/// Returns what is stored under a key.
+fn stored(store: &dyn Store, name: &str) -> Option<Vec<u8>> {
+    match store.get(&key(name), &GetRequest::default(), soon()) {
+        Ok(GetOutcome::Found(mut found)) => {
+            let mut bytes = Vec::new();
+            found.body.read_to_end(&mut bytes).expect("a body");
+            Some(bytes)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// Runs in a core that speaks to a store; `store` is that store, from behind.
+fn run(setup: Setup, store: &dyn Store, ops: &[Op], cached: bool) {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = MemoryStore::new();
     let mut files = BTreeMap::new();
     for name in &NAMES[..RECORDS] {
-        store.insert(
-            name,
-            "text/x-own",
-            Encoding::Identity,
-            name.as_bytes().to_vec(),
-        );
+        let request = PutRequest {
+            content_type: Some("text/x-own".into()),
+            ..PutRequest::default()
+        };
+        store
+            .put(&key(name), &request, Upload::Bytes(name.as_bytes()), soon())
+            .expect("stored");
         files.insert(*name, Rc::new(RefCell::new(name.as_bytes().to_vec())));
     }
-    let mut setup = Setup::new(store).writable(&dir.path().join("staging"));
+    let mut setup = setup.writable(&dir.path().join("staging"));
     if !cached {
         setup.records.memory_capacity = 0;
         setup.records.ttl = Some(Duration::ZERO);
@@ -263,8 +281,7 @@ fn run(ops: &[Op], cached: bool) {
     core.faults.clear_faults(Call::Put);
     assert_eq!(core.fs.finish_writes(), 0);
     for (name, content) in &world.files {
-        let key = if *name == "%2E" { "." } else { name };
-        let stored = setup.store.bytes(key).map(|bytes| bytes.to_vec());
+        let stored = stored(store, if *name == "%2E" { "." } else { name });
         if name.ends_with('~') || name.ends_with(".swp") {
             assert_eq!(stored, None, "{name} is scratch");
         } else {
@@ -276,11 +293,57 @@ fn run(ops: &[Op], cached: bool) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+fn strategy() -> impl Strategy<Value = (Vec<Op>, bool)> {
+    (proptest::collection::vec(op(), 1..40), any::<bool>())
+}
 
-    #[test]
-    fn a_changed_store_is_a_folder_as_posix_has_it(ops in proptest::collection::vec(op(), 1..40), cached in any::<bool>()) {
-        run(&ops, cached);
-    }
+#[test]
+fn a_changed_store_is_a_folder_as_posix_has_it() {
+    let test = |(ops, cached): (Vec<Op>, bool)| {
+        let setup = Setup::new(MemoryStore::new());
+        let behind = Arc::<MemoryStore>::clone(&setup.store);
+        run(setup, &*behind, &ops, cached);
+        Ok(())
+    };
+    let wanted = (2_000, 150_000);
+    let config = ProptestConfig {
+        source_file: Some(file!()),
+        ..ProptestConfig::default()
+    };
+    operations(
+        "writing, memory",
+        wanted,
+        strategy(),
+        &config,
+        |value| value.0.len(),
+        test,
+    );
+}
+
+#[test]
+fn a_store_that_is_changed_over_http_is_a_folder_as_posix_has_it() {
+    let server = TestServer::in_memory();
+    let count = Cell::new(0);
+    let test = |(ops, cached): (Vec<Op>, bool)| {
+        count.set(count.get() + 1);
+        let entry = server.another_store(&format!("case-{}", count.get()));
+        let mut setup = Setup::new(MemoryStore::new());
+        setup.remote = Some(server.open(&entry));
+        run(setup, &*entry.store, &ops, cached);
+        Ok(())
+    };
+    let wanted = (400, 30_000);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 500,
+        ..ProptestConfig::default()
+    };
+    operations(
+        "writing, HTTP",
+        wanted,
+        strategy(),
+        &config,
+        |value| value.0.len(),
+        test,
+    );
 }

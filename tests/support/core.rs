@@ -27,6 +27,8 @@ pub const TTL: Duration = Duration::from_secs(10);
 /// What a core under test is made of; change the fields, then [`Setup::core`].
 pub struct Setup {
     pub store: Arc<MemoryStore>,
+    /// What the core speaks to instead of `store`.
+    pub remote: Option<Arc<dyn Store>>,
     pub records: RecordsConfig,
     pub fs: FsConfig,
     pub disk_capacity: u64,
@@ -37,6 +39,7 @@ impl Setup {
     pub fn new(store: MemoryStore) -> Self {
         Self {
             store: Arc::new(store),
+            remote: None,
             records: RecordsConfig {
                 raw: false,
                 ttl: Some(TTL),
@@ -71,7 +74,8 @@ impl Setup {
             DiskTier::open(dir, self.disk_capacity, self.scope, Arc::clone(&metrics))
                 .expect("a cache folder")
         });
-        let faults = Arc::new(FaultStore::new(Arc::<MemoryStore>::clone(&self.store)));
+        let memory: Arc<dyn Store> = Arc::<MemoryStore>::clone(&self.store);
+        let faults = Arc::new(FaultStore::new(self.remote.clone().unwrap_or(memory)));
         let store: Arc<dyn Store> = Arc::<FaultStore>::clone(&faults);
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let records = Records::new(

@@ -1,6 +1,12 @@
 //! What several tests need.
 #![allow(dead_code, missing_docs, reason = "each test binary uses its own part")]
 
+use std::cell::Cell;
+use std::time::Instant;
+
+use proptest::prelude::{ProptestConfig, Strategy};
+use proptest::test_runner::{TestCaseResult, TestRunner};
+
 pub mod core;
 pub mod mounted;
 pub mod scripted;
@@ -29,4 +35,39 @@ pub fn cases(few: u32, many: u32) -> u32 {
     let said = std::env::var("PROPTEST_CASES").ok();
     let said = said.map(|said| said.parse().expect("a number as PROPTEST_CASES"));
     said.unwrap_or(if long() { many } else { few })
+}
+
+/// Runs a property test, of a sequence of operations besides other things, until so many
+/// operations have been tried: `usual`, or `thorough` where there is [time](long). Says how many
+/// it were.
+#[expect(clippy::print_stdout, reason = "`scripts/long` shows what tests say")]
+pub fn operations<S: Strategy>(
+    what: &str,
+    (usual, thorough): (usize, usize),
+    strategy: S,
+    config: &ProptestConfig,
+    length: impl Fn(&S::Value) -> usize,
+    test: impl Fn(S::Value) -> TestCaseResult,
+) {
+    let (wanted, start) = (if long() { thorough } else { usual }, Instant::now());
+    let count = Cell::new(0);
+    // Sequences of a failure that is being simplified count too; then it is of no interest.
+    while count.get() < wanted {
+        let config = ProptestConfig {
+            cases: 8,
+            ..config.clone()
+        };
+        let ran = TestRunner::new(config).run(&strategy, |value| {
+            count.set(count.get() + length(&value));
+            test(value)
+        });
+        if let Err(error) = ran {
+            panic!("{error}");
+        }
+    }
+    println!(
+        "{what}: {} operations, {:.0?}",
+        count.get(),
+        start.elapsed()
+    );
 }

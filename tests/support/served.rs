@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvfs::bucket::Bucket;
+use kvfs::apify::plain::PlainHttp;
+use kvfs::bucket::{Bucket, Scope};
 use kvfs::clock::Deadline;
+use kvfs::open::{OpenConfig, TokenSource, open};
 use kvfs::redact::Secret;
 use kvfs::server::{
     BucketCatalog, Counts, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,
@@ -14,6 +16,7 @@ use kvfs::server::{
 };
 use kvfs::store::{Encoding, Key, PutRequest, RecordMeta, Store, Upload};
 use tempfile::TempDir;
+use url::Url;
 
 /// The token of the server's owner.
 pub const TOKEN: &str = "apify_api_TestServerToken0000000000000000000";
@@ -56,6 +59,40 @@ impl TestServer {
             let catalog = BucketCatalog::new(bucket.clone(), &config);
             Server::start_with(config, Arc::new(catalog))
         })
+    }
+
+    /// Starts a server over a bucket in memory.
+    pub fn in_memory() -> Self {
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        let scope = Scope {
+            bucket: "memory".into(),
+            account: "memory".into(),
+        };
+        let bucket = Bucket::over(objects, "stores".into(), scope).expect("a bucket");
+        Self::over_bucket(&bucket, |_| {})
+    }
+
+    /// Makes another store on the server.
+    pub fn another_store(&self, name: &str) -> StoreEntry {
+        let made = self.server.catalog().create(&NewStore::named(name));
+        made.expect("a store").0
+    }
+
+    /// Opens a store of the server as a mount does.
+    pub fn open(&self, entry: &StoreEntry) -> Arc<dyn Store> {
+        let config = OpenConfig {
+            reference: entry.id.parse().expect("a reference"),
+            api_url: Some(Url::parse(&self.url()).expect("a URL")),
+            token: TokenSource::Environment(Secret::new(TOKEN)),
+            signature: None,
+            run_status: None,
+            run_origin: None,
+            plain_http: PlainHttp::default(),
+            attempt_timeout: Duration::from_secs(30),
+            deadline: Duration::from_secs(60),
+            budget_dir: None,
+        };
+        open(&config, Arc::default()).expect("a store")
     }
 
     fn start_over(
