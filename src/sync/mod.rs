@@ -3,7 +3,7 @@
 //! Normally these are those of `parking_lot` and the standard library, under their own names. With
 //! the feature `shuttle` they are [shuttle's](https://docs.rs/shuttle): one thread runs at a time,
 //! chosen anew wherever threads can affect each other, so that a test tries thousands of schedules
-//! and every one can be had again. Such a build works inside of [`explore`] only.
+//! and every one can be had again. Such a build works inside of `explore` only.
 
 #[cfg(not(feature = "shuttle"))]
 mod system;
