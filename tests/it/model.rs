@@ -214,12 +214,20 @@ impl World<'_> {
                         self.keys[*key].1,
                         found.is_some()
                     );
-                    // Sizes are exact or those of stored bytes: never 0 for what is not empty.
-                    if let Some(reply) = found {
-                        assert!(
-                            reply.attr.size > 0
-                                || visible.iter().flatten().any(|content| content.is_empty())
-                        );
+                    let Some(size) = found.as_ref().map(|reply| reply.attr.size) else {
+                        return self.core.fs.check_invariants();
+                    };
+                    let ino = found.map(|reply| reply.attr.ino);
+                    let open = self.open.iter().find(|(open, ..)| Some(*open) == ino);
+                    match open {
+                        // The kernel has its pages: it is told no other version's size.
+                        Some((_, _, bytes)) => {
+                            assert_eq!(size, bytes.len() as u64, "stat of an open file");
+                        }
+                        // Exact, or that of stored bytes: never 0 for what is not empty.
+                        None => assert!(
+                            size > 0 || visible.iter().flatten().any(|content| content.is_empty())
+                        ),
                     }
                 }
                 Err(error) => self.check_error(*key, &error),
