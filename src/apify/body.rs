@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use super::direct::body::DirectBody;
 use super::errors::{Failure, chain};
 use super::transport::Transport;
 use crate::clock::Deadline;
@@ -21,6 +22,10 @@ pub struct HttpBody {
 enum Source {
     Stream {
         response: Box<reqwest::Response>,
+        transport: Arc<Transport>,
+    },
+    Direct {
+        body: Box<DirectBody>,
         transport: Arc<Transport>,
     },
     Done,
@@ -66,6 +71,17 @@ impl HttpBody {
         }
     }
 
+    /// Wraps one that the calling thread reads itself.
+    pub(super) fn direct(body: DirectBody, transport: Arc<Transport>) -> Self {
+        Self {
+            source: Source::Direct {
+                body: Box::new(body),
+                transport,
+            },
+            chunk: Bytes::new(),
+        }
+    }
+
     /// Wraps a body that is already there whole.
     pub fn buffered(bytes: Bytes) -> Self {
         Self {
@@ -80,25 +96,44 @@ impl HttpBody {
     /// The body broke off. `deadline` bounds the wait beside the silence bound.
     pub fn fill(&mut self, deadline: Option<Deadline>) -> Result<bool, Broken> {
         while self.chunk.is_empty() {
-            let Source::Stream {
-                response,
-                transport,
-            } = &mut self.source
-            else {
-                return Ok(false);
-            };
-            let span = transport.patience(deadline);
-            match transport.wait(span, response.chunk()) {
-                None => return Err(Broken::Silence(span)),
-                Some(Err(error)) => return Err(Broken::Lost(chain(&error.without_url()))),
-                Some(Ok(None)) => self.source = Source::Done,
-                Some(Ok(Some(bytes))) => {
-                    transport.metrics.received_bytes.add(bytes.len() as u64);
-                    self.chunk = bytes;
+            let next = match &mut self.source {
+                Source::Stream {
+                    response,
+                    transport,
+                } => {
+                    let span = transport.patience(deadline);
+                    match transport.wait(span, response.chunk()) {
+                        None => return Err(Broken::Silence(span)),
+                        Some(Err(error)) => return Err(Broken::Lost(chain(&error.without_url()))),
+                        Some(Ok(bytes)) => bytes.inspect(|bytes| {
+                            transport.metrics.received_bytes.add(bytes.len() as u64);
+                        }),
+                    }
                 }
+                Source::Direct { body, transport } => body.chunk(transport.patience(deadline))?,
+                Source::Done => return Ok(false),
+            };
+            match next {
+                Some(bytes) => self.chunk = bytes,
+                None => self.source = Source::Done,
             }
         }
         Ok(true)
+    }
+
+    /// Reads into `buffer`, waiting for the first byte; 0 at the end of the body.
+    ///
+    /// # Errors
+    /// The body broke off.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
+        if self.chunk.is_empty()
+            && let Source::Direct { body, transport } = &mut self.source
+            && body.has_length()
+        {
+            return body.read(buffer, transport.patience(None));
+        }
+        self.fill(None)?;
+        Ok(self.take(buffer))
     }
 
     /// Hands over bytes that have arrived, after [`HttpBody::fill`]; 0 when there are none.

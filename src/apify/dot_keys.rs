@@ -11,14 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::http::uri::Uri;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, USER_AGENT};
 
 use super::body::HttpBody;
+use super::connector::{self, Connector};
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
 use super::upload::Outgoing;
@@ -28,7 +27,7 @@ use crate::store::ErrorKind;
 /// The largest such record, in bytes, in either direction.
 const MAX_LEN: usize = 64 << 20;
 
-type HyperClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HyperClient = Client<Connector, Full<Bytes>>;
 
 /// A client that sends addresses as they are; set up when first needed.
 pub struct DotKeyClient {
@@ -118,18 +117,7 @@ impl DotKeyClient {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(self.connect_timeout));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .try_with_platform_verifier()
-            .map_err(|error| {
-                Failure::permanent(ErrorKind::Network, format!("TLS cannot start: {error}"))
-            })?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector = connector::connector(self.connect_timeout)?;
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(self.client.get_or_init(|| client))
     }

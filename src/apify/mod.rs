@@ -13,6 +13,8 @@ use serde::de::IgnoredAny;
 
 pub mod body;
 pub mod budget;
+pub mod connector;
+pub mod direct;
 pub mod dot_keys;
 pub mod endpoint;
 pub mod errors;

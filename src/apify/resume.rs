@@ -111,13 +111,10 @@ impl ResumingBody {
                     .map_or(buffer.len(), |left| left.min(buffer.len())),
                 None => buffer.len(),
             };
-            let broken = match self.body.fill(None) {
-                Ok(true) => {
-                    let len = self.body.take(&mut buffer[..wanted]);
-                    return self.hand_out(&buffer[..len]);
-                }
-                Ok(false) if self.end.is_none_or(|end| self.at == end) => return Ok(0),
-                Ok(false) => Broken::Lost("the answer ended before its announced length".into()),
+            let broken = match self.body.read(&mut buffer[..wanted]) {
+                Ok(0) if self.end.is_none_or(|end| self.at == end) => return Ok(0),
+                Ok(0) => Broken::Lost("the answer ended before its announced length".into()),
+                Ok(len) => return self.hand_out(&buffer[..len]),
                 Err(broken) => broken,
             };
             self.resume(broken)?;

@@ -1,6 +1,7 @@
 //! Sends one request and returns its answer's headers: no retries, no redirects, no opinions.
 //!
-//! The only user of reqwest. It runs on two threads of its own; the calling threads block, each
+//! Gets are left to [`super::direct`] where no proxy is in the way. For the rest this is the only
+//! user of reqwest. It runs on two threads of its own; the calling threads block, each
 //! wait bounded. Calls must come from threads that may block, not from async code.
 
 use std::fmt;
@@ -15,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
 use super::body::HttpBody;
+use super::direct::DirectClient;
 use super::dot_keys::DotKeyClient;
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
@@ -33,10 +35,10 @@ pub const USER_AGENT: &str = concat!("kvfs/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Idle connections kept for each server: as many as there can be requests in flight.
-const IDLE_CONNECTIONS: usize = super::limit::MAX_IN_FLIGHT;
+pub(super) const IDLE_CONNECTIONS: usize = super::limit::MAX_IN_FLIGHT;
 
 /// How long an idle connection is kept; load balancers drop theirs after about a minute.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// The HTTP client and the threads that it runs on.
 pub struct Transport {
@@ -44,6 +46,7 @@ pub struct Transport {
     runtime: Option<Runtime>,
     /// Started when first needed: for this machine, past any proxy, and for all others.
     clients: [OnceLock<reqwest::Client>; 2],
+    direct: DirectClient,
     dot_keys: DotKeyClient,
     attempt_timeout: Duration,
     plain: PlainHttp,
@@ -84,6 +87,7 @@ impl Transport {
         let transport = Self {
             runtime: Some(runtime),
             clients: [OnceLock::new(), OnceLock::new()],
+            direct: DirectClient::new(CONNECT_TIMEOUT.min(attempt_timeout)),
             dot_keys: DotKeyClient::new(CONNECT_TIMEOUT.min(attempt_timeout)),
             attempt_timeout,
             plain,
@@ -138,6 +142,15 @@ impl Transport {
         let is_secret = has_secret(target.server()) || headers.contains_key(AUTHORIZATION);
         if is_secret {
             self.plain.check(target.server())?;
+        }
+        if *method == Method::GET
+            && upload.is_none()
+            && let Some(uri) = self.direct.address(target)
+        {
+            let patience = self.patience(Some(deadline));
+            return self
+                .direct
+                .get(self, target.server(), &uri, headers, patience);
         }
         let url = match target {
             Target::Url(url) => url.expose().clone(),
@@ -229,6 +242,13 @@ impl Transport {
             self.attempt_timeout
                 .min(deadline.remaining().unwrap_or_default())
         })
+    }
+
+    /// Runs something on the client's own threads, until the transport is dropped.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(future);
+        }
     }
 
     /// Blocks for a future; `None` when it takes longer than `span`.

@@ -37,6 +37,8 @@ const WORTH_HELPING: u64 = 8 * MIB;
 const LEAST_PART: u64 = MIB;
 /// Bytes moved at once where no block is to be had, and by helpers.
 const CHUNK: usize = 256 * KIB as usize;
+/// Bytes read before they are written: what stays in the processor's own cache.
+const PIECE: usize = 256 * KIB as usize;
 /// How long bytes are gathered for one write while nobody waits for exactly them.
 const GATHER: Duration = Duration::from_millis(5);
 /// Disk space set aside at once: cheaper than block by block.
@@ -166,7 +168,8 @@ impl Download {
     ) -> Result<End, StoreError> {
         let mut scratch = Vec::new();
         self.state.lock().streaming = true;
-        self.keep(front, head, None)?;
+        self.land(front, 0, head)?;
+        self.arrive(front, head.len() as u64, None);
         loop {
             match self.may_go_on(front.position) {
                 Go::On => {}
@@ -185,15 +188,11 @@ impl Download {
                     &mut scratch[..]
                 }
             };
-            let (len, failure) = self.gather(&mut body, room, front.position);
-            match block {
-                Some(block) if len >= CHUNK => {
-                    let bytes = block.freeze(len);
-                    self.keep(front, &bytes, Some(bytes.clone()))?;
-                }
-                Some(mut block) => self.keep(front, &block.room()[..len], None)?,
-                None => self.keep(front, &scratch[..len], None)?,
-            }
+            let (len, failure) = self.gather(front, &mut body, room)?;
+            let block = block
+                .filter(|_| len >= CHUNK)
+                .map(|block| block.freeze(len));
+            self.arrive(front, len as u64, block);
             if let Some(error) = failure {
                 return Err(self.body_error(error));
             }
@@ -227,12 +226,15 @@ impl Download {
 
     /// Reads from the body until `room` is full, somebody waits for just what is there, or
     /// the bytes come too slowly to wait for more. Fewer than one byte means the end.
+    ///
+    /// Each piece is on disk before the next one is read, while the processor's cache has it.
     fn gather(
         &self,
+        front: &mut Front,
         body: &mut Body,
         room: &mut [u8],
-        position: u64,
-    ) -> (usize, Option<io::Error>) {
+    ) -> Result<(usize, Option<io::Error>), StoreError> {
+        let position = front.position;
         let most = {
             let state = self.state.lock();
             // Blocks end where reads end, so that each read finds its bytes in one block.
@@ -248,10 +250,13 @@ impl Download {
         let begun = sync::now();
         let mut len = 0;
         while len < most {
-            match read_some(body, &mut room[len..most]) {
+            match read_some(body, &mut room[len..most.min(len + PIECE)]) {
                 Ok(0) => break,
-                Ok(n) => len += n,
-                Err(error) => return (len, Some(error)),
+                Ok(n) => {
+                    self.land(front, position + len as u64, &room[len..len + n])?;
+                    len += n;
+                }
+                Err(error) => return Ok((len, Some(error))),
             }
             if sync::now().saturating_duration_since(begun) > GATHER
                 || self.is_awaited(position..position + len as u64)
@@ -259,7 +264,7 @@ impl Download {
                 break;
             }
         }
-        (len, None)
+        Ok((len, None))
     }
 
     /// Tells whether somebody waits for nothing beyond `range`.
@@ -271,14 +276,9 @@ impl Download {
             .any(|waiting| range.start < waiting.wanted.end && waiting.wanted.end <= range.end)
     }
 
-    fn keep(
-        self: &Arc<Self>,
-        front: &mut Front,
-        bytes: &[u8],
-        block: Option<Bytes>,
-    ) -> Result<(), StoreError> {
-        let start = front.position;
-        let end = start + bytes.len() as u64;
+    /// Writes bytes to disk, and to the checksum, as long as there is room.
+    fn land(&self, front: &mut Front, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = at + bytes.len() as u64;
         if self.expected.is_some_and(|expected| end > expected) {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
@@ -286,31 +286,36 @@ impl Download {
             )
             .with_key(&self.origin.key));
         }
-        if let Some(room) = &mut front.spool {
-            self.set_aside(end, &mut front.set_aside);
-            let kept = room.grow(end)
-                && self
-                    .file
-                    .write_all_at(bytes, start)
-                    .inspect_err(|error| tracing::warn!("cache disk: {error}"))
-                    .is_ok();
-            if !kept {
-                if self.expected.is_some() {
-                    return Err(StoreError::new(
-                        ErrorKind::Disk,
-                        "cannot write to the cache folder",
-                    )
-                    .with_key(&self.origin.key));
-                }
-                // Go on only to learn the size; what has arrived is dropped.
-                front.spool = None;
-            }
-        }
-        if front.spool.is_some()
-            && let Some(sum) = &mut front.sum
-        {
+        let Some(room) = &mut front.spool else {
+            return Ok(());
+        };
+        if let Some(sum) = &mut front.sum {
             sum.update(bytes);
         }
+        self.set_aside(end, &mut front.set_aside);
+        let kept = room.grow(end)
+            && self
+                .file
+                .write_all_at(bytes, at)
+                .inspect_err(|error| tracing::warn!("cache disk: {error}"))
+                .is_ok();
+        if !kept {
+            if self.expected.is_some() {
+                return Err(
+                    StoreError::new(ErrorKind::Disk, "cannot write to the cache folder")
+                        .with_key(&self.origin.key),
+                );
+            }
+            // Go on only to learn the size; what has arrived is dropped.
+            front.spool = None;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody of `len` more bytes, which have landed; `block` has them in memory, too.
+    fn arrive(self: &Arc<Self>, front: &mut Front, len: u64, block: Option<Bytes>) {
+        let start = front.position;
+        let end = start + len;
         front.position = end;
         let mut state = self.state.lock();
         state.position = end;
@@ -321,9 +326,8 @@ impl Download {
             oldest = block.and_then(|block| state.window.push(start, block));
             state.arrived(start..end);
         }
-        self.note_progress(state, bytes.len() as u64);
+        self.note_progress(state, len);
         drop(oldest);
-        Ok(())
     }
 
     /// Sets disk space aside before it is written; a disk that cannot says so when written.

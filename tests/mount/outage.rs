@@ -74,6 +74,21 @@ impl Server {
         let sent = Command::new("kill").args([name, &pid]).status();
         assert!(sent.expect("kill runs").success());
     }
+
+    /// Stops all its threads; a signal that has been sent may take a moment to do so.
+    fn pause(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        soon(|| {
+            fs::read_dir(&tasks)
+                .expect("threads")
+                .flatten()
+                .all(|task| {
+                    fs::read_to_string(task.path().join("status"))
+                        .is_ok_and(|status| status.contains("State:\tT"))
+                })
+        });
+    }
 }
 
 impl Drop for Server {
@@ -128,12 +143,12 @@ fn an_outage_ends_and_everything_goes_on_in_the_same_mount() {
         let is_silent = kinds % 2 == 1;
         let port = server.port;
         if is_silent {
-            server.signal("-STOP");
+            server.pause();
         } else {
             drop(server);
             // Takes the address, so that nobody else does, and lets no connection through.
             server = Server::start(&user, port);
-            server.signal("-STOP");
+            server.pause();
             let _ = server.child.kill();
             let _ = server.child.wait();
         }
@@ -218,7 +233,7 @@ fn a_server_that_stood_still_puts_no_older_bytes_over_newer_ones() {
     let sent = || user.status()[0]["stats"]["requests_put"].as_u64();
     for round in 0..5 {
         let before = sent();
-        server.signal("-STOP");
+        server.pause();
         write(&format!("{round}: never acknowledged")).expect_err("nobody answers");
         assert!(sent() > before, "the test proves nothing");
         server.signal("-CONT");

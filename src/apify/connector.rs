@@ -1,0 +1,59 @@
+//! Makes connections: names, addresses, TLS.
+
+use std::io;
+use std::time::Duration;
+
+use hyper::http::uri::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use tower_service::Service;
+
+use super::direct::connection::Connection;
+use super::errors::Failure;
+use crate::store::ErrorKind;
+
+/// Makes connections to any server.
+pub type Connector = HttpsConnector<HttpConnector>;
+
+/// Why there is no connection.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Returns a connector; each address gets so long.
+///
+/// # Errors
+/// Permanent: the system has no certificates that could be trusted.
+pub fn connector(timeout: Duration) -> Result<Connector, Failure> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timeout));
+    Ok(hyper_rustls::HttpsConnectorBuilder::new()
+        .try_with_platform_verifier()
+        .map_err(|error| {
+            Failure::permanent(ErrorKind::Network, format!("TLS cannot start: {error}"))
+        })?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp))
+}
+
+/// Connects to the server of an address.
+///
+/// # Errors
+/// There is none, it refuses, or its certificate is not trusted.
+pub async fn connect(connector: &Connector, uri: Uri) -> Result<Connection, Error> {
+    let mut connector = connector.clone();
+    std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+    Ok(match connector.call(uri).await? {
+        MaybeHttpsStream::Http(stream) => Connection::plain(blocking(stream.into_inner())?),
+        MaybeHttpsStream::Https(stream) => {
+            let (stream, session) = stream.into_inner().into_inner();
+            Connection::tls(session, blocking(stream.into_inner().into_inner())?)
+        }
+    })
+}
+
+/// Takes a socket out of the asynchronous world; it still does not block.
+fn blocking(socket: tokio::net::TcpStream) -> io::Result<std::net::TcpStream> {
+    socket.into_std()
+}

@@ -1,0 +1,253 @@
+//! An answer's body, read by the thread that wants it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+
+use super::connection::Connection;
+use super::exchange::{Exchange, Stopped};
+use super::idle::Idle;
+use crate::apify::body::Broken;
+use crate::apify::errors::chain;
+use crate::apify::transport::Transport;
+
+/// Bytes read at once for who takes bodies in chunks.
+const CHUNK: usize = 64 << 10;
+
+/// Where a connection goes when its answer has been read: among those of which server.
+pub type Home = (Arc<Idle>, String);
+
+/// The body of an answer.
+pub struct DirectBody {
+    framing: Framing,
+    home: Option<Home>,
+    transport: Arc<Transport>,
+}
+
+enum Framing {
+    /// So many bytes follow on the connection, after those that have come with the head.
+    Length {
+        early: VecDeque<Bytes>,
+        connection: Option<Connection>,
+        left: u64,
+    },
+    /// hyper knows where it ends.
+    Framed(Box<(Exchange, Incoming)>),
+}
+
+impl DirectBody {
+    /// Takes over the body of an answer.
+    ///
+    /// # Errors
+    /// None that a server could cause.
+    pub fn new(
+        exchange: Exchange,
+        mut body: Incoming,
+        home: Option<Home>,
+        transport: Arc<Transport>,
+    ) -> Result<Self, Broken> {
+        let len = if body.is_end_stream() {
+            Some(0)
+        } else {
+            body.size_hint().exact()
+        };
+        let Some(len) = len else {
+            return Ok(Self {
+                framing: Framing::Framed(Box::new((exchange, body))),
+                home,
+                transport,
+            });
+        };
+        let mut early = VecDeque::new();
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
+            early.extend(frame.into_data());
+        }
+        drop(body);
+        let ended = exchange.has_ended();
+        let (connection, read) = exchange
+            .end()
+            .ok_or_else(|| Broken::Lost("the connection is in use".into()))?;
+        early.push_back(read);
+        early.retain(|bytes| !bytes.is_empty());
+        let here: u64 = early.iter().map(|bytes| bytes.len() as u64).sum();
+        // Bytes beyond the end belong to no answer.
+        let excess = here.saturating_sub(len);
+        if excess > 0
+            && let Some(last) = early.back_mut()
+        {
+            last.truncate(last.len().saturating_sub(excess as usize));
+        }
+        let mut made = Self {
+            framing: Framing::Length {
+                early,
+                connection: Some(connection),
+                left: len.saturating_sub(here),
+            },
+            home: home.filter(|_| excess == 0 && !ended),
+            transport,
+        };
+        made.give_back();
+        Ok(made)
+    }
+
+    /// Reads into `buffer`; 0 at the end of the body.
+    ///
+    /// # Errors
+    /// The body broke off, or nothing has come for `span`.
+    pub fn read(&mut self, buffer: &mut [u8], span: Duration) -> Result<usize, Broken> {
+        let len = match &mut self.framing {
+            Framing::Length {
+                early,
+                connection,
+                left,
+            } => {
+                if let Some(bytes) = early.front_mut() {
+                    let len = bytes.len().min(buffer.len());
+                    buffer[..len].copy_from_slice(&bytes.split_to(len));
+                    if bytes.is_empty() {
+                        early.pop_front();
+                    }
+                    len
+                } else if *left == 0 {
+                    return Ok(0);
+                } else {
+                    let most =
+                        usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                    let connection = connection
+                        .as_mut()
+                        .ok_or_else(|| Broken::Lost("the connection is gone".into()))?;
+                    let len = receive(connection, &mut buffer[..most], span)?;
+                    *left -= len as u64;
+                    len
+                }
+            }
+            Framing::Framed(_) => {
+                return Err(Broken::Lost("its end is not known".into()));
+            }
+        };
+        self.transport.metrics.received_bytes.add(len as u64);
+        self.give_back();
+        Ok(len)
+    }
+
+    /// Tells whether [`DirectBody::read`] works; else there are only chunks.
+    pub fn has_length(&self) -> bool {
+        matches!(self.framing, Framing::Length { .. })
+    }
+
+    /// Returns the next bytes; `None` at the end of the body.
+    ///
+    /// # Errors
+    /// As [`DirectBody::read`].
+    pub fn chunk(&mut self, span: Duration) -> Result<Option<Bytes>, Broken> {
+        let Framing::Framed(framed) = &mut self.framing else {
+            if let Framing::Length { early, .. } = &mut self.framing
+                && let Some(bytes) = early.pop_front()
+            {
+                self.transport
+                    .metrics
+                    .received_bytes
+                    .add(bytes.len() as u64);
+                self.give_back();
+                return Ok(Some(bytes));
+            }
+            let mut bytes = vec![0; CHUNK];
+            let len = self.read(&mut bytes, span)?;
+            bytes.truncate(len);
+            return Ok((len > 0).then(|| bytes.into()));
+        };
+        let (exchange, body) = &mut **framed;
+        loop {
+            let until = Instant::now() + span;
+            let frame = exchange
+                .drive(until, |context| Pin::new(&mut *body).poll_frame(context))
+                .map_err(|stopped| match stopped {
+                    Stopped::Silent => Broken::Silence(span),
+                    Stopped::Broken(reason) => Broken::Lost(reason),
+                })?;
+            match frame {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.transport
+                            .metrics
+                            .received_bytes
+                            .add(bytes.len() as u64);
+                        return Ok(Some(bytes));
+                    }
+                }
+                Some(Err(error)) => return Err(Broken::Lost(chain(&error))),
+                None => {
+                    self.finish();
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Ends an exchange that hyper has had to the end.
+    fn finish(&mut self) {
+        let done = Framing::Length {
+            early: VecDeque::new(),
+            connection: None,
+            left: 0,
+        };
+        if let Framing::Framed(framed) = std::mem::replace(&mut self.framing, done) {
+            let (mut exchange, body) = *framed;
+            drop(body);
+            if exchange.is_done()
+                && let Some((connection, read)) = exchange.end()
+                && read.is_empty()
+            {
+                self.framing = Framing::Length {
+                    early: VecDeque::new(),
+                    connection: Some(connection),
+                    left: 0,
+                };
+                self.give_back();
+            }
+        }
+    }
+
+    /// Gives the connection back if the whole answer has been read from it.
+    fn give_back(&mut self) {
+        if let Framing::Length {
+            connection,
+            left: 0,
+            ..
+        } = &mut self.framing
+            && let Some(connection) = connection.take()
+            && let Some((idle, server)) = self.home.take()
+        {
+            idle.put(server, connection, &self.transport);
+        }
+    }
+}
+
+impl fmt::Debug for DirectBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectBody").finish_non_exhaustive()
+    }
+}
+
+fn receive(
+    connection: &mut Connection,
+    buffer: &mut [u8],
+    span: Duration,
+) -> Result<usize, Broken> {
+    match connection.read(buffer, Instant::now() + span) {
+        Ok(0) => Err(Broken::Lost(
+            "the connection was closed before the answer's end".into(),
+        )),
+        Ok(len) => Ok(len),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Broken::Silence(span)),
+        Err(error) => Err(Broken::Lost(error.to_string())),
+    }
+}

@@ -1,0 +1,178 @@
+//! Gets whose answers are read by the calling thread itself, without the HTTP client's threads.
+//!
+//! hyper writes the request and reads the answer's head. Where the head tells the body's length,
+//! the connection is then taken back from hyper, with what it has read too much, and the rest of
+//! the body goes straight into the reader's memory; other bodies come through hyper. A connection
+//! whose answer has been read to its end is kept for the next request.
+//!
+//! What goes through a proxy does not come here: reqwest knows how.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::http::uri::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use url::{Position, Url};
+
+pub mod body;
+pub mod connection;
+pub mod exchange;
+pub mod idle;
+#[cfg(test)]
+mod tests;
+
+use self::body::DirectBody;
+use self::connection::Connection;
+use self::exchange::{Exchange, Stopped};
+use self::idle::Idle;
+use super::body::HttpBody;
+use super::connector::{self, Connector};
+use super::endpoint::Target;
+use super::errors::{Failure, chain};
+use super::transport::{self, Reply, Transport};
+use crate::store::ErrorKind;
+
+/// Sends gets, and keeps connections for them.
+pub struct DirectClient {
+    connector: OnceLock<Connector>,
+    connect_timeout: Duration,
+    proxies: Matcher,
+    idle: Arc<Idle>,
+}
+
+impl DirectClient {
+    /// Returns a client without any connection; each one gets so long to be made.
+    pub fn new(connect_timeout: Duration) -> Self {
+        Self {
+            connector: OnceLock::new(),
+            connect_timeout,
+            proxies: Matcher::from_system(),
+            idle: Arc::default(),
+        }
+    }
+
+    /// Returns the address to ask for, unless a proxy, or credentials in it, need reqwest.
+    pub fn address(&self, target: &Target) -> Option<Uri> {
+        let server = target.server();
+        let uri: Uri = match target {
+            Target::Url(url) => url.expose()[..Position::AfterQuery].parse().ok()?,
+            Target::DotKey { parent, tail } => format!("{parent}{tail}").parse().ok()?,
+        };
+        let plain = server.username().is_empty() && server.password().is_none();
+        (plain && (transport::is_loopback(server) || self.proxies.intercept(&uri).is_none()))
+            .then_some(uri)
+    }
+
+    /// Asks, and waits for the answer's head, both together for at most `patience`.
+    ///
+    /// # Errors
+    /// As [`Transport::send`].
+    pub fn get(
+        &self,
+        transport: &Arc<Transport>,
+        server: &Url,
+        uri: &Uri,
+        headers: HeaderMap,
+        patience: Duration,
+    ) -> Result<Reply, Failure> {
+        let until = Instant::now() + patience;
+        let name = server[..Position::BeforePath].to_owned();
+        let connection = match self.idle.take(&name) {
+            Some(connection) => connection,
+            None => self.connect(transport, uri, until)?,
+        };
+        let request = request(server, uri, headers)?;
+        let (exchange, answer) =
+            Exchange::begin(connection, request, until).map_err(|stopped| match stopped {
+                Stopped::Silent => transport::silence(patience),
+                Stopped::Broken(error) => Failure::transient(
+                    ErrorKind::Network,
+                    format!("the connection failed before an answer came: {error}"),
+                ),
+            })?;
+        let (parts, body) = answer.into_parts();
+        let keep = parts.version == hyper::Version::HTTP_11 && !says_close(&parts.headers);
+        let home = keep.then(|| (Arc::clone(&self.idle), name));
+        let body = DirectBody::new(exchange, body, home, Arc::clone(transport))?;
+        Ok(Reply {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: HttpBody::direct(body, Arc::clone(transport)),
+        })
+    }
+
+    fn connect(
+        &self,
+        transport: &Transport,
+        uri: &Uri,
+        until: Instant,
+    ) -> Result<Connection, Failure> {
+        let connector = self.connector()?;
+        let span = until
+            .saturating_duration_since(Instant::now())
+            .min(self.connect_timeout);
+        let unreachable = |kind, reason: &str| {
+            transport::check_certificate(Failure {
+                not_done: true,
+                ..Failure::transient(kind, format!("the server cannot be reached: {reason}"))
+            })
+        };
+        match transport.wait(span, connector::connect(connector, uri.clone())) {
+            Some(Ok(connection)) => Ok(connection),
+            Some(Err(error)) => Err(unreachable(ErrorKind::Network, &chain(&*error))),
+            None => Err(unreachable(
+                ErrorKind::Timeout,
+                &format!("no connection within {:.1} s", span.as_secs_f64()),
+            )),
+        }
+    }
+
+    fn connector(&self) -> Result<&Connector, Failure> {
+        if let Some(connector) = self.connector.get() {
+            return Ok(connector);
+        }
+        let connector = connector::connector(self.connect_timeout)?;
+        Ok(self.connector.get_or_init(|| connector))
+    }
+}
+
+impl fmt::Debug for DirectClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectClient").finish_non_exhaustive()
+    }
+}
+
+fn request(
+    server: &Url,
+    uri: &Uri,
+    mut headers: HeaderMap,
+) -> Result<hyper::Request<Empty<Bytes>>, Failure> {
+    let broken = || Failure::permanent(ErrorKind::Protocol, "the request cannot be sent");
+    let host = HeaderValue::from_str(&server[Position::BeforeHost..Position::AfterPort])
+        .map_err(|_| broken())?;
+    headers.insert(HOST, host);
+    headers.insert(USER_AGENT, HeaderValue::from_static(transport::USER_AGENT));
+    headers
+        .entry(ACCEPT)
+        .or_insert(HeaderValue::from_static("*/*"));
+    let mut request = hyper::Request::new(Empty::new());
+    *request.uri_mut() = uri
+        .path_and_query()
+        .cloned()
+        .map(Uri::from)
+        .ok_or_else(broken)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.to_ascii_lowercase().contains("close"))
+    })
+}
