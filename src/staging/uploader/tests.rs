@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{Deadline, SystemClock};
 use crate::local::MemoryStore;
 use crate::local::fault::{Call, FaultStore};
 use crate::staging::folder::StoreFile;
-use crate::staging::{StagingConfig, StagingFolder};
-use crate::store::Encoding;
+use crate::staging::{Pending, StagingConfig, StagingFolder};
 use crate::store::reference::StoreRef;
+use crate::store::{Encoding, ErrorKind};
 
 struct Bench {
     memory: Arc<MemoryStore>,
