@@ -6,51 +6,41 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::changes::{self, deadline_of};
+use super::changes;
 use super::passthrough::Passthrough;
-use super::pending::{Refuse, Watcher};
+use super::pending::Watcher;
 use super::processes::Processes;
-use crate::clock::Wait;
+use crate::fs::KvFs;
 use crate::fs::setattr::SetAttr;
-use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
-use crate::fs::{FsError, KvFs};
-use crate::observe::origin;
+use crate::fs::types::{AttrReply, Fh, Ino};
 use crate::workers::Workers;
 
-/// Block size of the figures that `statfs` shows.
-const BLOCK: u32 = 4096;
+mod answer;
+mod attributes;
+mod names;
+
+pub(super) use answer::{Asked, Lane, fail, guarded};
+pub use attributes::Appearance;
+use attributes::BLOCK;
+pub(super) use attributes::file_attr;
+
 /// Space that `statfs` shows as the whole: the platform has no limit to show.
 const BLOCKS: u64 = 1 << 38;
 /// Requests that the kernel may have in flight in the background: readahead, mostly.
 const BACKGROUND: u16 = 64;
 /// Bytes that the kernel writes at once at most.
 const MAX_WRITE: u32 = 1 << 20;
-
-/// What all files of the mount show alike.
-#[derive(Clone, Copy, Debug)]
-pub struct Appearance {
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Permission bits of files.
-    pub file_mode: u16,
-    /// Permission bits of directories.
-    pub dir_mode: u16,
-}
 
 /// The core, as `fuser` wants it.
 #[derive(Debug)]
@@ -63,15 +53,6 @@ pub struct Adapter {
     uploads: Arc<Workers>,
     appearance: Appearance,
     deadline: Duration,
-}
-
-/// Who else waits where a request waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// Whoever asks the store for something; none waits past the deadline.
-    Wait,
-    /// Whoever changes something; what makes progress may go on.
-    Upload,
 }
 
 impl Adapter {
@@ -109,204 +90,6 @@ impl Adapter {
     pub(super) fn appearance(&self) -> Appearance {
         self.appearance
     }
-
-    /// Runs `work`, at once if it need not wait, else on the pool, and hands its result to `done`.
-    fn answer<R: Refuse, T: 'static>(
-        &self,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
-        reply: R,
-        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
-        done: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        self.answer_in(Lane::Wait, request, operation, ino, reply, work, done);
-    }
-
-    /// The same in another lane.
-    #[expect(clippy::too_many_arguments, reason = "one more than a plain request")]
-    pub(super) fn answer_in<R: Refuse, T: 'static>(
-        &self,
-        lane: Lane,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
-        reply: R,
-        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
-        done: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        self.answer_or_undo(lane, request, operation, ino, reply, work, done, |_, _| {});
-    }
-
-    /// The same for work that counts something which the kernel gives back only if it gets the
-    /// reply: when the request has been given up meanwhile, `undo` takes the result back.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a lane and two more callbacks than a plain request"
-    )]
-    pub(super) fn answer_or_undo<R: Refuse, T: 'static>(
-        &self,
-        lane: Lane,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
-        reply: R,
-        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
-        done: impl FnOnce(R, T) + Send + 'static,
-        undo: fn(&KvFs, T),
-    ) {
-        let ino = Ino(ino.0);
-        let asked = Asked::new(request, operation, ino);
-        tracing::trace!(operation, ino = ino.0, pid = asked.pid, "operation");
-        match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
-            Ok(answer) => {
-                asked.answered(&self.fs, None);
-                return done(reply, answer);
-            }
-            Err(FsError::WouldBlock) => {}
-            Err(error) => {
-                asked.answered(&self.fs, Some(&error));
-                return fail(&self.fs, operation, ino, reply, &error);
-            }
-        }
-        let (patience, deadline) = deadline_of(lane, self.deadline);
-        let ticket = Arc::new(
-            self.watcher
-                .watch(reply, operation, request.pid(), patience),
-        );
-        let (fs, job) = (Arc::clone(&self.fs), Arc::clone(&ticket));
-        let pool = match lane {
-            Lane::Wait => &self.pool,
-            Lane::Upload => &self.uploads,
-        };
-        let queued = pool.spawn(move || {
-            let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
-            asked.answered(&fs, result.as_ref().err());
-            match (job.take(), result) {
-                (Some(reply), Ok(answer)) => done(reply, answer),
-                (Some(reply), Err(error)) => fail(&fs, operation, ino, reply, &error),
-                (None, Ok(answer)) => undo(&fs, answer),
-                (None, Err(_)) => {}
-            }
-        });
-        if queued.is_err()
-            && let Some(reply) = ticket.take()
-        {
-            tracing::warn!(
-                "{operation}: too many requests are waiting [EIO]; is the server answering?"
-            );
-            reply.refuse(Errno::EIO);
-        }
-    }
-}
-
-/// A request as it came, for who measures or follows the operations.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    operation: &'static str,
-    ino: Ino,
-    pid: u32,
-    at: Instant,
-}
-
-impl Asked {
-    pub(super) fn new(request: &Request, operation: &'static str, ino: Ino) -> Self {
-        Self {
-            operation,
-            ino,
-            pid: request.pid(),
-            at: Instant::now(),
-        }
-    }
-
-    /// Takes note of the answer just before it is given, on the thread that found it.
-    pub(super) fn answered(self, fs: &KvFs, error: Option<&FsError>) {
-        let took = self.at.elapsed();
-        let metrics = fs.metrics();
-        metrics.operation(self.operation, took);
-        if metrics.tracer.is_active() {
-            fs.tell(
-                self.operation,
-                self.ino,
-                self.pid,
-                took,
-                error.map(FsError::errno),
-            );
-        }
-    }
-}
-
-/// Runs a part of the core; a panic becomes an error.
-pub(super) fn guarded<T>(
-    fs: &KvFs,
-    operation: &str,
-    work: impl FnOnce() -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    origin::begin();
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        fs.metrics().panics_total.one();
-        tracing::error!("{operation} panicked [EIO]; please report this");
-        Err(FsError::WrongKind(libc::EIO))
-    })
-}
-
-pub(super) fn fail<R: Refuse>(fs: &KvFs, operation: &str, ino: Ino, reply: R, error: &FsError) {
-    fs.report(operation, Some(ino), error);
-    reply.refuse(Errno::from_i32(error.errno()));
-}
-
-pub(super) fn file_attr(appearance: Appearance, attr: &Attr) -> FileAttr {
-    let (kind, perm, nlink) = match attr.kind {
-        FileKind::Directory => (FileType::Directory, appearance.dir_mode, attr.links),
-        FileKind::File => (FileType::RegularFile, appearance.file_mode, attr.links),
-    };
-    let shown = &attr.shown;
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: shown.accessed.unwrap_or(attr.modified),
-        mtime: attr.modified,
-        ctime: shown.changed.unwrap_or(attr.modified),
-        crtime: attr.modified,
-        kind,
-        perm: shown.mode.unwrap_or(perm),
-        nlink,
-        uid: shown.uid.unwrap_or(appearance.uid),
-        gid: shown.gid.unwrap_or(appearance.gid),
-        rdev: 0,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-/// Directory entries straight into the kernel's buffer.
-enum Sink<'a> {
-    Plain(&'a mut ReplyDirectory),
-    Plus(&'a mut ReplyDirectoryPlus, Appearance),
-}
-
-impl DirSink for Sink<'_> {
-    fn add(
-        &mut self,
-        ino: Ino,
-        next: u64,
-        kind: FileKind,
-        name: &OsStr,
-        reply: &AttrReply,
-    ) -> bool {
-        let file_type = match kind {
-            FileKind::Directory => FileType::Directory,
-            FileKind::File => FileType::RegularFile,
-        };
-        match self {
-            Self::Plain(buffer) => buffer.add(INodeNo(ino.0), next, file_type, name),
-            Self::Plus(buffer, appearance) => {
-                let attr = file_attr(*appearance, &reply.attr);
-                buffer.add(INodeNo(ino.0), next, name, &reply.ttl, &attr, Generation(0))
-            }
-        }
-    }
 }
 
 impl Filesystem for Adapter {
@@ -340,44 +123,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (name, appearance) = (name.to_owned(), self.appearance);
-        self.answer_or_undo(
-            Lane::Wait,
-            request,
-            "lookup",
-            parent,
-            reply,
-            move |fs, wait| {
-                let found = fs.lookup(Ino(parent.0), &name, wait)?;
-                if matches!(found, Lookup::Absent(_)) {
-                    origin::absent();
-                }
-                Ok(found)
-            },
-            move |reply, found| match found {
-                Lookup::Found(AttrReply { attr, ttl }) => {
-                    reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0))
-                }
-                Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
-                // Inode 0 is a negative entry, which the kernel remembers (fuse.h, fuse_entry_out).
-                Lookup::Absent(ttl) => {
-                    let nothing = Attr {
-                        ino: Ino(0),
-                        size: 0,
-                        modified: SystemTime::UNIX_EPOCH,
-                        kind: FileKind::File,
-                        links: 0,
-                        shown: Shown::default(),
-                    };
-                    reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
-                }
-            },
-            |fs, found| {
-                if let Lookup::Found(reply) = found {
-                    fs.forget(reply.attr.ino, 1);
-                }
-            },
-        );
+        self.look_up(request, parent, name, reply);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
@@ -715,24 +461,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let fs = Arc::clone(&self.fs);
-        self.answer(
-            request,
-            "readdir",
-            ino,
-            reply,
-            move |fs, wait| fs.await_dir(Fh(fh.0), offset, false, wait),
-            move |mut reply, ()| match fs.readdir(
-                Fh(fh.0),
-                offset,
-                false,
-                &mut Sink::Plain(&mut reply),
-                Wait::Never,
-            ) {
-                Ok(()) => reply.ok(),
-                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
-            },
-        );
+        self.read_dir(request, ino, fh, offset, reply);
     }
 
     fn readdirplus(
@@ -743,24 +472,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let (fs, appearance) = (Arc::clone(&self.fs), self.appearance);
-        self.answer(
-            request,
-            "readdir",
-            ino,
-            reply,
-            move |fs, wait| fs.await_dir(Fh(fh.0), offset, true, wait),
-            move |mut reply, ()| match fs.readdir(
-                Fh(fh.0),
-                offset,
-                true,
-                &mut Sink::Plus(&mut reply, appearance),
-                Wait::Never,
-            ) {
-                Ok(()) => reply.ok(),
-                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
-            },
-        );
+        self.read_dir(request, ino, fh, offset, reply);
     }
 
     fn releasedir(
