@@ -347,10 +347,14 @@ fn from_url(text: &str) -> Result<StoreRef, ReferenceError> {
         reason,
     };
     if url.scheme() == "file" {
-        return url
+        let path = url
             .to_file_path()
-            .map(StoreRef::Directory)
-            .map_err(|()| refuse("a file URL must name a path on this machine"));
+            .map_err(|()| refuse("a file URL must name a path on this machine"))?;
+        // It could be neither handed to the daemon nor kept with what is pending.
+        if path.to_str().is_none() {
+            return Err(refuse("its path is not UTF-8"));
+        }
+        return Ok(StoreRef::Directory(path));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refuse("it must hold no user name or password"));
@@ -656,6 +660,7 @@ mod tests {
             parse("file:///tmp/a%20b"),
             StoreRef::Directory("/tmp/a b".into())
         );
+        assert!(refused("file:///tmp/%ff").contains("not UTF-8"));
     }
 
     #[test]
