@@ -227,7 +227,11 @@ impl DiskTier {
         let data = self.root.join(path).with_file_name(&meta.data);
         sync::point();
         let file = File::open(&data).map_err(|error| error.to_string())?;
-        let size = file.metadata().map_err(|error| error.to_string())?.len();
+        let found = file.metadata().map_err(|error| error.to_string())?;
+        if !found.is_file() {
+            return Err("its data is no file".into());
+        }
+        let size = found.len();
         if size != meta.content_size {
             return Err(format!("{size} bytes instead of {}", meta.content_size));
         }

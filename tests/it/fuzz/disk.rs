@@ -86,7 +86,13 @@ fn entries_of_the_cache() {
         "\"modified_unix_ns\":18446744073709551615, \"x\":1",
     );
     assert_ne!(huge.as_bytes(), whole);
-    let samples: [&[u8]; 4] = [&whole, far.as_bytes(), huge.as_bytes(), late.as_bytes()];
+    let shard = json.parent().expect("a shard").metadata();
+    let folder = String::from_utf8_lossy(&whole).replace(DATA, ".").replace(
+        "\"content_size\":20",
+        &format!("\"content_size\":{}", shard.expect("it is there").len()),
+    );
+    let samples = [&*huge, &late, &folder, far].map(str::as_bytes);
+    let samples = [&[&*whole], &samples[..]].concat();
     fuzz("cache-entry", &samples, |input| {
         fs::write(&json, input).expect("a description");
         fs::write(&data, content).expect("its data");
