@@ -1,0 +1,148 @@
+//! The bytes of a draft: read, written, cut off, synced.
+//!
+//! INVARIANT: frozen bytes stay as they are; a change of them makes a copy first.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+
+use super::{Draft, State};
+use crate::clock::Wait;
+use crate::fs::{FsError, Result};
+use crate::staging::StagingFolder;
+use crate::staging::file::StagingFile;
+
+impl Draft {
+    /// Reads `len` bytes at `offset`, fewer only at its end.
+    ///
+    /// # Errors
+    /// Those of the local disk.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let (file, size) = {
+            let state = self.state.lock();
+            (Arc::clone(&state.file), state.size)
+        };
+        let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        file.read_at(offset, len.min(left))
+            .map(Bytes::from)
+            .map_err(|error| FsError::staging("cannot read", &error))
+    }
+
+    /// Writes bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`FsError::WouldBlock`] and those of the local disk.
+    pub fn write(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        now: SystemTime,
+        folder: &StagingFolder,
+        wait: Wait,
+    ) -> Result<()> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.edit(now, folder, wait, |file, size| {
+            file.write_at(offset, bytes)?;
+            Ok(size.max(end))
+        })
+    }
+
+    /// Cuts it off, or lengthens it with zeros.
+    ///
+    /// # Errors
+    /// As for [`Draft::write`].
+    pub fn set_size(
+        &self,
+        size: u64,
+        now: SystemTime,
+        folder: &StagingFolder,
+        wait: Wait,
+    ) -> Result<()> {
+        if size == 0 {
+            // Nothing of the old bytes is needed: no copy of what is frozen, a new file.
+            return self.empty(now, folder, wait);
+        }
+        self.edit(now, folder, wait, |file, _| {
+            file.set_len(size).map(|()| size)
+        })
+    }
+
+    /// Changes the bytes; `change` gets the size and returns the new one.
+    ///
+    /// # Errors
+    /// As for [`Draft::write`].
+    pub fn edit(
+        &self,
+        now: SystemTime,
+        folder: &StagingFolder,
+        wait: Wait,
+        change: impl FnOnce(&StagingFile, u64) -> io::Result<u64>,
+    ) -> Result<()> {
+        let _order = self.take_order(wait)?;
+        let (mut file, size) = {
+            let state = self.state.lock();
+            (Arc::clone(&state.file), state.size)
+        };
+        if file.is_frozen() {
+            if wait == Wait::Never {
+                return Err(FsError::WouldBlock);
+            }
+            file = file
+                .copy(size, folder)
+                .map_err(|error| FsError::staging("cannot copy", &error))?;
+            self.state.lock().file = Arc::clone(&file);
+        }
+        let new_size =
+            change(&file, size).map_err(|error| FsError::staging("cannot write", &error))?;
+        let mut state = self.state.lock();
+        state.size = new_size;
+        state.untouched = false;
+        state.changed(now);
+        Ok(())
+    }
+
+    fn empty(&self, now: SystemTime, folder: &StagingFolder, wait: Wait) -> Result<()> {
+        let _order = self.take_order(wait)?;
+        let file = Arc::clone(&self.state.lock().file);
+        let file = if file.is_frozen() {
+            StagingFile::new(folder)
+        } else {
+            file.set_len(0).map(|()| file)
+        };
+        let file = file.map_err(|error| FsError::staging("cannot empty", &error))?;
+        let mut state = self.state.lock();
+        state.file = file;
+        state.size = 0;
+        state.untouched = true;
+        state.changed(now);
+        Ok(())
+    }
+
+    fn take_order(&self, wait: Wait) -> Result<MutexGuard<'_, ()>> {
+        match wait {
+            Wait::Never => self.order.try_lock().ok_or(FsError::WouldBlock),
+            // Whoever holds it works on the local disk.
+            Wait::Until(_) => Ok(self.order.lock()),
+        }
+    }
+
+    /// Waits until the bytes are on the local disk.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn sync_locally(&self) -> Result<()> {
+        let file = Arc::clone(&self.state.lock().file);
+        file.sync()
+            .map_err(|error| FsError::staging("cannot keep", &error))
+    }
+}
+
+impl State {
+    fn changed(&mut self, now: SystemTime) {
+        self.change += 1;
+        self.modified = now;
+    }
+}

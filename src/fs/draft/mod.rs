@@ -1,0 +1,245 @@
+//! A file that this mount has changed: its bytes in a staging file, and how far the store has them.
+//!
+//! Lock order: `order`, then `state`. `order` puts the changes of one file's bytes one after the
+//! other, as a filesystem's inode lock does: it is the one lock that is held while the local disk
+//! works, nobody waits for it who holds another, and it is never held across a request.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::types::Ino;
+use crate::staging::file::{Frozen, StagingFile};
+use crate::staging::{EntryId, UnansweredUploads};
+use crate::store::{Encoding, Key, RecordMeta, StoreError};
+
+mod bytes;
+mod commit;
+mod journalled;
+
+pub use commit::{Begin, Paused, Ticket, Why};
+use journalled::Journalled;
+
+/// What a changed file is called, and whether the store is to have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A record.
+    Record(Key),
+    /// A scratch file: it lives in the daemon only.
+    Scratch(OsString),
+    /// It was deleted or replaced; only open handles still see it.
+    Gone,
+}
+
+/// A file that this mount has changed.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its inode.
+    pub ino: Ino,
+    order: Mutex<()>,
+    state: Mutex<State>,
+    /// A commit or a pause has ended.
+    ended: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    place: Place,
+    file: Arc<StagingFile>,
+    size: u64,
+    /// Grows with every change.
+    change: u64,
+    /// The change up to which the store has the file.
+    committed: u64,
+    committing: bool,
+    /// No commit may begin: the file is getting another name, or losing its own.
+    paused: bool,
+    failed: Option<(u64, StoreError)>,
+    /// Nothing has been written since it was created or emptied.
+    untouched: bool,
+    /// Whether its name is one that programs soon give up for another.
+    temporary: bool,
+    due: Option<Instant>,
+    /// The journal's entry of bytes that the store refused. They are those of `.1`, which
+    /// therefore stays as it is.
+    kept: Option<(EntryId, Frozen)>,
+    /// What is journalled and will be uploaded (`--write-back`).
+    journalled: Option<Journalled>,
+    facts: DraftFacts,
+    /// What uploads whose answers were lost may have made of the record.
+    unanswered: UnansweredUploads,
+    modified: SystemTime,
+}
+
+/// What is known of the record that a draft is to become.
+#[derive(Clone, Debug, Default)]
+pub struct DraftFacts {
+    /// The version that it replaces; `None` for a record that did not exist.
+    pub base: Option<RecordMeta>,
+    /// Whether the store is to refuse it if the record exists by now.
+    pub exclusive: bool,
+    /// The type that a program has set.
+    pub content_type: Option<Arc<str>>,
+    /// The encoding that a program has set (raw mounts).
+    pub encoding: Option<Encoding>,
+}
+
+impl Draft {
+    /// Makes a draft of `size` bytes; it is changed from the start if the store does not have it.
+    pub fn new(
+        ino: Ino,
+        place: Place,
+        file: Arc<StagingFile>,
+        size: u64,
+        facts: DraftFacts,
+        modified: SystemTime,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ino,
+            order: Mutex::default(),
+            state: Mutex::new(State {
+                place,
+                file,
+                size,
+                change: 0,
+                committed: 0,
+                committing: false,
+                paused: false,
+                failed: None,
+                untouched: false,
+                temporary: false,
+                due: None,
+                kept: None,
+                journalled: None,
+                facts,
+                unanswered: UnansweredUploads::default(),
+                modified,
+            }),
+            ended: Condvar::new(),
+        })
+    }
+
+    /// Makes it one that does not exist in the store yet, empty.
+    pub fn as_new(self: Arc<Self>, temporary: bool) -> Arc<Self> {
+        {
+            let mut state = self.state.lock();
+            state.change = 1;
+            state.untouched = true;
+            state.temporary = temporary;
+        }
+        self
+    }
+
+    /// Returns what it is called.
+    pub fn place(&self) -> Place {
+        self.state.lock().place.clone()
+    }
+
+    /// Gives it another name, or none. The store is to have it again under that name.
+    pub fn set_place(&self, place: Place, temporary: bool) {
+        let mut state = self.state.lock();
+        state.place = place;
+        state.temporary = temporary;
+        state.due = None;
+    }
+
+    /// Marks it as not stored under its present name.
+    pub fn set_unstored(&self, base: Option<RecordMeta>) {
+        let mut state = self.state.lock();
+        state.change += 1;
+        state.facts.base = base;
+        state.facts.exclusive = false;
+        state.unanswered.clear();
+        state.failed = None;
+    }
+
+    /// Puts back what it replaces, after a rename that failed.
+    pub fn set_base(&self, base: Option<RecordMeta>) {
+        self.state.lock().facts.base = base;
+    }
+
+    /// Takes note of what it is to replace if it has no changes of its own, and that name still.
+    pub fn replaces(&self, place: &Place, base: Option<RecordMeta>) {
+        let mut state = self.state.lock();
+        let is_clean = state.change <= state.committed && state.journalled.is_none();
+        if is_clean && !state.committing && state.place == *place {
+            state.facts.base = base;
+        }
+    }
+
+    /// Marks it as stored as it is.
+    pub fn set_committed(&self) {
+        let mut state = self.state.lock();
+        state.committed = state.change;
+    }
+
+    /// Returns its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    /// Returns when it was last changed.
+    pub fn modified(&self) -> SystemTime {
+        self.state.lock().modified
+    }
+
+    /// Returns what is known of its record.
+    pub fn facts(&self) -> DraftFacts {
+        self.state.lock().facts.clone()
+    }
+
+    /// Changes what is known of its record; the store is to have it so.
+    pub fn set_facts(&self, change: impl FnOnce(&mut DraftFacts)) {
+        let mut state = self.state.lock();
+        change(&mut state.facts);
+        state.change += 1;
+    }
+
+    /// Tells whether the store lacks something of it that it is to have.
+    pub fn is_dirty(&self) -> bool {
+        let state = self.state.lock();
+        let ahead = state.change > state.committed || state.journalled.is_some();
+        ahead && state.place != Place::Gone
+    }
+
+    /// Tells whether what the store lacks has been refused by it.
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// Returns why the store has refused what it lacks, if it has.
+    pub fn refusal(&self) -> Option<StoreError> {
+        let state = self.state.lock();
+        let failed = state.failed.as_ref();
+        let (_, error) = failed.filter(|(change, _)| *change == state.change)?;
+        Some(error.duplicate())
+    }
+
+    /// Tells whether a record of this name is in the store, as far as this mount knows.
+    pub fn is_stored(&self) -> bool {
+        self.state.lock().facts.base.is_some()
+    }
+
+    /// Tells whether a record of this name may be in the store though no answer said so.
+    pub fn may_be_stored(&self) -> bool {
+        !self.state.lock().unanswered.is_empty()
+    }
+
+    /// Tells whether its upload can wait for its final name.
+    pub fn is_temporary(&self) -> bool {
+        let state = self.state.lock();
+        state.temporary && state.facts.base.is_none()
+    }
+
+    /// Returns when a held back upload is to begin.
+    pub fn due(&self) -> Option<Instant> {
+        self.state.lock().due
+    }
+
+    /// Holds its upload back until then.
+    pub fn hold(&self, due: Option<Instant>) {
+        self.state.lock().due = due;
+    }
+}

@@ -1,0 +1,547 @@
+//! The translator: every method turns arguments into the core's, calls the one core method of
+//! that name and turns the answer into a reply. No state and no policy of its own.
+//!
+//! The kernel's threads only try: what would wait is repeated on the pool with a deadline, so
+//! that a slow record never stops the mount. A handler that panics costs its request an EIO.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::changes;
+use super::passthrough::Passthrough;
+use super::pending::Watcher;
+use super::processes::Processes;
+use crate::fs::KvFs;
+use crate::fs::setattr::SetAttr;
+use crate::fs::types::{AttrReply, Fh, Ino};
+use crate::workers::Workers;
+
+mod answer;
+mod attributes;
+mod names;
+
+pub(super) use answer::{Asked, Lane, fail, guarded};
+pub use attributes::Appearance;
+use attributes::BLOCK;
+pub(super) use attributes::file_attr;
+
+/// Space that `statfs` shows as the whole: the platform has no limit to show.
+const BLOCKS: u64 = 1 << 38;
+/// Requests that the kernel may have in flight in the background: readahead, mostly.
+const BACKGROUND: u16 = 64;
+/// Bytes that the kernel writes at once at most.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// The core, as `fuser` wants it.
+#[derive(Debug)]
+pub struct Adapter {
+    fs: Arc<KvFs>,
+    pool: Arc<Workers>,
+    watcher: Arc<Watcher>,
+    passthrough: Arc<Passthrough>,
+    /// Where uploads run.
+    uploads: Arc<Workers>,
+    appearance: Appearance,
+    deadline: Duration,
+}
+
+impl Adapter {
+    /// Makes the adapter of `fs`; what waits runs on `pool`, no longer than `deadline`, and what
+    /// changes the store on `uploads`.
+    pub fn new(
+        fs: Arc<KvFs>,
+        pool: Arc<Workers>,
+        uploads: Arc<Workers>,
+        watcher: Arc<Watcher>,
+        passthrough: Passthrough,
+        appearance: Appearance,
+        deadline: Duration,
+    ) -> Self {
+        fs.connect_programs(Arc::new(Processes));
+        Self {
+            fs,
+            pool,
+            uploads,
+            watcher,
+            passthrough: Arc::new(passthrough),
+            appearance,
+            deadline,
+        }
+    }
+
+    pub(super) fn fs(&self) -> &Arc<KvFs> {
+        &self.fs
+    }
+
+    pub(super) fn uploads(&self) -> &Arc<Workers> {
+        &self.uploads
+    }
+
+    pub(super) fn appearance(&self) -> Appearance {
+        self.appearance
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is asked for by itself: an old kernel that lacks one still gives the others.
+        for wanted in [
+            // Without it one slow lookup stops all others of the directory.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // `ls -l` and `find -size` get attributes with the names.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Without it every write asks for an attribute first.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!("this kernel lacks {wanted:?}");
+            }
+        }
+        if self.passthrough.negotiate(config) {
+            self.fs.allow_direct();
+        }
+        if config.set_max_background(BACKGROUND).is_err()
+            || config.set_congestion_threshold(BACKGROUND / 4 * 3).is_err()
+        {
+            tracing::debug!("the kernel keeps its own limit of background requests");
+        }
+        if config.set_max_write(MAX_WRITE).is_err() {
+            tracing::debug!("writes come in smaller pieces");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.look_up(request, parent, name, reply);
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.fs.forget(Ino(ino.0), lookups);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let appearance = self.appearance;
+        self.answer(
+            request,
+            "stat",
+            ino,
+            reply,
+            move |fs, wait| fs.getattr(Ino(ino.0), wait),
+            move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
+        );
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        if truncate || flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return self.open_to_write(request, ino, truncate, reply);
+        }
+        let (fs, passthrough) = (Arc::clone(&self.fs), Arc::clone(&self.passthrough));
+        self.answer_or_undo(
+            Lane::Wait,
+            request,
+            "open",
+            ino,
+            reply,
+            move |fs, wait| fs.open(Ino(ino.0), false, wait),
+            move |mut reply, opened| {
+                let fh = FileHandle(opened.fh.0);
+                if opened.direct {
+                    reply = match passthrough.open(ino, fh, opened.file.as_deref(), reply) {
+                        Ok(()) => return,
+                        Err(reply) => reply,
+                    };
+                    fs.refuse_direct(opened.fh);
+                }
+                let mut flags = FopenFlags::FOPEN_NOFLUSH;
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+                reply.opened(fh, flags);
+            },
+            |fs, opened| fs.release(opened.fh),
+        );
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.answer(
+            request,
+            "read",
+            ino,
+            reply,
+            move |fs, wait| fs.read(Fh(fh.0), offset, size as usize, wait),
+            |reply, bytes| reply.data(&bytes),
+        );
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.passthrough.release(fh);
+        self.close(fh);
+        reply.ok();
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.create_file(request, parent, name, mode, flags, reply);
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.write_bytes(request, ino, fh, offset, data, reply);
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.close_descriptor(request, ino, fh, reply);
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.change(request, "fsync", ino, reply, move |fs, wait| {
+            fs.fsync(Fh(fh.0), wait)
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are in the store before the call that makes or removes them returns.
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.change(request, "fallocate", ino, reply, move |fs, wait| {
+            fs.fallocate(Fh(fh.0), offset, length, mode, wait)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((fh_in, offset_in), (fh_out, offset_out));
+        self.copy_range(request, ino_out, from, to, len, reply);
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.seek(request, ino, fh, offset, whence, reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            size,
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            accessed: atime.map(changes::time),
+            modified: mtime.map(changes::time),
+        };
+        self.set_attributes(request, ino, set, fh, reply);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.change(request, "unlink", parent, reply, move |fs, wait| {
+            fs.unlink(Ino(parent.0), &name, wait)
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.rename_name(request, (parent, name), (newparent, newname), flags, reply);
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.change(request, "rmdir", parent, reply, move |fs, wait| {
+            fs.rmdir(Ino(parent.0), &name, wait)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "mkdir", "directories", reply);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "mknod", "special files", reply);
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "symlink", "symbolic links", reply);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        changes::never(self, "link", "hard links", reply);
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.to_string_lossy().into_owned(), value.to_vec());
+        self.change(request, "setxattr", ino, reply, move |fs, wait| {
+            fs.setxattr(Ino(ino.0), &name, &value, wait)
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_string_lossy().into_owned();
+        self.change(request, "removexattr", ino, reply, move |fs, wait| {
+            fs.removexattr(Ino(ino.0), &name, wait)
+        });
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(
+            request,
+            "opendir",
+            ino,
+            reply,
+            move |fs, _| fs.opendir(Ino(ino.0)),
+            |reply, fh| reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+        );
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.read_dir(request, ino, fh, offset, reply);
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.read_dir(request, ino, fh, offset, reply);
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(
+            BLOCKS,
+            BLOCKS,
+            BLOCKS,
+            u64::from(u32::MAX),
+            u64::from(u32::MAX),
+            BLOCK,
+            self.fs.longest_name() as u32,
+            BLOCK,
+        );
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let name = name.to_string_lossy().into_owned();
+        self.answer(
+            request,
+            "getxattr",
+            ino,
+            reply,
+            move |fs, wait| fs.getxattr(Ino(ino.0), &name, wait),
+            move |reply, value| send_xattr(reply, &value, size),
+        );
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer(
+            request,
+            "listxattr",
+            ino,
+            reply,
+            move |fs, _| fs.listxattr(Ino(ino.0)),
+            move |reply, names| {
+                let list: Vec<u8> = names
+                    .iter()
+                    .flat_map(|name| name.bytes().chain([0]))
+                    .collect();
+                send_xattr(reply, &list, size);
+            },
+        );
+    }
+}
+
+/// Sends an attribute, or how large it is when the caller asks that first.
+fn send_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match (size as usize, u32::try_from(value.len())) {
+        (0, Ok(len)) => reply.size(len),
+        (room, Ok(_)) if value.len() <= room => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

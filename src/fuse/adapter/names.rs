@@ -1,0 +1,186 @@
+//! Names: one looked up, or those of a directory one after the other.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    Errno, FileHandle, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEntry, Request,
+};
+
+use super::Adapter;
+use super::answer::{Lane, fail};
+use super::attributes::{Appearance, file_attr};
+use crate::clock::Wait;
+use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
+use crate::fuse::pending::Refuse;
+use crate::observe::origin;
+
+/// A reply that takes in directory entries, straight into the kernel's buffer.
+pub(super) trait Entries: Refuse {
+    /// Whether attributes go with the names.
+    const WITH_ATTRIBUTES: bool;
+
+    /// Adds an entry; returns whether the buffer is full without it.
+    fn add(
+        &mut self,
+        appearance: Appearance,
+        ino: INodeNo,
+        next: u64,
+        kind: FileKind,
+        name: &OsStr,
+        reply: &AttrReply,
+    ) -> bool;
+
+    /// Sends what has been added.
+    fn send(self);
+}
+
+impl Entries for ReplyDirectory {
+    const WITH_ATTRIBUTES: bool = false;
+
+    fn add(
+        &mut self,
+        _appearance: Appearance,
+        ino: INodeNo,
+        next: u64,
+        kind: FileKind,
+        name: &OsStr,
+        _reply: &AttrReply,
+    ) -> bool {
+        let file_type = match kind {
+            FileKind::Directory => FileType::Directory,
+            FileKind::File => FileType::RegularFile,
+        };
+        Self::add(self, ino, next, file_type, name)
+    }
+
+    fn send(self) {
+        self.ok();
+    }
+}
+
+impl Entries for ReplyDirectoryPlus {
+    const WITH_ATTRIBUTES: bool = true;
+
+    fn add(
+        &mut self,
+        appearance: Appearance,
+        ino: INodeNo,
+        next: u64,
+        _kind: FileKind,
+        name: &OsStr,
+        reply: &AttrReply,
+    ) -> bool {
+        let attr = file_attr(appearance, &reply.attr);
+        Self::add(self, ino, next, name, &reply.ttl, &attr, Generation(0))
+    }
+
+    fn send(self) {
+        self.ok();
+    }
+}
+
+/// The kernel's buffer, as the core fills it.
+struct Sink<'a, R>(&'a mut R, Appearance);
+
+impl<R: Entries> DirSink for Sink<'_, R> {
+    fn add(
+        &mut self,
+        ino: Ino,
+        next: u64,
+        kind: FileKind,
+        name: &OsStr,
+        reply: &AttrReply,
+    ) -> bool {
+        let Self(buffer, appearance) = self;
+        Entries::add(
+            *buffer,
+            *appearance,
+            INodeNo(ino.0),
+            next,
+            kind,
+            name,
+            reply,
+        )
+    }
+}
+
+impl Adapter {
+    pub(super) fn look_up(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (name, appearance) = (name.to_owned(), self.appearance);
+        self.answer_or_undo(
+            Lane::Wait,
+            request,
+            "lookup",
+            parent,
+            reply,
+            move |fs, wait| {
+                let found = fs.lookup(Ino(parent.0), &name, wait)?;
+                if matches!(found, Lookup::Absent(_)) {
+                    origin::absent();
+                }
+                Ok(found)
+            },
+            move |reply, found| match found {
+                Lookup::Found(AttrReply { attr, ttl }) => {
+                    reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0))
+                }
+                Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
+                // Inode 0 is a negative entry, which the kernel remembers (fuse.h, fuse_entry_out).
+                Lookup::Absent(ttl) => {
+                    let nothing = Attr {
+                        ino: Ino(0),
+                        size: 0,
+                        modified: SystemTime::UNIX_EPOCH,
+                        kind: FileKind::File,
+                        links: 0,
+                        shown: Shown::default(),
+                    };
+                    reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
+                }
+            },
+            |fs, found| {
+                if let Lookup::Found(reply) = found {
+                    fs.forget(reply.attr.ino, 1);
+                }
+            },
+        );
+    }
+
+    /// Answers with the entries of a directory from a place on, as many as the reply takes in.
+    pub(super) fn read_dir<R: Entries>(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: R,
+    ) {
+        let (fs, appearance) = (Arc::clone(&self.fs), self.appearance);
+        self.answer(
+            request,
+            "readdir",
+            ino,
+            reply,
+            move |fs, wait| fs.await_dir(Fh(fh.0), offset, R::WITH_ATTRIBUTES, wait),
+            move |mut reply, ()| match fs.readdir(
+                Fh(fh.0),
+                offset,
+                R::WITH_ATTRIBUTES,
+                &mut Sink(&mut reply, appearance),
+                Wait::Never,
+            ) {
+                Ok(()) => reply.send(),
+                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
+            },
+        );
+    }
+}

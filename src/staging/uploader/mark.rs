@@ -1,0 +1,69 @@
+//! Marks on lanes: whoever changes a lane and the journal together has one, so that who closes a
+//! file, an upload that ends, and a hold do not meet.
+
+use std::sync::Arc;
+
+use super::Uploader;
+use super::waiting::not_yet;
+use crate::clock::Deadline;
+use crate::staging::lanes::Mark;
+use crate::store::{Key, StoreError};
+
+impl Uploader {
+    pub(super) fn mark(
+        self: &Arc<Self>,
+        key: &Key,
+        mark: Mark,
+        deadline: Deadline,
+    ) -> Result<Marked, StoreError> {
+        let mut state = self.state.lock();
+        while !state.lanes.try_mark(key, mark) {
+            if self
+                .changed
+                .wait_until(&mut state, deadline.instant())
+                .timed_out()
+            {
+                return Err(not_yet(key, None));
+            }
+        }
+        drop(state);
+        Ok(Marked {
+            uploader: Arc::clone(self),
+            key: key.clone(),
+            mark,
+        })
+    }
+
+    /// Marks the lane of an upload that ends. Waits for who is just closing a file: that takes no
+    /// longer than writing to the disk.
+    pub(super) fn mark_end(self: &Arc<Self>, key: &Key) -> Marked {
+        let mut state = self.state.lock();
+        while !state.lanes.try_mark(key, Mark::End) {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
+        Marked {
+            uploader: Arc::clone(self),
+            key: key.clone(),
+            mark: Mark::End,
+        }
+    }
+}
+
+/// A mark on a lane; dropping it takes it away.
+pub(super) struct Marked {
+    uploader: Arc<Uploader>,
+    key: Key,
+    mark: Mark,
+}
+
+impl Drop for Marked {
+    fn drop(&mut self) {
+        self.uploader
+            .state
+            .lock()
+            .lanes
+            .unmark(&self.key, self.mark);
+        self.uploader.staff();
+    }
+}

@@ -1,0 +1,100 @@
+//! Waiting for uploads: for those of one key, whose verdict is told, or for all.
+
+use super::{PendingUpload, Uploader};
+use crate::clock::Deadline;
+use crate::staging::entry::{self, Why};
+use crate::staging::journal::JournalEntry;
+use crate::store::{ErrorKind, Key, StoreError};
+
+impl Uploader {
+    /// Waits until nothing of `key` is left to be uploaded.
+    ///
+    /// # Errors
+    /// Why one of them was refused for good, now or since this was last asked; and
+    /// [`ErrorKind::Timeout`] when the deadline passed first.
+    pub fn wait_key(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
+        let _waits = Waits::new(self);
+        let mut state = self.state.lock();
+        state.lanes.hurry(Some(key));
+        self.changed.notify_all();
+        while state.lanes.has(key) {
+            if self
+                .changed
+                .wait_until(&mut state, deadline.instant())
+                .timed_out()
+            {
+                let error = state.lanes.error(key).map(ToOwned::to_owned);
+                return Err(not_yet(key, error.as_deref()));
+            }
+        }
+        let refused = state.untold.remove(key);
+        drop(state);
+        match refused.and_then(|id| kept_error(&self.journal.get(&id)?)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is left to be uploaded; returns what still is when the deadline passed.
+    pub fn wait_all(&self, deadline: Deadline) -> Vec<PendingUpload> {
+        let _waits = Waits::new(self);
+        let mut state = self.state.lock();
+        state.lanes.hurry(None);
+        self.changed.notify_all();
+        while !state.lanes.is_empty() {
+            if self
+                .changed
+                .wait_until(&mut state, deadline.instant())
+                .timed_out()
+                || state.stopped
+            {
+                break;
+            }
+        }
+        let settled = state.lanes.is_empty();
+        drop(state);
+        if settled {
+            self.settle();
+        }
+        self.pending()
+    }
+}
+
+/// Somebody waits for uploads, until this is dropped.
+struct Waits<'a>(&'a Uploader);
+
+impl<'a> Waits<'a> {
+    fn new(uploader: &'a Uploader) -> Self {
+        uploader.state.lock().waiters += 1;
+        Self(uploader)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiters -= 1;
+    }
+}
+
+pub(super) fn not_yet(key: &Key, error: Option<&str>) -> StoreError {
+    let why = error.map_or_else(String::new, |error| format!(": {error}"));
+    StoreError::new(
+        ErrorKind::Timeout,
+        format!("an upload is still under way{why}"),
+    )
+    .with_key(key)
+    .with_hint("its bytes are safe on disk and the upload goes on; see kvfs status")
+}
+
+/// Returns why an entry was refused.
+fn kept_error(entry: &JournalEntry) -> Option<StoreError> {
+    let Why::Failed { kind, message } = &entry.pending.why else {
+        return None;
+    };
+    let kind = entry::kind_of(kind);
+    Some(
+        StoreError::new(kind, message.clone())
+            .with_key(&entry.pending.key)
+            .with_hint("its bytes are kept: see kvfs recover"),
+    )
+}
