@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::pace::{Moment, PACE_LEN, Pace};
 use crate::store::Priority;
@@ -191,7 +191,7 @@ impl Locked<'_> {
         self.0.read_exact_at(&mut bytes, 0).ok()?;
         let (content, sum) = bytes.split_last_chunk::<8>()?;
         let (magic, mut rest) = content.split_first_chunk::<16>()?;
-        if magic != MAGIC || u64::from_le_bytes(*sum) != xxh3_64(content) {
+        if magic != MAGIC || u64::from_le_bytes(*sum) != XxHash3_64::oneshot(content) {
             return None;
         }
         let mut paces = [Pace::new(1.0, false); KINDS];
@@ -209,7 +209,7 @@ impl Locked<'_> {
         for pace in paces {
             bytes.extend_from_slice(&pace.to_bytes());
         }
-        bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&XxHash3_64::oneshot(&bytes).to_le_bytes());
         self.0.write_all_at(&bytes, 0)
     }
 }

@@ -15,7 +15,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Instant;
 
-use xxhash_rust::xxh3::Xxh3Default;
+use twox_hash::XxHash3_128;
 
 use super::body::{Broken, HttpBody};
 use super::endpoint::Target;
@@ -46,7 +46,7 @@ pub struct ResumingBody {
     /// Where the last byte must have been, unless the server does not say.
     end: Option<u64>,
     /// Of all bytes handed out; only kept where there is no strong entity tag.
-    hash: Option<Box<Xxh3Default>>,
+    hash: Option<Box<XxHash3_128>>,
     body: HttpBody,
     resumes: u32,
     /// The course of resuming since the last progress, and where that was.
@@ -130,7 +130,7 @@ impl ResumingBody {
             ));
         }
         if let Some(hash) = &mut self.hash {
-            hash.update(bytes);
+            hash.write(bytes);
         }
         Ok(bytes.len())
     }
@@ -211,12 +211,12 @@ impl ResumingBody {
         // The part before the one that was asked for has not been handed out, nor hashed.
         let before = self.start.saturating_sub(begins_at);
         let again = self.at - self.start.max(begins_at);
-        let mut hash = self.hash.is_some().then(Xxh3Default::new);
+        let mut hash = self.hash.is_some().then(XxHash3_128::new);
         if !skip(&mut answer.body, before, None)? || !skip(&mut answer.body, again, hash.as_mut())?
         {
             return Err(self.changed("the record has become shorter").into());
         }
-        if hash.map(|hash| hash.digest128()) != self.hash.as_ref().map(|hash| hash.digest128()) {
+        if hash.map(|hash| hash.finish_128()) != self.hash.as_ref().map(|hash| hash.finish_128()) {
             return Err(self.changed("the record changed while it was read").into());
         }
         if !self.is_part {
@@ -257,7 +257,7 @@ impl ResumingBody {
 fn skip(
     body: &mut HttpBody,
     mut count: u64,
-    mut hash: Option<&mut Xxh3Default>,
+    mut hash: Option<&mut XxHash3_128>,
 ) -> Result<bool, Broken> {
     if count == 0 {
         return Ok(true);
@@ -270,7 +270,7 @@ fn skip(
         let most = usize::try_from(count).map_or(SKIP_LEN, |count| count.min(SKIP_LEN));
         let len = body.take(&mut scratch[..most]);
         if let Some(hash) = &mut hash {
-            hash.update(&scratch[..len]);
+            hash.write(&scratch[..len]);
         }
         count -= len as u64;
     }

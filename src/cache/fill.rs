@@ -289,9 +289,6 @@ impl Download {
         let Some(room) = &mut front.spool else {
             return Ok(());
         };
-        if let Some(sum) = &mut front.sum {
-            sum.update(bytes);
-        }
         self.set_aside(end, &mut front.set_aside);
         let kept = room.grow(end)
             && self
@@ -308,6 +305,9 @@ impl Download {
             }
             // Go on only to learn the size; what has arrived is dropped.
             front.spool = None;
+        } else if let Some(sum) = &mut front.sum {
+            // After the write, which has brought the bytes into the processor's cache.
+            sum.update(bytes);
         }
         Ok(())
     }

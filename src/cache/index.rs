@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::page::Packed;
 use super::split::Guide;
@@ -55,18 +55,18 @@ impl Index {
     /// Returns the index in `dir` of what `query` lists; `is_immutable` says that nothing of it
     /// ever changes.
     pub fn new(dir: &Path, query: &ListQuery, is_immutable: bool) -> Self {
-        let mut hash = Xxh3::new();
+        let mut hash = XxHash3_128::new();
         for part in [&query.prefix, &query.collection] {
             let part = part.as_deref();
-            hash.update(
+            hash.write(
                 &part
                     .map_or(u64::MAX, |part| part.len() as u64)
                     .to_le_bytes(),
             );
-            hash.update(part.unwrap_or_default().as_bytes());
+            hash.write(part.unwrap_or_default().as_bytes());
         }
         Self {
-            path: dir.join(format!("listing-{:032x}.index", hash.digest128())),
+            path: dir.join(format!("listing-{:032x}.index", hash.finish_128())),
             is_immutable,
             written: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -125,7 +125,7 @@ impl Index {
             bytes.extend_from_slice(&(page.len() as u64).to_le_bytes());
             bytes.extend_from_slice(&page);
         }
-        let sum = xxh3_64(&bytes);
+        let sum = XxHash3_64::oneshot(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         let mut written = self.written.lock();
         let is_there = written.is_some_and(|(on_disk, at)| {
@@ -165,7 +165,7 @@ fn parse(bytes: &[u8]) -> Option<(Vec<Packed>, bool, u64)> {
     let (content, sum) = bytes.split_last_chunk::<8>()?;
     let sum = u64::from_le_bytes(*sum);
     let (magic, mut rest) = content.split_first_chunk::<16>()?;
-    if ![CHANGING, IMMUTABLE].contains(&magic) || xxh3_64(content) != sum {
+    if ![CHANGING, IMMUTABLE].contains(&magic) || XxHash3_64::oneshot(content) != sum {
         return None;
     }
     let mut pages: Vec<Packed> = Vec::new();

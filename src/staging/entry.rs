@@ -12,7 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use twox_hash::XxHash3_128;
 
 use super::unanswered::{Unanswered, UnansweredUploads};
 use crate::store::{ETag, Encoding, ErrorKind, Key, StoreError};
@@ -235,7 +235,7 @@ pub fn encode(pending: &Pending, data_checksum: &str) -> io::Result<Vec<u8>> {
     let entry = serde_json::value::to_raw_value(&description)?;
     let envelope = Envelope {
         version: VERSION,
-        checksum: hex(xxh3_128(entry.get().as_bytes())),
+        checksum: hex(XxHash3_128::oneshot(entry.get().as_bytes())),
         entry,
     };
     Ok(serde_json::to_vec(&envelope)?)
@@ -258,7 +258,7 @@ pub fn decode(text: &[u8]) -> Result<(Pending, String), Unreadable> {
         return Err(Unreadable::Newer(version));
     }
     let envelope: Envelope = serde_json::from_slice(text).map_err(damaged)?;
-    if envelope.checksum != hex(xxh3_128(envelope.entry.get().as_bytes())) {
+    if envelope.checksum != hex(XxHash3_128::oneshot(envelope.entry.get().as_bytes())) {
         return Err(Unreadable::Damaged(
             "the checksum of its description does not match".into(),
         ));
@@ -292,15 +292,15 @@ pub fn decode(text: &[u8]) -> Result<(Pending, String), Unreadable> {
 /// That it cannot be read, or is shorter.
 pub fn data_checksum(data: impl Read, size: u64) -> io::Result<String> {
     let mut data = data.take(size);
-    let mut sum = Xxh3::new();
+    let mut sum = XxHash3_128::new();
     let mut buffer = vec![0; 256 << 10];
     let mut left = size;
     loop {
         match data.read(&mut buffer)? {
-            0 if left == 0 => return Ok(hex(sum.digest128())),
+            0 if left == 0 => return Ok(hex(sum.finish_128())),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => {
-                sum.update(&buffer[..n]);
+                sum.write(&buffer[..n]);
                 left -= n as u64;
             }
         }
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn descriptions_of_before_there_were_unanswered_uploads_are_read() {
         let entry = r#"{"key":"k","content_type":null,"encoding":null,"if_match":"\"1\"","if_absent":false,"size":3,"closed_at":"2026-01-02T03:04:05Z","why":"write_back","attempts":0,"data_checksum":"00"}"#;
-        let checksum = hex(xxh3_128(entry.as_bytes()));
+        let checksum = hex(XxHash3_128::oneshot(entry.as_bytes()));
         let text = format!(r#"{{"version":1,"checksum":"{checksum}","entry":{entry}}}"#);
         let (pending, _) = decode(text.as_bytes()).expect("an entry");
         assert!(pending.unanswered.is_empty());

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::entry;
 use super::journal::ReadAt;
@@ -194,18 +194,18 @@ pub fn may_have_arrived(kind: ErrorKind) -> bool {
 
 /// Returns length and checksum of what `body` yields; `None` if it is more than `most` bytes.
 fn checksum(mut body: impl Read, most: u64) -> io::Result<Option<(u64, String)>> {
-    let mut sum = Xxh3::new();
+    let mut sum = XxHash3_128::new();
     let mut buffer = vec![0; CHUNK];
     let mut len = 0;
     loop {
         match body.read(&mut buffer) {
-            Ok(0) => return Ok(Some((len, entry::hex(sum.digest128())))),
+            Ok(0) => return Ok(Some((len, entry::hex(sum.finish_128())))),
             Ok(n) => {
                 len += n as u64;
                 if len > most {
                     return Ok(None);
                 }
-                sum.update(&buffer[..n]);
+                sum.write(&buffer[..n]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 /// The checksum of contents: xxh3-128, in hex. It finds damage, not malice.
 #[derive(Default)]
-pub struct Checksum(Xxh3);
+pub struct Checksum(XxHash3_128);
 
 impl std::fmt::Debug for Checksum {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -19,12 +19,12 @@ impl std::fmt::Debug for Checksum {
 impl Checksum {
     /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.0.write(bytes);
     }
 
     /// Returns the checksum of all bytes so far.
     pub fn finish(&self) -> String {
-        format!("{:032x}", self.0.digest128())
+        format!("{:032x}", self.0.finish_128())
     }
 }
 

@@ -14,7 +14,7 @@ use kvfs::metrics::Metrics;
 use kvfs::staging::folder::StoreFile;
 use kvfs::staging::{EntryId, StagingConfig, StagingFolder};
 use kvfs::store::{Encoding, Key, ListItem, ListQuery, RecordMeta};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::engine::fuzz;
 
@@ -141,7 +141,7 @@ fn saved_listings() {
         assert_eq!(saved.is_some(), path.exists(), "what is broken is removed");
         // What lies behind the checksum must do no harm either.
         let content = &input[..input.len().saturating_sub(8)];
-        let summed = [content, &xxh3_64(content).to_le_bytes()].concat();
+        let summed = [content, &XxHash3_64::oneshot(content).to_le_bytes()].concat();
         fs::write(&path, &summed).expect("a listing");
         let behind = load();
         if saved.is_some() {
@@ -169,7 +169,7 @@ fn described(entry: &[u8]) -> Vec<u8> {
     if entry.starts_with(b"{\"version\"") {
         return entry.to_vec();
     }
-    let checksum = xxh3_128(entry);
+    let checksum = XxHash3_128::oneshot(entry);
     let mut text = format!(r#"{{"version":1,"checksum":"{checksum:032x}","entry":"#).into_bytes();
     text.extend_from_slice(entry);
     text.push(b'}');
@@ -193,7 +193,7 @@ fn journals_of_dead_processes() {
     let data = b"hello, world";
     let whole = format!(
         r#"{{"key":"k","content_type":null,"encoding":null,"if_match":null,"if_absent":false,"size":12,"closed_at":"2026-01-02T03:04:05Z","why":"write_back","attempts":0,"data_checksum":"{:032x}"}}"#,
-        xxh3_128(data)
+        XxHash3_128::oneshot(data)
     );
     let newer = br#"{"version":2,"checksum":"","entry":{}}"#;
     fuzz("journal", &[whole.as_bytes(), newer], |input| {
