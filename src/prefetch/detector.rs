@@ -5,7 +5,7 @@
 //! processes, and each may open a little out of order (`xargs -P`). What a scan leaves out is
 //! learnt by class (the names' extensions): `cat *.html` does not fetch the `.json` between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Opens in a row, by small steps, that make a scan: two may be chance.
@@ -24,6 +24,8 @@ const STOPPED: Duration = Duration::from_millis(500);
 const STOPPED_OPENS: u64 = 64;
 /// Scans followed at once; the least recently used one is forgotten.
 const SCANS: usize = 16;
+/// The last opens that are remembered: what others have just read need not be fetched ahead.
+const REMEMBERED: usize = 256;
 
 /// What the detector must be told of the records.
 pub trait Records {
@@ -41,6 +43,29 @@ pub struct Detector {
     useful: Duration,
     scans: Vec<Scan>,
     opens: u64,
+    recent: Recent,
+}
+
+/// The ranks opened last, with their times, oldest first.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<(u64, Duration)>);
+
+impl Recent {
+    fn add(&mut self, rank: u64, now: Duration, useful: Duration) {
+        self.0.push_back((rank, now));
+        while self.0.len() > REMEMBERED
+            || self
+                .0
+                .front()
+                .is_some_and(|(_, at)| now.saturating_sub(*at) >= useful)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    fn contains(&self, rank: u64) -> bool {
+        self.0.iter().any(|(other, _)| *other == rank)
+    }
 }
 
 #[derive(Debug)]
@@ -70,6 +95,7 @@ impl Detector {
             useful,
             scans: Vec::new(),
             opens: 0,
+            recent: Recent::default(),
         }
     }
 
@@ -77,7 +103,12 @@ impl Detector {
     /// returns the ranks to fetch ahead now, in the order of their need.
     pub fn opened(&mut self, rank: u64, now: Duration, records: &dyn Records) -> Vec<u64> {
         self.opens += 1;
-        let at = match self.scans.iter().position(|scan| scan.expects(rank)) {
+        // Of several the one that stands right before it: where many walk side by side, each
+        // fetches ahead what belongs to the next.
+        let nearest = (0..self.scans.len())
+            .filter(|at| self.scans[*at].expects(rank))
+            .min_by_key(|at| self.scans[*at].distance(rank));
+        let at = match nearest {
             Some(at) => at,
             None => {
                 if self.scans.len() == SCANS
@@ -98,16 +129,27 @@ impl Detector {
                 scan.ahead.clear();
                 scan.ahead_bytes = 0;
             }
+            if other != at {
+                scan.take(rank);
+            }
             others += if other == at { 0 } else { scan.ahead.len() };
         }
         let most = WINDOW.1.saturating_sub(others).max(WINDOW.0);
-        let scan = &mut self.scans[at];
+        self.recent.add(rank, now, self.useful);
+        let (before, rest) = self.scans.split_at_mut(at);
+        let Some((scan, after)) = rest.split_first_mut() else {
+            return Vec::new();
+        };
         scan.last_used = opens;
         scan.advance(rank, now, records);
         if scan.run < RUN {
             return Vec::new();
         }
-        scan.fetch(most, self.budget, self.useful, records)
+        let is_covered = |rank| {
+            let mut others = before.iter().chain(&*after);
+            self.recent.contains(rank) || others.any(|scan| scan.ahead.contains_key(&rank))
+        };
+        scan.fetch(most, self.budget, self.useful, records, is_covered)
     }
 
     /// Forgets all scans.
@@ -140,6 +182,11 @@ impl Scan {
     fn expects(&self, rank: u64) -> bool {
         self.ahead.contains_key(&rank)
             || (self.front.saturating_sub(STEP)..=self.front + STEP).contains(&rank)
+    }
+
+    /// Returns how far an open is from the one that would be next.
+    fn distance(&self, rank: u64) -> u64 {
+        rank.abs_diff(self.front + 1)
     }
 
     fn advance(&mut self, rank: u64, now: Duration, records: &dyn Records) {
@@ -213,6 +260,7 @@ impl Scan {
         budget: u64,
         useful: Duration,
         records: &dyn Records,
+        is_covered: impl Fn(u64) -> bool,
     ) -> Vec<u64> {
         // A slow reader gets no more than it will open while it is of use.
         let soon = useful
@@ -225,7 +273,8 @@ impl Scan {
             let Some((class, bytes)) = records.at(self.next) else {
                 break;
             };
-            if self.only.is_none_or(|only| only == class) && bytes <= budget {
+            let is_wanted = self.only.is_none_or(|only| only == class) && bytes <= budget;
+            if is_wanted && !is_covered(self.next) {
                 if self.ahead_bytes + bytes > budget {
                     break;
                 }
@@ -320,6 +369,49 @@ mod tests {
         let wasted = fetched.iter().filter(|rank| *rank % 3 != 0).count();
         assert!(wasted <= 10, "{wasted} records of the other class");
         assert!(fetched.len() >= 990 + wasted, "{}", fetched.len());
+    }
+
+    /// `xargs -P 8 -n 20 cat`: eight processes, each of which reads the next twenty.
+    #[test]
+    fn readers_side_by_side_are_followed_like_one() {
+        let (mut detector, store) = (detector(), store(4000));
+        let mut readers: Vec<std::ops::Range<u64>> = (0..8).map(|i| i * 20..i * 20 + 20).collect();
+        let mut next = 160;
+        let (mut fetched, mut foreseen, mut opens) = (HashSet::new(), 0, 0);
+        let mut random = fastrand::Rng::with_seed(1);
+        while opens < 3000 {
+            let at = random.usize(..readers.len());
+            let Some(rank) = readers[at].next() else {
+                readers[at] = next..next + 20;
+                next += 20;
+                continue;
+            };
+            opens += 1;
+            foreseen += usize::from(fetched.contains(&rank));
+            fetched.extend(detector.opened(rank, Duration::from_micros(opens * 100), &store));
+        }
+        assert!(foreseen >= 2700, "only {foreseen} of {opens}");
+        assert!(
+            fetched.len() - foreseen <= 200,
+            "{} wasted",
+            fetched.len() - foreseen
+        );
+    }
+
+    #[test]
+    fn a_second_walk_is_foreseen_once_the_first_is_out_of_date() {
+        let (mut detector, store) = (detector(), store(100));
+        let mut walk = |from: u64| -> usize {
+            (0..100)
+                .map(|rank| {
+                    detector
+                        .opened(rank, Duration::from_secs(from), &store)
+                        .len()
+                })
+                .sum()
+        };
+        assert_eq!(walk(0), 97);
+        assert!(walk(6) >= 90);
     }
 
     #[test]
