@@ -102,7 +102,11 @@ impl Budgets {
     /// Takes note of a 429.
     pub fn refuse(&self, kind: usize, now: Moment, retry_after: Option<Duration>) {
         let mut state = self.0.lock();
-        state.change(now, |paces| paces[kind].refuse(now, retry_after));
+        // Other processes may have paced themselves all along.
+        let was_paced = state.paces[kind].is_enforced();
+        state.change(now, |paces| {
+            paces[kind].refuse(now, retry_after, was_paced);
+        });
     }
 }
 

@@ -104,10 +104,16 @@ impl Pace {
         self.is_enforced = true;
     }
 
-    /// Takes note of a 429, and of what its `Retry-After` says.
-    pub fn refuse(&mut self, now: Moment, retry_after: Option<Duration>) {
-        self.is_enforced = true;
-        if self.share >= 1.0 || now.saturating_sub(self.refused) >= SAME_REFUSAL {
+    /// Takes note of a 429, and of what its `Retry-After` says; `was_paced` tells whether what was
+    /// refused had waited for its turn.
+    pub fn refuse(&mut self, now: Moment, retry_after: Option<Duration>, was_paced: bool) {
+        if !self.is_enforced || !was_paced {
+            // Nothing was held back, so nothing is known of the limit that is assumed.
+            // What is on its way is refused too, until the server's second is over.
+            self.is_enforced = true;
+            self.refused = now;
+            self.next = now + SAME_REFUSAL + self.burst(now);
+        } else if now.saturating_sub(self.refused) >= SAME_REFUSAL {
             self.share = (self.share(now) * DECREASE).max(LEAST_SHARE);
             self.refused = now;
         }
@@ -234,7 +240,7 @@ mod tests {
         let mut pace = Pace::new(200.0, true);
         let start = Duration::from_secs(50);
         for at in 0..10 {
-            pace.refuse(start + MS * at, None);
+            pace.refuse(start + MS * at, None, true);
         }
         assert_eq!(pace.share(start), 0.5);
         let begun = run(&mut pace, Priority::Foreground, start, 400);
@@ -243,19 +249,38 @@ mod tests {
             .filter(|at| **at < start + Duration::from_secs(1))
             .count();
         assert!((60..=100).contains(&first), "{first}");
-        pace.refuse(start + Duration::from_secs(2), None);
+        pace.refuse(start + Duration::from_secs(2), None, true);
         assert!((0.2..0.3).contains(&pace.share(start + Duration::from_secs(2))));
         assert_eq!(pace.share(start + Duration::from_secs(60)), 1.0);
+    }
+
+    #[test]
+    fn the_first_refusal_of_a_server_that_named_no_limit_tells_that_there_is_one() {
+        let mut pace = Pace::new(200.0, false);
+        let start = Duration::from_secs(50);
+        assert_eq!(run(&mut pace, Priority::Prefetch, start, 1000)[999], start);
+        for late in 0..56 {
+            pace.refuse(start + MS * late, None, late > 0);
+        }
+        let now = start + MS * 56;
+        assert_eq!(pace.share(now), 1.0);
+        let begun = run(&mut pace, Priority::Prefetch, now, 400);
+        assert!(begun[0] >= start + Duration::from_secs(1), "{:?}", begun[0]);
+        assert!(begun[399] <= begun[0] + Duration::from_millis(2150));
+        assert!(most_in_a_second(&begun) <= 200);
+        // Refused again at that rate: the limit is lower than was assumed.
+        pace.refuse(begun[0] + Duration::from_secs(1), None, true);
+        assert!(pace.share(begun[0] + Duration::from_secs(1)) <= 0.51);
     }
 
     #[test]
     fn nobody_begins_before_retry_after_has_passed() {
         let mut pace = Pace::new(60.0, true);
         let now = Duration::from_secs(50);
-        pace.refuse(now, Some(Duration::from_secs(3)));
+        pace.refuse(now, Some(Duration::from_secs(3)), true);
         let begun = run(&mut pace, Priority::Foreground, now, 1);
         assert!(begun[0] >= now + Duration::from_secs(3), "{begun:?}");
-        pace.refuse(now, Some(Duration::from_secs(3600)));
+        pace.refuse(now, Some(Duration::from_secs(3600)), true);
         let begun = run(&mut pace, Priority::Foreground, now, 1);
         assert!(begun[0] <= now + Duration::from_secs(31), "{begun:?}");
     }
@@ -289,7 +314,7 @@ mod tests {
     fn what_is_on_disk_makes_sense_or_is_not_believed() {
         let now = Duration::from_secs(1000);
         let mut pace = Pace::new(200.0, true);
-        pace.refuse(now, Some(Duration::from_secs(2)));
+        pace.refuse(now, Some(Duration::from_secs(2)), true);
         let _ = pace.take(Priority::Listing, now);
         assert_eq!(Pace::from_bytes(&pace.to_bytes(), now), Some(pace));
         // The machine has been started anew: the time begins at 0 again.
