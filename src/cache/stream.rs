@@ -21,6 +21,12 @@ const LOOKBACK: u64 = 8 * MIB;
 /// A read farther ahead than this starts a new request where the server honours ranges.
 const SKIP: u64 = 4 * MIB;
 
+/// The first that is fetched of where somebody has jumped to, and how much more each time that is
+/// read to its end; from the last on, all the rest.
+const PART: u64 = 512 * KIB;
+const PART_GROWTH: u64 = 4;
+const LAST_PART: u64 = 8 * MIB;
+
 /// A readable body.
 pub type Body = Box<dyn Read + Send>;
 
@@ -115,6 +121,10 @@ struct Stream {
     body: Option<Body>,
     /// Position of the next byte of the body.
     position: u64,
+    /// Where the body ends.
+    end: u64,
+    /// How much to fetch when that is not enough.
+    next_part: u64,
     /// What was read last, oldest first.
     window: VecDeque<(u64, Bytes)>,
     /// Whether a body has been started before: the next one must be provably the same version.
@@ -134,6 +144,7 @@ impl StreamReader {
     pub fn new(origin: Origin, size: u64, body: Option<Body>) -> Self {
         let stream = Stream {
             started: body.is_some(),
+            end: size,
             body,
             ..Stream::default()
         };
@@ -198,7 +209,12 @@ impl StreamReader {
                 .map_or(stream.position, |(start, _)| *start);
             let far = self.origin.has_ranges() && wanted.start > stream.position + SKIP;
             if stream.body.is_none() || wanted.start < window_start || far {
+                stream.body = None;
+                stream.window.clear();
+                stream.next_part = PART;
                 self.restart(stream, wanted.start, deadline)?;
+            } else if stream.position == stream.end {
+                self.restart(stream, stream.position, deadline)?;
             }
             self.advance(stream)?;
         }
@@ -210,10 +226,13 @@ impl StreamReader {
         offset: u64,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        stream.body = None;
-        stream.window.clear();
+        let mut end = self.size;
         let (body, position) = if self.origin.has_ranges() {
-            (self.origin.range(offset..self.size, deadline)?, offset)
+            if offset > 0 && stream.next_part <= LAST_PART {
+                end = end.min(offset.saturating_add(stream.next_part));
+                stream.next_part *= PART_GROWTH;
+            }
+            (self.origin.range(offset..end, deadline)?, offset)
         } else if stream.started && self.origin.meta.validator().is_none() {
             return Err(StoreError::new(
                 ErrorKind::Changed,
@@ -227,6 +246,7 @@ impl StreamReader {
         stream.started = true;
         stream.body = Some(body);
         stream.position = position;
+        stream.end = end;
         Ok(())
     }
 

@@ -68,6 +68,7 @@ struct State {
     body_bytes: u64,
     conditional: u64,
     ranged: u64,
+    ranged_bytes: u64,
     gets: Vec<Key>,
 }
 
@@ -191,6 +192,11 @@ impl FaultStore {
         self.shared.state.lock().ranged
     }
 
+    /// Returns how many bytes all those ranges have.
+    pub fn ranged_bytes(&self) -> u64 {
+        self.shared.state.lock().ranged_bytes
+    }
+
     /// Returns the keys of all gets, in the order of their calls.
     pub fn keys_got(&self) -> Vec<Key> {
         self.shared.state.lock().gets.clone()
@@ -204,6 +210,7 @@ impl FaultStore {
         }
         state.conditional = 0;
         state.ranged = 0;
+        state.ranged_bytes = 0;
         state.gets.clear();
     }
 
@@ -288,6 +295,10 @@ impl Store for FaultStore {
             state.conditional +=
                 u64::from(request.if_none_match.is_some() || request.if_match.is_some());
             state.ranged += u64::from(request.range.is_some());
+            state.ranged_bytes += request
+                .range
+                .as_ref()
+                .map_or(0, |range| range.end - range.start);
             state.gets.push(key.clone());
         }
         let fault = self

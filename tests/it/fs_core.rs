@@ -679,6 +679,34 @@ fn a_record_larger_than_the_cache_is_streamed_and_evicts_nothing() {
 }
 
 #[test]
+fn jumps_in_a_record_larger_than_the_cache_ask_for_little_and_reading_on_for_more() {
+    let big: Vec<u8> = (0..40u32 << 20).map(|i| (i / 7) as u8).collect();
+    let mut setup = Setup::new(plain(&[("big", &big)]));
+    setup.disk_capacity = 5 << 20;
+    setup.records.memory_capacity = 4 << 20;
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(Some(cache.path()));
+    let (_, fh) = core.open("big").expect("open");
+    let read = |at: usize, len: usize| {
+        let got = core.fs.read(fh, at as u64, len, patient()).expect("bytes");
+        assert!(got == big[at..at + len], "at {at}");
+    };
+    for at in [30, 11, 20, 35].map(|at| (at << 20) + 5) {
+        read(at, 4096);
+    }
+    assert_eq!(core.faults.ranged_gets(), 4);
+    assert_eq!(core.faults.ranged_bytes(), 4 * (512 << 10));
+    // From the last jump back to the first byte, and on from there without a gap.
+    core.faults.reset_counts();
+    for at in (10 << 20..40 << 20).step_by(100_000) {
+        read(at, 100_000.min(big.len() - at));
+    }
+    let gets = core.faults.ranged_gets();
+    assert!((3..=4).contains(&gets), "{gets} requests for 30 MiB");
+    assert_eq!(core.faults.ranged_bytes(), 30 << 20, "each byte once");
+}
+
+#[test]
 fn a_large_encoded_record_has_its_exact_size_when_open_returns() {
     let content: Vec<u8> = (0..5u32 << 20).map(|i| (i % 251) as u8).collect();
     for capacity in [1 << 30, 3 << 20] {

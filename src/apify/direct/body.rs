@@ -133,7 +133,7 @@ impl DirectBody {
                 return Err(Broken::Lost("its end is not known".into()));
             }
         };
-        self.transport.metrics.received_bytes.add(len as u64);
+        self.note(len);
         self.give_back();
         Ok(len)
     }
@@ -152,10 +152,7 @@ impl DirectBody {
             if let Framing::Length { early, .. } = &mut self.framing
                 && let Some(bytes) = early.pop_front()
             {
-                self.transport
-                    .metrics
-                    .received_bytes
-                    .add(bytes.len() as u64);
+                self.note(bytes.len());
                 self.give_back();
                 return Ok(Some(bytes));
             }
@@ -176,10 +173,7 @@ impl DirectBody {
             match frame {
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
-                        self.transport
-                            .metrics
-                            .received_bytes
-                            .add(bytes.len() as u64);
+                        self.note(bytes.len());
                         return Ok(Some(bytes));
                     }
                 }
@@ -190,6 +184,10 @@ impl DirectBody {
                 }
             }
         }
+    }
+
+    fn note(&self, len: usize) {
+        self.transport.metrics.received_bytes.add(len as u64);
     }
 
     /// Ends an exchange that hyper has had to the end.

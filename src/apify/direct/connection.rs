@@ -39,6 +39,13 @@ impl Connection {
         Self(Stream::Tls(Box::new(StreamOwned::new(session, socket))))
     }
 
+    fn socket(&self) -> &TcpStream {
+        match &self.0 {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => &stream.sock,
+        }
+    }
+
     /// Reads what there is, waiting for the first byte; 0 at the end of the stream.
     ///
     /// # Errors
@@ -66,10 +73,7 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`]
     pub fn wait(&self, events: PollFlags, until: Instant) -> io::Result<()> {
-        let socket = match &self.0 {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => &stream.sock,
-        };
+        let socket = self.socket();
         loop {
             // Once more at the end, so that nobody is called silent whom this thread was too late for.
             let left = until.saturating_duration_since(Instant::now());
