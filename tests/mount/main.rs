@@ -11,6 +11,7 @@ mod outage;
 mod reading;
 mod readme;
 mod requests;
+mod sandbox;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
