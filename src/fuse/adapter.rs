@@ -244,7 +244,7 @@ pub(super) fn guarded<T>(
 ) -> Result<T, FsError> {
     origin::begin();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        fs.metrics().panics_total.one();
+        fs.metrics().caught_panic();
         tracing::error!("{operation} panicked [EIO]; please report this");
         Err(FsError::WrongKind(libc::EIO))
     })
