@@ -19,6 +19,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The user and group `nobody`.
 const NOBODY: u32 = 65534;
 
+/// A new namespace has a copy of each mount of the other tests, which could not end before it does.
+const ALONE: &str =
+    "umount --all --lazy --internal-only --no-canonicalize --types fuse.kvfs 2> /dev/null";
+
 /// Prepares `/dev/fuse` with the mode that is said instead of `MODE`.
 const DEVICE: &str = "mkdir device; mount -t tmpfs none device
     mknod -m MODE device/fuse c 10 229; mount --bind device/fuse /dev/fuse
@@ -70,7 +74,8 @@ impl Sandbox {
             chown(home.join(name), Some(user), Some(user)).expect("an owner");
         }
         let outer = format!(
-            "set -e; cd {home}
+            "{ALONE}
+            set -e; cd {home}
             {prepare}
             export HOME={home} XDG_RUNTIME_DIR={home}/run KVFS={home}/kvfs
             exec setpriv --reuid {user} --regid {user} --clear-groups sh script",
