@@ -75,17 +75,17 @@ impl Disk {
         mount_remount(self.path(), MountFlags::empty(), "").expect("a remount");
     }
 
-    /// Takes it away, into the folder that is returned; nothing is lost from it.
-    fn take_away(&self) -> TempDir {
-        let away = tempfile::tempdir().expect("a folder");
+    /// Takes it away, to another place; nothing is lost from it.
+    fn take_away(&self) -> Self {
+        let away = Self(tempfile::tempdir().expect("a folder"));
         mount_bind(self.path(), away.path()).expect("a second view");
         unmount(self.path(), UnmountFlags::DETACH).expect("an unmount");
         away
     }
 
-    fn bring_back(&self, away: &TempDir) {
+    fn bring_back(&self, away: Self) {
         mount_bind(away.path(), self.path()).expect("a second view");
-        unmount(away.path(), UnmountFlags::DETACH).expect("an unmount");
+        drop(away);
     }
 }
 
@@ -350,7 +350,7 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
         told(&mounted, libc::EIO);
         goes_on(&mounted, &store);
         waits.into_iter().for_each(|waiting| waiting.goes_out());
-        disk.bring_back(&away);
+        disk.bring_back(away);
         is_back(&mounted, &store);
         mounted.unmount();
     }
