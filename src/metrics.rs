@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -97,6 +97,8 @@ macro_rules! metrics {
             /// Who follows the operations live.
             pub tracer: Tracer,
             errors: Mutex<VecDeque<ErrorEntry>>,
+            /// Whether a hook of the process counts panics where they happen.
+            has_hook: AtomicBool,
         }
 
         /// The counters at one moment.
@@ -204,7 +206,7 @@ metrics! {
     commits_failed,
     /// Filesystem operations that failed, other than with "no such file".
     errors_total,
-    /// Operations whose handler panicked.
+    /// Panics, of handlers and of other threads; what was asked for got an EIO.
     panics_total,
     /// Closed files that wait to be uploaded or are being uploaded now (`--write-back`).
     uploads_pending: gauge,
@@ -240,6 +242,18 @@ pub struct ErrorEntry {
 }
 
 impl Metrics {
+    /// Counts a panic that was caught, unless a hook has.
+    pub fn caught_panic(&self) {
+        if !self.has_hook.load(Ordering::Relaxed) {
+            self.panics_total.one();
+        }
+    }
+
+    /// Has panics be counted by a hook of the process from now on, caught or not.
+    pub fn counts_panics_by_hook(&self) {
+        self.has_hook.store(true, Ordering::Relaxed);
+    }
+
     /// Counts a filesystem operation that took so long.
     pub fn operation(&self, operation: &str, took: Duration) {
         self.latencies.observe(operation, took);

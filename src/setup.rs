@@ -1,6 +1,7 @@
 //! Puts a mount together: settings in, running filesystem out. Used by the command line and by tests.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -385,7 +386,11 @@ fn commit_what_is_due(fs: &Arc<KvFs>) -> io::Result<()> {
         .spawn(move || {
             while let Some(fs) = fs.upgrade() {
                 fs.wait_due(LOOK_EVERY);
-                fs.commit_due();
+                // What is due later is to be stored all the same.
+                if catch_unwind(AssertUnwindSafe(|| fs.commit_due())).is_err() {
+                    fs.metrics().caught_panic();
+                    tracing::error!("storing what was held back panicked; please report this");
+                }
             }
         })
         .map(drop)

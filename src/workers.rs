@@ -124,7 +124,7 @@ impl Workers {
             if let Some(job) = state.queue.pop_front() {
                 drop(state);
                 if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    self.metrics.panics_total.one();
+                    self.metrics.caught_panic();
                     tracing::error!("a {} job panicked; please report this", self.name);
                 }
                 state = self.state.lock();

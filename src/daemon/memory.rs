@@ -1,4 +1,6 @@
-//! How much address space the process's allocator takes.
+//! How much address space the process's allocator takes, and that none of it gets to a disk.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The most arenas of the allocator.
 #[cfg(target_env = "gnu")]
@@ -17,4 +19,15 @@ pub fn bound_arenas() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
+}
+
+/// Has a crash of this process leave no core file, which would hold the token for everybody who gets
+/// at it later. Who looks for a bug can raise the limit again (`prlimit --core`).
+pub fn forbid_core_files() {
+    let limit = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    // Lowering one's own limit is always allowed.
+    let _ = setrlimit(Resource::Core, limit);
 }

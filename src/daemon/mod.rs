@@ -22,6 +22,7 @@ pub mod desk;
 pub mod launch;
 pub mod logging;
 pub mod memory;
+pub mod panics;
 pub mod serve;
 pub mod session;
 pub mod signals;

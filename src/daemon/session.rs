@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::Failure;
 use super::desk::Desk;
+use super::{Failure, panics};
 use crate::metrics::Metrics;
+use crate::open::TokenSource;
+use crate::redact::Secret;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::setup::{self, MountConfig};
 use crate::staging::Uploads;
@@ -49,6 +51,7 @@ impl fmt::Debug for Session {
 /// # Errors
 /// What the store or the kernel refused, with what to do about it.
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
+    panics::watch(&metrics, secrets(config));
     let mounted = setup::mount(config.clone(), metrics).map_err(|error| {
         let failure = Failure::from_error(&error);
         match error.hint() {
@@ -87,6 +90,19 @@ pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Fai
             served
         }),
     })
+}
+
+/// Returns the secrets that the settings hold.
+fn secrets(config: &MountConfig) -> Vec<Secret> {
+    let token = match &config.open.token {
+        TokenSource::Environment(token) => Some(token),
+        _ => None,
+    };
+    token
+        .into_iter()
+        .chain(&config.open.signature)
+        .cloned()
+        .collect()
 }
 
 /// Tries for a while: who has just stopped using a mount holds it for some milliseconds longer.

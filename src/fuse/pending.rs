@@ -5,6 +5,7 @@
 //! whatever waits longer than a moment has its caller's pending signals looked up in `/proc`.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -125,7 +126,10 @@ impl Watcher {
             .stack_size(128 << 10)
             .spawn(move || {
                 while let Some(watcher) = weak.upgrade() {
-                    watcher.round();
+                    // Without it nobody could be interrupted, and deadlines would pass unseen.
+                    if catch_unwind(AssertUnwindSafe(|| watcher.round())).is_err() {
+                        tracing::error!("the watcher panicked and goes on; please report this");
+                    }
                 }
             })?;
         Ok(watcher)

@@ -149,6 +149,10 @@ fn mount_as_root(options: &MountOptions) -> io::Result<OwnedFd> {
 
 /// Adds to an error what people can do about it.
 fn explain(error: io::Error) -> io::Error {
+    let said = error.to_string();
+    // What fusermount3 says is all there is of its error.
+    let is_refused =
+        error.kind() == io::ErrorKind::PermissionDenied || said.contains("not permitted");
     let hint = match error.kind() {
         io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => {
             "there is no /dev/fuse: load the module (modprobe fuse); in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
@@ -156,15 +160,18 @@ fn explain(error: io::Error) -> io::Error {
         io::ErrorKind::NotFound => {
             "fusermount3 is missing: install the package fuse3 (Debian, Ubuntu: apt install fuse3; Fedora: dnf install fuse3)"
         }
-        io::ErrorKind::PermissionDenied if error.to_string().contains("allow_other") => {
+        _ if is_refused && said.contains("allow_other") => {
             "uncomment user_allow_other in /etc/fuse.conf, or mount without --allow-other and --allow-root"
         }
-        io::ErrorKind::PermissionDenied => {
+        _ if is_refused && said.contains("fusermount") => {
+            "this process may not mount: fusermount3 has no effect where setuid programs have none; in a systemd unit NoNewPrivileges and what implies it must be off, in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+        }
+        _ if is_refused => {
             "this process may not mount: check the permissions of /dev/fuse; in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
         }
         _ => return error,
     };
-    io::Error::new(error.kind(), format!("{error}; {hint}"))
+    io::Error::new(error.kind(), format!("{}; {hint}", said.trim_end()))
 }
 
 /// Raises the kernel's readahead for this mount. Only root may; without it reads are smaller.

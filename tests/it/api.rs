@@ -1097,6 +1097,42 @@ fn keys(server: &Seen, items: &[&str]) -> Answer {
     )
 }
 
+/// Not as a token, nor in the address that a browser would tell as the referrer.
+#[test]
+fn a_redirect_to_another_host_carries_nothing_of_a_signed_link() {
+    let elsewhere = ScriptedServer::start(|_, _| Answer::new(200, "moved"));
+    let there = format!("{}bucket/a?X-Amz-Signature=b3RoZXI", elsewhere.url());
+    let server = ScriptedServer::start(move |seen, _| {
+        if seen.path().ends_with("/keys") {
+            keys(seen, &["a"])
+        } else {
+            Answer::new(302, "").header("location", &there)
+        }
+    });
+    let listed = format!(
+        "{}v2/key-value-stores/A2/keys?signature={SIGNATURE}",
+        server.url()
+    );
+    let store = open(&config(&listed, &server)).expect("a store");
+    let found = store.get(&key("a"), &GetRequest::default(), deadline());
+    assert!(matches!(found, Ok(GetOutcome::Found(_))), "{found:?}");
+    assert!(
+        server
+            .seen()
+            .iter()
+            .any(|seen| seen.target.contains("signature="))
+    );
+    let seen = elsewhere.seen();
+    assert_eq!(seen.len(), 1);
+    let all = format!("{seen:?}");
+    for part in [SIGNATURE, "c2lnbmVk", "key-value-stores"] {
+        assert!(!all.contains(part), "{all}");
+    }
+    for name in ["authorization", "cookie", "referer"] {
+        assert_eq!(seen[0].header(name), None, "{all}");
+    }
+}
+
 #[test]
 fn a_signed_listing_opens_its_records_by_their_links() {
     let server = ScriptedServer::start(|seen, _| {

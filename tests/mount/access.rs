@@ -11,6 +11,7 @@ use kvfs::signature::{sign_keys, sign_record};
 use kvfs::store::Encoding;
 
 use super::daemon::{User, soon};
+use super::sandbox::Sandbox;
 use crate::support::mounted::Running;
 use crate::support::served::{TOKEN, TestServer};
 
@@ -424,43 +425,13 @@ fn unmounting_with_open_files_lazily_lets_them_be_read_to_their_end() {
     soon(|| user.nothing_left());
 }
 
-/// Runs a script as `nobody`, in a mount namespace of its own whose `/dev/fuse` has this mode.
-/// `$KVFS` is the program, `$PWD` a folder with `store/a` and an empty `mnt`.
-fn as_nobody(mode: &str, script: &str) -> (bool, String) {
-    let home = tempfile::tempdir().expect("a folder");
-    let path = home.path();
-    for name in ["store", "mnt", "run", "dev"] {
-        fs::create_dir(path.join(name)).expect("a folder");
-    }
-    fs::write(path.join("store/a"), "hi\n").expect("a record");
-    // The build folder need not be open to others.
-    fs::copy(env!("CARGO_BIN_EXE_kvfs"), path.join("kvfs")).expect("a copy");
-    fs::write(path.join("script"), script).expect("a script");
-    let outer = format!(
-        "set -e\ncd {0}\nchown -R nobody mnt store run .\nmount -t tmpfs none dev\nmknod -m {mode} dev/fuse c 10 229\nmount --bind dev/fuse /dev/fuse\nexec runuser -u nobody -- env HOME={0} XDG_RUNTIME_DIR={0}/run KVFS={0}/kvfs sh script",
-        path.display()
-    );
-    let output = Running::start(Command::new("unshare").args([
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        &outer,
-    ]))
-    .wait(Duration::from_secs(30));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &output.stderr;
-    (output.status.success(), said)
-}
-
 #[test]
 fn a_user_without_privileges_mounts_through_fusermount3() {
     assert!(
         Path::new("/usr/bin/fusermount3").exists() || Path::new("/bin/fusermount3").exists(),
         "fusermount3 is missing: apt install fuse3"
     );
-    let (worked, said) = as_nobody(
-        "666",
+    let (worked, said) = Sandbox::with_device("666", "").as_nobody(
         "set -e
         $KVFS mount ./store mnt
         cat mnt/a
@@ -492,7 +463,7 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
 
 #[test]
 fn a_user_who_may_not_open_the_device_is_told_so() {
-    let (worked, said) = as_nobody("600", "$KVFS mount ./store mnt");
+    let (worked, said) = Sandbox::with_device("600", "").as_nobody("$KVFS mount ./store mnt");
     assert!(!worked);
     assert!(said.contains("/dev/fuse"), "{said}");
 }

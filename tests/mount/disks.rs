@@ -38,9 +38,14 @@ impl Disk {
         self.0.path()
     }
 
-    /// Fills what is left.
+    /// Fills what is left, to the last block.
     fn fill(&self) {
-        let mut rubbish = fs::File::create(self.path().join("rubbish")).expect("a file");
+        let rubbish = self.path().join("rubbish");
+        let mut rubbish = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(rubbish)
+            .expect("a file");
         while rubbish.write_all(&[7; 4096]).is_ok() {}
     }
 
@@ -68,6 +73,19 @@ impl Disk {
 
     fn make_writable(&self) {
         mount_remount(self.path(), MountFlags::empty(), "").expect("a remount");
+    }
+
+    /// Takes it away, to another place; nothing is lost from it.
+    fn take_away(&self) -> Self {
+        let away = Self(tempfile::tempdir().expect("a folder"));
+        mount_bind(self.path(), away.path()).expect("a second view");
+        unmount(self.path(), UnmountFlags::DETACH).expect("an unmount");
+        away
+    }
+
+    fn bring_back(&self, away: Self) {
+        mount_bind(away.path(), self.path()).expect("a second view");
+        drop(away);
     }
 }
 
@@ -186,6 +204,20 @@ fn staged_on(disk: &Disk, write_back: bool) -> (Arc<MemoryStore>, MountedSession
     (store, mounted)
 }
 
+/// The same over a store whose uploads can be held up.
+fn faulty_on(disk: &Disk, write_back: bool) -> (FaultStore, MountedSession) {
+    let store = FaultStore::new(Arc::new(MemoryStore::new()));
+    let dir = disk.path().join("staging");
+    let mounted = MountedSession::with(Arc::new(store.clone()), |config| {
+        make_writable(config);
+        if let Some(write) = &mut config.write {
+            write.staging_dir = dir;
+            write.write_back = write_back;
+        }
+    });
+    (store, mounted)
+}
+
 #[test]
 fn a_staging_disk_without_room_is_told_to_who_writes() {
     for write_back in [false, true] {
@@ -224,58 +256,102 @@ fn told(mounted: &MountedSession, errno: i32) {
     assert!(said.is_some(), "{errno}: {errors:?}");
 }
 
+/// Somebody's closed file whose upload is under way when the disk fails (`--write-back`).
+struct Waiting<'a>(&'a FaultStore);
+
+impl<'a> Waiting<'a> {
+    fn in_front_of(store: &'a FaultStore, mounted: &MountedSession) -> Self {
+        store.block(Call::Put);
+        written(mounted, "waiting").expect("a good disk");
+        assert!(store.wait_blocked(Call::Put, 1, soon()), "no upload");
+        Self(store)
+    }
+
+    /// Its bytes are there to be read, though nothing can be noted of it.
+    fn goes_out(self) {
+        self.0.release(Call::Put);
+        eventually("it is stored", || head(self.0, "waiting").is_some());
+    }
+}
+
+#[track_caller]
+fn goes_on(mounted: &MountedSession, store: &FaultStore) {
+    let read = fs::read_to_string(mounted.file("before"));
+    assert_eq!(read.expect("reading goes on"), "content of before");
+    // As on any disk, a file can still be made where none of its bytes has room.
+    assert!(matches!(head(store, "during"), None | Some(0)));
+}
+
+#[track_caller]
+fn is_back(mounted: &MountedSession, store: &FaultStore) {
+    written(mounted, "after").expect("a good disk");
+    eventually("it is stored", || head(store, "after").is_some());
+    let read = fs::read_to_string(mounted.file("after"));
+    assert_eq!(read.expect("it"), "content of after");
+    // What failed before can be written again.
+    written(mounted, "during").expect("a good disk");
+    eventually("it is stored", || head(store, "during").is_some());
+}
+
 #[test]
 fn a_staging_disk_that_becomes_read_only_is_told_to_who_writes_and_loses_nothing() {
     for write_back in [false, true] {
         let disk = Disk::new("16m");
-        let store = FaultStore::new(Arc::new(MemoryStore::new()));
-        let dir = disk.path().join("staging");
-        let mounted = MountedSession::with(Arc::new(store.clone()), |config| {
-            make_writable(config);
-            if let Some(write) = &mut config.write {
-                write.staging_dir = dir;
-                write.write_back = write_back;
-            }
-        });
+        let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a writable disk");
         eventually("it is stored", || head(&store, "before").is_some());
-        if write_back {
-            store.block(Call::Put);
-            written(&mounted, "waiting").expect("a writable disk");
-            assert!(store.wait_blocked(Call::Put, 1, soon()), "no upload");
-        }
+        let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
         disk.cover_read_only();
         assert_eq!(written(&mounted, "during"), Err(libc::EROFS));
         told(&mounted, libc::EROFS);
-        let read = fs::read_to_string(mounted.file("before"));
-        assert_eq!(read.expect("reading goes on"), "content of before");
-        if write_back {
-            // Its bytes are there to be read, though nothing can be noted of it.
-            store.release(Call::Put);
-            eventually("it is stored", || head(&store, "waiting").is_some());
-        }
-        assert_eq!(head(&store, "during"), None);
+        goes_on(&mounted, &store);
+        waits.into_iter().for_each(|waiting| waiting.goes_out());
         disk.uncover();
-        written(&mounted, "after").expect("a writable disk");
-        eventually("it is stored", || head(&store, "after").is_some());
-        let read = fs::read_to_string(mounted.file("after"));
-        assert_eq!(read.expect("it"), "content of after");
+        is_back(&mounted, &store);
         mounted.unmount();
     }
 }
 
+/// As other programs fill a disk, and people make room on it.
 #[test]
-fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_reading_goes_on() {
+fn a_staging_disk_that_others_fill_is_told_to_who_writes_and_is_used_again_once_there_is_room() {
+    for write_back in [false, true] {
+        let disk = Disk::new("4m");
+        let (store, mounted) = faulty_on(&disk, write_back);
+        written(&mounted, "before").expect("a disk with room");
+        eventually("it is stored", || head(&store, "before").is_some());
+        let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
+        // What was staged before gives its room back when the kernel tells of the last close.
+        eventually("the disk is full", || {
+            disk.fill();
+            written(&mounted, "filling") == Err(libc::ENOSPC)
+        });
+        assert_eq!(written(&mounted, "during"), Err(libc::ENOSPC));
+        told(&mounted, libc::ENOSPC);
+        goes_on(&mounted, &store);
+        waits.into_iter().for_each(|waiting| waiting.goes_out());
+        disk.free();
+        is_back(&mounted, &store);
+        mounted.unmount();
+    }
+}
+
+/// As one whose cable was loose.
+#[test]
+fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_when_it_is_back() {
     for write_back in [false, true] {
         let disk = Disk::new("16m");
-        let (store, mounted) = staged_on(&disk, write_back);
+        let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a writable disk");
-        eventually("it is stored", || head(&*store, "before").is_some());
-        unmount(disk.path(), UnmountFlags::DETACH).expect("an unmount");
+        eventually("it is stored", || head(&store, "before").is_some());
+        let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
+        let away = disk.take_away();
         assert_eq!(written(&mounted, "during"), Err(libc::EIO));
         told(&mounted, libc::EIO);
-        let read = fs::read_to_string(mounted.file("before"));
-        assert_eq!(read.expect("reading goes on"), "content of before");
+        goes_on(&mounted, &store);
+        waits.into_iter().for_each(|waiting| waiting.goes_out());
+        disk.bring_back(away);
+        is_back(&mounted, &store);
         mounted.unmount();
     }
 }

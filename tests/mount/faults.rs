@@ -21,8 +21,8 @@ use kvfs::store::{
 use rustix::process::Signal;
 
 use crate::support::mounted::{
-    MountedSession, eventually, pattern, quick_retries, scripted, scripted_keys, scripted_path,
-    text,
+    MountedSession, eventually, make_writable, pattern, quick_retries, scripted, scripted_keys,
+    scripted_path, text,
 };
 use crate::support::scripted::{Answer, ScriptedServer, Seen};
 use crate::support::served::{TestServer, encode, soon};
@@ -628,6 +628,7 @@ fn a_listing_that_fails_once_is_asked_for_again() {
 struct Panicking {
     inner: MemoryStore,
     panics: AtomicBool,
+    puts_panic: AtomicBool,
 }
 
 impl Panicking {
@@ -668,6 +669,10 @@ impl Store for Panicking {
         body: Upload<'_>,
         deadline: Deadline,
     ) -> kvfs::store::Result<RecordMeta> {
+        assert!(
+            !self.puts_panic.load(Ordering::SeqCst),
+            "expected by this test"
+        );
         self.inner.put(key, request, body, deadline)
     }
 
@@ -685,6 +690,7 @@ fn a_panic_costs_its_request_an_error_and_nothing_else() {
     let store = Arc::new(Panicking {
         inner,
         panics: AtomicBool::new(false),
+        puts_panic: AtomicBool::new(false),
     });
     let mount = MountedSession::of(store.clone());
     assert_eq!(mount.works("cat a"), "a");
@@ -705,6 +711,31 @@ fn a_panic_costs_its_request_an_error_and_nothing_else() {
     assert_eq!(mount.works("ls; cat b"), "a\nb\nb");
     drop(open);
     mount.unmount();
+}
+
+/// A thread of its own stores what is held back; nobody waits for its answers.
+#[test]
+fn a_panic_while_something_is_stored_later_is_counted_and_the_next_thing_is_stored() {
+    for write_back in [false, true] {
+        let store = Arc::new(Panicking {
+            inner: MemoryStore::new(),
+            panics: AtomicBool::new(false),
+            puts_panic: AtomicBool::new(true),
+        });
+        let mount = MountedSession::with(store.clone(), |config| {
+            make_writable(config);
+            if let Some(write) = &mut config.write {
+                write.write_back = write_back;
+                write.scratch_delay = Duration::from_millis(100);
+            }
+        });
+        let panics = || mount.counters().panics_total;
+        fs::write(mount.file("a.tmp"), "held back").expect("written");
+        eventually("a panic", || panics() > 0);
+        store.puts_panic.store(false, Ordering::SeqCst);
+        fs::write(mount.file("b.tmp"), "held back").expect("written");
+        eventually("it is stored", || store.inner.bytes("b.tmp").is_some());
+    }
 }
 
 #[test]
@@ -741,4 +772,41 @@ fn a_mount_can_be_ended_while_readers_wait() {
     assert!(!output.status.success());
     store.release(Call::Get);
     mount.ended();
+}
+
+/// A walk over the directory has records fetched ahead, as many at a time as may be; the server
+/// answers none of them. Who asks for another record is not behind them.
+#[test]
+fn a_queue_of_records_fetched_ahead_keeps_nobody_waiting() {
+    let stalled = Arc::new(AtomicBool::new(false));
+    let held = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (gate, waiting) = (Arc::clone(&stalled), Arc::clone(&held));
+    let names: Vec<String> = (0..200).map(|n| format!("r{n:03}")).collect();
+    let listed = names.clone();
+    let server = scripted(move |seen, _| {
+        if seen.path().ends_with("/keys") {
+            let keys: Vec<(&str, u64)> = listed.iter().map(|name| (name.as_str(), 5)).collect();
+            return scripted_keys(&keys);
+        }
+        let is_ahead = (60..180).any(|n| seen.path() == scripted_path(&format!("r{n:03}")));
+        if is_ahead && gate.load(Ordering::SeqCst) {
+            waiting.fetch_add(1, Ordering::SeqCst);
+            return Answer::silence();
+        }
+        Answer::new(200, "hello")
+    });
+    let mount =
+        MountedSession::scripted(&server, HttpOptions::new(Duration::from_secs(30)), |_| {});
+    mount.works("ls");
+    stalled.store(true, Ordering::SeqCst);
+    // The window grows to all that may be fetched at once.
+    mount.works("for n in $(seq 0 59); do cat $(printf r%03d $n); done");
+    eventually("many records are fetched ahead", || {
+        held.load(Ordering::SeqCst) >= 40
+    });
+    let output = mount.sh("cat r190 r191; stat r192 > /dev/null; ls | wc -l");
+    assert_eq!(output.text(), "hellohello200", "{output:?}");
+    assert!(output.took < Duration::from_secs(5), "{:?}", output.took);
+    // These wait still: they were no part of it.
+    assert!(mount.counters().prefetched < 60 + 50);
 }

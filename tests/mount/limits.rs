@@ -8,7 +8,7 @@ use crate::daemon::User;
 use crate::support::served::{STORE, TOKEN, TestServer};
 
 /// So many small records.
-const SMALL: usize = 400;
+const SMALL: usize = 200;
 
 fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
     let kvfs = user.command(&[]);
@@ -20,7 +20,7 @@ fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
         }
     }
     command
-        .args([limit, env!("CARGO_BIN_EXE_kvfs"), "mount"])
+        .args([limit, env!("CARGO_BIN_EXE_kvfs"), "mount", "--rw"])
         .args([&format!("~{STORE}"), "mnt"])
         .env("APIFY_TOKEN", TOKEN)
         .env("APIFY_CLIENT_BASE_URL", server.url())
@@ -28,7 +28,7 @@ fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
     command
 }
 
-/// Mounts under a limit; then many programs read everything at once.
+/// Mounts under a limit; then many programs read everything at once, and write while they do.
 fn works_under(limit: &str) {
     let (server, user) = (TestServer::start(), Arc::new(User::new()));
     for n in 0..SMALL {
@@ -54,12 +54,30 @@ fn works_under(limit: &str) {
         })
         .collect();
     assert!(std::fs::read(user.path("mnt/big")).expect("a record") == big);
-    for reader in readers {
-        reader.join().expect("a reader that finds no fault");
+    let writers: Vec<_> = (0..6)
+        .map(|writer| {
+            let user = Arc::clone(&user);
+            thread::spawn(move || {
+                for n in 0..20 {
+                    let path = user.path(&format!("mnt/w{writer}-{n}"));
+                    std::fs::write(path, format!("{writer} {n}\n").repeat(2000)).expect("stored");
+                }
+            })
+        })
+        .collect();
+    std::fs::write(user.path("mnt/copy"), &big).expect("stored");
+    for program in readers.into_iter().chain(writers) {
+        program.join().expect("a program that finds no fault");
     }
+    let folder = std::fs::read_dir(server.store_folder()).expect("the store");
+    let copy = folder
+        .map(|file| file.expect("a file").path())
+        .find(|path| path.file_stem().is_some_and(|name| name == "copy"));
+    assert!(std::fs::read(copy.expect("a record")).expect("it") == big);
     let status = &user.status()[0]["stats"];
     assert_eq!(status["errors_total"], 0, "{status}");
     assert_eq!(status["panics_total"], 0, "{status}");
+    assert_eq!(server.counts().put, 6 * 20 + 1);
     user.works(&["unmount", "mnt"]);
 }
 

@@ -5,13 +5,18 @@ mod buckets;
 mod clients;
 mod daemon;
 mod disks;
+mod endings;
 mod faults;
+mod interrupts;
 mod limits;
+mod listings;
 mod outage;
 mod reading;
 mod readme;
 mod requests;
+mod sandbox;
 mod secrets;
+mod slow_servers;
 #[path = "../support/mod.rs"]
 mod support;
 mod system;

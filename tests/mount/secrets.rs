@@ -168,6 +168,23 @@ fn no_secret_is_anywhere_and_nothing_is_open_to_others_under_any_umask() {
 }
 
 #[test]
+fn a_crash_of_the_daemon_leaves_no_core_file() {
+    let (user, server) = (User::new(), TestServer::start());
+    works(
+        &user,
+        &server,
+        &format!("ulimit -c unlimited; \"$KVFS\" mount ~{STORE} mnt"),
+    );
+    let limits = fs::read_to_string(format!("/proc/{}/limits", user.pid())).expect("limits");
+    let core = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max core file size"));
+    let mut words = core.expect("the limit").split_whitespace();
+    assert_eq!(words.next(), Some("0"), "{limits}");
+    works(&user, &server, "\"$KVFS\" unmount mnt");
+}
+
+#[test]
 fn planted_folders_and_links_are_not_used_for_anything() {
     let (user, server) = (User::new(), TestServer::start());
     server.put_text("a", "mine");

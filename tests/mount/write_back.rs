@@ -19,20 +19,20 @@ use crate::support::mounted::{MountedSession, eventually, make_writable, pattern
 use crate::support::served::{STORE, TOKEN, TestServer};
 
 /// A user who mounts the store of a server.
-struct Writer {
-    user: User,
-    server: TestServer,
+pub(super) struct Writer {
+    pub(super) user: User,
+    pub(super) server: TestServer,
 }
 
 impl Writer {
-    fn new(change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub(super) fn new(change: impl FnOnce(&mut ServerConfig)) -> Self {
         Self {
             user: User::new(),
             server: TestServer::start_with(change),
         }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.user.command(args);
         command
             .env("APIFY_TOKEN", TOKEN)
@@ -40,7 +40,7 @@ impl Writer {
         command
     }
 
-    fn run(&self, args: &[&str]) -> (i32, String) {
+    pub(super) fn run(&self, args: &[&str]) -> (i32, String) {
         let output = self.command(args).output().expect("kvfs runs");
         let said = [output.stdout, output.stderr].concat();
         let code = output.status.code().expect("an exit code");
@@ -48,45 +48,45 @@ impl Writer {
     }
 
     #[track_caller]
-    fn works(&self, args: &[&str]) -> String {
+    pub(super) fn works(&self, args: &[&str]) -> String {
         let (code, said) = self.run(args);
         assert_eq!(code, 0, "{args:?}: {said}");
         said
     }
 
     #[track_caller]
-    fn mount(&self, more: &[&str]) {
+    pub(super) fn mount(&self, more: &[&str]) {
         let store = format!("~{STORE}");
         let args = [&["mount", "--rw", "--write-back"], more, &[&store, "mnt"]].concat();
         self.works(&args);
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.user.path("mnt").join(name), bytes).expect("closed");
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub(super) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.user.path("mnt").join(name)).expect("read")
     }
 
-    fn stored(&self, name: &str) -> Option<Vec<u8>> {
+    pub(super) fn stored(&self, name: &str) -> Option<Vec<u8>> {
         stored(&*self.server.store(), name)
     }
 
-    fn kill(&self) {
+    pub(super) fn kill(&self) {
         let pid: u32 = self.user.pid().parse().expect("a number");
         self.user.signal("-KILL");
         soon(|| !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid));
     }
 
-    fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         let listed: Vec<serde_json::Value> =
             serde_json::from_str(&self.works(&["recover", "--json"])).expect("JSON");
         listed.len()
     }
 }
 
-fn is_zombie(pid: u32) -> bool {
+pub(super) fn is_zombie(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 

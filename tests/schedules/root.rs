@@ -13,6 +13,10 @@ use kvfs::sync::explore::{self, Plan};
 
 /// Explores `schedules` schedules of a test: `KVFS_SCHEDULES` times as many in the long form, from
 /// the seed `KVFS_SCHEDULE` on.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how tests are run is no setting of kvfs"
+)]
 fn explore(
     name: &'static str,
     schedules: usize,

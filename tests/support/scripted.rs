@@ -55,6 +55,8 @@ enum After {
     KeepAlive,
     Close,
     Stall,
+    /// All of it, head and body, has come a byte at a time with so much time in between.
+    Trickle(Duration),
 }
 
 /// An answer, or what stands in for one.
@@ -122,6 +124,12 @@ impl Answer {
     pub fn stall_after(mut self, len: usize) -> Self {
         self.sent_len = len;
         self.after = After::Stall;
+        self
+    }
+
+    /// Sends head and body a byte at a time, with a pause before each.
+    pub fn trickle(mut self, pause: Duration) -> Self {
+        self.after = After::Trickle(pause);
         self
     }
 
@@ -295,9 +303,19 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             seen.len() - 1
         };
         let answer = handler(&request, count);
+        if let After::Trickle(pause) = answer.after {
+            let mut bytes = Vec::new();
+            answer.write(&mut bytes, is_head)?;
+            for byte in bytes {
+                std::thread::sleep(pause);
+                // Fails once the client has given up or the server is dropped.
+                (&mut &*stream).write_all(&[byte])?;
+            }
+            continue;
+        }
         answer.write(&mut BufWriter::new(stream), is_head)?;
         match answer.after {
-            After::KeepAlive => {}
+            After::KeepAlive | After::Trickle(_) => {}
             After::Close => return Ok(()),
             // Ends when the client gives up or the server is dropped.
             After::Stall => {

@@ -161,7 +161,7 @@ pub(in crate::fuse) fn guarded<T>(
 ) -> Result<T, FsError> {
     origin::begin();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        fs.metrics().panics_total.one();
+        fs.metrics().caught_panic();
         tracing::error!("{operation} panicked [EIO]; please report this");
         Err(FsError::WrongKind(libc::EIO))
     })

@@ -1,0 +1,162 @@
+//! Whoever waits for the store gets the prompt back when it is told to end: within 300 ms, whatever
+//! it waits for and whether it is asked (Ctrl-C) or killed.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvfs::local::MemoryStore;
+use kvfs::local::fault::{Call, FaultStore};
+use kvfs::store::Encoding;
+use rustix::process::Signal;
+
+use crate::support::mounted::{MountedSession, eventually, make_writable, pattern};
+use crate::support::served::soon;
+
+/// The longest from the signal to the end of the program.
+const PROMPT: Duration = Duration::from_millis(300);
+/// A busy machine may be late now and then, but not each time.
+const TRIES: usize = 5;
+
+/// What a program waits for.
+#[derive(Clone, Copy)]
+enum Gate {
+    Call(Call),
+    /// The body of a record, from this byte on.
+    Body(u64),
+}
+
+fn mounted() -> (FaultStore, MountedSession) {
+    let memory = MemoryStore::new();
+    for name in ["a", "b", "c", "d"] {
+        memory.insert(name, "text/plain", Encoding::Identity, name);
+    }
+    memory.insert("large", "text/plain", Encoding::Identity, pattern(8 << 20));
+    let store = FaultStore::new(Arc::new(memory));
+    let mount = MountedSession::with(Arc::new(store.clone()), |config| {
+        make_writable(config);
+        config.deadline = Duration::from_secs(60);
+        // Each try is to wait for the store.
+        config.ttl = Some(Duration::ZERO);
+    });
+    fs::write(mount.beside().join("new"), "new").expect("a file");
+    (store, mount)
+}
+
+/// Ends a program with a signal while it waits; returns how long that took.
+#[track_caller]
+fn ended_in(
+    store: &FaultStore,
+    mount: &MountedSession,
+    gate: Gate,
+    command: &str,
+    signal: Signal,
+) -> Duration {
+    match gate {
+        Gate::Call(call) => store.block(call),
+        Gate::Body(at) => store.block_bodies(at),
+    }
+    let mut program = mount.start_sh(&format!("exec {command}"));
+    let waits = match gate {
+        Gate::Call(call) => store.wait_blocked(call, 1, soon()),
+        Gate::Body(_) => store.wait_bodies_blocked(1, soon()),
+    };
+    assert!(waits, "{command}: nothing waits");
+    // Long enough for the kernel to be where it waits.
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(program.is_running(), "{command}");
+    let start = Instant::now();
+    program.signal(signal);
+    let output = program.wait(Duration::from_secs(20));
+    let took = start.elapsed();
+    assert_eq!(
+        output.signal(),
+        Some(signal.as_raw()),
+        "{command}: {output:?}"
+    );
+    match gate {
+        Gate::Call(call) => store.release(call),
+        Gate::Body(_) => store.release_bodies(),
+    }
+    took
+}
+
+#[track_caller]
+fn ends_at_once(gate: Gate, command: &str) {
+    for signal in [Signal::INT, Signal::KILL] {
+        let (store, mount) = mounted();
+        mount.works("ls -l > /dev/null; cat c");
+        let mut took = Vec::new();
+        while took.last().is_none_or(|last| *last >= PROMPT) {
+            assert!(took.len() < TRIES, "{command}, {signal:?}: {took:?}");
+            took.push(ended_in(&store, &mount, gate, command, signal));
+        }
+        // The others go on, and nothing is left open for the program.
+        assert_eq!(mount.works("cat c"), "c");
+        eventually("all files are closed", || mount.counters().open_files == 0);
+        assert_eq!(mount.counters().panics_total, 0);
+    }
+}
+
+#[test]
+fn a_program_that_waits_in_stat_ends_at_once() {
+    ends_at_once(Gate::Call(Call::Get), "stat d");
+}
+
+#[test]
+fn a_program_that_waits_in_open_ends_at_once() {
+    ends_at_once(Gate::Call(Call::Get), "cat b");
+}
+
+#[test]
+fn a_program_that_waits_in_read_ends_at_once() {
+    ends_at_once(Gate::Body(0), "cat large");
+    ends_at_once(Gate::Body(2 << 20), "dd bs=1M skip=3 count=1 if=large");
+}
+
+#[test]
+fn a_program_that_waits_in_close_ends_at_once() {
+    // A new file and an overwritten one.
+    ends_at_once(Gate::Call(Call::Put), "cp ../beside/new made");
+    ends_at_once(Gate::Call(Call::Put), "cp ../beside/new a");
+}
+
+#[test]
+fn a_program_that_lists_deletes_or_renames_ends_at_once() {
+    ends_at_once(Gate::Call(Call::List), "ls");
+    ends_at_once(Gate::Call(Call::Delete), "rm d");
+    ends_at_once(Gate::Call(Call::Put), "mv b renamed");
+}
+
+/// Its files are closed when it ends, and the store is not there to take what it wrote.
+#[test]
+fn a_program_with_unsaved_bytes_ends_at_once_and_they_are_stored_later() {
+    for signal in [Signal::INT, Signal::KILL] {
+        let mut took = Vec::new();
+        while took.last().is_none_or(|last| *last >= PROMPT) {
+            assert!(took.len() < TRIES, "{signal:?}: {took:?}");
+            took.push(unsaved_ended_in(signal));
+        }
+    }
+}
+
+fn unsaved_ended_in(signal: Signal) -> Duration {
+    let (store, mount) = mounted();
+    store.block(Call::Put);
+    let program = mount.beside().join("writer.py");
+    let text = "import os, time
+fd = os.open('made', os.O_WRONLY | os.O_CREAT)
+os.write(fd, b'new')
+open('../beside/wrote', 'w')
+time.sleep(60)";
+    fs::write(&program, text).expect("a program");
+    let program = mount.start_sh(&format!("exec $PYTHON {}", program.display()));
+    eventually("it has written", || mount.beside().join("wrote").exists());
+    let start = Instant::now();
+    program.signal(signal);
+    program.wait(Duration::from_secs(20));
+    let took = start.elapsed();
+    store.release(Call::Put);
+    eventually("it is stored", || mount.sh("cat made").text() == "new");
+    took
+}

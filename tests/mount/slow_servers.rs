@@ -1,0 +1,145 @@
+//! Servers that are never silent and never done, and names that no longer lead to one.
+
+use std::time::{Duration, Instant};
+
+use kvfs::apify::http::HttpOptions;
+
+use crate::sandbox::Sandbox;
+use crate::support::mounted::{
+    MountedSession, pattern, quick_retries, scripted, scripted_keys, scripted_path,
+};
+use crate::support::scripted::{Answer, ScriptedServer, Seen};
+
+const DEADLINE: Duration = Duration::from_secs(3);
+/// What a busy machine may add to it.
+const BUSY: Duration = Duration::from_secs(5);
+/// Less than the silence that ends an attempt, so that only the deadline can end it.
+const PAUSE: Duration = Duration::from_millis(500);
+
+fn mounted(
+    answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+) -> (ScriptedServer, MountedSession) {
+    let server = scripted(move |seen, _| {
+        if seen.path() == scripted_path("good") {
+            Answer::new(200, "hello")
+        } else {
+            answer(seen)
+        }
+    });
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_secs(60),
+        ..quick_retries()
+    };
+    let mount = MountedSession::scripted(&server, options, |config| config.deadline = DEADLINE);
+    (server, mount)
+}
+
+/// Checks that something fails within the deadline, and that others go on meanwhile.
+#[track_caller]
+fn fails_in_time(mount: &MountedSession, command: &str) {
+    assert_eq!(mount.works("cat good"), "hello");
+    let start = Instant::now();
+    let mut waits = mount.start_sh(&format!("exec {command} > /dev/null"));
+    let other = mount.sh("cat good; stat good > /dev/null");
+    assert!(other.status.success(), "{command}: {other:?}");
+    assert!(waits.is_running(), "{command} does not wait");
+    let output = waits.wait(DEADLINE + BUSY);
+    assert!(!output.status.success(), "{command}: {output:?}");
+    assert!(start.elapsed() < DEADLINE + BUSY, "{command}: {output:?}");
+    let errors = mount.counters().last_errors;
+    assert!(!errors.is_empty(), "{command}: nothing is told");
+}
+
+#[test]
+fn an_answer_that_comes_byte_by_byte_ends_with_the_deadline() {
+    let (_server, mount) = mounted(|seen| {
+        if seen.path().ends_with("/keys") {
+            scripted_keys(&[("good", 5), ("k", 10)])
+        } else {
+            Answer::new(200, "0123456789").trickle(PAUSE)
+        }
+    });
+    fails_in_time(&mount, "cat k");
+}
+
+#[test]
+fn a_listing_that_comes_byte_by_byte_ends_with_the_deadline() {
+    let (_server, mount) = mounted(|_| scripted_keys(&[("good", 5)]).trickle(PAUSE));
+    fails_in_time(&mount, "ls");
+}
+
+/// Once the head of a large record has come, its bytes follow: each read ends, not the whole.
+#[test]
+fn a_large_record_that_comes_byte_by_byte_ends_with_the_deadline() {
+    let content = pattern(3 << 20);
+    let (_server, mount) = mounted(move |seen| {
+        if seen.path().ends_with("/keys") {
+            scripted_keys(&[("good", 5), ("k", 3 << 20)])
+        } else {
+            Answer::new(200, content.clone()).trickle(Duration::from_millis(5))
+        }
+    });
+    fails_in_time(&mount, "cat k");
+}
+
+/// The server's name is no longer known, as when a laptop changes networks; its resolver refuses
+/// or says nothing. In a network of its own, so that both can be had.
+#[test]
+fn a_name_that_leads_nowhere_is_an_error_in_time_and_is_found_again() {
+    let script = r#"
+ip link set lo up
+echo 'nameserver 127.0.0.1' > resolv.conf; mount --bind resolv.conf /etc/resolv.conf
+echo '127.0.0.1 localhost store.test' > known; echo '127.0.0.1 localhost' > unknown
+cp known hosts; mount --bind hosts /etc/hosts
+mkdir -p storage/key_value_stores/default
+for name in a b c d; do echo $name > storage/key_value_stores/default/$name.txt; done
+serve() {
+    KVFS_SERVE_TOKEN=t $KVFS serve storage --listen 127.0.0.1:8010 2> serve.log & server=$!
+    until grep -q 127.0.0.1:8010 serve.log; do sleep 0.05; done
+}
+serve
+export APIFY_TOKEN=t APIFY_CLIENT_BASE_URL=http://store.test:8010 KVFS_INSECURE_HTTP=1
+$KVFS mount --timeout 1s --deadline 3s --ttl 1h ~default mnt
+ls mnt; cat mnt/a
+away() {
+    cat unknown > hosts
+    # Connections that are open need no name.
+    kill $server; wait $server || true; serve
+    begun=$(date +%s%N)
+    if cat mnt/$1; then echo found; exit 1; fi
+    echo "took $((($(date +%s%N) - begun) / 1000000)) ms"
+    ls mnt > /dev/null; cat mnt/a
+    cat known > hosts
+    cat mnt/$1
+}
+away b
+# Takes questions and never answers.
+python3 -c "
+import socket, time
+resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+resolver.bind(('127.0.0.1', 53))
+open('listens', 'w')
+time.sleep(100)" &
+until [ -e listens ]; do sleep 0.05; done
+away c
+$KVFS unmount mnt
+"#;
+    let sandbox = Sandbox::prepared("");
+    let script = format!("exec unshare --net sh -e <<'SCRIPT'\n{script}\nSCRIPT\n");
+    let (worked, said) = sandbox.as_root(&script);
+    assert!(worked, "{said}");
+    let took: Vec<u64> = said
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("took ")?
+                .strip_suffix(" ms")?
+                .parse()
+                .ok()
+        })
+        .collect();
+    assert_eq!(took.len(), 2, "{said}");
+    for took in took.into_iter().map(Duration::from_millis) {
+        assert!(took < DEADLINE + BUSY, "{said}");
+    }
+    assert!(!said.contains("found"), "{said}");
+}
