@@ -17,7 +17,7 @@ impl Uploader {
     /// for a deletion, or a change of name.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`].
+    /// [`ErrorKind::Timeout`](crate::store::ErrorKind::Timeout).
     pub fn hold(self: &Arc<Self>, keys: &[&Key], deadline: Deadline) -> Result<Hold, StoreError> {
         let mut sorted = keys.to_vec();
         // Two that hold the same keys must not wait for each other.

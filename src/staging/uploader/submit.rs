@@ -13,9 +13,10 @@ use crate::staging::lanes::Mark;
 impl Uploader {
     /// Journals a closed file and uploads it soon. Returns when it is safe on disk.
     ///
-    /// The file is treated as by [`Journal::keep`]: nobody may write to it any more. `named` is
-    /// told the entry's name before its upload can begin. `current` sets the conditions when
-    /// nothing of the key is on its way: an upload may have ended since `pending` was made.
+    /// The file is treated as by [`Journal::keep`](crate::staging::Journal::keep): nobody may write
+    /// to it any more. `named` is told the entry's name before its upload can begin. `current` sets
+    /// the conditions when nothing of the key is on its way: an upload may have ended since
+    /// `pending` was made.
     ///
     /// # Errors
     /// That the disk refuses, or that too many uploads wait until the deadline.

@@ -18,6 +18,7 @@ const SLOW: Duration = Duration::from_secs(10);
 const LONGEST: usize = 64 << 10;
 /// All targets: each has a folder in `tests/corpus`, and there are no others.
 const TARGETS: &[&str] = &[
+    "answer",
     "cache-entry",
     "decode",
     "error",
