@@ -164,16 +164,17 @@ impl Download {
     }
 
     /// Counts another handle; `false` when the download is over and of no use.
+    ///
+    /// One that the disk failed is: its readers go on past the disk.
     pub fn attach(&self) -> bool {
         let mut state = self.state.lock();
-        if matches!(
-            state.status,
-            Status::Failed(_) | Status::Abandoned | Status::Counted(_) | Status::Paused(_)
-        ) {
-            return false;
-        }
-        state.users += 1;
-        true
+        let may_be_read = match &state.status {
+            Status::Running | Status::Complete(_) => true,
+            Status::Failed(error) => error.kind() == ErrorKind::Disk,
+            Status::Abandoned | Status::Counted(_) | Status::Paused(_) => false,
+        };
+        state.users += usize::from(may_be_read);
+        may_be_read
     }
 
     /// Counts a closed handle.

@@ -5,9 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use kvfs::cache::content::{Content, Data, VersionId};
+use kvfs::cache::disk::DiskTier;
+use kvfs::cache::download::{Download, Tools};
+use kvfs::cache::stream::Origin;
+use kvfs::cache::window::Blocks;
+use kvfs::clock::{Deadline, Wait};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
-use kvfs::store::{Encoding, ErrorKind};
+use kvfs::store::{Encoding, ErrorKind, Key, Store};
+use kvfs::workers::Workers;
 
 use crate::support::core::{Core, Setup, TTL, patient};
 
@@ -156,4 +163,47 @@ fn what_is_kept_of_an_older_version_is_never_joined_to_a_newer_one() {
     core.clock.advance(TTL);
     assert!(core.cat("big").expect("its bytes") == newer);
     assert_eq!(core.records.kept_downloads(), 0);
+}
+
+/// On a full disk the download can have failed before the open that began it has got hold of it.
+#[test]
+fn a_download_whose_disk_failed_at_once_is_read_past_the_disk() {
+    let bytes = numbered(3 << 20);
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Identity, bytes.clone());
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let disk = DiskTier::open(folder.path(), 1 << 30, "test", Arc::default()).expect("a cache");
+    let spool = disk.spool(bytes.len() as u64).expect("room");
+    // Writing to it fails, as it does where a disk is full.
+    let file = Arc::new(fs::File::open("/dev/null").expect("a file to read"));
+    let key = Key::new("big").expect("a key");
+    let deadline = Deadline::after(std::time::Duration::from_secs(60));
+    let meta = store.head(&key, deadline).expect("a record");
+    let download = Download::new(
+        Origin {
+            store: Arc::new(store),
+            key: key.clone(),
+            meta: meta.clone(),
+            raw: false,
+        },
+        file,
+        Some(bytes.len() as u64),
+        Tools {
+            blocks: Arc::new(Blocks::default()),
+            fillers: Workers::new("test", 8, 8, Arc::default()),
+        },
+    );
+    let body = Box::new(std::io::Cursor::new(bytes.clone()));
+    download.fill(&[], Some(body), spool);
+    let content = Arc::new(Content {
+        key,
+        version: VersionId(1),
+        meta,
+        modified: std::time::SystemTime::UNIX_EPOCH,
+        data: Data::Download(download),
+    });
+    assert!(!content.is_usable(), "the next open asks anew");
+    let reader = content.reader().expect("a reader all the same");
+    let read = reader.read_at(1 << 20, 100, Wait::Until(deadline));
+    assert_eq!(read.expect("bytes")[..], bytes[1 << 20..][..100]);
 }
