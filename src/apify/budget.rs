@@ -99,11 +99,9 @@ impl Budgets {
         }
     }
 
-    /// Takes note of a 429.
-    pub fn refuse(&self, kind: usize, now: Moment, retry_after: Option<Duration>) {
+    /// Takes note of a 429; see [`Pace::refuse`].
+    pub fn refuse(&self, kind: usize, now: Moment, retry_after: Option<Duration>, was_paced: bool) {
         let mut state = self.0.lock();
-        // Other processes may have paced themselves all along.
-        let was_paced = state.paces[kind].is_enforced();
         state.change(now, |paces| {
             paces[kind].refuse(now, retry_after, was_paced);
         });
@@ -356,7 +354,7 @@ mod tests {
         let (one, other) = (process(dir.path()), process(dir.path()));
         let now = Duration::from_secs(100);
         one.learn(1, 10.0, now);
-        one.refuse(1, now, Some(Duration::from_secs(5)));
+        one.refuse(1, now, Some(Duration::from_secs(5)), true);
         let wait = other
             .take(1, Priority::Foreground, now)
             .expect_err("a pause");

@@ -12,6 +12,9 @@ use super::direct::connection::Connection;
 use super::errors::Failure;
 use crate::store::ErrorKind;
 
+/// How long a connection is silent before the kernel asks whether the server is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
 /// Makes connections to any server.
 pub type Connector = HttpsConnector<HttpConnector>;
 
@@ -27,6 +30,12 @@ pub fn connector(timeout: Duration) -> Result<Connector, Failure> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(timeout));
+    // A download that waits for its reader keeps its place in what lies between, and who has gone is
+    // noticed (tcp(7)).
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE));
+    tcp.set_keepalive_retries(Some(3));
+    tcp.set_tcp_user_timeout(Some(2 * KEEPALIVE));
     Ok(hyper_rustls::HttpsConnectorBuilder::new()
         .try_with_platform_verifier()
         .map_err(|error| {

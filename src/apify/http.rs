@@ -323,6 +323,7 @@ impl HttpClient {
             } else {
                 None
             };
+            let was_paced = self.limiter.allowed(call.budget()) > 0;
             let mut headers = call.headers.clone();
             if let Some(token) = call.token
                 && let Some(secret) = token.for_url(&server).map_err(Failure::from)?
@@ -382,7 +383,7 @@ impl HttpClient {
                     .headers
                     .get(RETRY_AFTER)
                     .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
-                self.limiter.refused(call.budget(), retry_after);
+                self.limiter.refused(call.budget(), retry_after, was_paced);
                 self.show_budget();
             }
             let body = match call.purpose {

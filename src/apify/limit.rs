@@ -150,10 +150,11 @@ impl Limiter {
         self.budgets.learn(budget as usize, limit, budget::now());
     }
 
-    /// Takes note of a 429, and of its `Retry-After`.
-    pub fn refused(&self, budget: Budget, retry_after: Option<Duration>) {
+    /// Takes note of a 429, and of its `Retry-After`; `was_paced` tells whether the server was known
+    /// to limit when the request began.
+    pub fn refused(&self, budget: Budget, retry_after: Option<Duration>, was_paced: bool) {
         self.budgets
-            .refuse(budget as usize, budget::now(), retry_after);
+            .refuse(budget as usize, budget::now(), retry_after, was_paced);
     }
 
     /// Returns how many requests a second the server allows; 0 while it is not known to limit.
@@ -220,7 +221,7 @@ mod tests {
     fn a_refusal_uses_up_the_burst() {
         let limiter = Arc::new(Limiter::new(false));
         limiter.learn(Budget::Rest, 10);
-        limiter.refused(Budget::Rest, None);
+        limiter.refused(Budget::Rest, None, true);
         limiter.acquire(Budget::Rest, Foreground, long());
         let at_once = Deadline::after(Duration::from_micros(500));
         assert!(limiter.acquire(Budget::Rest, Foreground, at_once).is_none());

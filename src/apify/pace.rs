@@ -111,8 +111,10 @@ impl Pace {
             // Nothing was held back, so nothing is known of the limit that is assumed.
             // What is on its way is refused too, until the server's second is over.
             self.is_enforced = true;
+            // What has come back since an earlier refusal, of other processes perhaps, stays.
+            self.share = self.share(now);
             self.refused = now;
-            self.next = now + SAME_REFUSAL + self.burst(now);
+            self.next = self.next.max(now + SAME_REFUSAL + self.burst(now));
         } else if now.saturating_sub(self.refused) >= SAME_REFUSAL {
             self.share = (self.share(now) * DECREASE).max(LEAST_SHARE);
             self.refused = now;
@@ -271,6 +273,26 @@ mod tests {
         // Refused again at that rate: the limit is lower than was assumed.
         pace.refuse(begun[0] + Duration::from_secs(1), None, true);
         assert!(pace.share(begun[0] + Duration::from_secs(1)) <= 0.51);
+    }
+
+    #[test]
+    fn who_was_not_paced_spoils_nothing_for_those_who_are() {
+        let mut pace = Pace::new(200.0, true);
+        let start = Duration::from_secs(50);
+        for at in 0..10 {
+            pace.refuse(start + Duration::from_secs(at), None, true);
+        }
+        let now = start + Duration::from_secs(100);
+        assert_eq!(pace.share(now), 1.0);
+        pace.refuse(now, Some(Duration::from_secs(20)), true);
+        let share = pace.share(now);
+        pace.refuse(now, None, false);
+        assert_eq!(pace.share(now), share);
+        let begun = run(&mut pace, Priority::Foreground, now, 1);
+        assert!(begun[0] >= now + Duration::from_secs(20), "{begun:?}");
+        let later = now + Duration::from_secs(60);
+        pace.refuse(later, None, false);
+        assert_eq!(pace.share(later), 1.0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! processes, and each may open a little out of order (`xargs -P`). What a scan leaves out is
 //! learnt by class (the names' extensions): `cat *.html` does not fetch the `.json` between.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Opens in a row, by small steps, that make a scan: two may be chance.
@@ -48,23 +48,26 @@ pub struct Detector {
 
 /// The ranks opened last, with their times, oldest first.
 #[derive(Debug, Default)]
-struct Recent(VecDeque<(u64, Duration)>);
+struct Recent {
+    order: VecDeque<(u64, Duration)>,
+    ranks: BTreeSet<u64>,
+}
 
 impl Recent {
     fn add(&mut self, rank: u64, now: Duration, useful: Duration) {
-        self.0.push_back((rank, now));
-        while self.0.len() > REMEMBERED
-            || self
-                .0
-                .front()
-                .is_some_and(|(_, at)| now.saturating_sub(*at) >= useful)
+        if self.ranks.insert(rank) {
+            self.order.push_back((rank, now));
+        }
+        while let Some((oldest, at)) = self.order.front().copied()
+            && (self.order.len() > REMEMBERED || now.saturating_sub(at) >= useful)
         {
-            self.0.pop_front();
+            self.order.pop_front();
+            self.ranks.remove(&oldest);
         }
     }
 
     fn contains(&self, rank: u64) -> bool {
-        self.0.iter().any(|(other, _)| *other == rank)
+        self.ranks.contains(&rank)
     }
 }
 
@@ -135,7 +138,10 @@ impl Detector {
             others += if other == at { 0 } else { scan.ahead.len() };
         }
         let most = WINDOW.1.saturating_sub(others).max(WINDOW.0);
-        self.recent.add(rank, now, self.useful);
+        // A walk that is alone has nobody to mind.
+        if self.scans.len() > 1 {
+            self.recent.add(rank, now, self.useful);
+        }
         let (before, rest) = self.scans.split_at_mut(at);
         let Some((scan, after)) = rest.split_first_mut() else {
             return Vec::new();
@@ -155,6 +161,7 @@ impl Detector {
     /// Forgets all scans.
     pub fn reset(&mut self) {
         self.scans.clear();
+        self.recent = Recent::default();
     }
 
     /// Returns how many records are fetched ahead and not opened.

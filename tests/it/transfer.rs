@@ -127,7 +127,8 @@ fn who_comes_back_goes_on_where_the_last_reader_left() {
         wait_for(|| core.records.kept_downloads() == 1);
     };
     leave_half_way();
-    assert_eq!(core.faults.calls(Call::Get), 1);
+    // On a slow machine others join the first connection.
+    assert_eq!(core.faults.calls(Call::Get) - core.faults.ranged_gets(), 1);
     let before = core.faults.body_bytes();
     assert!((8 << 20..=32 << 20).contains(&before), "{before} bytes");
     // Later, so that the version is asked about: nothing arrives twice.

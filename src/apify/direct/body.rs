@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -17,6 +17,7 @@ use super::idle::Idle;
 use crate::apify::body::Broken;
 use crate::apify::errors::chain;
 use crate::apify::transport::Transport;
+use crate::clock::Deadline;
 
 /// Bytes read at once for who takes bodies in chunks.
 const CHUNK: usize = 64 << 10;
@@ -156,14 +157,18 @@ impl DirectBody {
                 self.give_back();
                 return Ok(Some(bytes));
             }
-            let mut bytes = vec![0; CHUNK];
+            let most = match &self.framing {
+                Framing::Length { left, .. } => usize::try_from(*left).unwrap_or(CHUNK).min(CHUNK),
+                Framing::Framed(_) => CHUNK,
+            };
+            let mut bytes = vec![0; most];
             let len = self.read(&mut bytes, span)?;
             bytes.truncate(len);
             return Ok((len > 0).then(|| bytes.into()));
         };
         let (exchange, body) = &mut **framed;
         loop {
-            let until = Instant::now() + span;
+            let until = Deadline::after(span).instant();
             let frame = exchange
                 .drive(until, |context| Pin::new(&mut *body).poll_frame(context))
                 .map_err(|stopped| match stopped {
@@ -240,7 +245,7 @@ fn receive(
     buffer: &mut [u8],
     span: Duration,
 ) -> Result<usize, Broken> {
-    match connection.read(buffer, Instant::now() + span) {
+    match connection.read(buffer, Deadline::after(span).instant()) {
         Ok(0) => Err(Broken::Lost(
             "the connection was closed before the answer's end".into(),
         )),

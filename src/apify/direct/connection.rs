@@ -51,10 +51,16 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] when nothing has come until then; errors of the socket and TLS.
     pub fn read(&mut self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
+        let mut is_late = false;
         loop {
             match self.read_now(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Much may come that is nothing yet: pieces of what TLS can only decrypt whole.
+                    if is_late {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                     self.wait(PollFlags::IN, until)?;
+                    is_late = Instant::now() >= until;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
@@ -110,7 +116,19 @@ impl fmt::Debug for Connection {
 
 /// A connection while the HTTP library has it: never waits. Whoever drives the library waits.
 #[derive(Clone, Debug)]
-pub struct Lent(pub Arc<Mutex<Connection>>);
+pub struct Lent(pub Arc<Mutex<Loan>>);
+
+/// What is lent.
+#[derive(Debug)]
+pub struct Loan {
+    /// The connection.
+    pub connection: Connection,
+    /// When reading ends, although more is coming: else the library would read interim answers for
+    /// as long as a server sends them.
+    pub until: Instant,
+    /// Whether something has been read since then; what has arrived in time counts.
+    pub is_late: bool,
+}
 
 fn poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
@@ -127,7 +145,12 @@ impl hyper::rt::Read for Lent {
     ) -> Poll<io::Result<()>> {
         let mut buffer = [0; AT_ONCE];
         let most = room.remaining().min(AT_ONCE);
-        poll(self.0.lock().read_now(&mut buffer[..most]))
+        let mut loan = self.0.lock();
+        if loan.is_late {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        loan.is_late = Instant::now() >= loan.until;
+        poll(loan.connection.read_now(&mut buffer[..most]))
             .map_ok(|len| room.put_slice(&buffer[..len]))
     }
 }
@@ -138,11 +161,11 @@ impl hyper::rt::Write for Lent {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        poll(self.0.lock().writer().write(bytes))
+        poll(self.0.lock().connection.writer().write(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll(self.0.lock().writer().flush())
+        poll(self.0.lock().connection.writer().flush())
     }
 
     /// Leaves the socket open: it is closed when it is dropped.

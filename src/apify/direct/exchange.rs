@@ -15,7 +15,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use parking_lot::Mutex;
 use rustix::event::PollFlags;
 
-use super::connection::{Connection, Lent};
+use super::connection::{Connection, Lent, Loan};
 use crate::apify::errors::chain;
 
 /// Why there is no answer.
@@ -29,7 +29,7 @@ pub enum Stopped {
 
 /// One request and its answer, driven by the calling thread.
 pub struct Exchange {
-    io: Arc<Mutex<Connection>>,
+    io: Arc<Mutex<Loan>>,
     driver: http1::Connection<Lent, Empty<Bytes>>,
     sender: SendRequest<Empty<Bytes>>,
     woken: Arc<Woken>,
@@ -60,7 +60,11 @@ impl Exchange {
         request: hyper::Request<Empty<Bytes>>,
         until: Instant,
     ) -> Result<(Self, hyper::Response<Incoming>), Stopped> {
-        let io = Arc::new(Mutex::new(connection));
+        let io = Arc::new(Mutex::new(Loan {
+            connection,
+            until,
+            is_late: false,
+        }));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
@@ -80,7 +84,16 @@ impl Exchange {
         let answer = exchange.drive(until, |context| answer.as_mut().poll(context))?;
         match answer {
             Ok(answer) => Ok((exchange, answer)),
-            Err(error) => Err(Stopped::Broken(chain(&error))),
+            Err(error) => Err(exchange.stopped(chain(&error))),
+        }
+    }
+
+    /// Tells why it ended: hyper takes what came too late for a broken connection.
+    fn stopped(&self, reason: String) -> Stopped {
+        if self.io.lock().is_late {
+            Stopped::Silent
+        } else {
+            Stopped::Broken(reason)
         }
     }
 
@@ -92,6 +105,10 @@ impl Exchange {
     ) -> Result<T, Stopped> {
         let waker = Waker::from(Arc::clone(&self.woken));
         let mut context = Context::from_waker(&waker);
+        {
+            let mut loan = self.io.lock();
+            (loan.until, loan.is_late) = (until, false);
+        }
         loop {
             self.woken.0.store(false, Ordering::Relaxed);
             if self.ended.is_none()
@@ -106,13 +123,13 @@ impl Exchange {
                 return Ok(result);
             }
             if let Some(reason) = &self.ended {
-                return Err(Stopped::Broken(reason.clone()));
+                return Err(self.stopped(reason.clone()));
             }
             if self.woken.0.load(Ordering::Relaxed) {
                 continue;
             }
             // Requests are short: when hyper waits, it is for the answer.
-            match self.io.lock().wait(PollFlags::IN, until) {
+            match self.io.lock().connection.wait(PollFlags::IN, until) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return Err(Stopped::Silent);
@@ -139,6 +156,7 @@ impl Exchange {
     pub fn end(self) -> Option<(Connection, Bytes)> {
         let parts = self.driver.into_parts();
         drop((parts.io, self.sender));
-        Some((Arc::into_inner(self.io)?.into_inner(), parts.read_buf))
+        let loan = Arc::into_inner(self.io)?.into_inner();
+        Some((loan.connection, parts.read_buf))
     }
 }

@@ -35,11 +35,10 @@ impl Idle {
     /// Keeps a connection on which nothing is to come, for a while and up to a number.
     pub fn put(self: &Arc<Self>, server: String, connection: Connection, transport: &Transport) {
         let mut connections = self.connections.lock();
-        if connections.len() == IDLE_CONNECTIONS {
-            return;
-        }
+        let oldest = (connections.len() == IDLE_CONNECTIONS).then(|| connections.remove(0));
         connections.push((server, connection, Instant::now()));
         drop(connections);
+        drop(oldest);
         if !self.watched.swap(true, Ordering::Relaxed) {
             transport.spawn(Self::watch(Arc::downgrade(self)));
         }
@@ -48,7 +47,7 @@ impl Idle {
     /// Closes what has been idle for long, until nothing is left.
     async fn watch(idle: Weak<Self>) {
         loop {
-            tokio::time::sleep(IDLE_TIMEOUT).await;
+            tokio::time::sleep(IDLE_TIMEOUT / 5).await;
             let Some(idle) = idle.upgrade() else { return };
             let mut old = Vec::new();
             let mut connections = idle.connections.lock();

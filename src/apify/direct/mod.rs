@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::http::uri::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use url::{Position, Url};
 
@@ -34,11 +35,14 @@ use super::connector::{self, Connector};
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
+use crate::clock::Deadline;
 use crate::store::ErrorKind;
 
 /// Sends gets, and keeps connections for them.
 pub struct DirectClient {
     connector: OnceLock<Connector>,
+    /// Held by who makes the connector, which reads the system's certificates: once is enough.
+    making: Mutex<()>,
     connect_timeout: Duration,
     proxies: Matcher,
     idle: Arc<Idle>,
@@ -49,6 +53,7 @@ impl DirectClient {
     pub fn new(connect_timeout: Duration) -> Self {
         Self {
             connector: OnceLock::new(),
+            making: Mutex::new(()),
             connect_timeout,
             proxies: Matcher::from_system(),
             idle: Arc::default(),
@@ -79,7 +84,7 @@ impl DirectClient {
         headers: HeaderMap,
         patience: Duration,
     ) -> Result<Reply, Failure> {
-        let until = Instant::now() + patience;
+        let until = Deadline::after(patience).instant();
         let name = server[..Position::BeforePath].to_owned();
         let connection = match self.idle.take(&name) {
             Some(connection) => connection,
@@ -132,6 +137,10 @@ impl DirectClient {
     }
 
     fn connector(&self) -> Result<&Connector, Failure> {
+        if let Some(connector) = self.connector.get() {
+            return Ok(connector);
+        }
+        let _making = self.making.lock();
         if let Some(connector) = self.connector.get() {
             return Ok(connector);
         }

@@ -244,6 +244,26 @@ fn silence_is_an_error_in_the_head_and_in_the_body() {
     }
 }
 
+/// Interim answers, of which there may be any number (RFC 9110, 15.2), are no sign of life.
+#[test]
+fn a_server_that_never_comes_to_the_point_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let url = Url::parse(&url).expect("a URL");
+    // Ends when the client has closed the connection.
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a client");
+        let mut request = [0; 4096];
+        let _ = socket.read(&mut request).expect("a request");
+        let hints = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000);
+        while socket.write_all(&hints).is_ok() {}
+    });
+    let transport = transport(&url, Duration::from_millis(300));
+    let failure = get(&transport, &url, 4096).expect_err("no answer");
+    server.join().expect("no panic");
+    assert_eq!(failure.kind, ErrorKind::Timeout, "{failure:?}");
+}
+
 #[test]
 fn answers_without_a_body_keep_the_connection() {
     let server = Server::start(Script {
