@@ -227,7 +227,7 @@ impl Download {
     /// Reads from the body until `room` is full, somebody waits for just what is there, or
     /// the bytes come too slowly to wait for more. Fewer than one byte means the end.
     ///
-    /// Each piece is on disk before the next one is read, while the processor's cache has it.
+    /// Each piece is written before the next one is read, while the processor's cache has it.
     fn gather(
         &self,
         front: &mut Front,
@@ -248,15 +248,20 @@ impl Download {
             (size - past).min(limit.saturating_sub(position).max(1)) as usize
         };
         let begun = sync::now();
-        let mut len = 0;
+        let (mut len, mut landed) = (0, 0);
+        let mut failure = None;
         while len < most {
-            match read_some(body, &mut room[len..most.min(len + PIECE)]) {
+            match read_some(body, &mut room[len..most.min(landed + PIECE)]) {
                 Ok(0) => break,
-                Ok(n) => {
-                    self.land(front, position + len as u64, &room[len..len + n])?;
-                    len += n;
+                Ok(n) => len += n,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
                 }
-                Err(error) => return Ok((len, Some(error))),
+            }
+            if len - landed == PIECE {
+                self.land(front, position + landed as u64, &room[landed..len])?;
+                landed = len;
             }
             if sync::now().saturating_duration_since(begun) > GATHER
                 || self.is_awaited(position..position + len as u64)
@@ -264,7 +269,8 @@ impl Download {
                 break;
             }
         }
-        Ok((len, None))
+        self.land(front, position + landed as u64, &room[landed..len])?;
+        Ok((len, failure))
     }
 
     /// Tells whether somebody waits for nothing beyond `range`.
@@ -279,6 +285,9 @@ impl Download {
     /// Writes bytes to disk, and to the checksum, as long as there is room.
     fn land(&self, front: &mut Front, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let end = at + bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         if self.expected.is_some_and(|expected| end > expected) {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
