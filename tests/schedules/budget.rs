@@ -220,7 +220,7 @@ fn the_pace_holds_whoever_asks_and_a_refusal_stops_everybody() {
                             .expect("everybody gets on");
                         begun.lock().push(now());
                         if priority == Listing && round == 2 {
-                            limiter.refused(Budget::Records, Some(pause));
+                            limiter.refused(Budget::Records, Some(pause), true);
                             *refused.lock() = Some(now());
                         }
                         drop(permit);
