@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use twox_hash::{XxHash3_64, XxHash3_128};
 
+use super::disk::temp;
 use super::page::Packed;
 use super::split::Guide;
 use crate::store::{Key, ListQuery};
@@ -150,10 +151,7 @@ impl Index {
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let dir = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut file = tempfile::Builder::new()
-            .prefix("listing-")
-            .suffix(".tmp")
-            .tempfile_in(dir)?;
+        let mut file = temp::create(dir)?;
         file.write_all(bytes)?;
         file.persist(&self.path).map_err(|error| error.error)?;
         Ok(())

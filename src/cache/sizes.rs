@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::temp;
 use crate::store::Key;
 use crate::sync::Mutex;
 
@@ -129,7 +130,7 @@ impl ExactSizes {
             return;
         };
         let state = self.state.lock().sizes.clone();
-        let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut temp| {
+        let written = temp::create(dir).and_then(|mut temp| {
             for (key, (stored, content)) in state {
                 serde_json::to_writer(
                     &mut temp,

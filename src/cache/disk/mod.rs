@@ -6,7 +6,7 @@
 //! kvfs-1/CACHEDIR.TAG
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what the entry is; names its data file
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
-//! kvfs-1/tmp/<pid>-<random>                            contents on their way, locked while they are
+//! kvfs-1/tmp/<pid>-<random>.tmp                        contents on their way, locked while they are
 //! ```
 //!
 //! The scope is a hash of server, store, account and read mode, so that none sees another's
@@ -34,6 +34,7 @@ use crate::sync::{self, Condvar, Mutex, thread};
 mod checksum;
 mod scan;
 mod spool;
+pub(super) mod temp;
 
 pub use checksum::Checksum;
 pub(super) use checksum::checksum;

@@ -5,13 +5,11 @@
 //! since it was found is not counted and not removed.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::FlockOperation;
-
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta};
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, temp};
 
 /// A data file that no `.json` names may be one that another process is just publishing.
 const ORPHAN_AGE: Duration = Duration::from_secs(600);
@@ -21,11 +19,11 @@ impl DiskTier {
     pub(super) fn scan(&self) {
         let mut found = Vec::new();
         for scope in folders(&self.root) {
+            temp::remove_abandoned(&scope);
             for shard in folders(&scope) {
                 self.scan_shard(&shard, &mut found);
             }
         }
-        self.clear_temp();
         found.sort_by_key(|(used, ..)| *used);
         let (mut evicted, mut replaced) = (Vec::new(), Vec::new());
         {
@@ -102,23 +100,6 @@ impl DiskTier {
                 .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ORPHAN_AGE));
             if old && !named.iter().any(|known| known == name) {
                 let _ = fs::remove_file(&path);
-            }
-        }
-    }
-
-    /// Removes what dead processes left: the living hold locks, whichever pids they have where
-    /// they run. One that has not come to locking a new file yet loses it, and caches less.
-    fn clear_temp(&self) {
-        for entry in fs::read_dir(self.root.join("tmp"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let is_free = File::open(entry.path()).is_ok_and(|file| {
-                rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
-            });
-            if is_free {
-                let _ = fs::remove_file(entry.path());
             }
         }
     }

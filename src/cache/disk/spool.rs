@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::FlockOperation;
 use tempfile::NamedTempFile;
 
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, hash};
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, hash, temp};
 use crate::folders::private_dir;
 use crate::store::{Key, RecordMeta};
 use crate::sync;
@@ -64,13 +63,7 @@ impl DiskTier {
     /// Makes a file for something on its way, locked for as long as anybody here has it open.
     pub(super) fn temp(&self) -> io::Result<NamedTempFile> {
         let folder = self.root.join("tmp");
-        let prefix = format!("{}-", std::process::id());
-        let make = || {
-            tempfile::Builder::new()
-                .prefix(&prefix)
-                .tempfile_in(&folder)
-        };
-        let temp = make().or_else(|error| {
+        temp::create(&folder).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
@@ -78,10 +71,8 @@ impl DiskTier {
             private_dir(&self.root)?;
             private_dir(&self.root.join(&self.scope))?;
             private_dir(&folder)?;
-            make()
-        })?;
-        rustix::fs::flock(temp.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-        Ok(temp)
+            temp::create(&folder)
+        })
     }
 }
 

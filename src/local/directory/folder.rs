@@ -1,19 +1,17 @@
 //! One folder: opening files that lie beneath it, replacing files whole, one committer at a time.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 
-use super::names::UNFINISHED;
 use super::sidecar::{Identity, Sidecar};
 use crate::clock::Deadline;
 
@@ -28,13 +26,6 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Waits between two tries for the lock of the folder.
 const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
-
-/// The newest modification time given to a file, in nanoseconds since 1970. File systems stamp
-/// files by a clock that ticks every few milliseconds; validators need better.
-static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
-
-/// Numbers unfinished files.
-static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// A folder. It is opened anew for each use: crawlers remove and re-create theirs.
 #[derive(Debug)]
@@ -178,29 +169,6 @@ impl Folder {
         (*known == identity).then(|| sidecar.clone())
     }
 
-    /// Makes an unfinished file, which vanishes unless it is [`Unfinished::publish`]ed.
-    pub(super) fn unfinished(&self) -> io::Result<Unfinished> {
-        loop {
-            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-            let name = format!(
-                "{UNFINISHED}{}-{serial}-{:x}.tmp",
-                std::process::id(),
-                fastrand::u32(..)
-            );
-            let path = self.path.join(name);
-            match File::options().write(true).create_new(true).open(&path) {
-                Ok(file) => {
-                    return Ok(Unfinished {
-                        path: Some(path),
-                        file,
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Removes a file; an absent one is fine.
     pub(super) fn remove(&self, relative: &str) -> io::Result<()> {
         match std::fs::remove_file(self.path.join(relative)) {
@@ -245,52 +213,6 @@ pub(super) struct FolderLock {
     _fd: OwnedFd,
 }
 
-/// A file that is still being written, under a name that is never listed.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    path: Option<PathBuf>,
-    file: File,
-}
-
-impl Unfinished {
-    /// Ends writing: gives the file a modification time of its own and makes it durable.
-    pub(super) fn finish(&mut self) -> io::Result<Identity> {
-        self.file
-            .set_modified(UNIX_EPOCH + Duration::from_nanos(next_mtime()))?;
-        self.file.sync_all()?;
-        identity(&self.file)
-    }
-
-    /// Gives the file its name, replacing what has it.
-    pub(super) fn publish(mut self, folder: &Folder, relative: &str) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            std::fs::rename(path, folder.path.join(relative))?;
-            self.path = None;
-        }
-        Ok(())
-    }
-}
-
-impl Write for Unfinished {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::debug!(%error, "an unfinished file stays behind");
-        }
-    }
-}
-
 /// Returns the identity of an open file's present version.
 pub(super) fn identity(file: &File) -> io::Result<Identity> {
     Ok(identity_of(&file.metadata()?))
@@ -326,16 +248,4 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())),
     }
-}
-
-fn next_mtime() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64);
-    let newest = NEWEST_MTIME
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| {
-            Some(now.max(newest + 1))
-        })
-        .unwrap_or(now);
-    now.max(newest + 1)
 }

@@ -85,21 +85,22 @@ impl Stamp {
 impl Index {
     /// Scans the folder if it may have changed, unless the index is younger than `tolerated`
     /// and the scan not cheap. One thread scans; if the scan is long, the others go by the old
-    /// index meanwhile. Own changes are in it at any age.
-    pub(super) fn refresh(&self, folder: &Folder, tolerated: Duration) -> io::Result<()> {
+    /// index meanwhile. Own changes are in it at any age. Returns the unfinished files that were
+    /// found if there was a scan.
+    pub(super) fn refresh(&self, folder: &Folder, tolerated: Duration) -> io::Result<Vec<String>> {
         let modified = folder.metadata()?.modified()?;
         let known = {
             let mut state = self.state.lock();
             loop {
                 let stamp = state.stamp;
                 if stamp.is_some_and(|stamp| stamp.holds(modified, tolerated)) {
-                    return Ok(());
+                    return Ok(Vec::new());
                 }
                 if !state.scanning {
                     break;
                 }
                 if stamp.is_some_and(|stamp| !stamp.is_cheap()) {
-                    return Ok(());
+                    return Ok(Vec::new());
                 }
                 self.scanned.wait(&mut state);
             }
@@ -135,7 +136,7 @@ impl Index {
         state.claims = Arc::new(claims);
         state.rivals = found.rivals;
         state.warn(found.unnamed);
-        Ok(())
+        Ok(found.unfinished)
     }
 
     /// Returns all claims on a key, the one that counts first.

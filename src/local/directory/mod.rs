@@ -28,12 +28,14 @@ mod scan;
 mod sidecar;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod write;
 
 use folder::{Folder, is_absence};
 use index::Index;
 use scan::Files;
 use sidecar::{Description, Identity, NONE_TYPE, Sidecar};
+use unfinished::Unfinished;
 
 /// How often a value and a sidecar that change while they are read are read again.
 const PAIRING_ATTEMPTS: usize = 8;
@@ -107,6 +109,19 @@ impl DirectoryStore {
         self.folder.path().to_owned()
     }
 
+    /// Looks at what is in the folder, if it may have changed, and clears what killed processes
+    /// left on their way into it.
+    fn refresh(&self, tolerated: Duration) -> Result<()> {
+        let unfinished = self
+            .index
+            .refresh(&self.folder, tolerated)
+            .map_err(|error| self.failed(error))?;
+        if self.is_writable() {
+            unfinished::remove_abandoned(&self.folder, &unfinished);
+        }
+        Ok(())
+    }
+
     /// Finds a record and opens its value together with the sidecar that describes it. Files of
     /// other layouts that others made less than `tolerated` ago may be missed.
     fn locate(&self, key: &Key, tolerated: Duration) -> Result<Opened> {
@@ -115,9 +130,7 @@ impl DirectoryStore {
                 return Ok(opened);
             }
         }
-        self.index
-            .refresh(&self.folder, tolerated)
-            .map_err(|error| self.failed(error))?;
+        self.refresh(tolerated)?;
         for claim in self.index.claims(key) {
             let files = claim.files(key);
             let opened = match &files.sidecar {
@@ -271,9 +284,7 @@ impl Store for DirectoryStore {
                 "a folder has no schema and so no collections",
             ));
         }
-        self.index
-            .refresh(&self.folder, Duration::ZERO)
-            .map_err(|error| self.failed(error))?;
+        self.refresh(Duration::ZERO)?;
         let (page, more) = self.index.page(
             query.after.as_deref().unwrap_or_default(),
             query.prefix.as_deref().unwrap_or_default(),
@@ -430,7 +441,7 @@ fn cannot_open(path: &Path, error: io::Error) -> StoreError {
 /// [`ErrorKind::Disk`].
 pub(crate) fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let folder = Folder::open(folder).map_err(disk)?;
-    let mut file = folder.unfinished().map_err(disk)?;
+    let mut file = Unfinished::create(&folder).map_err(disk)?;
     transfer::copy(Upload::Bytes(bytes), &mut file)?;
     file.finish().map_err(disk)?;
     file.publish(&folder, name).map_err(disk)?;

@@ -10,7 +10,7 @@ use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 
 use super::folder::{Folder, is_absence};
-use super::names::{self, SIDECAR_SUFFIX, STORE_METADATA};
+use super::names::{self, SIDECAR_SUFFIX, STORE_METADATA, UNFINISHED};
 use crate::store::Key;
 
 /// How deep sub-directories are looked into: keys with slashes, in the plain layout.
@@ -74,6 +74,8 @@ pub(super) struct Found {
     pub rivals: HashMap<Key, Vec<Claim>>,
     /// Files whose names are not UTF-8; no key can name them.
     pub unnamed: usize,
+    /// Files of ours that are being written, or were by processes that are dead.
+    pub unfinished: Vec<String>,
     /// Whether there are sub-directories, whose changes the folder's own time does not show.
     pub nested: bool,
 }
@@ -218,6 +220,9 @@ fn assign(
     }
     for value in listed.values {
         if names::is_unfinished(&value) {
+            if prefix.is_empty() && value.starts_with(UNFINISHED) {
+                found.unfinished.push(value);
+            }
             continue;
         }
         let value = format!("{prefix}{value}");

@@ -352,3 +352,25 @@ fn a_large_folder_is_listed_page_by_page_and_own_writes_show_at_once() {
     let page = store.list_page(&query, soon()).expect("a page");
     assert_eq!(page.items.len(), 1);
 }
+
+#[test]
+fn what_nobody_is_writing_any_more_is_removed_if_the_folder_may_be_written_to() {
+    let left = ".%kvfs-1-2-3.tmp";
+    let names = [left, "INPUT.json.a8_k2m1z.json.tmp", ".%kvfs-notes"];
+    let (dir, store) = folder(&names.map(|name| (name, "half")));
+    fs::create_dir(dir.path().join(".%kvfs-4-5-6.tmp")).expect("a folder");
+    let there = |name: &str| dir.path().join(name).exists();
+
+    let reader = DirectoryStore::open(dir.path(), Access::ReadOnly).expect("a store");
+    assert_eq!(keys(&reader), Vec::<String>::new());
+    assert!(there(left), "a reader removes nothing");
+
+    let held = Unfinished::create(&store.folder).expect("a file");
+    assert_eq!(keys(&store), Vec::<String>::new());
+    assert!(!there(left));
+    // Other programs' and the one that is being written stay.
+    assert!(names[1..].iter().all(|name| there(name)));
+    assert!(there(".%kvfs-4-5-6.tmp"));
+    held.publish(&store.folder, "held").expect("published");
+    assert_eq!(keys(&store), ["held"]);
+}

@@ -12,6 +12,7 @@ use super::folder::{FolderLock, is_absence};
 use super::names::{self, sidecar_name};
 use super::scan::{Claim, Files};
 use super::sidecar::{Description, Identity, Ours, Previous, Sidecar};
+use super::unfinished::Unfinished;
 use super::{Access, DirectoryStore, Opened, meta};
 use crate::clock::Deadline;
 use crate::local::transfer::{self, disk};
@@ -42,7 +43,7 @@ impl DirectoryStore {
         body: Upload<'_>,
         deadline: Deadline,
     ) -> Result<RecordMeta> {
-        let mut value = self.folder.unfinished().map_err(disk)?;
+        let mut value = Unfinished::create(&self.folder).map_err(disk)?;
         transfer::copy(body, &mut value)?;
         let identity = value.finish().map_err(disk)?;
         let content_type = request.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
@@ -96,11 +97,11 @@ impl DirectoryStore {
         &self,
         name: &str,
         sidecar: &Sidecar,
-        value: super::folder::Unfinished,
+        value: Unfinished,
         key: &Key,
     ) -> Result<Claim> {
         let text = serde_json::to_vec_pretty(sidecar).map_err(|error| disk(error.into()))?;
-        let mut beside = self.folder.unfinished().map_err(disk)?;
+        let mut beside = Unfinished::create(&self.folder).map_err(disk)?;
         transfer::copy(Upload::Bytes(&text), &mut beside)?;
         let Identity { inode, .. } = beside.finish().map_err(disk)?;
         let files = Files::named(name.to_owned());
@@ -148,9 +149,7 @@ impl DirectoryStore {
 
     /// Returns the files that claim a key besides those the key's own names lead to.
     fn other_claims(&self, key: &Key, tolerated: Duration) -> Result<Vec<Files>> {
-        self.index
-            .refresh(&self.folder, tolerated)
-            .map_err(|error| self.failed(error))?;
+        self.refresh(tolerated)?;
         let claims = self.index.claims(key);
         let files = claims.iter().map(|claim| claim.files(key));
         Ok(files.filter(|files| *files != Files::quoted(key)).collect())

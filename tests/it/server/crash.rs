@@ -1,10 +1,13 @@
 //! `kvfs serve` killed in the middle of uploads.
 
+use std::fs;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::blocking::Client;
+use tempfile::TempDir;
 
 use super::process::Served;
 use super::{bytes, client, data, send};
@@ -82,7 +85,7 @@ fn what_a_killed_server_has_stored_is_whole_and_of_one_version() {
     }
 }
 
-fn is_whole(folder: &Arc<tempfile::TempDir>, stored: &[AtomicU64; 3]) {
+fn is_whole(folder: &Arc<TempDir>, stored: &[AtomicU64; 3]) {
     let served = Served::over(folder, &[]);
     let store = served.store("s");
     for (key, stored) in KEYS.iter().zip(stored) {
@@ -116,5 +119,62 @@ fn is_whole(folder: &Arc<tempfile::TempDir>, stored: &[AtomicU64; 3]) {
         client().get(format!("{store}/keys")).bearer_auth(TOKEN),
     ));
     assert_eq!(keys["count"], KEYS.len());
+    assert_eq!(unfinished(folder), Vec::<String>::new());
+    served.kill();
+}
+
+/// Returns what lies in the store's folder that is no record yet.
+fn unfinished(folder: &TempDir) -> Vec<String> {
+    let files = fs::read_dir(folder.path().join("storage/key_value_stores/s"));
+    let names = files.into_iter().flatten().map(|file| {
+        let name = file.expect("a file").file_name();
+        name.into_string().expect("UTF-8")
+    });
+    names.filter(|name| name.ends_with(".tmp")).collect()
+}
+
+#[test]
+fn what_an_upload_to_a_killed_server_leaves_is_removed_by_the_next_one() {
+    let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+    let start = |served: &Served| {
+        let path = served.store("s").trim_start_matches(&served.url).to_owned();
+        let mut upload = served.connection();
+        let head = format!(
+            "PUT {path}/records/late HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Length: 8\r\n\r\nhalf"
+        );
+        upload.write_all(head.as_bytes()).expect("a request");
+        upload
+    };
+    let killed = Served::over(&folder, &[]);
+    let _cut = start(&killed);
+    while unfinished(&folder).is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let left = unfinished(&folder);
+    killed.kill();
+    assert_eq!(unfinished(&folder), left, "a killed server removes nothing");
+
+    // What is under way in a living one stays.
+    let served = Served::over(&folder, &[]);
+    let mut upload = start(&served);
+    let other = || {
+        let names = unfinished(&folder).into_iter();
+        names
+            .filter(|name| !left.contains(name))
+            .collect::<Vec<_>>()
+    };
+    while other().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let under_way = other();
+    let keys = format!("{}/keys", served.store("s"));
+    send(client().get(keys).bearer_auth(TOKEN));
+    assert_eq!(unfinished(&folder), under_way);
+    upload.write_all(b"half").expect("the rest");
+    let mut answer = [0; 12];
+    upload.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 201");
+    assert_eq!(unfinished(&folder), Vec::<String>::new());
     served.kill();
 }

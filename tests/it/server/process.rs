@@ -100,7 +100,7 @@ impl Served {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
     }
 
-    fn connection(&self) -> TcpStream {
+    pub(super) fn connection(&self) -> TcpStream {
         let address = self.url.trim_start_matches("http://");
         TcpStream::connect(address).expect("a connection")
     }

@@ -1,0 +1,138 @@
+//! Files that are still being written, under names that are never listed.
+//!
+//! INVARIANT: who writes one holds its lock until it has its name or is gone. One that nobody
+//! holds is what a dead process left, whichever machine or container that ran in, and is removed
+//! by the next scan of a folder that may be written to.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::folder::{Folder, identity};
+use super::names::UNFINISHED;
+use super::sidecar::Identity;
+
+/// Numbers unfinished files.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// The newest modification time given to a file, in nanoseconds since 1970. File systems stamp
+/// files by a clock that ticks every few milliseconds; validators need better.
+static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
+
+/// A file on its way into a folder; it vanishes unless it is [`Unfinished::publish`]ed.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+impl Unfinished {
+    /// Makes an empty one.
+    pub(super) fn create(folder: &Folder) -> io::Result<Self> {
+        loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let name = format!(
+                "{UNFINISHED}{}-{serial}-{:x}.tmp",
+                std::process::id(),
+                fastrand::u32(..)
+            );
+            let path = folder.path().join(name);
+            let file = match File::options().write(true).create_new(true).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            };
+            let made = Self {
+                path: Some(path),
+                file,
+            };
+            if made.is_held()? {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Takes the lock; tells whether no scan took the file for abandoned before.
+    fn is_held(&self) -> io::Result<bool> {
+        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(self.file.metadata()?.nlink() > 0),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            // File systems without locks do without: nothing is taken for abandoned there.
+            Err(error) => {
+                tracing::debug!(%error, "an unfinished file cannot be locked");
+                Ok(true)
+            }
+        }
+    }
+
+    /// Ends writing: gives the file a modification time of its own and makes it durable.
+    pub(super) fn finish(&mut self) -> io::Result<Identity> {
+        self.file
+            .set_modified(UNIX_EPOCH + Duration::from_nanos(next_mtime()))?;
+        self.file.sync_all()?;
+        identity(&self.file)
+    }
+
+    /// Gives the file its name, replacing what has it.
+    pub(super) fn publish(mut self, folder: &Folder, relative: &str) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            std::fs::rename(path, folder.path().join(relative))?;
+            self.path = None;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::debug!(%error, "an unfinished file stays behind");
+        }
+    }
+}
+
+/// Removes those of the named files of a folder that nobody is writing any more.
+pub(super) fn remove_abandoned(folder: &Folder, names: &[String]) {
+    for name in names {
+        let Ok(file) = folder.file(name) else {
+            continue;
+        };
+        if flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
+            continue;
+        }
+        match folder.remove(name) {
+            Ok(()) => tracing::debug!(file = name, "removed what a killed process left"),
+            Err(error) => tracing::debug!(%error, file = name, "an abandoned file stays behind"),
+        }
+    }
+}
+
+fn next_mtime() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64);
+    let newest = NEWEST_MTIME
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| {
+            Some(now.max(newest + 1))
+        })
+        .unwrap_or(now);
+    now.max(newest + 1)
+}
