@@ -2,22 +2,25 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The most arenas of the allocator.
+/// The most arenas of the allocator. Each beyond the first sets addresses aside.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 2;
 
 /// Keeps the C library from setting aside 64 MiB of addresses for each of the first threads, eight
 /// a core: dozens of threads wait for the network here, and none of them allocates much. Under
-/// `ulimit -v`, or on a large machine, the daemon could else not even start.
+/// `ulimit -v`, or on a large machine, the daemon could else not even start. Where addresses are
+/// limited there is one arena only.
 ///
 /// To be called before the first thread is started.
 pub fn bound_arenas() {
+    #[cfg(target_env = "gnu")]
+    let arenas = getrlimit(Resource::As).current.map_or(ARENAS, |_| 1);
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "there is no safe call for it")]
     // SAFETY: mallopt(3) takes two numbers and changes parameters of the allocator only; no other
     // thread is there yet.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_ARENA_MAX, arenas);
     }
 }
 

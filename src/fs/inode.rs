@@ -22,15 +22,6 @@ pub struct Inode {
     pub lookups: u64,
     /// Open handles.
     pub opens: u32,
-    /// Of those that are listed, few are ever opened.
-    version: Option<Box<(VersionId, u64)>>,
-    /// Whether an open is telling the kernel of this version at the moment.
-    ///
-    /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
-    /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
-    pub settling: bool,
-    /// Whether the kernel reads the open handles' content from its file: all or none of them.
-    pub direct: bool,
     /// Whether the name now belongs to another inode, because the record changed while this one
     /// was open.
     pub detached: bool,
@@ -41,28 +32,54 @@ pub struct Inode {
     /// Whether answers with different sizes are on their way to the kernel. They overtake each
     /// other, and of two questions under way at once it believes whichever answer comes first.
     told_several: bool,
-    /// What programs have set: on few of them.
-    shown: Option<Box<Shown>>,
+    /// What most of those that are listed do not have.
+    more: Option<Box<More>>,
+}
+
+/// What is known of an inode that was opened or changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct More {
+    version: Option<(VersionId, u64)>,
+    /// Whether an open is telling the kernel of this version at the moment.
+    ///
+    /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
+    /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
+    settling: bool,
+    /// Whether the kernel reads the open handles' content from its file: all or none of them.
+    direct: bool,
+    shown: Shown,
 }
 
 impl Inode {
+    fn more(&self) -> More {
+        self.more.as_deref().copied().unwrap_or_default()
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut More)) {
+        let mut more = self.more();
+        change(&mut more);
+        if more == More::default() {
+            self.more = None;
+        } else {
+            **self.more.get_or_insert_default() = more;
+        }
+    }
+
     /// Returns the version whose pages the kernel may hold, and its exact size.
     ///
     /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
     pub fn version(&self) -> Option<(VersionId, u64)> {
-        self.version.as_deref().copied()
+        self.more.as_ref()?.version
     }
 
     /// Returns what programs have set.
     pub fn shown(&self) -> Shown {
-        self.shown.as_deref().copied().unwrap_or_default()
+        self.more().shown
     }
 
     /// Changes what programs have set.
     pub fn show(&mut self, change: impl FnOnce(&mut Shown)) {
-        let mut shown = self.shown();
-        change(&mut shown);
-        self.shown = (shown != Shown::default()).then(|| Box::new(shown));
+        self.change(|more| change(&mut more.shown));
     }
 
     /// Returns the size that the kernel believes; `None` if it may be one of several.
@@ -87,9 +104,29 @@ impl Inode {
         self.told_size = size;
     }
 
-    /// Changes it.
+    /// Changes the version.
     pub fn set_version(&mut self, version: Option<(VersionId, u64)>) {
-        self.version = version.map(Box::new);
+        self.change(|more| more.version = version);
+    }
+
+    /// Tells whether an open is telling the kernel of its version: others then wait.
+    pub fn is_settling(&self) -> bool {
+        self.more().settling
+    }
+
+    /// Begins or ends that.
+    pub fn set_settling(&mut self, settling: bool) {
+        self.change(|more| more.settling = settling);
+    }
+
+    /// Tells whether the kernel reads the open handles' content from its file.
+    pub fn is_direct(&self) -> bool {
+        self.more().direct
+    }
+
+    /// Notes whether it does. Not while any handle is open.
+    pub fn set_direct(&mut self, direct: bool) {
+        self.change(|more| more.direct = direct);
     }
 }
 
@@ -174,14 +211,11 @@ impl InodeTable {
             key: key.clone(),
             lookups: 0,
             opens: 0,
-            version: None,
-            settling: false,
-            direct: false,
             detached: false,
             gone: false,
             told_size,
             told_several: false,
-            shown: None,
+            more: None,
         });
     }
 
@@ -408,6 +442,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_listing_of_a_million_takes_little() {
+        assert!(size_of::<Option<Inode>>() <= 56);
+    }
 
     proptest! {
         #[test]

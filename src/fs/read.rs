@@ -38,7 +38,7 @@ struct Settling<'a>(&'a KvFs, Ino);
 impl Drop for Settling<'_> {
     fn drop(&mut self) {
         if let Some(inode) = self.0.inodes.lock().get_mut(self.1) {
-            inode.settling = false;
+            inode.set_settling(false);
         }
         self.0.settled.notify_all();
     }
@@ -116,7 +116,7 @@ impl KvFs {
             return;
         };
         if let Some(inode) = self.inodes.lock().get_mut(handle.ino) {
-            inode.direct = false;
+            inode.set_direct(false);
         }
     }
 
@@ -154,7 +154,7 @@ impl KvFs {
             if inode.detached {
                 return Err(FsError::Stale);
             }
-            if !inode.settling {
+            if !inode.is_settling() {
                 let told = inode.told_size();
                 let pages = match inode.version() {
                     // While handles are open, it is their size that the kernel was told.
@@ -172,14 +172,15 @@ impl KvFs {
                     _ => Pages::Replace(told),
                 };
                 if inode.opens == 0 {
-                    inode.direct =
-                        self.direct.load(Ordering::Relaxed) && content.whole_file().is_some();
+                    inode.set_direct(
+                        self.direct.load(Ordering::Relaxed) && content.whole_file().is_some(),
+                    );
                 }
                 inode.opens += 1;
                 inode.set_version(version);
                 inode.settle_size(size);
-                inode.settling = pages != Pages::Keep;
-                return Ok((pages, inode.direct));
+                inode.set_settling(pages != Pages::Keep);
+                return Ok((pages, inode.is_direct()));
             }
             let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
             let late = self.settled.wait_until(&mut inodes, deadline.instant());

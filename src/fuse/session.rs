@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Resource, getrlimit};
 
 use super::adapter::Adapter;
 use super::notify::Kernel;
@@ -19,6 +20,8 @@ use crate::fs::types::KernelCache;
 
 /// Threads that take requests from the kernel. They never wait, so a few are enough.
 const THREADS: usize = 4;
+/// The same where addresses are limited: fuser sets 16 MiB of them aside for each.
+const FEW_THREADS: usize = 2;
 /// The filesystem type that the mount shows, as in `fuse.kvfs`.
 pub const SUBTYPE: &str = "kvfs";
 /// Kernel readahead in KiB: what makes it ask for 1 MiB at once.
@@ -85,7 +88,10 @@ pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
         Access::Everybody => SessionACL::All,
     };
     let mut config = Config::default();
-    config.n_threads = Some(THREADS);
+    config.n_threads = Some(match getrlimit(Resource::As).current {
+        Some(_) => FEW_THREADS,
+        None => THREADS,
+    });
     config.acl = acl;
     let session = if rustix::process::geteuid().is_root() {
         let device = mount_as_root(options)?;

@@ -4,23 +4,26 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use compact_str::CompactString;
+
 use crate::redact::SafeUrl;
 
 /// The longest key the platform accepts, in bytes.
 pub const MAX_KEY_LEN: usize = 256;
 
-/// The name of a record in its store. Cheap to clone.
+/// The name of a record in its store. Up to 24 bytes of it need no memory of their own: a listing
+/// makes a million of them.
 ///
 /// Any non-empty string can be a key, because old stores hold keys that today's platform would
 /// refuse; [`Key::is_valid`] tells whether a new record may have it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key(CompactString);
 
 impl Key {
     /// Wraps `text`; `None` for an empty one.
-    pub fn new(text: impl Into<Arc<str>>) -> Option<Self> {
-        let text = text.into();
-        (!text.is_empty()).then_some(Self(text))
+    pub fn new(text: impl AsRef<str>) -> Option<Self> {
+        let text = text.as_ref();
+        (!text.is_empty()).then(|| Self(text.into()))
     }
 
     /// Returns the key as the API spells it, not percent-encoded.
@@ -50,7 +53,7 @@ impl fmt::Display for Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
+        write!(f, "{:?}", self.as_str())
     }
 }
 
