@@ -14,6 +14,7 @@ use super::FOLDER;
 use super::budget::Budget;
 use super::entry::EntryId;
 use super::journal::Journal;
+use super::own::Own;
 use super::owner::{self, OwnerDir, private_folder, sync_dir};
 use crate::store::reference::StoreRef;
 
@@ -70,7 +71,7 @@ impl Default for StoreFile {
 /// The staging folder of one mount.
 #[derive(Debug)]
 pub struct StagingFolder {
-    own: Arc<OwnerDir>,
+    own: Arc<Own>,
     scope: PathBuf,
     budget: Arc<Budget>,
     journal: Arc<Journal>,
@@ -105,20 +106,10 @@ impl StagingFolder {
         store: Option<&StoreFile>,
         limit: Option<u64>,
     ) -> io::Result<Arc<Self>> {
-        let root = dir.join(FOLDER);
-        let scope = root.join(scope);
-        crate::folders::private_dir(dir)?;
-        private_folder(&root)?;
-        private_folder(&scope)?;
-        sync_dir(dir)?;
-        sync_dir(&root)?;
-        let lock = owner::lock_scope(&scope)?;
-        if let Some(store) = store {
-            write_store_file(&scope, store)?;
-        }
-        let own = OwnerDir::create(&scope)?;
+        let (path, lock) = make_scope(dir, scope, store)?;
+        let own = OwnerDir::create(&path)?;
         let mut dead = Vec::new();
-        for folder in owner::owners(&scope)? {
+        for folder in owner::owners(&path)? {
             if folder == own.path() {
                 continue;
             }
@@ -136,10 +127,11 @@ impl StagingFolder {
         }
         drop(lock);
         let budget = Budget::new(File::open(own.path())?, limit);
+        let own = Arc::new(Own::new(dir, scope, store, own)?);
         let journal = Journal::new(Arc::clone(&own), dead, Arc::clone(&budget));
         Ok(Arc::new(Self {
             own,
-            scope,
+            scope: path,
             budget,
             journal: Arc::new(journal),
         }))
@@ -152,21 +144,24 @@ impl StagingFolder {
     /// That the disk refuses.
     pub fn new_file(&self) -> io::Result<File> {
         let nameless = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::openat(CWD, self.own.path(), nameless, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Ok(file.into()),
-            // Some filesystems cannot: then it has a name for a moment, and is copied to be kept.
-            Err(_) => tempfile::tempfile_in(self.own.path()),
-        }
+        self.own.within(|own| {
+            match rustix::fs::openat(CWD, own.path(), nameless, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => Ok(file.into()),
+                // Some filesystems cannot: then it has a name for a moment, and is copied to be
+                // kept.
+                Err(_) => tempfile::tempfile_in(own.path()),
+            }
+        })
     }
 
     /// Returns the folder of this process.
-    pub fn own_path(&self) -> &Path {
-        self.own.path()
+    pub fn own_path(&self) -> PathBuf {
+        self.own.get().path().to_owned()
     }
 
     /// Leaves nothing behind if nothing is pending; nothing more may be kept.
     pub fn end(&self) {
-        self.own.remove_if_empty();
+        self.own.get().remove_if_empty();
     }
 
     /// Returns what may be written.
@@ -205,6 +200,29 @@ impl StagingFolder {
     pub fn damaged(&self) -> Vec<EntryId> {
         damaged(&self.scope)
     }
+}
+
+/// Makes the folder of a scope where it is missing; returns it, and its lock.
+///
+/// # Errors
+/// That a folder cannot be made, is a symbolic link or belongs to somebody else.
+pub(super) fn make_scope(
+    dir: &Path,
+    scope: &str,
+    store: Option<&StoreFile>,
+) -> io::Result<(PathBuf, File)> {
+    let root = dir.join(FOLDER);
+    let scope = root.join(scope);
+    crate::folders::private_dir(dir)?;
+    private_folder(&root)?;
+    private_folder(&scope)?;
+    sync_dir(dir)?;
+    sync_dir(&root)?;
+    let lock = owner::lock_scope(&scope)?;
+    if let Some(store) = store {
+        write_store_file(&scope, store)?;
+    }
+    Ok((scope, lock))
 }
 
 /// Returns the damaged entries of a scope.

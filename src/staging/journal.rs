@@ -20,6 +20,7 @@ use rustix::fs::{AtFlags, CWD};
 
 use super::budget::{Budget, Space};
 use super::entry::{self, EntryId, Pending};
+use super::own::Own;
 use super::owner::{self, Found, OwnerDir};
 use super::unanswered::Unanswered;
 use crate::store::Key;
@@ -30,7 +31,7 @@ const COPY: usize = 1 << 20;
 /// The pending uploads.
 #[derive(Debug)]
 pub struct Journal {
-    own: Arc<OwnerDir>,
+    own: Arc<Own>,
     budget: Arc<Budget>,
     index: Mutex<Index>,
     last: AtomicU64,
@@ -76,7 +77,7 @@ pub struct JournalEntry {
 impl Journal {
     /// Returns the journal of the owner of `own` and of the dead ones that it takes over.
     pub(super) fn new(
-        own: Arc<OwnerDir>,
+        own: Arc<Own>,
         dead: Vec<(Arc<OwnerDir>, Vec<Found>)>,
         budget: Arc<Budget>,
     ) -> Self {
@@ -118,12 +119,14 @@ impl Journal {
     /// # Errors
     /// That the disk refuses; there is then no entry.
     pub fn keep(&self, file: &File, pending: Pending, durable: bool) -> io::Result<EntryId> {
-        self.add(file, None, pending, durable)
+        self.own
+            .within(|own| self.add(own, file, None, pending.clone(), durable))
     }
 
     /// Makes an entry of a file, which may have a name in a journal already.
     fn add(
         &self,
+        own: &Arc<OwnerDir>,
         file: &File,
         name: Option<&Path>,
         pending: Pending,
@@ -139,7 +142,7 @@ impl Journal {
             space
         };
         let id = self.next_id();
-        let data = owner::data_path(self.own.path(), &id);
+        let data = owner::data_path(own.path(), &id);
         let written = self.steps.next().and_then(|()| -> io::Result<()> {
             let linked = match name {
                 Some(name) => fs::hard_link(name, &data),
@@ -154,13 +157,13 @@ impl Journal {
             }
             let data = copied.as_ref().unwrap_or(file);
             let durable = durable.then_some(data);
-            self.describe(&self.own, &id, &pending, &data_checksum, durable)?;
+            self.describe(own, &id, &pending, &data_checksum, durable)?;
             self.steps.next()?;
-            durable.map_or(Ok(()), |_| self.own.sync())
+            durable.map_or(Ok(()), |_| own.sync())
         });
         if let Err(error) = written {
             // None of it is an entry yet, or nobody has been told that it is one.
-            let folder = self.own.path();
+            let folder = own.path();
             for path in [
                 owner::new_path(folder, &id),
                 owner::json_path(folder, &id),
@@ -173,7 +176,7 @@ impl Journal {
         let indexed = Indexed {
             pending,
             data_checksum,
-            owner: Arc::clone(&self.own),
+            owner: Arc::clone(own),
             adopted: false,
             sent: false,
             _space: space,
@@ -259,7 +262,13 @@ impl Journal {
         let size = pending.size;
         change(&mut pending);
         pending.size = size;
-        self.add(&self.open(id)?, Some(&entry.data), pending, true)
+        self.add(
+            &self.own.get(),
+            &self.open(id)?,
+            Some(&entry.data),
+            pending,
+            true,
+        )
     }
 
     /// Removes an entry, whose bytes are in the store or not wanted any more.
@@ -352,6 +361,11 @@ impl Journal {
             .map(|entry| entry.data)
             .ok_or(io::ErrorKind::NotFound)?;
         owner::open_own(&path)
+    }
+
+    /// Tells whether somebody has removed an entry's bytes.
+    pub(super) fn is_lost(&self, entry: &JournalEntry) -> bool {
+        self.own.is_removed(&entry.data)
     }
 
     /// Checks that the bytes of an entry are those that were written.

@@ -142,7 +142,7 @@ fn what_a_killed_process_was_writing_is_cleared_and_entries_are_not() {
     let folder = open(dir.path());
     let id = keep(&folder, "a", b"bytes");
     let other = EntryId::new(7, 7);
-    let own = folder.own_path().to_owned();
+    let own = folder.own_path();
     fs::write(owner::data_path(&own, &other), "half").expect("room");
     fs::write(owner::new_path(&own, &id), "half").expect("room");
     fs::write(own.join("foreign"), "not ours").expect("room");
@@ -173,7 +173,7 @@ fn what_a_killed_process_was_writing_is_cleared_and_entries_are_not() {
 fn damaged_entries_are_put_aside_and_told() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = open(dir.path());
-    let own = folder.own_path().to_owned();
+    let own = folder.own_path();
     let torn = keep(&folder, "torn", b"bytes");
     let short = keep(&folder, "short", b"bytes");
     let lost = keep(&folder, "lost", b"bytes");
@@ -263,7 +263,7 @@ fn a_full_staging_folder_refuses_and_leaves_nothing() {
         .expect_err("too much");
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(folder.budget().used(), 0);
-    assert_eq!(files(folder.own_path()).len(), 1, "the lock");
+    assert_eq!(files(&folder.own_path()).len(), 1, "the lock");
 }
 
 #[test]

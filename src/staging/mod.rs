@@ -24,6 +24,7 @@ pub mod file;
 pub mod folder;
 pub mod journal;
 pub mod lanes;
+mod own;
 pub mod owner;
 pub mod report;
 pub mod unanswered;

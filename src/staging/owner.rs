@@ -61,7 +61,7 @@ impl OwnerDir {
     ///
     /// # Errors
     /// That the disk refuses.
-    pub fn create(scope: &Path) -> io::Result<Arc<Self>> {
+    pub fn create(scope: &Path) -> io::Result<Self> {
         let name = format!("{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = scope.join(name);
         private_folder(&path)?;
@@ -69,7 +69,7 @@ impl OwnerDir {
         let this = Self::lock(&path, FlockOperation::LockExclusive)?
             .ok_or_else(|| io::Error::other("the new staging folder is locked"))?;
         sync_dir(scope)?;
-        Ok(Arc::new(this))
+        Ok(this)
     }
 
     /// Takes over the folder at `path` if its owner is dead. The caller holds the scope's lock, so

@@ -345,6 +345,9 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
         written(&mounted, "before").expect("a writable disk");
         eventually("it is stored", || head(&store, "before").is_some());
         let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
+        if write_back {
+            fs::write(mounted.file("waiting"), "behind that").expect("a good disk");
+        }
         let away = disk.take_away();
         assert_eq!(written(&mounted, "during"), Err(libc::EIO));
         told(&mounted, libc::EIO);
@@ -352,6 +355,44 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
         waits.into_iter().for_each(|waiting| waiting.goes_out());
         disk.bring_back(away);
         is_back(&mounted, &store);
+        if write_back {
+            // What could not be read meanwhile is tried again.
+            eventually("it is stored", || head(&store, "waiting") == Some(11));
+        }
+        mounted.unmount();
+    }
+}
+
+/// As people remove state folders.
+#[test]
+fn a_staging_folder_that_is_removed_is_made_anew_and_what_waited_in_it_is_told() {
+    for write_back in [false, true] {
+        let disk = Disk::new("16m");
+        let (store, mounted) = faulty_on(&disk, write_back);
+        written(&mounted, "before").expect("a writable disk");
+        eventually("it is stored", || head(&store, "before").is_some());
+        let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
+        if write_back {
+            fs::write(mounted.file("waiting"), "behind that").expect("a good disk");
+        }
+        fs::remove_dir_all(disk.path().join("staging")).expect("it was there");
+        written(&mounted, "after").expect("a good disk");
+        waits.into_iter().for_each(|waiting| waiting.goes_out());
+        eventually("it is stored", || head(&store, "after").is_some());
+        if write_back {
+            eventually("the loss is told", || {
+                let errors = mounted.counters().last_errors;
+                let mut messages = errors.iter().map(|error| &error.message);
+                messages.any(|message| message.contains("somebody has removed"))
+            });
+            let content = "content of waiting";
+            assert_eq!(head(&store, "waiting"), Some(content.len() as u64));
+            fs::write(mounted.file("waiting"), "once more").expect("a good disk");
+            eventually("it is stored", || head(&store, "waiting") == Some(9));
+        }
+        fs::remove_dir_all(disk.path().join("staging")).expect("it was made anew");
+        written(&mounted, "again").expect("a good disk");
+        eventually("it is stored", || head(&store, "again").is_some());
         mounted.unmount();
     }
 }

@@ -31,7 +31,9 @@ impl Uploader {
                 if may_have_arrived(error.kind()) {
                     self.journal.note_sent(id);
                 }
-                if is_transient(error.kind()) {
+                if self.journal.is_lost(&entry) {
+                    self.lost(&entry);
+                } else if is_transient(error.kind()) || self.journal.open(id).is_err() {
                     self.put_off(key, &error);
                 } else {
                     self.refused(&entry, &error);
@@ -54,8 +56,8 @@ impl Uploader {
         self.metrics.uploads_retried.one();
         if failures == 0 {
             tracing::warn!(
-                "cannot upload {key} yet: {error}; it is safe on disk and is tried again until it \
-                 works, see kvfs status"
+                "cannot upload {key} yet: {error}; it stays in the staging folder and is tried again \
+                 until it works, see kvfs status"
             );
         } else {
             tracing::debug!("cannot upload {key} yet: {error}; next try in {delay:?}");
@@ -167,6 +169,26 @@ impl Uploader {
             observer.failed(entry, error);
         }
         self.done(key, Some(&entry.id));
+        drop(marked);
+    }
+
+    /// Ends an upload whose bytes somebody has removed.
+    fn lost(self: &Arc<Self>, entry: &JournalEntry) {
+        let key = &entry.pending.key;
+        let error = StoreError::new(
+            ErrorKind::Disk,
+            "its bytes waited in the staging folder, and somebody has removed them",
+        )
+        .with_hint("write the file again; kvfs status tells what waits there")
+        .with_key(key);
+        self.metrics.uploads_failed.one();
+        tracing::error!("{key} was not uploaded: {error}");
+        let marked = self.mark_end(key);
+        self.drop_entry(&entry.id);
+        if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
+            observer.failed(entry, &error);
+        }
+        self.done(key, None);
         drop(marked);
     }
 

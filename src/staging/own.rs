@@ -1,0 +1,109 @@
+//! Where this process stages: its owner's folder, made anew where somebody has removed it.
+//!
+//! People remove state folders to free space or to begin afresh. What waited there is then gone;
+//! what is written from then on must not be refused for that until the mount ends. On another disk
+//! nothing is made: the right one was taken away, and would hide what is under its mount point when
+//! it is back.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::folder::{StoreFile, make_scope};
+use super::owner::OwnerDir;
+
+/// The folder of a process, whichever it is at the moment.
+///
+/// Lock order: `current`, alone; never held across disk I/O.
+#[derive(Debug)]
+pub(super) struct Own {
+    dir: PathBuf,
+    scope: String,
+    store: Option<StoreFile>,
+    /// The disk that it was made on.
+    device: u64,
+    current: Mutex<Arc<OwnerDir>>,
+}
+
+impl Own {
+    /// Returns the place of `made`, which lies in the scope `scope` of the staging folder `dir`.
+    ///
+    /// # Errors
+    /// That the folder cannot be looked at.
+    pub(super) fn new(
+        dir: &Path,
+        scope: &str,
+        store: Option<&StoreFile>,
+        made: OwnerDir,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            scope: scope.to_owned(),
+            store: store.cloned(),
+            device: fs::metadata(made.path())?.dev(),
+            current: Mutex::new(Arc::new(made)),
+        })
+    }
+
+    /// Returns the folder.
+    pub(super) fn get(&self) -> Arc<OwnerDir> {
+        Arc::clone(&self.current.lock())
+    }
+
+    /// Does something in the folder; once more in a new one if somebody has removed it.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(super) fn within<T>(
+        &self,
+        work: impl Fn(&Arc<OwnerDir>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let own = self.get();
+        match work(&own) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && self.is_removed(own.path()) =>
+            {
+                match self.make_anew(&own) {
+                    Ok(own) => work(&own),
+                    Err(why) => {
+                        tracing::warn!(
+                            "somebody has removed the staging folder {}, and it cannot be made anew: {why}",
+                            self.dir.display()
+                        );
+                        Err(error)
+                    }
+                }
+            }
+            done => done,
+        }
+    }
+
+    /// Tells whether what was at `path` in the staging folder has been removed for good, and not
+    /// taken away with its disk.
+    pub(super) fn is_removed(&self, path: &Path) -> bool {
+        let there = path.ancestors().find_map(|dir| {
+            let found = fs::symlink_metadata(dir).ok()?;
+            Some((dir, found.dev()))
+        });
+        there.is_some_and(|(dir, device)| dir != path && device == self.device)
+    }
+
+    fn make_anew(&self, removed: &Arc<OwnerDir>) -> io::Result<Arc<OwnerDir>> {
+        let (scope, lock) = make_scope(&self.dir, &self.scope, self.store.as_ref())?;
+        let made = Arc::new(OwnerDir::create(&scope)?);
+        drop(lock);
+        let mut current = self.current.lock();
+        if Arc::ptr_eq(&current, removed) {
+            *current = made;
+            tracing::warn!(
+                "somebody has removed the staging folder {}; what waited in it is gone, and it is made anew",
+                self.dir.display()
+            );
+        }
+        Ok(Arc::clone(&current))
+    }
+}
