@@ -41,7 +41,7 @@ impl KvFs {
         let side = self.write_side()?;
         let ticket = match draft.begin(why) {
             Begin::Nothing => return Ok(()),
-            Begin::Refused(error) => return Err(FsError::Store(error)),
+            Begin::Refused(error) => return Err(error),
             Begin::Go(ticket) => *ticket,
         };
         self.store_ticket(side, ticket)
@@ -293,7 +293,7 @@ impl KvFs {
         let stored = self.write_side().and_then(|side| {
             match draft.begin(Why::Release) {
                 Begin::Nothing => Ok(()),
-                Begin::Refused(error) => Err(FsError::Store(error)),
+                Begin::Refused(error) => Err(error),
                 // Somebody has opened it again, and may have emptied it to write it anew: that is
                 // not to be seen half way. Whoever closes it then stores it.
                 Begin::Go(ticket) if self.is_open(draft.ino) => {

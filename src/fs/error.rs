@@ -34,7 +34,7 @@ pub enum FsError {
 }
 
 /// Why something is not possible, and what to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     errno: c_int,
     /// What is wrong.

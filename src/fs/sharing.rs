@@ -128,7 +128,7 @@ impl KvFs {
             return self.flush(fh, wait);
         }
         let refused = self.draft(handle.ino).and_then(|draft| draft.refusal());
-        refused.map_or(Ok(()), |error| Err(FsError::Store(error)))
+        refused.map_or(Ok(()), Err)
     }
 
     /// Tells whether a process is known to have a file open for writing.

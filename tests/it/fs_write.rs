@@ -10,7 +10,7 @@ use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store};
 
-use crate::support::core::{Core, Setup, TTL, Told, patient};
+use crate::support::core::{Core, Setup, TTL, Told, patient, staging};
 
 /// A core whose store can be changed, and the folder of its staging files.
 fn writable(records: &[(&str, &str, &[u8])]) -> (tempfile::TempDir, Setup, Core) {
@@ -773,6 +773,53 @@ fn files_that_would_be_too_large_fail_when_they_are_written() {
     assert_eq!(errno(over), libc::EFBIG);
     core.close(fh).expect("stored");
     assert_eq!(stored(&setup, "A"), Some(b"0123456789".to_vec()));
+}
+
+#[test]
+fn what_is_not_all_there_is_not_stored() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = MemoryStore::new();
+    store.insert("A", "text/plain", Encoding::Identity, b"old".to_vec());
+    let mut setup = Setup::new(store).writable(&dir.path().join("unlimited"));
+    if let Some(write) = &mut setup.fs.write {
+        write.staging = staging(&dir.path().join("limited"), Some(10));
+    }
+    let core = setup.core(None);
+    let write = |fh, offset, bytes: &[u8]| core.fs.write(fh, offset, bytes, patient());
+
+    // As `echo "much more" > A`, and as an append of which the second half has no room.
+    for empties in [true, false] {
+        let opened = if empties {
+            core.create("A")
+        } else {
+            core.open_to_write("A")
+        };
+        let (_, fh) = opened.expect("opened");
+        write(fh, 3, b"half").expect("there is room");
+        assert_eq!(errno(write(fh, 7, b"other half")), libc::ENOSPC);
+        assert_eq!(errno(core.fs.fsync(fh, patient())), libc::ENOSPC);
+        assert_eq!(errno(core.close(fh)), libc::ENOSPC);
+        assert_eq!(stored(&setup, "A"), Some(b"old".to_vec()));
+        assert_eq!(core.cat("A").expect("the record"), b"old");
+    }
+    // A new one.
+    let (_, fh) = core.create("B").expect("made");
+    assert_eq!(errno(write(fh, 0, b"eleven long")), libc::ENOSPC);
+    assert_eq!(errno(core.close(fh)), libc::ENOSPC);
+    assert_eq!(stored(&setup, "B"), None);
+    assert_eq!(errno(core.cat("B").map(drop)), libc::ENOENT);
+    // One that is to take the place of another.
+    let (_, fh) = core.create("A.tmp").expect("made");
+    assert_eq!(errno(write(fh, 0, b"eleven long")), libc::ENOSPC);
+    let _ = core.close(fh);
+    assert_eq!(errno(core.rename("A.tmp", "A")), libc::ENOENT);
+    assert_eq!(stored(&setup, "A"), Some(b"old".to_vec()));
+    // Who goes on after that knows what is there.
+    let (_, fh) = core.open_to_write("A").expect("opened");
+    assert_eq!(errno(write(fh, 3, b"other half")), libc::ENOSPC);
+    write(fh, 0, b"new").expect("there is room");
+    core.close(fh).expect("stored");
+    assert_eq!(stored(&setup, "A"), Some(b"new".to_vec()));
 }
 
 #[test]

@@ -278,8 +278,7 @@ impl<'a> Waiting<'a> {
 fn goes_on(mounted: &MountedSession, store: &FaultStore) {
     let read = fs::read_to_string(mounted.file("before"));
     assert_eq!(read.expect("reading goes on"), "content of before");
-    // As on any disk, a file can still be made where none of its bytes has room.
-    assert!(matches!(head(store, "during"), None | Some(0)));
+    assert_eq!(head(store, "during"), None, "not even empty");
 }
 
 #[track_caller]
@@ -327,6 +326,10 @@ fn a_staging_disk_that_others_fill_is_told_to_who_writes_and_is_used_again_once_
             written(&mounted, "filling") == Err(libc::ENOSPC)
         });
         assert_eq!(written(&mounted, "during"), Err(libc::ENOSPC));
+        // Neither emptied nor half of it.
+        let overwritten = fs::write(mounted.file("before"), "much more");
+        let error = overwritten.expect_err("there is no room");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
         told(&mounted, libc::ENOSPC);
         goes_on(&mounted, &store);
         waits.into_iter().for_each(|waiting| waiting.goes_out());

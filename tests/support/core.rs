@@ -126,8 +126,8 @@ impl Setup {
     }
 }
 
-/// Returns the usual settings for writing, with staging files in `dir`.
-pub fn write_config(dir: &Path) -> WriteConfig {
+/// Opens a staging folder in `dir` that takes no more than `limit` bytes.
+pub fn staging(dir: &Path, limit: Option<u64>) -> Arc<StagingFolder> {
     let staging = StagingFolder::open(&StagingConfig {
         dir: dir.to_owned(),
         scope: "test".into(),
@@ -137,8 +137,13 @@ pub fn write_config(dir: &Path) -> WriteConfig {
             api_url: None,
             raw: false,
         },
-        limit: None,
+        limit,
     });
+    staging.expect("a staging folder")
+}
+
+/// Returns the usual settings for writing, with staging files in `dir`.
+pub fn write_config(dir: &Path) -> WriteConfig {
     WriteConfig {
         overwrite: Overwrite::Unchanged,
         compress: None,
@@ -146,7 +151,7 @@ pub fn write_config(dir: &Path) -> WriteConfig {
         scratch_delay: Duration::from_secs(1),
         max_record_size: None,
         deadline: Duration::from_secs(20),
-        staging: staging.expect("a staging folder"),
+        staging: staging(dir, None),
         uploader: None,
         write_back: false,
     }

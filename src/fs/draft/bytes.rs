@@ -44,10 +44,16 @@ impl Draft {
         wait: Wait,
     ) -> Result<()> {
         let end = offset.saturating_add(bytes.len() as u64);
-        self.edit(now, folder, wait, |file, size| {
+        let written = self.edit(now, folder, wait, |file, size| {
             file.write_at(offset, bytes)?;
             Ok(size.max(end))
-        })
+        });
+        if let Err(FsError::Refused(refusal)) = &written {
+            let mut lost = refusal.clone();
+            lost.message = format!("not stored, as a part of it is lost: {}", lost.message);
+            self.state.lock().lost = Some(lost);
+        }
+        written
     }
 
     /// Cuts it off, or lengthens it with zeros.
@@ -144,5 +150,6 @@ impl State {
     fn changed(&mut self, now: SystemTime) {
         self.change += 1;
         self.modified = now;
+        self.lost = None;
     }
 }

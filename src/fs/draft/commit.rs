@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::journalled::Journalled;
 use super::{Draft, DraftFacts, Place, State};
+use crate::fs::FsError;
 use crate::fs::types::Ino;
 use crate::staging::file::Frozen;
 use crate::staging::{EntryId, UnansweredUploads};
@@ -60,8 +61,8 @@ impl Drop for Paused {
 pub enum Begin {
     /// There is nothing to do.
     Nothing,
-    /// The same bytes have been refused already.
-    Refused(StoreError),
+    /// The same bytes have been refused already, or are not all there.
+    Refused(FsError),
     /// Store this.
     Go(Box<Ticket>),
 }
@@ -92,11 +93,14 @@ impl Draft {
             if !state.needs_commit(why) {
                 return Begin::Nothing;
             }
+            if let Some(lost) = &state.lost {
+                return Begin::Refused(FsError::Refused(lost.clone()));
+            }
             if let Some((change, error)) = &state.failed
                 && *change == state.change
                 && (why == Why::Close || why == Why::Release || (waited && *change >= wanted))
             {
-                return Begin::Refused(error.duplicate());
+                return Begin::Refused(FsError::Store(error.duplicate()));
             }
             // No change may be half way when the bytes are frozen.
             let order = match self.order.try_lock() {
@@ -166,7 +170,7 @@ impl State {
         let held_back = self.temporary && self.facts.base.is_none();
         match why {
             // A shell closes a duplicate of a new file's descriptor before anything is written.
-            Why::Close => !held_back && (!self.untouched || self.size > 0),
+            Why::Close => !held_back && (!self.untouched || self.size > 0 || self.lost.is_some()),
             Why::Sync => !held_back,
             Why::Release | Why::Now => true,
         }

@@ -10,6 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::FsError;
+use super::error::Refusal;
 use super::types::Ino;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, UnansweredUploads};
@@ -57,6 +59,8 @@ struct State {
     /// No commit may begin: the file is getting another name, or losing its own.
     paused: bool,
     failed: Option<(u64, StoreError)>,
+    /// Why the latest write has not got into the file: half a file is not stored.
+    lost: Option<Refusal>,
     /// Nothing has been written since it was created or emptied.
     untouched: bool,
     /// Whether its name is one that programs soon give up for another.
@@ -108,6 +112,7 @@ impl Draft {
                 committing: false,
                 paused: false,
                 failed: None,
+                lost: None,
                 untouched: false,
                 temporary: false,
                 due: None,
@@ -204,17 +209,20 @@ impl Draft {
         ahead && state.place != Place::Gone
     }
 
-    /// Tells whether what the store lacks has been refused by it.
+    /// Tells whether what the store lacks has been refused by it, or is not all there.
     pub fn is_refused(&self) -> bool {
         self.refusal().is_some()
     }
 
-    /// Returns why the store has refused what it lacks, if it has.
-    pub fn refusal(&self) -> Option<StoreError> {
+    /// Returns why the store does not get what it lacks, if it is so.
+    pub fn refusal(&self) -> Option<FsError> {
         let state = self.state.lock();
+        if let Some(lost) = &state.lost {
+            return Some(FsError::Refused(lost.clone()));
+        }
         let failed = state.failed.as_ref();
         let (_, error) = failed.filter(|(change, _)| *change == state.change)?;
-        Some(error.duplicate())
+        Some(FsError::Store(error.duplicate()))
     }
 
     /// Tells whether a record of this name is in the store, as far as this mount knows.
