@@ -138,7 +138,12 @@ impl KvFs {
     /// large; errors of the fetch (at the first write) and of the local disk.
     pub fn write(&self, fh: Fh, offset: u64, bytes: &[u8], wait: Wait) -> Result<()> {
         let (side, handle) = self.writable(fh)?;
-        side.check_size(offset.saturating_add(bytes.len() as u64))?;
+        let end = offset.saturating_add(bytes.len() as u64);
+        side.check_size(end).inspect_err(|error| {
+            if let Some(draft) = self.draft(handle.ino) {
+                draft.lose(error);
+            }
+        })?;
         let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
         draft.write(offset, bytes, self.clock.wall(), side.folder(), wait)?;
         self.changed_by_writing(handle.ino);

@@ -48,12 +48,20 @@ impl Draft {
             file.write_at(offset, bytes)?;
             Ok(size.max(end))
         });
-        if let Err(FsError::Refused(refusal)) = &written {
+        if let Err(error) = &written {
+            self.lose(error);
+        }
+        written
+    }
+
+    /// Takes note that bytes were to be written and are not: it is then not stored, unless more is
+    /// written to it.
+    pub fn lose(&self, error: &FsError) {
+        if let FsError::Refused(refusal) = error {
             let mut lost = refusal.clone();
             lost.message = format!("not stored, as a part of it is lost: {}", lost.message);
             self.state.lock().lost = Some(lost);
         }
-        written
     }
 
     /// Cuts it off, or lengthens it with zeros.
