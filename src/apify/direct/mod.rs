@@ -106,7 +106,7 @@ impl DirectClient {
         Ok(Reply {
             status: parts.status.as_u16(),
             headers: parts.headers,
-            body: HttpBody::direct(body, Arc::clone(transport)),
+            body: HttpBody::direct(body),
         })
     }
 
