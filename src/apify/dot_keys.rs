@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,7 +16,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, USER_AGENT};
 
 use super::body::HttpBody;
-use super::connector::{self, Connector};
+use super::connector::{Connector, LazyConnector};
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
 use super::upload::Outgoing;
@@ -30,20 +29,10 @@ const MAX_LEN: usize = 64 << 20;
 type HyperClient = Client<Connector, Full<Bytes>>;
 
 /// A client that sends addresses as they are; set up when first needed.
-pub struct DotKeyClient {
-    client: OnceLock<HyperClient>,
-    connect_timeout: Duration,
-}
+#[derive(Default)]
+pub struct DotKeyClient(OnceLock<HyperClient>);
 
 impl DotKeyClient {
-    /// Returns a client that is not set up yet.
-    pub fn new(connect_timeout: Duration) -> Self {
-        Self {
-            client: OnceLock::new(),
-            connect_timeout,
-        }
-    }
-
     /// Sends a request and reads its whole answer.
     ///
     /// # Errors
@@ -58,7 +47,7 @@ impl DotKeyClient {
         deadline: Deadline,
     ) -> Result<Reply, Failure> {
         let body = upload.map(buffer).transpose()?;
-        let client = self.client()?;
+        let client = self.client(&transport.connector)?;
         let uri: Uri = uri
             .parse()
             .map_err(|_| Failure::permanent(ErrorKind::Protocol, "the address is not a URI"))?;
@@ -113,13 +102,11 @@ impl DotKeyClient {
         })
     }
 
-    fn client(&self) -> Result<&HyperClient, Failure> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        let connector = connector::connector(self.connect_timeout)?;
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(self.client.get_or_init(|| client))
+    fn client(&self, connector: &LazyConnector) -> Result<&HyperClient, Failure> {
+        let connector = connector.get()?;
+        Ok(self
+            .0
+            .get_or_init(|| Client::builder(TokioExecutor::new()).build(connector)))
     }
 }
 
