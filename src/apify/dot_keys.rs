@@ -1,8 +1,8 @@
-//! Requests for the records `.` and `..`.
+//! Requests about the records `.` and `..` other than gets, which [`super::direct`] sends.
 //!
 //! The URL standard takes the path segments `%2E` and `%2E%2E` for `.` and `..` and removes
 //! them, so reqwest cannot send these addresses; hyper sends what it is given. Such records are
-//! rare: their bodies are buffered, and proxies are not supported.
+//! rare: what is uploaded is buffered, and proxies are not supported.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -23,7 +23,7 @@ use super::upload::Outgoing;
 use crate::clock::Deadline;
 use crate::store::ErrorKind;
 
-/// The largest such record, in bytes, in either direction.
+/// The largest that such a record may become, in bytes; no answer is longer either.
 const MAX_LEN: usize = 64 << 20;
 
 type HyperClient = Client<Connector, Full<Bytes>>;

@@ -5,7 +5,8 @@
 //! the body goes straight into the reader's memory; other bodies come through hyper. A connection
 //! whose answer has been read to its end is kept for the next request.
 //!
-//! What goes through a proxy does not come here: reqwest knows how.
+//! What goes through a proxy does not come here: reqwest knows how. The records `.` and `..`, whose
+//! addresses reqwest cannot send, are asked for without any proxy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -54,13 +55,14 @@ impl DirectClient {
 
     /// Returns the address to ask for, unless a proxy, or credentials in it, need reqwest.
     pub fn address(&self, target: &Target) -> Option<Uri> {
-        let server = target.server();
-        let uri: Uri = match target {
-            Target::Url(url) => url.expose()[..Position::AfterQuery].parse().ok()?,
-            Target::DotKey { parent, tail } => format!("{parent}{tail}").parse().ok()?,
+        let url = match target {
+            Target::Url(url) => url.expose(),
+            // reqwest could not ask for it.
+            Target::DotKey { parent, tail } => return format!("{parent}{tail}").parse().ok(),
         };
-        let plain = server.username().is_empty() && server.password().is_none();
-        (plain && (transport::is_loopback(server) || self.proxies.intercept(&uri).is_none()))
+        let uri: Uri = url[..Position::AfterQuery].parse().ok()?;
+        let plain = url.username().is_empty() && url.password().is_none();
+        (plain && (transport::is_loopback(url) || self.proxies.intercept(&uri).is_none()))
             .then_some(uri)
     }
 
