@@ -30,7 +30,7 @@ mod answer;
 mod attributes;
 mod names;
 
-pub(super) use answer::{Asked, Lane, fail, guarded};
+pub(super) use answer::{Asked, Lane, fail};
 pub use attributes::Appearance;
 use attributes::BLOCK;
 pub(super) use attributes::file_attr;
@@ -133,9 +133,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let appearance = self.appearance;
         self.answer(
-            request,
-            "stat",
-            ino,
+            Asked::new(request, "stat", ino),
             reply,
             move |fs, wait| fs.getattr(Ino(ino.0), wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
@@ -149,10 +147,7 @@ impl Filesystem for Adapter {
         }
         let (fs, passthrough) = (Arc::clone(&self.fs), Arc::clone(&self.passthrough));
         self.answer_or_undo(
-            Lane::Wait,
-            request,
-            "open",
-            ino,
+            Asked::new(request, "open", ino),
             reply,
             move |fs, wait| fs.open(Ino(ino.0), false, wait),
             move |mut reply, opened| {
@@ -184,9 +179,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.answer(
-            request,
-            "read",
-            ino,
+            Asked::new(request, "read", ino),
             reply,
             move |fs, wait| fs.read(Fh(fh.0), offset, size as usize, wait),
             |reply, bytes| reply.data(&bytes),
@@ -444,9 +437,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.answer(
-            request,
-            "opendir",
-            ino,
+            Asked::new(request, "opendir", ino),
             reply,
             move |fs, _| fs.opendir(Ino(ino.0)),
             |reply, fh| reply.opened(FileHandle(fh.0), FopenFlags::empty()),
@@ -510,9 +501,7 @@ impl Filesystem for Adapter {
     ) {
         let name = name.to_string_lossy().into_owned();
         self.answer(
-            request,
-            "getxattr",
-            ino,
+            Asked::new(request, "getxattr", ino),
             reply,
             move |fs, wait| fs.getxattr(Ino(ino.0), &name, wait),
             move |reply, value| send_xattr(reply, &value, size),
@@ -521,9 +510,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.answer(
-            request,
-            "listxattr",
-            ino,
+            Asked::new(request, "listxattr", ino),
             reply,
             move |fs, _| fs.listxattr(Ino(ino.0)),
             move |reply, names| {
