@@ -96,7 +96,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "a name that ends in `%_` and a hash is not found",
-        &["fs_core::every_odd_key_is_listed_and_can_be_read_by_its_name"],
+        &["fs_core::names::every_odd_key_is_listed_and_can_be_read_by_its_name"],
     ),
     (
         "cannot write",
@@ -114,7 +114,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "reading goes on after the network is gone, then fails",
         &[
             "faults::a_server_that_is_gone_leaves_what_is_cached_and_comes_back",
-            "fs_core::an_immutable_store_is_read_from_the_disk_cache_without_any_request",
+            "fs_core::disk_cache::an_immutable_store_is_read_from_the_disk_cache_without_any_request",
         ],
     ),
     (
