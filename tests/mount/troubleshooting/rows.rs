@@ -187,7 +187,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "`EINVAL`",
-        &["fs_write::names_that_no_record_can_have_are_refused"],
+        &["fs_write::names::names_that_no_record_can_have_are_refused"],
     ),
     (
         "`ENAMETOOLONG`",
