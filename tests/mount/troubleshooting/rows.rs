@@ -108,12 +108,12 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "programs wait",
-        &["faults::too_many_requests_are_waited_for_as_the_server_asks"],
+        &["faults::answers::too_many_requests_are_waited_for_as_the_server_asks"],
     ),
     (
         "reading goes on after the network is gone, then fails",
         &[
-            "faults::a_server_that_is_gone_leaves_what_is_cached_and_comes_back",
+            "faults::stores::a_server_that_is_gone_leaves_what_is_cached_and_comes_back",
             "fs_core::disk_cache::an_immutable_store_is_read_from_the_disk_cache_without_any_request",
         ],
     ),
@@ -144,8 +144,14 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Errnos.
-    ("`ENOENT`", &["faults::an_error_page_is_not_a_record"]),
-    ("`EACCES`", &["faults::an_error_page_is_not_a_record"]),
+    (
+        "`ENOENT`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
+    (
+        "`EACCES`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
     (
         "`EROFS`",
         &[
@@ -157,24 +163,27 @@ const ROWS: &[(&str, &[&str])] = &[
         "`ESTALE`",
         &[
             "writing::others::nobody_loses_a_change_to_somebody_else",
-            "faults::a_body_that_broke_and_then_changed_is_an_error_never_a_mixture",
+            "faults::answers::a_body_that_broke_and_then_changed_is_an_error_never_a_mixture",
         ],
     ),
     (
         "`ETIMEDOUT`",
         &[
-            "faults::kinds_of_failures_have_their_errnos_and_are_not_remembered",
+            "faults::stores::kinds_of_failures_have_their_errnos_and_are_not_remembered",
             "writing::deadlines::an_upload_of_which_the_server_takes_nothing_ends_with_the_deadline",
         ],
     ),
     (
         "`EIO`",
         &[
-            "faults::an_error_page_is_not_a_record",
+            "faults::answers::an_error_page_is_not_a_record",
             "disks::a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_when_it_is_back",
         ],
     ),
-    ("`EDQUOT`", &["faults::an_error_page_is_not_a_record"]),
+    (
+        "`EDQUOT`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
     (
         "`EFBIG`",
         &["writing::large::what_is_larger_than_allowed_is_refused_while_it_is_written"],
@@ -206,7 +215,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("`ENXIO`", ATTRIBUTES),
     (
         "`EINTR`",
-        &["faults::ctrl_c_ends_a_program_that_handles_it_while_blocked_in_a_read"],
+        &["faults::blocked::ctrl_c_ends_a_program_that_handles_it_while_blocked_in_a_read"],
     ),
     ("`ENODATA`", ATTRIBUTES),
     ("`EOPNOTSUPP`", ATTRIBUTES),
