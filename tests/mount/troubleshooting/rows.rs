@@ -68,20 +68,20 @@ const ROWS: &[(&str, &[&str])] = &[
     (
         "`ls -l` shows a smaller size than `wc -c` counts",
         &[
-            "reading::sizes_are_exact_once_a_file_was_opened",
-            "reading::with_exact_sizes_stat_is_right_before_anything_was_opened",
+            "reading::tools::sizes_are_exact_once_a_file_was_opened",
+            "reading::sizes::with_exact_sizes_stat_is_right_before_anything_was_opened",
         ],
     ),
     (
         "`find -size`, `du`, `wc -c A B` show stored sizes",
         &[
-            "reading::with_exact_sizes_stat_is_right_before_anything_was_opened",
-            "reading::raw_mounts_show_stored_bytes_and_their_sizes",
+            "reading::sizes::with_exact_sizes_stat_is_right_before_anything_was_opened",
+            "reading::sizes::raw_mounts_show_stored_bytes_and_their_sizes",
         ],
     ),
     (
         "bytes look like binary rubbish",
-        &["reading::raw_mounts_show_stored_bytes_and_their_sizes"],
+        &["reading::sizes::raw_mounts_show_stored_bytes_and_their_sizes"],
     ),
     (
         "a change does not show",
@@ -92,7 +92,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "a file cannot be found, though its key exists",
-        &["reading::keys_that_are_no_file_names_are_listed_and_reachable"],
+        &["reading::names::keys_that_are_no_file_names_are_listed_and_reachable"],
     ),
     (
         "a name that ends in `%_` and a hash is not found",
@@ -100,7 +100,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "cannot write",
-        &["reading::nothing_can_be_changed_and_every_attempt_says_so"],
+        &["reading::attributes::nothing_can_be_changed_and_every_attempt_says_so"],
     ),
     (
         "a program is slow",
@@ -155,7 +155,7 @@ const ROWS: &[(&str, &[&str])] = &[
     (
         "`EROFS`",
         &[
-            "reading::nothing_can_be_changed_and_every_attempt_says_so",
+            "reading::attributes::nothing_can_be_changed_and_every_attempt_says_so",
             "disks::a_staging_disk_that_becomes_read_only_is_told_to_who_writes_and_loses_nothing",
         ],
     ),
