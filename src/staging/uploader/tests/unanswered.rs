@@ -92,8 +92,10 @@ fn what_replaces_an_upload_whose_answer_was_lost_does_not_conflict_with_it() {
     bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
     bench.close_if("k", "second", before.clone());
     put_off(&bench, "k");
+    bench.store.block(Call::Put);
     bench.close_if("k", "third", before);
     assert_eq!(bench.folder.journal().entries().len(), 1);
+    bench.store.release(Call::Put);
     bench.uploader.wait_key(&key("k"), soon()).expect("ours");
     assert_eq!(bench.text("k").as_deref(), Some("third"));
     assert_eq!(bench.store.calls(Call::Put), 4);
