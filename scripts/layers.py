@@ -101,9 +101,9 @@ def sources():
             # `#[path = "..."]` has been blanked with the strings: look at the original.
             at = re.search(rf'#\[path = "([^"]+)"\]\s*mod {name};', raw)
             skipped.add(path.parent / at.group(1) if at else folder / f"{name}.rs")
-            skipped.add(folder / name / "mod.rs")
+            skipped.add(folder / name)
     for path, text in texts.items():
-        if path in skipped or path.name == "main.rs":
+        if skipped & {path, *path.parents} or path.name == "main.rs":
             continue
         parts = list(path.relative_to(SRC).with_suffix("").parts)
         if parts[-1] in ("mod", "lib"):

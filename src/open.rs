@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::apify::ApifyStore;
+use crate::apify::call::Purpose;
 use crate::apify::endpoint::{Endpoint, encode};
 use crate::apify::errors::Subject;
-use crate::apify::http::{HttpClient, HttpOptions, PLATFORM_HOST, Purpose};
+use crate::apify::http::{HttpClient, HttpOptions, PLATFORM_HOST};
 use crate::apify::plain::{PlainHttp, is_exposed};
 use crate::apify::record::RecordApi;
 use crate::apify::record_urls::{RecordUrlsStore, is_signed};

@@ -24,10 +24,7 @@ enum Source {
         response: Box<reqwest::Response>,
         transport: Arc<Transport>,
     },
-    Direct {
-        body: Box<DirectBody>,
-        transport: Arc<Transport>,
-    },
+    Direct(Box<DirectBody>),
     Done,
 }
 
@@ -72,12 +69,9 @@ impl HttpBody {
     }
 
     /// Wraps one that the calling thread reads itself.
-    pub(super) fn direct(body: DirectBody, transport: Arc<Transport>) -> Self {
+    pub(super) fn direct(body: DirectBody) -> Self {
         Self {
-            source: Source::Direct {
-                body: Box::new(body),
-                transport,
-            },
+            source: Source::Direct(Box::new(body)),
             chunk: Bytes::new(),
         }
     }
@@ -110,7 +104,7 @@ impl HttpBody {
                         }),
                     }
                 }
-                Source::Direct { body, transport } => body.chunk(transport.patience(deadline))?,
+                Source::Direct(body) => body.chunk(deadline)?,
                 Source::Done => return Ok(false),
             };
             match next {
@@ -127,10 +121,10 @@ impl HttpBody {
     /// The body broke off.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
         if self.chunk.is_empty()
-            && let Source::Direct { body, transport } = &mut self.source
-            && body.has_length()
+            && let Source::Direct(body) = &mut self.source
+            && let Some(len) = body.read(buffer)?
         {
-            return body.read(buffer, transport.patience(None));
+            return Ok(len);
         }
         self.fill(None)?;
         Ok(self.take(buffer))

@@ -1,11 +1,13 @@
 //! Makes connections: names, addresses, TLS.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use hyper::http::uri::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use parking_lot::Mutex;
 use tower_service::Service;
 
 use super::direct::connection::Connection;
@@ -21,11 +23,48 @@ pub type Connector = HttpsConnector<HttpConnector>;
 /// Why there is no connection.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Returns a connector; each address gets so long.
-///
-/// # Errors
-/// Permanent: the system has no certificates that could be trusted.
-pub fn connector(timeout: Duration) -> Result<Connector, Failure> {
+/// Keeps the connector, once somebody has needed it.
+pub struct LazyConnector {
+    /// Held by who makes it, which reads the system's certificates: once is enough.
+    made: Mutex<Option<Connector>>,
+    timeout: Duration,
+}
+
+impl LazyConnector {
+    /// Returns one that is not made yet, and will give each address so long.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            made: Mutex::new(None),
+            timeout,
+        }
+    }
+
+    /// Returns how long each address gets.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Returns the connector, making it if need be.
+    ///
+    /// # Errors
+    /// Permanent: the system has no certificates that could be trusted.
+    pub fn get(&self) -> Result<Connector, Failure> {
+        let mut made = self.made.lock();
+        let connector = match made.take() {
+            Some(connector) => connector,
+            None => connector(self.timeout)?,
+        };
+        Ok(made.insert(connector).clone())
+    }
+}
+
+impl fmt::Debug for LazyConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyConnector").finish_non_exhaustive()
+    }
+}
+
+fn connector(timeout: Duration) -> Result<Connector, Failure> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -50,8 +89,7 @@ pub fn connector(timeout: Duration) -> Result<Connector, Failure> {
 ///
 /// # Errors
 /// There is none, it refuses, or its certificate is not trusted.
-pub async fn connect(connector: &Connector, uri: Uri) -> Result<Connection, Error> {
-    let mut connector = connector.clone();
+pub async fn connect(mut connector: Connector, uri: Uri) -> Result<Connection, Error> {
     std::future::poll_fn(|context| connector.poll_ready(context)).await?;
     Ok(match connector.call(uri).await? {
         MaybeHttpsStream::Http(stream) => Connection::plain(blocking(stream.into_inner())?),

@@ -1,12 +1,11 @@
-//! Requests for the records `.` and `..`.
+//! Requests about the records `.` and `..` other than gets, which [`super::direct`] sends.
 //!
 //! The URL standard takes the path segments `%2E` and `%2E%2E` for `.` and `..` and removes
 //! them, so reqwest cannot send these addresses; hyper sends what it is given. Such records are
-//! rare: their bodies are buffered, and proxies are not supported.
+//! rare: what is uploaded is buffered, and proxies are not supported.
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,33 +16,23 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, USER_AGENT};
 
 use super::body::HttpBody;
-use super::connector::{self, Connector};
+use super::connector::{Connector, LazyConnector};
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
 use super::upload::Outgoing;
 use crate::clock::Deadline;
 use crate::store::ErrorKind;
 
-/// The largest such record, in bytes, in either direction.
+/// The largest that such a record may become, in bytes; no answer is longer either.
 const MAX_LEN: usize = 64 << 20;
 
 type HyperClient = Client<Connector, Full<Bytes>>;
 
 /// A client that sends addresses as they are; set up when first needed.
-pub struct DotKeyClient {
-    client: OnceLock<HyperClient>,
-    connect_timeout: Duration,
-}
+#[derive(Default)]
+pub struct DotKeyClient(OnceLock<HyperClient>);
 
 impl DotKeyClient {
-    /// Returns a client that is not set up yet.
-    pub fn new(connect_timeout: Duration) -> Self {
-        Self {
-            client: OnceLock::new(),
-            connect_timeout,
-        }
-    }
-
     /// Sends a request and reads its whole answer.
     ///
     /// # Errors
@@ -58,7 +47,7 @@ impl DotKeyClient {
         deadline: Deadline,
     ) -> Result<Reply, Failure> {
         let body = upload.map(buffer).transpose()?;
-        let client = self.client()?;
+        let client = self.client(&transport.connector)?;
         let uri: Uri = uri
             .parse()
             .map_err(|_| Failure::permanent(ErrorKind::Protocol, "the address is not a URI"))?;
@@ -113,13 +102,11 @@ impl DotKeyClient {
         })
     }
 
-    fn client(&self) -> Result<&HyperClient, Failure> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        let connector = connector::connector(self.connect_timeout)?;
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(self.client.get_or_init(|| client))
+    fn client(&self, connector: &LazyConnector) -> Result<&HyperClient, Failure> {
+        let connector = connector.get()?;
+        Ok(self
+            .0
+            .get_or_init(|| Client::builder(TokioExecutor::new()).build(connector)))
     }
 }
 

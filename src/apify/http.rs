@@ -8,24 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
+use super::call::{Call, Purpose};
 use super::endpoint::Target;
-use super::errors::{Failure, Subject};
+use super::errors::Failure;
 use super::limit::{Budget, Limiter};
 use super::plain::PlainHttp;
+use super::redirect::redirect_target;
 use super::retry::{RetryPolicy, RetryState, Verdict, parse_retry_after};
-use super::token::Token;
 use super::transport::{Reply, Transport};
 use super::upload::Outgoing;
 use super::wire::{self, Envelope};
 use crate::clock::Deadline;
 use crate::metrics::Metrics;
 use crate::redact::SafeUrl;
-use crate::store::{ErrorKind, Key, Priority, Result, StoreError, Upload};
+use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -57,81 +57,6 @@ impl HttpOptions {
             retry: RetryPolicy::default(),
             resume_timeout: Duration::from_secs(60),
             plain_http: PlainHttp::default(),
-        }
-    }
-}
-
-/// What kind of request, for counting and for the server's limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A page of keys.
-    List,
-    /// A record's bytes.
-    Get,
-    /// A record's metadata.
-    Head,
-    /// Storing a record.
-    Put,
-    /// Deleting a record.
-    Delete,
-    /// Stores and runs.
-    Other,
-}
-
-/// A request, which may be sent several times.
-#[derive(Debug)]
-pub struct Call<'a> {
-    /// What kind it is; gives the method too.
-    pub purpose: Purpose,
-    /// Where it goes.
-    pub target: Target,
-    /// Headers beside the usual ones.
-    pub headers: HeaderMap,
-    /// The token that it may carry.
-    pub token: Option<&'a Token>,
-    /// What it is about.
-    pub subject: Subject<'a>,
-    /// Statuses other than 2xx that are no failure.
-    pub accepts: &'static [u16],
-    /// Whether a repetition could fail because the first attempt took effect.
-    pub once: bool,
-    /// Who waits for it.
-    pub priority: Priority,
-}
-
-impl<'a> Call<'a> {
-    /// Returns a plain request, as urgent as requests of its kind usually are.
-    pub fn new(purpose: Purpose, target: Target, subject: Subject<'a>) -> Self {
-        Self {
-            purpose,
-            target,
-            headers: HeaderMap::new(),
-            token: None,
-            subject,
-            accepts: &[],
-            once: false,
-            priority: match purpose {
-                Purpose::List => Priority::Listing,
-                Purpose::Put | Purpose::Delete => Priority::Upload,
-                Purpose::Get | Purpose::Head | Purpose::Other => Priority::Foreground,
-            },
-        }
-    }
-
-    fn method(&self) -> Method {
-        match self.purpose {
-            Purpose::List | Purpose::Get | Purpose::Other => Method::GET,
-            Purpose::Head => Method::HEAD,
-            Purpose::Put => Method::PUT,
-            Purpose::Delete => Method::DELETE,
-        }
-    }
-
-    fn budget(&self) -> Budget {
-        match self.purpose {
-            Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
-            Purpose::Head => Budget::Heads,
-            Purpose::List | Purpose::Other => Budget::Rest,
         }
     }
 }
@@ -442,46 +367,6 @@ fn deadline_of(outgoing: Option<&Outgoing<'_, '_>>, given: Deadline) -> Deadline
     outgoing.map_or(given, Outgoing::deadline)
 }
 
-/// Finds out where a redirect leads, and whether it may.
-fn redirect_target(
-    reply: &Reply,
-    from: &Url,
-    purpose: Purpose,
-    plain: PlainHttp,
-) -> Result<Url, Failure> {
-    let refuse = |reason: &str| Failure {
-        status: Some(reply.status),
-        ..Failure::permanent(
-            ErrorKind::Protocol,
-            format!("the server's redirect {reason}"),
-        )
-    };
-    let next = reply
-        .headers
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|location| from.join(location).ok())
-        .ok_or_else(|| refuse("names no address"))?;
-    match (from.scheme(), next.scheme()) {
-        (_, "https") | ("http", "http") => {}
-        ("https", "http") if plain == PlainHttp::Anywhere => {}
-        ("https", "http") => {
-            return Err(refuse(
-                "leads from an encrypted to a plain connection: refused without --insecure-http",
-            ));
-        }
-        _ => return Err(refuse("leads to something that is not HTTP")),
-    }
-    let changes = matches!(purpose, Purpose::Put | Purpose::Delete);
-    if changes && !matches!(reply.status, 307 | 308) {
-        return Err(refuse("does not say to repeat the request elsewhere"));
-    }
-    if changes && next.origin() != from.origin() {
-        return Err(refuse("would send a change to another server"));
-    }
-    Ok(next)
-}
-
 /// Makes a header of a text; refuses one that could not be sent as it is.
 ///
 /// # Errors
@@ -493,44 +378,4 @@ pub fn header(text: &str) -> Result<HeaderValue> {
             "a header value holds characters that cannot be sent",
         )
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::apify::body::HttpBody;
-
-    #[test]
-    fn a_redirect_never_leads_from_an_encrypted_connection_to_a_plain_one_unasked() {
-        for (from, to, plain, follows) in [
-            ("https", "https", PlainHttp::ThisMachine, true),
-            ("http", "https", PlainHttp::ThisMachine, true),
-            ("http", "http", PlainHttp::ThisMachine, true),
-            ("https", "http", PlainHttp::ThisMachine, false),
-            ("https", "http", PlainHttp::Anywhere, true),
-            ("https", "ftp", PlainHttp::Anywhere, false),
-        ] {
-            for host in ["h", "127.0.0.1"] {
-                let from = Url::parse(&format!("{from}://h/a")).expect("a URL");
-                let mut headers = HeaderMap::new();
-                let location = format!("{to}://{host}/b?signature=s3cret");
-                headers.insert(LOCATION, location.parse().expect("a header"));
-                let reply = Reply {
-                    status: 302,
-                    headers,
-                    body: HttpBody::buffered(Bytes::new()),
-                };
-                let found = redirect_target(&reply, &from, Purpose::Get, plain);
-                assert_eq!(found.is_ok(), follows, "{from} {location}");
-                if let Err(failure) = found
-                    && to == "http"
-                {
-                    assert!(failure.message.contains("--insecure-http"), "{failure:?}");
-                    assert!(!failure.message.contains("s3cret"), "{failure:?}");
-                }
-            }
-        }
-    }
 }

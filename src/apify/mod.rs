@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 
 pub mod body;
 pub mod budget;
+pub mod call;
 pub mod connector;
 pub mod direct;
 pub mod dot_keys;
@@ -25,6 +26,7 @@ pub mod plain;
 pub mod probe;
 pub mod record;
 pub mod record_urls;
+pub mod redirect;
 pub mod resume;
 pub mod retry;
 pub mod signed;
@@ -33,9 +35,10 @@ pub mod transport;
 pub mod upload;
 pub mod wire;
 
+use self::call::Purpose;
 use self::endpoint::Endpoint;
 use self::errors::Subject;
-use self::http::{Purpose, header};
+use self::http::header;
 use self::record::{RecordApi, meta_of};
 use crate::clock::Deadline;
 use crate::redact::Secret;

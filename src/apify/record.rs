@@ -10,9 +10,10 @@ use reqwest::header::{
 };
 
 use super::body::HttpBody;
+use super::call::{Call, Purpose};
 use super::endpoint::Target;
 use super::errors::{Failure, Subject};
-use super::http::{Call, HttpClient, Purpose, header};
+use super::http::{HttpClient, header};
 use super::resume::ResumingBody;
 use super::token::Token;
 use super::transport::Reply;

@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
 use super::body::HttpBody;
+use super::connector::LazyConnector;
 use super::direct::DirectClient;
 use super::dot_keys::DotKeyClient;
 use super::endpoint::Target;
@@ -46,6 +47,8 @@ pub struct Transport {
     runtime: Option<Runtime>,
     /// Started when first needed: for this machine, past any proxy, and for all others.
     clients: [OnceLock<reqwest::Client>; 2],
+    /// Makes the connections that reqwest does not.
+    pub(super) connector: LazyConnector,
     direct: DirectClient,
     dot_keys: DotKeyClient,
     attempt_timeout: Duration,
@@ -87,8 +90,9 @@ impl Transport {
         let transport = Self {
             runtime: Some(runtime),
             clients: [OnceLock::new(), OnceLock::new()],
-            direct: DirectClient::new(CONNECT_TIMEOUT.min(attempt_timeout)),
-            dot_keys: DotKeyClient::new(CONNECT_TIMEOUT.min(attempt_timeout)),
+            connector: LazyConnector::new(CONNECT_TIMEOUT.min(attempt_timeout)),
+            direct: DirectClient::from_system(),
+            dot_keys: DotKeyClient::default(),
             attempt_timeout,
             plain,
             metrics,
@@ -112,7 +116,7 @@ impl Transport {
             .referer(false)
             .http1_only()
             .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT.min(self.attempt_timeout))
+            .connect_timeout(self.connector.timeout())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS);
         if is_here {

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use super::disk::Spool;
 use super::pace::Pace;
 use super::ranges::RangeSet;
-use super::stream::{Body, Origin};
+use super::stream::{Body, Origin, PART};
 use super::window::{Blocks, Window};
-use super::{KIB, MIB, Result, may_block, wait_until};
+use super::{MIB, Result, may_block, wait_until};
 use crate::clock::Wait;
 use crate::store::{ErrorKind, StoreError};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -28,10 +28,9 @@ use crate::workers::Workers;
 const FAR: u64 = 4 * MIB;
 /// The same when the download does not wait for anybody.
 const FAR_OF_WHOLE: u64 = 64 * MIB;
-/// The least that such a read fetches.
-const PART: u64 = 512 * KIB;
 /// What a whole download is expected to bring, in bytes a second, when parts are weighed against it.
 const WHOLE_PER_SECOND: f64 = 1e9;
+
 /// A content on its way, or the whole of it.
 #[derive(Debug)]
 pub struct Download {

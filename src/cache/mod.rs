@@ -58,6 +58,16 @@ pub enum Error {
     Failed(StoreError),
 }
 
+impl Error {
+    /// Returns the kind of a failure.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::WouldBlock => None,
+            Self::Failed(error) => Some(error.kind()),
+        }
+    }
+}
+
 /// The result of asking a cache.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -21,9 +21,9 @@ const LOOKBACK: u64 = 8 * MIB;
 /// A read farther ahead than this starts a new request where the server honours ranges.
 const SKIP: u64 = 4 * MIB;
 
-/// The first that is fetched of where somebody has jumped to, and how much more each time that is
-/// read to its end; from the last on, all the rest.
-const PART: u64 = 512 * KIB;
+/// What is fetched first of where somebody has jumped to.
+pub(super) const PART: u64 = 512 * KIB;
+/// How much more each time that is read to its end; from the last on, all the rest.
 const PART_GROWTH: u64 = 4;
 const LAST_PART: u64 = 8 * MIB;
 

@@ -44,6 +44,7 @@ pub mod overlay;
 pub mod read;
 pub mod refresh;
 pub mod rename;
+pub mod resend;
 pub mod scratch;
 pub mod setattr;
 pub mod sharing;

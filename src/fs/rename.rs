@@ -2,7 +2,6 @@
 //! under the old one. What was only written here so far just gets another name, and one upload.
 
 use std::ffi::OsStr;
-use std::io;
 use std::sync::Arc;
 
 use super::attributes::Existence;
@@ -11,16 +10,9 @@ use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
-use crate::cache::content::VersionId;
-use crate::clock::{Deadline, Wait};
-use crate::observe::origin::{self, Origin};
-use crate::staging::file::StagingFile;
-use crate::store::{
-    Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,
-};
-
-/// Bytes copied at once from the store to a staging file.
-const CHUNK: usize = 256 << 10;
+use crate::clock::Wait;
+use crate::observe::origin;
+use crate::store::{Key, RecordMeta};
 
 impl KvFs {
     /// Renames a file, replacing what has the new name unless `keep_existing`.
@@ -280,109 +272,6 @@ impl KvFs {
         Ok(())
     }
 
-    /// Stores a record's stored bytes again, under the same key or another; `change` says what is
-    /// to be different. Returns the content's size if it is known.
-    pub(super) fn resend(
-        &self,
-        side: &WriteSide,
-        from: &Key,
-        to: &Key,
-        change: impl FnOnce(&mut PutRequest),
-        wait: Wait,
-    ) -> Result<Option<u64>> {
-        let (file, size, meta, of) = self.stored_bytes(side, from, wait)?;
-        let mut request = PutRequest {
-            content_type: meta.content_type.clone(),
-            encoding: meta.encoding.clone(),
-            if_match: None,
-            if_absent: false,
-        };
-        if from == to && side.config.overwrite == super::writing::Overwrite::Unchanged {
-            request.if_match = meta.etag.clone().filter(|etag| etag.is_strong());
-        }
-        change(&mut request);
-        let stored = self
-            .send(
-                to,
-                &request,
-                (file.as_file(), size),
-                Deadline::after(side.config.deadline),
-            )
-            .map_err(|error| error.with_key(to))?;
-        // What compressed bytes hold is known if they have been read.
-        let content_size = self.records.exact_size(from, Some(size));
-        let shows_stored = self.records.config().raw || request.encoding.is_identity();
-        if shows_stored {
-            let modified = stored.modified().unwrap_or_else(|| self.clock.wall());
-            let version = self
-                .records
-                .adopt(to, stored, file.freeze(), size, modified);
-            // The inode shows the same bytes under the new name, unless somebody else has changed
-            // them since it was opened last: the kernel has pages of what they were then.
-            let mut inodes = self.inodes.lock();
-            let ino = inodes.ino_of(from.as_str());
-            if let Some(inode) = ino.and_then(|ino| inodes.get_mut(ino))
-                && inode.version().is_some_and(|(shown, _)| Some(shown) == of)
-            {
-                inode.set_version(Some((version, size)));
-            }
-        } else {
-            self.records.stored_elsewhere(to);
-            return Ok(content_size);
-        }
-        Ok(Some(size))
-    }
-
-    /// Returns a record's stored bytes in a staging file, and the version of which they are the
-    /// content, if they are: from what is at hand where that is they.
-    fn stored_bytes(
-        &self,
-        side: &WriteSide,
-        key: &Key,
-        wait: Wait,
-    ) -> Result<(Arc<StagingFile>, u64, RecordMeta, Option<VersionId>)> {
-        let meta = self.records.describe(key, wait)?.ok_or(FsError::NoEntry)?;
-        if self.records.config().raw || meta.encoding.is_identity() {
-            let reader = self.records.content(key, wait)?.reader()?;
-            let (meta, version) = (reader.content().meta.clone(), reader.content().version);
-            if self.records.config().raw || meta.encoding.is_identity() {
-                let (file, size) = self.copy_of(side, &reader)?;
-                return Ok((file, size, meta, Some(version)));
-            }
-        }
-        let failed = |error: io::Error| FsError::staging("cannot copy", &error);
-        let deadline = wait
-            .deadline()
-            .unwrap_or_else(|| Deadline::after(side.config.deadline));
-        origin::note(Origin::Network);
-        let fetched = match self.store.get(key, &GetRequest::default(), deadline)? {
-            GetOutcome::Found(fetched) => fetched,
-            GetOutcome::NotModified => {
-                let message = "the server answered 304 to a request without a condition";
-                return Err(StoreError::new(ErrorKind::Protocol, message)
-                    .with_key(key)
-                    .into());
-            }
-        };
-        let file = side.new_file()?;
-        let (mut body, mut size, mut buffer) = (fetched.body, 0, vec![0; CHUNK]);
-        loop {
-            let n = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    return Err(StoreError::from_io(error, ErrorKind::Network)
-                        .with_key(key)
-                        .into());
-                }
-            };
-            file.write_at(size, &buffer[..n]).map_err(failed)?;
-            size += n as u64;
-        }
-        Ok((file, size, fetched.meta, None))
-    }
-
     /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it
     /// because an editor keeps its backup here.
     fn rename_to_scratch(
@@ -479,74 +368,5 @@ fn both_exist(error: FsError, to: &Key) -> FsError {
             FsError::Store(error.with_hint(hint))
         }
         other => other,
-    }
-}
-
-impl KvFs {
-    /// Sets a record's content type or encoding: of what is being written, for its upload; else
-    /// the record is stored again with it.
-    pub(super) fn set_stored_as(
-        &self,
-        ino: Ino,
-        content_type: Option<Arc<str>>,
-        encoding: Option<Encoding>,
-        wait: Wait,
-    ) -> Result<()> {
-        let side = self.write_side()?;
-        let says = |known: Option<&RecordMeta>| {
-            known.is_some_and(|known| {
-                (content_type.is_none() || content_type == known.content_type)
-                    && encoding
-                        .as_ref()
-                        .is_none_or(|encoding| *encoding == known.encoding)
-            })
-        };
-        if let Some(draft) = self.draft(ino) {
-            let closed = self
-                .inodes
-                .lock()
-                .get(ino)
-                .is_none_or(|inode| inode.opens == 0);
-            if closed && wait == Wait::Never {
-                return Err(FsError::WouldBlock);
-            }
-            let facts = draft.facts();
-            if !draft.is_dirty() && facts.content_type.is_none() && says(facts.base.as_ref()) {
-                return Ok(());
-            }
-            draft.set_facts(|facts| {
-                facts.content_type = content_type.or(facts.content_type.take());
-                facts.encoding = encoding.or(facts.encoding.take());
-            });
-            // Nobody will close it.
-            if closed && !draft.is_temporary() {
-                let stored = self.commit(&draft, Why::Now);
-                self.settle(&draft);
-                stored?;
-            }
-            return Ok(());
-        }
-        if wait == Wait::Never {
-            return Err(FsError::WouldBlock);
-        }
-        let key = self.key_of(ino)?;
-        if says(self.records.describe(&key, wait)?.as_ref()) {
-            return Ok(());
-        }
-        self.resend(
-            side,
-            &key,
-            &key,
-            |request| {
-                if let Some(content_type) = content_type {
-                    request.content_type = Some(content_type);
-                }
-                if let Some(encoding) = encoding {
-                    request.encoding = encoding;
-                }
-            },
-            wait,
-        )
-        .map(drop)
     }
 }

@@ -12,7 +12,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow,
 };
 
-use super::adapter::{Adapter, Asked, Lane, fail, file_attr, guarded};
+use super::adapter::{Adapter, Asked, Lane, fail, file_attr};
 use super::pending::Refuse;
 use crate::clock::{Deadline, Wait};
 use crate::fs::setattr::{SetAttr, Time};
@@ -36,10 +36,7 @@ impl Adapter {
         let (exclusive, truncate) = (flags & libc::O_EXCL != 0, flags & libc::O_TRUNC != 0);
         let process = self.fs().process_of(Thread(request.pid()));
         self.answer_or_undo(
-            Lane::Upload,
-            request,
-            "create",
-            parent,
+            Asked::new(request, "create", parent).in_lane(Lane::Upload),
             reply,
             move |fs, wait| {
                 let parent = Ino(parent.0);
@@ -74,10 +71,7 @@ impl Adapter {
     ) {
         let process = self.fs().process_of(Thread(request.pid()));
         self.answer_or_undo(
-            Lane::Wait,
-            request,
-            "open",
-            ino,
+            Asked::new(request, "open", ino),
             reply,
             move |fs, wait| {
                 let opened = fs.open_writing(Ino(ino.0), truncate, wait)?;
@@ -105,26 +99,15 @@ impl Adapter {
     ) {
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.fs().written_by(Fh(fh.0), Thread(request.pid()));
-        let asked = Asked::new(request, "write", Ino(ino.0));
-        match guarded(self.fs(), "write", || {
-            self.fs().write(Fh(fh.0), offset, data, Wait::Never)
-        }) {
-            Ok(()) => {
-                asked.answered(self.fs(), None);
-                return reply.written(written);
-            }
-            Err(FsError::WouldBlock) => {}
-            Err(error) => {
-                asked.answered(self.fs(), Some(&error));
-                return fail(self.fs(), "write", Ino(ino.0), reply, &error);
-            }
+        let asked = Asked::new(request, "write", ino);
+        match self.at_once(asked, |fs| fs.write(Fh(fh.0), offset, data, Wait::Never)) {
+            Some(Ok(())) => return reply.written(written),
+            Some(Err(error)) => return fail(self.fs(), "write", Ino(ino.0), reply, &error),
+            None => {}
         }
         let data: Arc<[u8]> = data.into();
-        self.answer_in(
-            Lane::Upload,
-            request,
-            "write",
-            ino,
+        self.answer(
+            asked.in_lane(Lane::Upload),
             reply,
             move |fs, wait| fs.write(Fh(fh.0), offset, &data, wait),
             move |reply, ()| reply.written(written),
@@ -155,11 +138,8 @@ impl Adapter {
         reply: ReplyEmpty,
         work: impl Fn(&KvFs, Wait) -> Result<(), FsError> + Send + 'static,
     ) {
-        self.answer_in(
-            Lane::Upload,
-            request,
-            operation,
-            ino,
+        self.answer(
+            Asked::new(request, operation, ino).in_lane(Lane::Upload),
             reply,
             work,
             |reply, ()| reply.ok(),
@@ -175,11 +155,8 @@ impl Adapter {
         len: u64,
         reply: ReplyWrite,
     ) {
-        self.answer_in(
-            Lane::Upload,
-            request,
-            "copy_file_range",
-            ino,
+        self.answer(
+            Asked::new(request, "copy_file_range", ino).in_lane(Lane::Upload),
             reply,
             move |fs, wait| {
                 fs.copy_file_range((Fh(from.0.0), from.1), (Fh(to.0.0), to.1), len, wait)
@@ -205,11 +182,8 @@ impl Adapter {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        self.answer_in(
-            Lane::Wait,
-            request,
-            "lseek",
-            ino,
+        self.answer(
+            Asked::new(request, "lseek", ino),
             reply,
             move |fs, wait| fs.seek_data(Fh(fh.0), offset, data, wait),
             |reply, at| reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
@@ -226,11 +200,8 @@ impl Adapter {
     ) {
         let appearance = self.appearance();
         let fh = fh.map(|fh| Fh(fh.0));
-        self.answer_in(
-            Lane::Upload,
-            request,
-            "setattr",
-            ino,
+        self.answer(
+            Asked::new(request, "setattr", ino).in_lane(Lane::Upload),
             reply,
             move |fs, wait| fs.setattr(Ino(ino.0), &set, fh, wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),

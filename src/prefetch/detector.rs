@@ -111,51 +111,48 @@ impl Detector {
         let nearest = (0..self.scans.len())
             .filter(|at| self.scans[*at].expects(rank))
             .min_by_key(|at| self.scans[*at].distance(rank));
-        let at = match nearest {
-            Some(at) => at,
+        // Taken out, so that those left are the others.
+        let (at, mut scan) = match nearest {
+            Some(at) => (at, self.scans.remove(at)),
             None => {
                 if self.scans.len() == SCANS
                     && let Some(oldest) = (0..SCANS).min_by_key(|at| self.scans[*at].last_used)
                 {
                     self.scans.swap_remove(oldest);
                 }
-                self.scans.push(Scan::new(rank, now));
-                self.scans.len() - 1
+                (self.scans.len(), Scan::new(rank, now))
             }
         };
-        let opens = self.opens;
-        let mut others = 0;
-        for (other, scan) in self.scans.iter_mut().enumerate() {
+        for other in &mut self.scans {
             // What a scan that stopped has fetched is not coming any more.
-            let idle = now.saturating_sub(scan.last_open) > STOPPED;
-            if other != at && (idle || opens - scan.last_used > STOPPED_OPENS) {
-                scan.ahead.clear();
-                scan.ahead_bytes = 0;
+            let idle = now.saturating_sub(other.last_open) > STOPPED;
+            if idle || self.opens - other.last_used > STOPPED_OPENS {
+                other.ahead.clear();
+                other.ahead_bytes = 0;
             }
-            if other != at {
-                scan.take(rank);
-            }
-            others += if other == at { 0 } else { scan.ahead.len() };
+            other.take(rank);
         }
-        let most = WINDOW.1.saturating_sub(others).max(WINDOW.0);
+        let most = WINDOW.1.saturating_sub(self.unused()).max(WINDOW.0);
         // A walk that is alone has nobody to mind.
-        if self.scans.len() > 1 {
+        if !self.scans.is_empty() {
             self.recent.add(rank, now, self.useful);
         }
-        let (before, rest) = self.scans.split_at_mut(at);
-        let Some((scan, after)) = rest.split_first_mut() else {
-            return Vec::new();
-        };
-        scan.last_used = opens;
+        scan.last_used = self.opens;
         scan.advance(rank, now, records);
-        if scan.run < RUN {
-            return Vec::new();
-        }
-        let is_covered = |rank| {
-            let mut others = before.iter().chain(&*after);
-            self.recent.contains(rank) || others.any(|scan| scan.ahead.contains_key(&rank))
+        let wanted = if scan.run < RUN {
+            Vec::new()
+        } else {
+            scan.fetch(most, self.budget, self.useful, records, |rank| {
+                self.is_somebodys(rank)
+            })
         };
-        scan.fetch(most, self.budget, self.useful, records, is_covered)
+        self.scans.insert(at, scan);
+        wanted
+    }
+
+    /// Tells whether somebody has opened a record just now, or one of the scans fetches it ahead.
+    fn is_somebodys(&self, rank: u64) -> bool {
+        self.recent.contains(rank) || self.scans.iter().any(|scan| scan.ahead.contains_key(&rank))
     }
 
     /// Forgets all scans.

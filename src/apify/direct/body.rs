@@ -33,14 +33,17 @@ pub struct DirectBody {
 }
 
 enum Framing {
-    /// So many bytes follow on the connection, after those that have come with the head.
-    Length {
-        early: VecDeque<Bytes>,
-        connection: Option<Connection>,
-        left: u64,
-    },
+    Counted(Counted),
     /// hyper knows where it ends.
     Framed(Box<(Exchange, Incoming)>),
+}
+
+/// So many bytes follow on the connection, after those that have come with the head.
+#[derive(Default)]
+struct Counted {
+    early: VecDeque<Bytes>,
+    connection: Option<Connection>,
+    left: u64,
 }
 
 impl DirectBody {
@@ -87,11 +90,11 @@ impl DirectBody {
             last.truncate(last.len().saturating_sub(excess as usize));
         }
         let mut made = Self {
-            framing: Framing::Length {
+            framing: Framing::Counted(Counted {
                 early,
                 connection: Some(connection),
                 left: len.saturating_sub(here),
-            },
+            }),
             home: home.filter(|_| excess == 0 && !ended),
             transport,
         };
@@ -99,109 +102,45 @@ impl DirectBody {
         Ok(made)
     }
 
-    /// Reads into `buffer`; 0 at the end of the body.
+    /// Reads into `buffer`; 0 at the end of the body. `None` where there are only chunks.
     ///
     /// # Errors
-    /// The body broke off, or nothing has come for `span`.
-    pub fn read(&mut self, buffer: &mut [u8], span: Duration) -> Result<usize, Broken> {
-        let len = match &mut self.framing {
-            Framing::Length {
-                early,
-                connection,
-                left,
-            } => {
-                if let Some(bytes) = early.front_mut() {
-                    let len = bytes.len().min(buffer.len());
-                    buffer[..len].copy_from_slice(&bytes.split_to(len));
-                    if bytes.is_empty() {
-                        early.pop_front();
-                    }
-                    len
-                } else if *left == 0 {
-                    return Ok(0);
-                } else {
-                    let most =
-                        usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                    let connection = connection
-                        .as_mut()
-                        .ok_or_else(|| Broken::Lost("the connection is gone".into()))?;
-                    let len = receive(connection, &mut buffer[..most], span)?;
-                    *left -= len as u64;
-                    len
-                }
-            }
-            Framing::Framed(_) => {
-                return Err(Broken::Lost("its end is not known".into()));
-            }
+    /// The body broke off, or nothing has come for as long as an attempt may be silent.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Broken> {
+        let Framing::Counted(counted) = &mut self.framing else {
+            return Ok(None);
         };
+        let len = counted.read(buffer, self.transport.patience(None))?;
         self.note(len);
         self.give_back();
-        Ok(len)
-    }
-
-    /// Tells whether [`DirectBody::read`] works; else there are only chunks.
-    pub fn has_length(&self) -> bool {
-        matches!(self.framing, Framing::Length { .. })
+        Ok(Some(len))
     }
 
     /// Returns the next bytes; `None` at the end of the body.
     ///
     /// # Errors
-    /// As [`DirectBody::read`].
-    pub fn chunk(&mut self, span: Duration) -> Result<Option<Bytes>, Broken> {
-        let Framing::Framed(framed) = &mut self.framing else {
-            if let Framing::Length { early, .. } = &mut self.framing
-                && let Some(bytes) = early.pop_front()
-            {
-                self.note(bytes.len());
-                self.give_back();
-                return Ok(Some(bytes));
-            }
-            let most = match &self.framing {
-                Framing::Length { left, .. } => usize::try_from(*left).unwrap_or(CHUNK).min(CHUNK),
-                Framing::Framed(_) => CHUNK,
-            };
-            let mut bytes = vec![0; most];
-            let len = self.read(&mut bytes, span)?;
-            bytes.truncate(len);
-            return Ok((len > 0).then(|| bytes.into()));
+    /// As [`DirectBody::read`]. `deadline` bounds the wait beside the silence bound.
+    pub fn chunk(&mut self, deadline: Option<Deadline>) -> Result<Option<Bytes>, Broken> {
+        let span = self.transport.patience(deadline);
+        let chunk = match &mut self.framing {
+            Framing::Counted(counted) => counted.chunk(span)?,
+            Framing::Framed(framed) => next_data(&mut framed.0, &mut framed.1, span)?,
         };
-        let (exchange, body) = &mut **framed;
-        loop {
-            let until = Deadline::after(span).instant();
-            let frame = exchange
-                .drive(until, |context| Pin::new(&mut *body).poll_frame(context))
-                .map_err(|stopped| match stopped {
-                    Stopped::Silent => Broken::Silence(span),
-                    Stopped::Broken(reason) => Broken::Lost(reason),
-                })?;
-            match frame {
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        self.note(bytes.len());
-                        return Ok(Some(bytes));
-                    }
-                }
-                Some(Err(error)) => return Err(Broken::Lost(chain(&error))),
-                None => {
-                    self.finish();
-                    return Ok(None);
-                }
-            }
+        match &chunk {
+            Some(bytes) => self.note(bytes.len()),
+            None => self.finish(),
         }
+        self.give_back();
+        Ok(chunk)
     }
 
     fn note(&self, len: usize) {
         self.transport.metrics.received_bytes.add(len as u64);
     }
 
-    /// Ends an exchange that hyper has had to the end.
+    /// Takes the connection back from an exchange that hyper has had to the end.
     fn finish(&mut self) {
-        let done = Framing::Length {
-            early: VecDeque::new(),
-            connection: None,
-            left: 0,
-        };
+        let done = Framing::Counted(Counted::default());
         if let Framing::Framed(framed) = std::mem::replace(&mut self.framing, done) {
             let (mut exchange, body) = *framed;
             drop(body);
@@ -209,28 +148,58 @@ impl DirectBody {
                 && let Some((connection, read)) = exchange.end()
                 && read.is_empty()
             {
-                self.framing = Framing::Length {
-                    early: VecDeque::new(),
+                self.framing = Framing::Counted(Counted {
                     connection: Some(connection),
-                    left: 0,
-                };
-                self.give_back();
+                    ..Counted::default()
+                });
             }
         }
     }
 
     /// Gives the connection back if the whole answer has been read from it.
     fn give_back(&mut self) {
-        if let Framing::Length {
-            connection,
-            left: 0,
-            ..
-        } = &mut self.framing
-            && let Some(connection) = connection.take()
+        if let Framing::Counted(counted) = &mut self.framing
+            && counted.left == 0
+            && let Some(connection) = counted.connection.take()
             && let Some((idle, server)) = self.home.take()
         {
             idle.put(server, connection, &self.transport);
         }
+    }
+}
+
+impl Counted {
+    fn read(&mut self, buffer: &mut [u8], span: Duration) -> Result<usize, Broken> {
+        if let Some(bytes) = self.early.front_mut() {
+            let len = bytes.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&bytes.split_to(len));
+            if bytes.is_empty() {
+                self.early.pop_front();
+            }
+            return Ok(len);
+        }
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let connection = self
+            .connection
+            .as_mut()
+            .ok_or_else(|| Broken::Lost("the connection is gone".into()))?;
+        let len = receive(connection, &mut buffer[..most], span)?;
+        self.left -= len as u64;
+        Ok(len)
+    }
+
+    fn chunk(&mut self, span: Duration) -> Result<Option<Bytes>, Broken> {
+        if let Some(bytes) = self.early.pop_front() {
+            return Ok(Some(bytes));
+        }
+        let most = usize::try_from(self.left).unwrap_or(CHUNK).min(CHUNK);
+        let mut bytes = vec![0; most];
+        let len = self.read(&mut bytes, span)?;
+        bytes.truncate(len);
+        Ok((len > 0).then(|| bytes.into()))
     }
 }
 
@@ -252,5 +221,31 @@ fn receive(
         Ok(len) => Ok(len),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Broken::Silence(span)),
         Err(error) => Err(Broken::Lost(error.to_string())),
+    }
+}
+
+/// Returns the next bytes of a body that hyper reads; `None` at its end.
+fn next_data(
+    exchange: &mut Exchange,
+    body: &mut Incoming,
+    span: Duration,
+) -> Result<Option<Bytes>, Broken> {
+    loop {
+        let until = Deadline::after(span).instant();
+        let frame = exchange
+            .drive(until, |context| Pin::new(&mut *body).poll_frame(context))
+            .map_err(|stopped| match stopped {
+                Stopped::Silent => Broken::Silence(span),
+                Stopped::Broken(reason) => Broken::Lost(reason),
+            })?;
+        match frame {
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
+            Some(Err(error)) => return Err(Broken::Lost(chain(&error))),
+            None => return Ok(None),
+        }
     }
 }

@@ -5,17 +5,17 @@
 //! the body goes straight into the reader's memory; other bodies come through hyper. A connection
 //! whose answer has been read to its end is kept for the next request.
 //!
-//! What goes through a proxy does not come here: reqwest knows how.
+//! What goes through a proxy does not come here: reqwest knows how. The records `.` and `..`, whose
+//! addresses reqwest cannot send, are asked for without any proxy.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::http::uri::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
-use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use url::{Position, Url};
 
@@ -31,7 +31,7 @@ use self::connection::Connection;
 use self::exchange::{Exchange, Stopped};
 use self::idle::Idle;
 use super::body::HttpBody;
-use super::connector::{self, Connector};
+use super::connector;
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
@@ -40,21 +40,14 @@ use crate::store::ErrorKind;
 
 /// Sends gets, and keeps connections for them.
 pub struct DirectClient {
-    connector: OnceLock<Connector>,
-    /// Held by who makes the connector, which reads the system's certificates: once is enough.
-    making: Mutex<()>,
-    connect_timeout: Duration,
     proxies: Matcher,
     idle: Arc<Idle>,
 }
 
 impl DirectClient {
-    /// Returns a client without any connection; each one gets so long to be made.
-    pub fn new(connect_timeout: Duration) -> Self {
+    /// Returns a client without any connection, with the proxies that the environment names.
+    pub fn from_system() -> Self {
         Self {
-            connector: OnceLock::new(),
-            making: Mutex::new(()),
-            connect_timeout,
             proxies: Matcher::from_system(),
             idle: Arc::default(),
         }
@@ -62,13 +55,14 @@ impl DirectClient {
 
     /// Returns the address to ask for, unless a proxy, or credentials in it, need reqwest.
     pub fn address(&self, target: &Target) -> Option<Uri> {
-        let server = target.server();
-        let uri: Uri = match target {
-            Target::Url(url) => url.expose()[..Position::AfterQuery].parse().ok()?,
-            Target::DotKey { parent, tail } => format!("{parent}{tail}").parse().ok()?,
+        let url = match target {
+            Target::Url(url) => url.expose(),
+            // reqwest could not ask for it.
+            Target::DotKey { parent, tail } => return format!("{parent}{tail}").parse().ok(),
         };
-        let plain = server.username().is_empty() && server.password().is_none();
-        (plain && (transport::is_loopback(server) || self.proxies.intercept(&uri).is_none()))
+        let uri: Uri = url[..Position::AfterQuery].parse().ok()?;
+        let plain = url.username().is_empty() && url.password().is_none();
+        (plain && (transport::is_loopback(url) || self.proxies.intercept(&uri).is_none()))
             .then_some(uri)
     }
 
@@ -88,7 +82,7 @@ impl DirectClient {
         let name = server[..Position::BeforePath].to_owned();
         let connection = match self.idle.take(&name) {
             Some(connection) => connection,
-            None => self.connect(transport, uri, until)?,
+            None => connect(transport, uri, until)?,
         };
         let request = request(server, uri, headers)?;
         let (exchange, answer) =
@@ -106,52 +100,35 @@ impl DirectClient {
         Ok(Reply {
             status: parts.status.as_u16(),
             headers: parts.headers,
-            body: HttpBody::direct(body, Arc::clone(transport)),
+            body: HttpBody::direct(body),
         })
-    }
-
-    fn connect(
-        &self,
-        transport: &Transport,
-        uri: &Uri,
-        until: Instant,
-    ) -> Result<Connection, Failure> {
-        let connector = self.connector()?;
-        let span = until
-            .saturating_duration_since(Instant::now())
-            .min(self.connect_timeout);
-        let unreachable = |kind, reason: &str| {
-            transport::check_certificate(Failure {
-                not_done: true,
-                ..Failure::transient(kind, format!("the server cannot be reached: {reason}"))
-            })
-        };
-        match transport.wait(span, connector::connect(connector, uri.clone())) {
-            Some(Ok(connection)) => Ok(connection),
-            Some(Err(error)) => Err(unreachable(ErrorKind::Network, &chain(&*error))),
-            None => Err(unreachable(
-                ErrorKind::Timeout,
-                &format!("no connection within {:.1} s", span.as_secs_f64()),
-            )),
-        }
-    }
-
-    fn connector(&self) -> Result<&Connector, Failure> {
-        if let Some(connector) = self.connector.get() {
-            return Ok(connector);
-        }
-        let _making = self.making.lock();
-        if let Some(connector) = self.connector.get() {
-            return Ok(connector);
-        }
-        let connector = connector::connector(self.connect_timeout)?;
-        Ok(self.connector.get_or_init(|| connector))
     }
 }
 
 impl fmt::Debug for DirectClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DirectClient").finish_non_exhaustive()
+    }
+}
+
+fn connect(transport: &Transport, uri: &Uri, until: Instant) -> Result<Connection, Failure> {
+    let connector = transport.connector.get()?;
+    let span = until
+        .saturating_duration_since(Instant::now())
+        .min(transport.connector.timeout());
+    let unreachable = |kind, reason: &str| {
+        transport::check_certificate(Failure {
+            not_done: true,
+            ..Failure::transient(kind, format!("the server cannot be reached: {reason}"))
+        })
+    };
+    match transport.wait(span, connector::connect(connector, uri.clone())) {
+        Some(Ok(connection)) => Ok(connection),
+        Some(Err(error)) => Err(unreachable(ErrorKind::Network, &chain(&*error))),
+        None => Err(unreachable(
+            ErrorKind::Timeout,
+            &format!("no connection within {:.1} s", span.as_secs_f64()),
+        )),
     }
 }
 

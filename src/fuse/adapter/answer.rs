@@ -28,69 +28,41 @@ pub(in crate::fuse) enum Lane {
 
 impl Adapter {
     /// Runs `work`, at once if it need not wait, else on the pool, and hands its result to `done`.
-    pub(super) fn answer<R: Refuse, T: 'static>(
+    pub(in crate::fuse) fn answer<R: Refuse, T: 'static>(
         &self,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
+        asked: Asked,
         reply: R,
         work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
-        self.answer_in(Lane::Wait, request, operation, ino, reply, work, done);
-    }
-
-    /// The same in another lane.
-    #[expect(clippy::too_many_arguments, reason = "one more than a plain request")]
-    pub(in crate::fuse) fn answer_in<R: Refuse, T: 'static>(
-        &self,
-        lane: Lane,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
-        reply: R,
-        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
-        done: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        self.answer_or_undo(lane, request, operation, ino, reply, work, done, |_, _| {});
+        self.answer_or_undo(asked, reply, work, done, |_, _| {});
     }
 
     /// The same for work that counts something which the kernel gives back only if it gets the
     /// reply: when the request has been given up meanwhile, `undo` takes the result back.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a lane and two more callbacks than a plain request"
-    )]
     pub(in crate::fuse) fn answer_or_undo<R: Refuse, T: 'static>(
         &self,
-        lane: Lane,
-        request: &Request,
-        operation: &'static str,
-        ino: INodeNo,
+        asked: Asked,
         reply: R,
         work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
         undo: fn(&KvFs, T),
     ) {
-        let ino = Ino(ino.0);
-        let asked = Asked::new(request, operation, ino);
-        tracing::trace!(operation, ino = ino.0, pid = asked.pid, "operation");
-        match guarded(&self.fs, operation, || work(&self.fs, Wait::Never)) {
-            Ok(answer) => {
-                asked.answered(&self.fs, None);
-                return done(reply, answer);
-            }
-            Err(FsError::WouldBlock) => {}
-            Err(error) => {
-                asked.answered(&self.fs, Some(&error));
-                return fail(&self.fs, operation, ino, reply, &error);
-            }
+        let Asked {
+            operation,
+            ino,
+            pid,
+            lane,
+            ..
+        } = asked;
+        tracing::trace!(operation, ino = ino.0, pid, "operation");
+        match self.at_once(asked, |fs| work(fs, Wait::Never)) {
+            Some(Ok(answer)) => return done(reply, answer),
+            Some(Err(error)) => return fail(&self.fs, operation, ino, reply, &error),
+            None => {}
         }
         let (patience, deadline) = deadline_of(lane, self.deadline);
-        let ticket = Arc::new(
-            self.watcher
-                .watch(reply, operation, request.pid(), patience),
-        );
+        let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience));
         let (fs, job) = (Arc::clone(&self.fs), Arc::clone(&ticket));
         let pool = match lane {
             Lane::Wait => &self.pool,
@@ -115,29 +87,50 @@ impl Adapter {
             reply.refuse(Errno::EIO);
         }
     }
+
+    /// Tries `work` on the kernel's thread; `None` when it would wait.
+    pub(in crate::fuse) fn at_once<T>(
+        &self,
+        asked: Asked,
+        work: impl FnOnce(&KvFs) -> Result<T, FsError>,
+    ) -> Option<Result<T, FsError>> {
+        let result = guarded(&self.fs, asked.operation, || work(&self.fs));
+        if matches!(result, Err(FsError::WouldBlock)) {
+            return None;
+        }
+        asked.answered(&self.fs, result.as_ref().err());
+        Some(result)
+    }
 }
 
-/// A request as it came, for who measures or follows the operations.
+/// A request as it came: where it waits, and for who measures or follows the operations.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::fuse) struct Asked {
     operation: &'static str,
     ino: Ino,
     pid: u32,
     at: Instant,
+    lane: Lane,
 }
 
 impl Asked {
-    pub(in crate::fuse) fn new(request: &Request, operation: &'static str, ino: Ino) -> Self {
+    pub(in crate::fuse) fn new(request: &Request, operation: &'static str, ino: INodeNo) -> Self {
         Self {
             operation,
-            ino,
+            ino: Ino(ino.0),
             pid: request.pid(),
             at: Instant::now(),
+            lane: Lane::Wait,
         }
     }
 
+    /// The same request, to wait in that lane if it must wait.
+    pub(in crate::fuse) fn in_lane(self, lane: Lane) -> Self {
+        Self { lane, ..self }
+    }
+
     /// Takes note of the answer just before it is given, on the thread that found it.
-    pub(in crate::fuse) fn answered(self, fs: &KvFs, error: Option<&FsError>) {
+    fn answered(self, fs: &KvFs, error: Option<&FsError>) {
         let took = self.at.elapsed();
         let metrics = fs.metrics();
         metrics.operation(self.operation, took);
@@ -154,7 +147,7 @@ impl Asked {
 }
 
 /// Runs a part of the core; a panic becomes an error.
-pub(in crate::fuse) fn guarded<T>(
+fn guarded<T>(
     fs: &KvFs,
     operation: &str,
     work: impl FnOnce() -> Result<T, FsError>,

@@ -10,7 +10,7 @@ use fuser::{
 };
 
 use super::Adapter;
-use super::answer::{Lane, fail};
+use super::answer::{Asked, fail};
 use super::attributes::{Appearance, file_attr};
 use crate::clock::Wait;
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
@@ -117,10 +117,7 @@ impl Adapter {
     ) {
         let (name, appearance) = (name.to_owned(), self.appearance);
         self.answer_or_undo(
-            Lane::Wait,
-            request,
-            "lookup",
-            parent,
+            Asked::new(request, "lookup", parent),
             reply,
             move |fs, wait| {
                 let found = fs.lookup(Ino(parent.0), &name, wait)?;
@@ -166,9 +163,7 @@ impl Adapter {
     ) {
         let (fs, appearance) = (Arc::clone(&self.fs), self.appearance);
         self.answer(
-            request,
-            "readdir",
-            ino,
+            Asked::new(request, "readdir", ino),
             reply,
             move |fs, wait| fs.await_dir(Fh(fh.0), offset, R::WITH_ATTRIBUTES, wait),
             move |mut reply, ()| match fs.readdir(

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::Uploader;
 use super::mark::Marked;
-use super::waiting::not_yet;
 use crate::clock::Deadline;
 use crate::staging::entry::EntryId;
 use crate::staging::lanes::Mark;
@@ -27,19 +26,9 @@ impl Uploader {
         for key in &sorted {
             marks.push(self.mark(key, Mark::Hold, deadline)?);
         }
-        let mut state = self.state.lock();
         for key in sorted {
-            while state.lanes.running(key).is_some() {
-                if self
-                    .changed
-                    .wait_until(&mut state, deadline.instant())
-                    .timed_out()
-                {
-                    return Err(not_yet(key, None));
-                }
-            }
+            self.wait_for(key, deadline, |lanes| lanes.running(key).is_none())?;
         }
-        drop(state);
         Ok(Hold {
             uploader: Arc::clone(self),
             _marks: marks,

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::Uploader;
-use super::waiting::not_yet;
 use crate::clock::Deadline;
 use crate::staging::lanes::Mark;
 use crate::store::{Key, StoreError};
@@ -16,22 +15,8 @@ impl Uploader {
         mark: Mark,
         deadline: Deadline,
     ) -> Result<Marked, StoreError> {
-        let mut state = self.state.lock();
-        while !state.lanes.try_mark(key, mark) {
-            if self
-                .changed
-                .wait_until(&mut state, deadline.instant())
-                .timed_out()
-            {
-                return Err(not_yet(key, None));
-            }
-        }
-        drop(state);
-        Ok(Marked {
-            uploader: Arc::clone(self),
-            key: key.clone(),
-            mark,
-        })
+        self.wait_for(key, deadline, |lanes| lanes.try_mark(key, mark))?;
+        Ok(self.marked(key, mark))
     }
 
     /// Marks the lane of an upload that ends. Waits for who is just closing a file: that takes no
@@ -42,10 +27,14 @@ impl Uploader {
             self.changed.wait(&mut state);
         }
         drop(state);
+        self.marked(key, Mark::End)
+    }
+
+    fn marked(self: &Arc<Self>, key: &Key, mark: Mark) -> Marked {
         Marked {
             uploader: Arc::clone(self),
             key: key.clone(),
-            mark: Mark::End,
+            mark,
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{PendingUpload, Uploader};
 use crate::clock::Deadline;
 use crate::staging::entry::{self, Why};
 use crate::staging::journal::JournalEntry;
+use crate::staging::lanes::Lanes;
 use crate::store::{ErrorKind, Key, StoreError};
 
 impl Uploader {
@@ -58,6 +59,29 @@ impl Uploader {
         }
         self.pending()
     }
+
+    /// Waits until the lanes allow what is to be done with that of `key`; `ready` may change them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`]
+    pub(super) fn wait_for(
+        &self,
+        key: &Key,
+        deadline: Deadline,
+        mut ready: impl FnMut(&mut Lanes) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        while !ready(&mut state.lanes) {
+            if self
+                .changed
+                .wait_until(&mut state, deadline.instant())
+                .timed_out()
+            {
+                return Err(not_yet(key, None));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Somebody waits for uploads, until this is dropped.
@@ -76,7 +100,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-pub(super) fn not_yet(key: &Key, error: Option<&str>) -> StoreError {
+fn not_yet(key: &Key, error: Option<&str>) -> StoreError {
     let why = error.map_or_else(String::new, |error| format!(": {error}"));
     StoreError::new(
         ErrorKind::Timeout,

@@ -1,6 +1,7 @@
 //! Stores as wholes: accounts, schemas, archives, statistics, other origins.
 
 use std::io::Read;
+use std::time::{Duration, SystemTime};
 
 use kvfs::redact::Secret;
 use kvfs::server::User;
@@ -263,4 +264,119 @@ fn pages_of_other_origins_may_use_the_api() {
     assert_eq!(header(&refused, "access-control-allow-origin"), Some("*"));
     let exposed = header(&refused, "access-control-expose-headers").expect("headers");
     assert!(exposed.contains("X-RateLimit-Limit"), "{exposed}");
+}
+
+#[test]
+fn runs_lead_to_their_default_stores() {
+    let server = TestServer::start();
+    server.put_text("k", "v");
+    for alias in [
+        "actor-runs/run0000000000000A/key-value-store",
+        "actors/actor00000000000A/runs/last/key-value-store",
+        "acts/local~my-actor/runs/last/key-value-store",
+        "actors/local%2Fmy-actor/runs/last/key-value-store",
+        "actor-tasks/~my-task/runs/last/key-value-store",
+    ] {
+        let response = owner(&server, &format!("/v2/{alias}/records/k"));
+        assert_eq!(response.status(), 200, "{alias}");
+        assert_eq!(
+            owner(&server, &format!("/v2/{alias}/keys?status=SUCCEEDED")).status(),
+            200
+        );
+        let store: Value =
+            serde_json::from_slice(&bytes(owner(&server, &format!("/v2/{alias}")))).expect("JSON");
+        assert_eq!(store["data"]["id"], server.entry.id);
+        let put = client().put(format!("{}/v2/{alias}/records/n", server.url()));
+        assert_eq!(send(put.bearer_auth(TOKEN).body("n")).status(), 201);
+    }
+    for alias in [
+        "actor-runs/none/key-value-store/keys",
+        "actors/actor00000000000A/runs/last/key-value-store/keys?status=FAILED",
+        "actors/actor00000000000A/runs/last/key-value-store/keys?origin=WEB",
+        "actors/my-actor/runs/last/key-value-store/keys",
+    ] {
+        assert_error(
+            owner(&server, &format!("/v2/{alias}")),
+            404,
+            "record-not-found",
+        );
+    }
+    let run: Value =
+        serde_json::from_slice(&bytes(owner(&server, "/v2/actor-runs/run0000000000000A")))
+            .expect("JSON");
+    assert_eq!(run["data"]["defaultKeyValueStoreId"], server.entry.id);
+}
+
+#[test]
+fn stores_are_made_listed_renamed_and_deleted() {
+    let server = TestServer::start();
+    let stores = format!("{}/v2/key-value-stores", server.url());
+    let post = |query: &str| send(client().post(format!("{stores}{query}")).bearer_auth(TOKEN));
+    let made = post("?name=Fresh-One");
+    assert_eq!(made.status(), 201);
+    let made = data(made);
+    let id = made["id"].as_str().expect("an id");
+    assert_eq!(id.len(), 17);
+    let again = post("?name=fresh-one");
+    assert_eq!(again.status(), 200);
+    assert_eq!(data(again)["id"], id);
+    assert_eq!(post("").status(), 201);
+    assert_error(post("?name=no_name"), 400, "invalid-request");
+    let list = |query: &str| {
+        let path = format!("/v2/key-value-stores{query}");
+        data(owner(&server, &path))
+    };
+    assert_eq!(list("")["total"], 2);
+    assert_eq!(list("?unnamed=1")["total"], 3);
+    assert_eq!(
+        list("?unnamed=true&desc=1&limit=1&offset=1")["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    let put = |body: Value| {
+        send(
+            client()
+                .put(format!("{stores}/{id}"))
+                .bearer_auth(TOKEN)
+                .body(body.to_string()),
+        )
+    };
+    assert_error(put(json!({"name": STORE})), 400, "name-not-unique");
+    assert_error(put(json!([])), 400, "invalid-request");
+    let renamed =
+        put(json!({"name": "other-name", "title": "A title", "generalAccess": "RESTRICTED"}));
+    let renamed = data(renamed);
+    assert_eq!(
+        (&renamed["name"], &renamed["title"]),
+        (&json!("other-name"), &json!("A title"))
+    );
+    assert_eq!(
+        data(owner(&server, "/v2/key-value-stores/~other-name"))["id"],
+        id
+    );
+    let delete = || send(client().delete(format!("{stores}/{id}")).bearer_auth(TOKEN));
+    assert_eq!(delete().status(), 204);
+    assert_error(delete(), 404, "record-not-found");
+    let me = data(owner(&server, "/v2/users/me"));
+    assert_eq!(me["username"], "local");
+    assert_eq!(data(owner(&server, "/v2/users/LOCAL"))["id"], me["id"]);
+}
+
+#[test]
+fn what_a_crawler_writes_behind_the_server_is_served() {
+    let server = TestServer::start();
+    server.put_text("warm", "up");
+    assert_eq!(keys(&server, "")["count"], 1);
+    let folder = server.store_folder();
+    std::fs::write(folder.join("OUTPUT.json"), "{}").expect("a file");
+    let response = send(client().get(server.record_url("OUTPUT")).bearer_auth(TOKEN));
+    assert_eq!(
+        header(&response, "content-type"),
+        Some("application/json; charset=utf-8")
+    );
+    assert_eq!(bytes(response), b"{}");
+    assert_eq!(keys(&server, "")["count"], 2);
+    let modified = server.entry_now().modified;
+    assert!(modified <= SystemTime::now() + Duration::from_secs(5));
 }

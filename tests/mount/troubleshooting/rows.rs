@@ -68,20 +68,20 @@ const ROWS: &[(&str, &[&str])] = &[
     (
         "`ls -l` shows a smaller size than `wc -c` counts",
         &[
-            "reading::sizes_are_exact_once_a_file_was_opened",
-            "reading::with_exact_sizes_stat_is_right_before_anything_was_opened",
+            "reading::tools::sizes_are_exact_once_a_file_was_opened",
+            "reading::sizes::with_exact_sizes_stat_is_right_before_anything_was_opened",
         ],
     ),
     (
         "`find -size`, `du`, `wc -c A B` show stored sizes",
         &[
-            "reading::with_exact_sizes_stat_is_right_before_anything_was_opened",
-            "reading::raw_mounts_show_stored_bytes_and_their_sizes",
+            "reading::sizes::with_exact_sizes_stat_is_right_before_anything_was_opened",
+            "reading::sizes::raw_mounts_show_stored_bytes_and_their_sizes",
         ],
     ),
     (
         "bytes look like binary rubbish",
-        &["reading::raw_mounts_show_stored_bytes_and_their_sizes"],
+        &["reading::sizes::raw_mounts_show_stored_bytes_and_their_sizes"],
     ),
     (
         "a change does not show",
@@ -92,15 +92,15 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "a file cannot be found, though its key exists",
-        &["reading::keys_that_are_no_file_names_are_listed_and_reachable"],
+        &["reading::names::keys_that_are_no_file_names_are_listed_and_reachable"],
     ),
     (
         "a name that ends in `%_` and a hash is not found",
-        &["fs_core::every_odd_key_is_listed_and_can_be_read_by_its_name"],
+        &["fs_core::names::every_odd_key_is_listed_and_can_be_read_by_its_name"],
     ),
     (
         "cannot write",
-        &["reading::nothing_can_be_changed_and_every_attempt_says_so"],
+        &["reading::attributes::nothing_can_be_changed_and_every_attempt_says_so"],
     ),
     (
         "a program is slow",
@@ -108,13 +108,13 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "programs wait",
-        &["faults::too_many_requests_are_waited_for_as_the_server_asks"],
+        &["faults::answers::too_many_requests_are_waited_for_as_the_server_asks"],
     ),
     (
         "reading goes on after the network is gone, then fails",
         &[
-            "faults::a_server_that_is_gone_leaves_what_is_cached_and_comes_back",
-            "fs_core::an_immutable_store_is_read_from_the_disk_cache_without_any_request",
+            "faults::stores::a_server_that_is_gone_leaves_what_is_cached_and_comes_back",
+            "fs_core::disk_cache::an_immutable_store_is_read_from_the_disk_cache_without_any_request",
         ],
     ),
     (
@@ -144,12 +144,18 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Errnos.
-    ("`ENOENT`", &["faults::an_error_page_is_not_a_record"]),
-    ("`EACCES`", &["faults::an_error_page_is_not_a_record"]),
+    (
+        "`ENOENT`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
+    (
+        "`EACCES`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
     (
         "`EROFS`",
         &[
-            "reading::nothing_can_be_changed_and_every_attempt_says_so",
+            "reading::attributes::nothing_can_be_changed_and_every_attempt_says_so",
             "disks::a_staging_disk_that_becomes_read_only_is_told_to_who_writes_and_loses_nothing",
         ],
     ),
@@ -157,24 +163,27 @@ const ROWS: &[(&str, &[&str])] = &[
         "`ESTALE`",
         &[
             "writing::others::nobody_loses_a_change_to_somebody_else",
-            "faults::a_body_that_broke_and_then_changed_is_an_error_never_a_mixture",
+            "faults::answers::a_body_that_broke_and_then_changed_is_an_error_never_a_mixture",
         ],
     ),
     (
         "`ETIMEDOUT`",
         &[
-            "faults::kinds_of_failures_have_their_errnos_and_are_not_remembered",
+            "faults::stores::kinds_of_failures_have_their_errnos_and_are_not_remembered",
             "writing::deadlines::an_upload_of_which_the_server_takes_nothing_ends_with_the_deadline",
         ],
     ),
     (
         "`EIO`",
         &[
-            "faults::an_error_page_is_not_a_record",
+            "faults::answers::an_error_page_is_not_a_record",
             "disks::a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_when_it_is_back",
         ],
     ),
-    ("`EDQUOT`", &["faults::an_error_page_is_not_a_record"]),
+    (
+        "`EDQUOT`",
+        &["faults::answers::an_error_page_is_not_a_record"],
+    ),
     (
         "`EFBIG`",
         &["writing::large::what_is_larger_than_allowed_is_refused_while_it_is_written"],
@@ -187,7 +196,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     (
         "`EINVAL`",
-        &["fs_write::names_that_no_record_can_have_are_refused"],
+        &["fs_write::names::names_that_no_record_can_have_are_refused"],
     ),
     (
         "`ENAMETOOLONG`",
@@ -206,7 +215,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("`ENXIO`", ATTRIBUTES),
     (
         "`EINTR`",
-        &["faults::ctrl_c_ends_a_program_that_handles_it_while_blocked_in_a_read"],
+        &["faults::blocked::ctrl_c_ends_a_program_that_handles_it_while_blocked_in_a_read"],
     ),
     ("`ENODATA`", ATTRIBUTES),
     ("`EOPNOTSUPP`", ATTRIBUTES),

@@ -1,0 +1,85 @@
+//! A request as it is asked for, whatever becomes of it on the way.
+
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+
+use super::endpoint::Target;
+use super::errors::Subject;
+use super::limit::Budget;
+use super::token::Token;
+use crate::store::Priority;
+
+/// What kind of request, for counting and for the server's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A page of keys.
+    List,
+    /// A record's bytes.
+    Get,
+    /// A record's metadata.
+    Head,
+    /// Storing a record.
+    Put,
+    /// Deleting a record.
+    Delete,
+    /// Stores and runs.
+    Other,
+}
+
+/// A request, which may be sent several times.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// What kind it is; gives the method too.
+    pub purpose: Purpose,
+    /// Where it goes.
+    pub target: Target,
+    /// Headers beside the usual ones.
+    pub headers: HeaderMap,
+    /// The token that it may carry.
+    pub token: Option<&'a Token>,
+    /// What it is about.
+    pub subject: Subject<'a>,
+    /// Statuses other than 2xx that are no failure.
+    pub accepts: &'static [u16],
+    /// Whether a repetition could fail because the first attempt took effect.
+    pub once: bool,
+    /// Who waits for it.
+    pub priority: Priority,
+}
+
+impl<'a> Call<'a> {
+    /// Returns a plain request, as urgent as requests of its kind usually are.
+    pub fn new(purpose: Purpose, target: Target, subject: Subject<'a>) -> Self {
+        Self {
+            purpose,
+            target,
+            headers: HeaderMap::new(),
+            token: None,
+            subject,
+            accepts: &[],
+            once: false,
+            priority: match purpose {
+                Purpose::List => Priority::Listing,
+                Purpose::Put | Purpose::Delete => Priority::Upload,
+                Purpose::Get | Purpose::Head | Purpose::Other => Priority::Foreground,
+            },
+        }
+    }
+
+    pub(super) fn method(&self) -> Method {
+        match self.purpose {
+            Purpose::List | Purpose::Get | Purpose::Other => Method::GET,
+            Purpose::Head => Method::HEAD,
+            Purpose::Put => Method::PUT,
+            Purpose::Delete => Method::DELETE,
+        }
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        match self.purpose {
+            Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
+            Purpose::Head => Budget::Heads,
+            Purpose::List | Purpose::Other => Budget::Rest,
+        }
+    }
+}

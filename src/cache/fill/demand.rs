@@ -1,0 +1,62 @@
+//! How far a download is filled: a little ahead of who reads it, and not without anybody.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::cache::download::{Download, State, Status};
+use crate::cache::{KIB, MIB};
+use crate::sync::{self, MutexGuard};
+
+/// How far ahead of the farthest reader one connection runs at first, and at most.
+const AHEAD: Range<u64> = MIB..64 * MIB;
+/// How far it runs before anybody reads: a connection that is read from eagerly has the kernel
+/// take in megabytes more, in vain for who reads somewhere else.
+const AHEAD_OF_NOBODY: u64 = 64 * KIB;
+/// The same for several connections, which need room to work in.
+const AHEAD_OF_SEVERAL: u64 = 8 * MIB;
+/// How long a download waits for somebody to open the file.
+const GRACE: Duration = Duration::from_secs(3);
+
+impl Download {
+    /// Returns where fetching ends for now.
+    pub(super) fn horizon(&self, state: &State) -> u64 {
+        if state.demand == 0 && !state.whole {
+            return AHEAD_OF_NOBODY;
+        }
+        let several = state.pace.target() > 1;
+        let ahead = if several {
+            (state.demand.saturating_mul(4)).clamp(AHEAD_OF_SEVERAL, AHEAD.end)
+        } else {
+            state.demand.clamp(AHEAD.start, AHEAD.end)
+        };
+        if state.whole && state.users > 0 {
+            u64::MAX
+        } else {
+            state.demand.saturating_add(ahead)
+        }
+    }
+
+    /// Waits for demand; `true`, and marked, when nobody has used the download for a while.
+    pub(super) fn wait_for_use(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        unused_since: &mut Option<Instant>,
+    ) -> bool {
+        state.pace.pause();
+        state.paused = true;
+        let unused = if state.users > 0 {
+            *unused_since = None;
+            self.changed.wait(state);
+            false
+        } else {
+            let until = *unused_since.get_or_insert_with(|| sync::now() + GRACE);
+            self.changed.wait_until(state, until).timed_out() && state.users == 0
+        };
+        state.paused = false;
+        if unused {
+            // Under this lock, so that no new handle gets in.
+            state.status = Status::Abandoned;
+        }
+        unused
+    }
+}

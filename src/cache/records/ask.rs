@@ -1,0 +1,241 @@
+//! Asking about a record: one question at a time, answered by what is fresh enough or the store.
+
+use std::sync::Arc;
+
+use super::Records;
+use super::known::{Known, Slot, SlotState};
+use crate::cache::content::Content;
+use crate::cache::{Result, may_block, wait_until};
+use crate::clock::{Deadline, Wait};
+use crate::observe::origin::{self, Origin};
+use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, Priority, StoreError, Validator};
+
+/// What an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum Need {
+    Attributes,
+    Content,
+    /// The content, for an open that will probably come.
+    Ahead,
+    /// The content, because somebody wants it in the cache.
+    Warm,
+}
+
+impl Records {
+    pub(in crate::cache) fn resolve(
+        self: &Arc<Self>,
+        key: &Key,
+        need: Need,
+        wait: Wait,
+    ) -> Result<(Known, Option<Arc<Content>>)> {
+        loop {
+            if let Some(answer) = self.resolve_once(key, need, wait)? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Asks once; `None` when this mount has changed the record meanwhile.
+    fn resolve_once(
+        self: &Arc<Self>,
+        key: &Key,
+        need: Need,
+        wait: Wait,
+    ) -> Result<Option<(Known, Option<Arc<Content>>)>> {
+        let slot = self.slot(key);
+        let mut state = slot.state.lock();
+        let (known, candidate) = loop {
+            if state.absent.is_some_and(|at| self.is_fresh(at)) {
+                return Err(not_found(key).into());
+            }
+            let content = state
+                .content
+                .upgrade()
+                .filter(|content| content.is_usable());
+            if let Some(known) = &state.known
+                && self.is_fresh(known.validated)
+            {
+                let content = content
+                    .clone()
+                    .or_else(|| self.memory_content(key, known.version));
+                if need == Need::Attributes || content.is_some() {
+                    if need == Need::Content {
+                        self.metrics.cache_memory_hits.one();
+                    }
+                    return Ok(Some((known.clone(), content)));
+                }
+            }
+            if !state.busy {
+                let known = state.known.clone();
+                let memory = known
+                    .as_ref()
+                    .and_then(|known| self.memory_content(key, known.version));
+                break (known, content.or(memory));
+            }
+            let deadline = may_block(wait)?;
+            origin::note(Origin::Network);
+            wait_until(
+                &slot.changed,
+                &mut state,
+                deadline,
+                "another request for this record",
+            )?;
+        };
+        let deadline = may_block(wait)?;
+        state.busy = true;
+        let changes = state.changes;
+        drop(state);
+        let flight = Flight(&slot);
+        let result = self.refresh(key, known, candidate, need, deadline);
+        let mut state = slot.state.lock();
+        if state.changes != changes {
+            return Ok(None);
+        }
+        match &result {
+            Ok((known, content)) => {
+                state.absent = None;
+                state.known = Some(known.clone());
+                state.content = content.as_ref().map(Arc::downgrade).unwrap_or_default();
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                *state = SlotState {
+                    absent: Some(self.clock.now()),
+                    changes,
+                    ..SlotState::default()
+                };
+            }
+            Err(_) => {}
+        }
+        drop(state);
+        drop(flight);
+        if let Ok((_, Some(content))) = &result {
+            self.keep_recent(content);
+        }
+        Ok(Some(result?))
+    }
+
+    /// Asks the store, or the disk cache where that is enough. No lock is held.
+    fn refresh(
+        self: &Arc<Self>,
+        key: &Key,
+        known: Option<Known>,
+        candidate: Option<Arc<Content>>,
+        need: Need,
+        deadline: Deadline,
+    ) -> Result<(Known, Option<Arc<Content>>), StoreError> {
+        let from_memory = candidate.is_some();
+        let candidate = candidate.or_else(|| self.disk_content(key, known.as_ref()));
+        let trusted = match &known {
+            Some(known) => self.is_fresh(known.validated),
+            None => self.config.ttl.is_none(),
+        };
+        let same = |content: &Content| {
+            known
+                .as_ref()
+                .is_none_or(|known| known.version == content.version)
+        };
+        if let Some(content) = candidate
+            .as_ref()
+            .filter(|content| trusted && same(content))
+        {
+            self.count_hit(from_memory, need);
+            if !from_memory {
+                origin::note(Origin::Disk);
+            }
+            return Ok((
+                self.known_of(
+                    content,
+                    known.map_or_else(|| self.clock.now(), |known| known.validated),
+                ),
+                candidate,
+            ));
+        }
+        // The version to ask about: bytes at hand, or for attributes alone what was known of it.
+        let condition = match (&candidate, &known) {
+            (Some(content), _) => content.validator(),
+            (None, Some(known)) if need == Need::Attributes => known.meta.validator(),
+            _ => None,
+        };
+        let priority = match (need, &condition) {
+            (Need::Ahead | Need::Warm, _) => Priority::Prefetch,
+            (_, Some(_)) => Priority::Revalidation,
+            (_, None) => Priority::Foreground,
+        };
+        let request = GetRequest {
+            if_none_match: condition,
+            priority,
+            ..GetRequest::default()
+        };
+        origin::note(Origin::Network);
+        match self.store.get(key, &request, deadline)? {
+            GetOutcome::NotModified => {
+                let now = self.clock.now();
+                if let Some(content) = candidate {
+                    self.count_hit(from_memory, need);
+                    return Ok((self.known_of(&content, now), Some(content)));
+                }
+                let known = known
+                    .filter(|_| request.if_none_match.is_some())
+                    .ok_or_else(|| {
+                        StoreError::new(
+                            ErrorKind::Protocol,
+                            "the server answered 304 to a request without a condition",
+                        )
+                        .with_key(key)
+                    })?;
+                Ok((
+                    Known {
+                        validated: now,
+                        ..known
+                    },
+                    None,
+                ))
+            }
+            GetOutcome::Found(fetched) => {
+                if need == Need::Content {
+                    self.metrics.cache_misses.one();
+                }
+                let validator: Option<Validator> = fetched.meta.validator();
+                let version = match &known {
+                    Some(known) if validator.is_some() && known.meta.validator() == validator => {
+                        known.version
+                    }
+                    _ => self.new_version(),
+                };
+                let content = self.receive(key, fetched, version, candidate.as_ref(), deadline)?;
+                if need == Need::Ahead {
+                    let (now, ttl) = (self.clock.now(), self.config.ttl);
+                    self.ahead
+                        .fetched(key, content.version, now, ttl, &self.metrics);
+                    self.metrics.prefetched.one();
+                    self.metrics
+                        .prefetched_bytes
+                        .add(content.meta.stored_size.unwrap_or(0));
+                }
+                Ok((self.known_of(&content, self.clock.now()), Some(content)))
+            }
+        }
+    }
+
+    fn count_hit(&self, from_memory: bool, need: Need) {
+        match (need, from_memory) {
+            (Need::Attributes | Need::Ahead | Need::Warm, _) => {}
+            (Need::Content, true) => self.metrics.cache_memory_hits.one(),
+            (Need::Content, false) => self.metrics.cache_disk_hits.one(),
+        }
+    }
+}
+
+/// Ends a question, whatever came of it: also a panic wakes those who wait (C5).
+struct Flight<'a>(&'a Slot);
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().busy = false;
+        self.0.changed.notify_all();
+    }
+}
+
+fn not_found(key: &Key) -> StoreError {
+    StoreError::new(ErrorKind::NotFound, "there is no such record").with_key(key)
+}

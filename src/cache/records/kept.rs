@@ -1,0 +1,208 @@
+//! The contents that are kept: in memory, on disk, and downloads for who comes back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Records;
+use super::known::{Known, Peek, Slot, SlotState};
+use crate::cache::MIB;
+use crate::cache::content::{Content, Data, VersionId};
+use crate::cache::disk::{DiskEntry, Spool};
+use crate::cache::download::read_file;
+use crate::store::Key;
+use crate::sync::Mutex;
+
+/// The largest record that is read into memory whole when there is a disk cache for larger ones.
+const MEMORY_RECORD: u64 = MIB;
+/// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
+/// there for the open that follows it.
+const RECENT: usize = 8;
+/// What a content in memory is taken to cost beyond its bytes.
+pub(in crate::cache) const MEMORY_OVERHEAD: u64 = 256;
+/// Downloads that nobody uses, kept for who comes back.
+const MOST_PAUSED: usize = 4;
+
+impl Records {
+    pub(in crate::cache) fn memory_record_max(&self) -> u64 {
+        if self.disk.is_some() {
+            MEMORY_RECORD
+        } else {
+            MEMORY_RECORD.max(self.config.memory_capacity / 4)
+        }
+    }
+
+    /// Tells whether an open of this record would be answered from memory.
+    pub fn is_at_hand(&self, key: &Key) -> bool {
+        match self.peek(key) {
+            Peek::Present(known) => self.memory_content(key, known.version).is_some(),
+            Peek::Absent => true,
+            Peek::Unknown => false,
+        }
+    }
+
+    pub(in crate::cache) fn is_in_memory(&self, key: &Key) -> bool {
+        self.memory.lock().get(key).is_some()
+    }
+
+    pub(super) fn memory_content(&self, key: &Key, version: VersionId) -> Option<Arc<Content>> {
+        self.memory
+            .lock()
+            .get(key)
+            .filter(|content| content.version == version)
+            .cloned()
+    }
+
+    pub(super) fn disk_content(&self, key: &Key, known: Option<&Known>) -> Option<Arc<Content>> {
+        let entry = self.disk.as_ref()?.lookup(key)?;
+        let same = |known: &&Known| {
+            known.disk_id.as_ref() == Some(&entry.id)
+                || (entry.meta.validator().is_some()
+                    && known.meta.validator() == entry.meta.validator())
+        };
+        let version = known
+            .filter(same)
+            .map_or_else(|| self.new_version(), |known| known.version);
+        let DiskEntry {
+            meta,
+            file,
+            size,
+            modified,
+            id,
+        } = entry;
+        let data = match (size <= MEMORY_RECORD).then(|| read_file(&file, 0..size)) {
+            Some(Ok(bytes)) => Data::Memory(bytes),
+            Some(Err(error)) => {
+                tracing::warn!(
+                    "cannot read {key} from the disk cache ({error}); fetching it again"
+                );
+                return None;
+            }
+            None => Data::File { file, size, id },
+        };
+        let content = Arc::new(Content {
+            key: key.clone(),
+            version,
+            meta,
+            modified,
+            data,
+        });
+        self.keep_in_memory(&content);
+        Some(content)
+    }
+
+    pub(in crate::cache) fn keep_in_memory(&self, content: &Arc<Content>) {
+        let Some(bytes) = content.in_memory() else {
+            return;
+        };
+        let size = bytes.len() as u64 + MEMORY_OVERHEAD;
+        let mut memory = self.memory.lock();
+        let victims = memory.insert(content.key.clone(), Arc::clone(content), size);
+        self.metrics.cache_memory_bytes.set(memory.used());
+        drop(memory);
+        drop(victims);
+    }
+
+    pub(in crate::cache) fn recent(&self) -> &Mutex<VecDeque<Arc<Content>>> {
+        &self.recent
+    }
+
+    pub(in crate::cache) fn keep_recent(&self, content: &Arc<Content>) {
+        let mut recent = self.recent.lock();
+        let dropped = if recent.len() >= RECENT {
+            recent.pop_front()
+        } else {
+            None
+        };
+        recent.push_back(Arc::clone(content));
+        drop(recent);
+        // Dropping a content may close a connection: not under the lock.
+        drop(dropped);
+    }
+
+    /// Makes a whole content an entry of the disk cache.
+    pub(in crate::cache) fn publish(
+        &self,
+        content: &Content,
+        spool: Spool,
+        size: u64,
+        checksum: String,
+    ) {
+        self.remember_size(content, size);
+        match spool.publish(
+            &content.key,
+            &content.meta,
+            size,
+            checksum,
+            content.modified,
+        ) {
+            Ok(id) => {
+                let slot = self.slot(&content.key);
+                let mut state = slot.state.lock();
+                if let Some(known) = state
+                    .known
+                    .as_mut()
+                    .filter(|known| known.version == content.version)
+                {
+                    known.disk_id = Some(id);
+                    known.size = Some(size);
+                }
+            }
+            Err(error) => tracing::warn!("cannot keep {} in the disk cache: {error}", content.key),
+        }
+    }
+
+    /// Returns how many downloads that nobody uses are kept.
+    pub fn kept_downloads(&self) -> usize {
+        self.paused.lock().len()
+    }
+
+    /// Keeps what has arrived of a download for who comes back.
+    pub(in crate::cache) fn keep_paused(&self, content: Arc<Content>) {
+        self.forget_paused(&content.key);
+        let mut paused = self.paused.lock();
+        paused.push_back(content);
+        let oldest = (paused.len() > MOST_PAUSED)
+            .then(|| paused.pop_front())
+            .flatten();
+        drop(paused);
+        // Deletes its file: not under the lock.
+        drop(oldest);
+    }
+
+    /// Gives up what is kept of another version of a record, or of one that is fetched again.
+    pub(in crate::cache) fn forget_paused(&self, key: &Key) {
+        let mut paused = self.paused.lock();
+        let at = paused.iter().position(|content| content.key == *key);
+        let found = at.and_then(|at| paused.remove(at));
+        drop(paused);
+        drop(found);
+    }
+
+    pub(in crate::cache) fn forget_all_paused(&self) {
+        let all = std::mem::take(&mut *self.paused.lock());
+        drop(all);
+    }
+
+    pub(in crate::cache) fn forget_content(&self, key: &Key) {
+        let dropped = self.memory.lock().remove(key);
+        drop(dropped);
+        self.forget_paused(key);
+        if let Some(disk) = &self.disk {
+            disk.remove(key);
+        }
+    }
+
+    /// Drops all contents in memory and all that is known; returns how many contents there were.
+    pub(in crate::cache) fn drop_memory(&self) -> u64 {
+        let slots: Vec<Arc<Slot>> = {
+            let mut slots = self.slots.lock();
+            std::iter::from_fn(|| slots.pop_lru().map(|(_, slot)| slot)).collect()
+        };
+        for slot in slots {
+            *slot.state.lock() = SlotState::default();
+        }
+        let dropped = self.memory.lock().clear();
+        self.metrics.cache_memory_bytes.set(0);
+        dropped.len() as u64
+    }
+}

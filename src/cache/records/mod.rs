@@ -1,0 +1,211 @@
+//! The records of a store as far as they are known: one question at a time per record, answers
+//! remembered no longer than the metadata TTL, contents in memory over disk over the store.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use lru::LruCache;
+
+use super::Result;
+use super::ahead::Ahead;
+use super::content::Content;
+use super::disk::DiskTier;
+use super::download::{Size, Tools};
+use super::lru::LruBytes;
+use super::sizes::ExactSizes;
+use crate::clock::{Clock, Deadline, Wait};
+use crate::metrics::Metrics;
+use crate::observe::origin::{self, Origin};
+use crate::store::{ErrorKind, Key, Store, StoreError};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU64;
+use crate::workers::Workers;
+
+mod ask;
+mod kept;
+mod known;
+
+pub(super) use ask::Need;
+pub(super) use kept::MEMORY_OVERHEAD;
+use known::Slot;
+pub use known::{Known, Peek};
+
+/// Threads that fill downloads; one that waits for its reader holds its thread.
+const MOST_DOWNLOADS: usize = 256;
+
+/// How records are remembered.
+#[derive(Clone, Debug)]
+pub struct RecordsConfig {
+    /// Whether stored bytes are the content.
+    pub raw: bool,
+    /// How long an answer is believed; `None` for ever.
+    pub ttl: Option<Duration>,
+    /// Bytes of contents in memory.
+    pub memory_capacity: u64,
+}
+
+/// The records of one store.
+#[derive(Debug)]
+pub struct Records {
+    store: Arc<dyn Store>,
+    config: RecordsConfig,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    slots: Mutex<LruCache<Key, Arc<Slot>>>,
+    memory: Mutex<LruBytes<Key, Arc<Content>>>,
+    recent: Mutex<VecDeque<Arc<Content>>>,
+    ahead: Ahead,
+    disk: Option<Arc<DiskTier>>,
+    sizes: ExactSizes,
+    versions: AtomicU64,
+    opened: SystemTime,
+    /// Downloads that nobody uses, oldest first.
+    paused: Mutex<VecDeque<Arc<Content>>>,
+    tools: Tools,
+    writers: Arc<Workers>,
+}
+
+impl Records {
+    /// Returns the folder for other files that belong to the store; `None` without a disk cache.
+    pub fn scope_dir(&self) -> Option<std::path::PathBuf> {
+        Some(self.disk.as_ref()?.scope_dir())
+    }
+
+    /// Makes the cache of `store`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        config: RecordsConfig,
+        disk: Option<Arc<DiskTier>>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let sizes = ExactSizes::open(
+            disk.as_ref()
+                .filter(|_| !config.raw)
+                .map(|disk| disk.scope_dir().join("sizes.jsonl")),
+        );
+        Arc::new(Self {
+            opened: clock.wall(),
+            slots: Mutex::new(LruCache::unbounded()),
+            memory: Mutex::new(LruBytes::new(config.memory_capacity)),
+            recent: Mutex::default(),
+            ahead: Ahead::default(),
+            versions: AtomicU64::new(1),
+            paused: Mutex::default(),
+            tools: Tools {
+                blocks: Arc::default(),
+                fillers: Workers::new("kvfs-download", MOST_DOWNLOADS, 64, Arc::clone(&metrics)),
+            },
+            writers: Workers::new("kvfs-writer", 1, 512, Arc::clone(&metrics)),
+            store,
+            config,
+            clock,
+            metrics,
+            disk,
+            sizes,
+        })
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &RecordsConfig {
+        &self.config
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(super) fn disk(&self) -> Option<&Arc<DiskTier>> {
+        self.disk.as_ref()
+    }
+
+    pub(super) fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    pub(super) fn writers(&self) -> &Arc<Workers> {
+        &self.writers
+    }
+
+    /// Waits until what was read is in the disk cache, as far as it will be; not past the deadline.
+    pub fn finish_writing(&self, deadline: Deadline) {
+        if !self.writers.wait_idle(deadline) {
+            tracing::debug!("the disk cache cannot keep up; some records are not in it");
+        }
+    }
+
+    /// Returns the time shown for a version that tells none itself: when the store was last
+    /// changed for the first version seen, now for later ones.
+    pub(super) fn modified_now(&self, before: Option<&Arc<Content>>) -> SystemTime {
+        if before.is_some() {
+            self.clock.wall()
+        } else {
+            self.store_modified()
+        }
+    }
+
+    /// Returns the time shown for records whose own time is not known.
+    pub fn store_modified(&self) -> SystemTime {
+        self.store.info().modified.unwrap_or(self.opened)
+    }
+
+    /// Tells whether an answer of that age is still believed.
+    pub fn is_fresh(&self, at: Instant) -> bool {
+        self.config
+            .ttl
+            .is_none_or(|ttl| self.clock.now().saturating_duration_since(at) < ttl)
+    }
+
+    /// Returns the clock that ages answers.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Returns what is known of a record, asking the store if memory is not fresh enough.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] and other errors of the store.
+    pub fn attributes(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<Known> {
+        Ok(self.resolve(key, Need::Attributes, wait)?.0)
+    }
+
+    /// Returns the current version's content; its exact size is known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] and other errors of the store.
+    pub fn content(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<Arc<Content>> {
+        let (_, content) = self.resolve(key, Need::Content, wait)?;
+        let content = content
+            .ok_or_else(|| StoreError::new(ErrorKind::Protocol, "no content").with_key(key))?;
+        if self.ahead.used(key, content.version, &self.metrics) {
+            origin::note(Origin::Prefetch);
+        }
+        match content.size(wait)? {
+            Size::Exact(size) => {
+                self.note_size(&content, size);
+                self.resume(&content)?;
+                Ok(content)
+            }
+            Size::Unkept(size) => {
+                self.note_size(&content, size);
+                let streamed = self.unkept(&content, size);
+                self.slot(key).state.lock().content = Arc::downgrade(&streamed);
+                self.keep_recent(&streamed);
+                Ok(streamed)
+            }
+        }
+    }
+
+    /// Fetches a record because somebody will probably open it.
+    ///
+    /// # Errors
+    /// Those of the store, for the log only.
+    pub fn prefetch(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<()> {
+        self.resolve(key, Need::Ahead, wait).map(drop)
+    }
+
+    pub(super) fn sizes(&self) -> &ExactSizes {
+        &self.sizes
+    }
+}
