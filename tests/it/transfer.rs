@@ -127,10 +127,10 @@ fn who_comes_back_goes_on_where_the_last_reader_left() {
         wait_for(|| core.records.kept_downloads() == 1);
     };
     leave_half_way();
-    // On a slow machine others join the first connection.
+    // On a slow machine others join the first connection; several run farther ahead, up to 40 MiB.
     assert_eq!(core.faults.calls(Call::Get) - core.faults.ranged_gets(), 1);
     let before = core.faults.body_bytes();
-    assert!((8 << 20..=32 << 20).contains(&before), "{before} bytes");
+    assert!((8 << 20..=41 << 20).contains(&before), "{before} bytes");
     // Later, so that the version is asked about: nothing arrives twice.
     core.clock.advance(TTL);
     assert!(core.cat("big").expect("its bytes") == content);
