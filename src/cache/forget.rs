@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::content::{Content, Data};
 use super::records::Records;
 use crate::store::Key;
 
@@ -32,7 +33,18 @@ impl Records {
         in_memory.max(on_disk)
     }
 
-    fn drop_recent(&self, which: &dyn Fn(&Arc<super::content::Content>) -> bool) {
+    /// Drops contents that lie in the staging folder and that nobody has open: somebody needs the
+    /// room. Tells whether there was any.
+    pub fn drop_staged(&self) -> bool {
+        let is_staged = |content: &Arc<Content>| matches!(content.data, Data::Staged(..));
+        let any = self.recent().lock().iter().any(is_staged);
+        if any {
+            self.drop_recent(&is_staged);
+        }
+        any
+    }
+
+    fn drop_recent(&self, which: &dyn Fn(&Arc<Content>) -> bool) {
         let mut recent = self.recent().lock();
         let (dropped, kept) = recent
             .drain(..)

@@ -141,11 +141,15 @@ impl KvFs {
         let end = offset.saturating_add(bytes.len() as u64);
         side.check_size(end).inspect_err(|error| {
             if let Some(draft) = self.draft(handle.ino) {
-                draft.lose(error);
+                draft.lose(offset..end, error);
             }
         })?;
         let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
-        draft.write(offset, bytes, self.clock.wall(), side.folder(), wait)?;
+        let write = || draft.write(offset, bytes, self.clock.wall(), side.folder(), wait);
+        match write() {
+            Err(error) if error.errno() == libc::ENOSPC && self.records.drop_staged() => write()?,
+            done => done?,
+        }
         self.changed_by_writing(handle.ino);
         self.metrics.written_bytes.add(bytes.len() as u64);
         Ok(())
@@ -262,7 +266,9 @@ impl KvFs {
             let handle = fh.and_then(|fh| self.handles.lock().file(fh));
             let reader = handle.as_ref().and_then(|handle| handle.reader.as_ref());
             let draft = self.draft_to_change(side, ino, reader, wait)?;
-            if draft.size() != size {
+            if draft.size() == size {
+                draft.cut_off(size);
+            } else {
                 draft.set_size(size, self.clock.wall(), side.folder(), wait)?;
             }
             draft

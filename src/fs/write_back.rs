@@ -223,6 +223,15 @@ impl UploadObserver for KvFs {
         self.settle(&draft);
     }
 
+    fn bytes(&self, entry: &JournalEntry) -> Option<Arc<File>> {
+        let draft = self.write_side().ok()?.drafts.of_key(&entry.pending.key)?;
+        let (bytes, size, _) = draft.journalled(&entry.id)?;
+        // Others were encoded on their way into the journal.
+        let is_same = self.records.config().raw || entry.pending.encoding.is_identity();
+        let file = bytes.as_file().try_clone().ok()?;
+        (is_same && size == entry.pending.size).then(|| Arc::new(file))
+    }
+
     fn failed(&self, entry: &JournalEntry, error: &StoreError) {
         let Ok(side) = self.write_side() else { return };
         self.metrics.commits_failed.one();

@@ -106,7 +106,7 @@ impl StagingFolder {
         store: Option<&StoreFile>,
         limit: Option<u64>,
     ) -> io::Result<Arc<Self>> {
-        let (path, lock) = make_scope(dir, scope, store)?;
+        let (path, lock) = make_scope(dir, scope, store, true)?;
         let own = OwnerDir::create(&path)?;
         let mut dead = Vec::new();
         for folder in owner::owners(&path)? {
@@ -202,7 +202,7 @@ impl StagingFolder {
     }
 }
 
-/// Makes the folder of a scope where it is missing; returns it, and its lock.
+/// Makes the folder of a scope where it is missing; returns it, and its lock, for which it may `wait`.
 ///
 /// # Errors
 /// That a folder cannot be made, is a symbolic link or belongs to somebody else.
@@ -210,6 +210,7 @@ pub(super) fn make_scope(
     dir: &Path,
     scope: &str,
     store: Option<&StoreFile>,
+    wait: bool,
 ) -> io::Result<(PathBuf, File)> {
     let root = dir.join(FOLDER);
     let scope = root.join(scope);
@@ -218,7 +219,7 @@ pub(super) fn make_scope(
     private_folder(&scope)?;
     sync_dir(dir)?;
     sync_dir(&root)?;
-    let lock = owner::lock_scope(&scope)?;
+    let lock = owner::lock_scope(&scope, wait)?;
     if let Some(store) = store {
         write_store_file(&scope, store)?;
     }

@@ -262,13 +262,9 @@ impl Journal {
         let size = pending.size;
         change(&mut pending);
         pending.size = size;
-        self.add(
-            &self.own.get(),
-            &self.open(id)?,
-            Some(&entry.data),
-            pending,
-            true,
-        )
+        let data = self.open(id)?;
+        self.own
+            .within(|own| self.add(own, &data, Some(&entry.data), pending.clone(), true))
     }
 
     /// Removes an entry, whose bytes are in the store or not wanted any more.
@@ -276,15 +272,11 @@ impl Journal {
     /// # Errors
     /// That the disk refuses; the entry then stays.
     pub fn remove(&self, id: &EntryId) -> io::Result<()> {
-        let owner = {
-            let index = self.index.lock();
-            let Some(found) = index.entries.get(id) else {
-                return Ok(());
-            };
-            Arc::clone(&found.owner)
+        let Some(owner) = self.owner_of(id) else {
+            return Ok(());
         };
         self.steps.next()?;
-        remove_file(&owner::json_path(owner.path(), id))?;
+        owner.remove_description(id)?;
         {
             let mut unsettled = self.unsettled.lock();
             if !unsettled.iter().any(|known| Arc::ptr_eq(known, &owner)) {
@@ -293,8 +285,7 @@ impl Journal {
         }
         let gone = self.index.lock().remove(id);
         self.steps.next()?;
-        // What is left of it now is a leftover.
-        let _ = fs::remove_file(owner::data_path(owner.path(), id));
+        owner.remove_data(id);
         drop(gone);
         Ok(())
     }
@@ -325,9 +316,34 @@ impl Journal {
 
     /// Returns the entries that failed for good.
     pub fn kept(&self) -> Vec<JournalEntry> {
+        self.forget_removed();
         let mut kept = self.entries();
         kept.retain(|entry| entry.pending.why.is_failed());
         kept
+    }
+
+    /// Forgets what failed for good and was kept in a folder that somebody has removed.
+    fn forget_removed(&self) {
+        let failed: Vec<(EntryId, Arc<OwnerDir>)> = {
+            let index = self.index.lock();
+            let failed = index.entries.iter();
+            let failed = failed.filter(|(_, found)| found.pending.why.is_failed());
+            failed
+                .map(|(id, found)| (id.clone(), Arc::clone(&found.owner)))
+                .collect()
+        };
+        for (id, owner) in failed {
+            if !owner.is_removed() {
+                continue;
+            }
+            let gone = self.index.lock().remove(&id);
+            let Some(gone) = gone else { continue };
+            tracing::error!(
+                "the bytes of {} that were kept after their upload had failed are gone: somebody has \
+                 removed the staging folder",
+                gone.pending.key
+            );
+        }
     }
 
     /// Returns an entry.
@@ -356,16 +372,20 @@ impl Journal {
     /// # Errors
     /// That there is no such entry, or its data is not there.
     pub fn open(&self, id: &EntryId) -> io::Result<File> {
-        let path = self
-            .get(id)
-            .map(|entry| entry.data)
-            .ok_or(io::ErrorKind::NotFound)?;
-        owner::open_own(&path)
+        self.owner_of(id)
+            .ok_or(io::ErrorKind::NotFound)?
+            .open_data(id)
     }
 
-    /// Tells whether somebody has removed an entry's bytes.
-    pub(super) fn is_lost(&self, entry: &JournalEntry) -> bool {
-        self.own.is_removed(&entry.data)
+    /// Tells whether somebody has removed the bytes of an entry that is still there.
+    pub(super) fn is_lost(&self, id: &EntryId) -> bool {
+        let opened = self.owner_of(id).map(|owner| owner.open_data(id));
+        matches!(opened, Some(Err(error)) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    fn owner_of(&self, id: &EntryId) -> Option<Arc<OwnerDir>> {
+        let index = self.index.lock();
+        Some(Arc::clone(&index.entries.get(id)?.owner))
     }
 
     /// Checks that the bytes of an entry are those that were written.

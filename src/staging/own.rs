@@ -63,47 +63,50 @@ impl Own {
         work: impl Fn(&Arc<OwnerDir>) -> io::Result<T>,
     ) -> io::Result<T> {
         let own = self.get();
-        match work(&own) {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && self.is_removed(own.path()) =>
-            {
-                match self.make_anew(&own) {
-                    Ok(own) => work(&own),
-                    Err(why) => {
-                        tracing::warn!(
-                            "somebody has removed the staging folder {}, and it cannot be made anew: {why}",
-                            self.dir.display()
-                        );
-                        Err(error)
-                    }
-                }
+        let error = match work(&own) {
+            // In a folder that is just going, nameless files are not permitted.
+            Err(error) if may_be_removed(error.kind()) && own.is_removed() => error,
+            done => return done,
+        };
+        match self.make_anew(&own) {
+            Ok(own) => work(&own),
+            Err(why) => {
+                tracing::warn!(
+                    "somebody has removed the staging folder {}, and it is not made anew: {why}",
+                    self.dir.display()
+                );
+                Err(error)
             }
-            done => done,
         }
-    }
-
-    /// Tells whether what was at `path` in the staging folder has been removed for good, and not
-    /// taken away with its disk.
-    pub(super) fn is_removed(&self, path: &Path) -> bool {
-        let there = path.ancestors().find_map(|dir| {
-            let found = fs::symlink_metadata(dir).ok()?;
-            Some((dir, found.dev()))
-        });
-        there.is_some_and(|(dir, device)| dir != path && device == self.device)
     }
 
     fn make_anew(&self, removed: &Arc<OwnerDir>) -> io::Result<Arc<OwnerDir>> {
-        let (scope, lock) = make_scope(&self.dir, &self.scope, self.store.as_ref())?;
+        let above = self.dir.ancestors().find_map(|dir| fs::metadata(dir).ok());
+        if above.map(|above| above.dev()) != Some(self.device) {
+            return Err(io::Error::other("another disk is there now"));
+        }
+        // Kernel threads may wait for this, so that it is not done while others look for what
+        // dead processes left; whoever writes tries again.
+        let (scope, lock) = make_scope(&self.dir, &self.scope, self.store.as_ref(), false)?;
         let made = Arc::new(OwnerDir::create(&scope)?);
         drop(lock);
         let mut current = self.current.lock();
-        if Arc::ptr_eq(&current, removed) {
-            *current = made;
+        let is_ours = Arc::ptr_eq(&current, removed);
+        if is_ours {
+            *current = Arc::clone(&made);
+        }
+        let now = Arc::clone(&current);
+        drop(current);
+        if is_ours {
             tracing::warn!(
-                "somebody has removed the staging folder {}; what waited in it is gone, and it is made anew",
+                "somebody has removed the staging folder {}: it is made anew",
                 self.dir.display()
             );
         }
-        Ok(Arc::clone(&current))
+        Ok(now)
     }
+}
+
+fn may_be_removed(kind: io::ErrorKind) -> bool {
+    [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied].contains(&kind)
 }

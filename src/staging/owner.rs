@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
 
 use super::entry::{self, EntryId, MAX_DESCRIPTION, Pending, Unreadable};
 use crate::folders::private_dir;
@@ -106,6 +106,37 @@ impl OwnerDir {
     /// Returns where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Tells whether somebody has removed the folder, wherever it was then.
+    pub fn is_removed(&self) -> bool {
+        rustix::fs::fstat(&self.dir).is_ok_and(|found| found.st_nlink == 0)
+    }
+
+    /// Opens an entry's bytes, wherever the folder is by now: moved, or under another mount.
+    ///
+    /// # Errors
+    /// That they cannot be opened; [`io::ErrorKind::NotFound`] only if they are gone.
+    pub fn open_data(&self, id: &EntryId) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.dir, data_name(id), flags, Mode::empty())?;
+        Ok(opened.into())
+    }
+
+    /// Removes an entry's description: there is no such entry any more.
+    ///
+    /// # Errors
+    /// That the description cannot be removed; an absent one is fine.
+    pub fn remove_description(&self, id: &EntryId) -> io::Result<()> {
+        match unlinkat(&self.dir, json_name(id), AtFlags::empty()) {
+            Err(error) if error != rustix::io::Errno::NOENT => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an entry's bytes. What is left of it then is a leftover.
+    pub fn remove_data(&self, id: &EntryId) {
+        let _ = unlinkat(&self.dir, data_name(id), AtFlags::empty());
     }
 
     /// Makes what happened in the folder durable.
@@ -257,13 +288,18 @@ pub fn read_entry(folder: &Path, id: &EntryId) -> Result<Found, Unreadable> {
     })
 }
 
-/// The lock of a scope: held while owners are made and adopted there.
+/// The lock of a scope: held while owners are made and adopted there, which may take seconds.
 ///
 /// # Errors
 /// That the disk refuses.
-pub fn lock_scope(scope: &Path) -> io::Result<File> {
+pub fn lock_scope(scope: &Path, wait: bool) -> io::Result<File> {
     let lock = open_lock(&scope.join(LOCK))?;
-    flock(&lock, FlockOperation::LockExclusive)?;
+    let how = if wait {
+        FlockOperation::LockExclusive
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    flock(&lock, how)?;
     Ok(lock)
 }
 
@@ -292,14 +328,22 @@ pub fn owner_pid(name: &str) -> Option<u32> {
     pid.parse().ok().filter(|_| is_random)
 }
 
+fn data_name(id: &EntryId) -> String {
+    format!("{id}.data")
+}
+
+fn json_name(id: &EntryId) -> String {
+    format!("{id}.json")
+}
+
 /// Returns the path of an entry's data.
 pub fn data_path(folder: &Path, id: &EntryId) -> PathBuf {
-    folder.join(format!("{id}.data"))
+    folder.join(data_name(id))
 }
 
 /// Returns the path of an entry's description.
 pub fn json_path(folder: &Path, id: &EntryId) -> PathBuf {
-    folder.join(format!("{id}.json"))
+    folder.join(json_name(id))
 }
 
 /// Returns the path of an entry's description on its way.

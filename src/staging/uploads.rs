@@ -87,6 +87,13 @@ impl Uploads {
     pub fn sync(&self, deadline: Deadline) -> Result<(), String> {
         let left = self.uploader.wait_all(deadline);
         let kept = self.uploader.journal().kept();
+        let lost = self.uploader.take_lost();
+        if let Some(first) = lost.first() {
+            return Err(format!(
+                "{} lost, the first of them {first}: somebody has removed the staging folder",
+                files(lost.len(), "is", "are"),
+            ));
+        }
         if let Some(first) = left.first() {
             let why = match &first.state {
                 LaneState::Retrying(_, error, _) => format!(": {error}"),

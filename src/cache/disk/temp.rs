@@ -10,26 +10,38 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-/// How the names of these files end.
+/// How the names of these files end, and that of the folder which holds nothing else.
 const SUFFIX: &str = "tmp";
+
+/// How often one is made anew because a scan is just looking at it.
+const ATTEMPTS: usize = 5;
 
 /// Makes a file in `dir`, locked for as long as anybody here has it open.
 pub(in crate::cache) fn create(dir: &Path) -> io::Result<NamedTempFile> {
-    let temp = tempfile::Builder::new()
-        .prefix(&format!("{}-", std::process::id()))
-        .suffix(&format!(".{SUFFIX}"))
-        .tempfile_in(dir)?;
-    flock(temp.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-    Ok(temp)
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let temp = tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .suffix(&format!(".{SUFFIX}"))
+            .tempfile_in(dir)?;
+        match flock(temp.as_file(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(temp),
+            Err(Errno::WOULDBLOCK) if attempts < ATTEMPTS => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Removes those in `dir` that nobody is writing any more.
 pub(super) fn remove_abandoned(dir: &Path) {
+    let all = dir.file_name() == Some(OsStr::new(SUFFIX));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension() != Some(OsStr::new(SUFFIX)) {
+        if !all && path.extension() != Some(OsStr::new(SUFFIX)) {
             continue;
         }
         let is_free = File::open(&path)

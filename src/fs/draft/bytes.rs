@@ -44,24 +44,14 @@ impl Draft {
         wait: Wait,
     ) -> Result<()> {
         let end = offset.saturating_add(bytes.len() as u64);
-        let written = self.edit(now, folder, wait, |file, size| {
+        let change = |file: &StagingFile, size: u64| {
             file.write_at(offset, bytes)?;
             Ok(size.max(end))
-        });
-        if let Err(error) = &written {
-            self.lose(error);
-        }
-        written
-    }
-
-    /// Takes note that bytes were to be written and are not: it is then not stored, unless more is
-    /// written to it.
-    pub fn lose(&self, error: &FsError) {
-        if let FsError::Refused(refusal) = error {
-            let mut lost = refusal.clone();
-            lost.message = format!("not stored, as a part of it is lost: {}", lost.message);
-            self.state.lock().lost = Some(lost);
-        }
+        };
+        self.edit_or(now, folder, wait, change, |state, done| match done {
+            Ok(()) => state.write_again(offset..end),
+            Err(error) => state.lose(offset..end, error),
+        })
     }
 
     /// Cuts it off, or lengthens it with zeros.
@@ -79,8 +69,11 @@ impl Draft {
             // Nothing of the old bytes is needed: no copy of what is frozen, a new file.
             return self.empty(now, folder, wait);
         }
-        self.edit(now, folder, wait, |file, _| {
-            file.set_len(size).map(|()| size)
+        let change = |file: &StagingFile, _| file.set_len(size).map(|()| size);
+        self.edit_or(now, folder, wait, change, |state, done| {
+            if done.is_ok() {
+                state.cut_off(size);
+            }
         })
     }
 
@@ -95,27 +88,49 @@ impl Draft {
         wait: Wait,
         change: impl FnOnce(&StagingFile, u64) -> io::Result<u64>,
     ) -> Result<()> {
+        self.edit_or(now, folder, wait, change, |_, _| ())
+    }
+
+    /// As [`Draft::edit`]; `note` sees what came of it before anybody else can.
+    fn edit_or(
+        &self,
+        now: SystemTime,
+        folder: &StagingFolder,
+        wait: Wait,
+        change: impl FnOnce(&StagingFile, u64) -> io::Result<u64>,
+        note: impl FnOnce(&mut State, Result<(), &FsError>),
+    ) -> Result<()> {
         let _order = self.take_order(wait)?;
         let (mut file, size) = {
             let state = self.state.lock();
             (Arc::clone(&state.file), state.size)
         };
-        if file.is_frozen() {
-            if wait == Wait::Never {
-                return Err(FsError::WouldBlock);
+        let changed = (|| {
+            if file.is_frozen() {
+                if wait == Wait::Never {
+                    return Err(FsError::WouldBlock);
+                }
+                file = file
+                    .copy(size, folder)
+                    .map_err(|error| FsError::staging("cannot copy", &error))?;
+                self.state.lock().file = Arc::clone(&file);
             }
-            file = file
-                .copy(size, folder)
-                .map_err(|error| FsError::staging("cannot copy", &error))?;
-            self.state.lock().file = Arc::clone(&file);
-        }
-        let new_size =
-            change(&file, size).map_err(|error| FsError::staging("cannot write", &error))?;
+            change(&file, size).map_err(|error| FsError::staging("cannot write", &error))
+        })();
         let mut state = self.state.lock();
-        state.size = new_size;
-        state.untouched = false;
-        state.changed(now);
-        Ok(())
+        match changed {
+            Ok(new_size) => {
+                state.size = new_size;
+                state.untouched = false;
+                state.changed(now);
+                note(&mut state, Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                note(&mut state, Err(&error));
+                Err(error)
+            }
+        }
     }
 
     fn empty(&self, now: SystemTime, folder: &StagingFolder, wait: Wait) -> Result<()> {
@@ -132,6 +147,7 @@ impl Draft {
         state.size = 0;
         state.untouched = true;
         state.changed(now);
+        state.empty();
         Ok(())
     }
 
@@ -158,6 +174,5 @@ impl State {
     fn changed(&mut self, now: SystemTime) {
         self.change += 1;
         self.modified = now;
-        self.lost = None;
     }
 }

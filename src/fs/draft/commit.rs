@@ -94,7 +94,7 @@ impl Draft {
                 return Begin::Nothing;
             }
             if let Some(lost) = &state.lost {
-                return Begin::Refused(FsError::Refused(lost.clone()));
+                return Begin::Refused(lost.error());
             }
             if let Some((change, error)) = &state.failed
                 && *change == state.change
@@ -109,7 +109,7 @@ impl Draft {
                     drop(state);
                     let order = self.order.lock();
                     state = self.state.lock();
-                    if state.committing || state.paused {
+                    if state.committing || state.paused || state.lost.is_some() {
                         drop(order);
                         continue;
                     }
@@ -240,6 +240,7 @@ impl Ticket {
         state.committing = false;
         state.committed = state.committed.max(self.change);
         state.failed = None;
+        state.settle_lost();
         drop(state);
         self.draft.ended.notify_all();
     }
@@ -257,6 +258,7 @@ impl Ticket {
             Ok(meta) => {
                 state.committed = state.committed.max(self.change);
                 state.failed = None;
+                state.settle_lost();
                 state.facts.base = Some(meta.clone());
                 state.facts.exclusive = false;
                 state.unanswered.clear();

@@ -11,7 +11,6 @@ use std::time::{Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 
 use super::FsError;
-use super::error::Refusal;
 use super::types::Ino;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, UnansweredUploads};
@@ -20,9 +19,11 @@ use crate::store::{Encoding, Key, RecordMeta, StoreError};
 mod bytes;
 mod commit;
 mod journalled;
+mod lost;
 
 pub use commit::{Begin, Paused, Ticket, Why};
 use journalled::Journalled;
+use lost::Lost;
 
 /// What a changed file is called, and whether the store is to have it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,8 +60,10 @@ struct State {
     /// No commit may begin: the file is getting another name, or losing its own.
     paused: bool,
     failed: Option<(u64, StoreError)>,
-    /// Why the latest write has not got into the file: half a file is not stored.
-    lost: Option<Refusal>,
+    /// It was emptied to be written anew, which has failed: the record stays what it was.
+    lost: Option<Lost>,
+    /// It was emptied since the store, or the journal, got it last.
+    emptied: bool,
     /// Nothing has been written since it was created or emptied.
     untouched: bool,
     /// Whether its name is one that programs soon give up for another.
@@ -113,6 +116,7 @@ impl Draft {
                 paused: false,
                 failed: None,
                 lost: None,
+                emptied: false,
                 untouched: false,
                 temporary: false,
                 due: None,
@@ -218,7 +222,7 @@ impl Draft {
     pub fn refusal(&self) -> Option<FsError> {
         let state = self.state.lock();
         if let Some(lost) = &state.lost {
-            return Some(FsError::Refused(lost.clone()));
+            return Some(lost.error());
         }
         let failed = state.failed.as_ref();
         let (_, error) = failed.filter(|(change, _)| *change == state.change)?;

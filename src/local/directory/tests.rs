@@ -355,8 +355,15 @@ fn a_large_folder_is_listed_page_by_page_and_own_writes_show_at_once() {
 
 #[test]
 fn what_nobody_is_writing_any_more_is_removed_if_the_folder_may_be_written_to() {
-    let left = ".%kvfs-1-2-3.tmp";
-    let names = [left, "INPUT.json.a8_k2m1z.json.tmp", ".%kvfs-notes"];
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let left = &format!(".%kvfs-{}-1-2-3.tmp", &boot[..8]);
+    let of_others = ".%kvfs-0b00tid0-1-2-3.tmp";
+    let names = [
+        left,
+        of_others,
+        "INPUT.json.a8_k2m1z.json.tmp",
+        ".%kvfs-notes",
+    ];
     let (dir, store) = folder(&names.map(|name| (name, "half")));
     fs::create_dir(dir.path().join(".%kvfs-4-5-6.tmp")).expect("a folder");
     let there = |name: &str| dir.path().join(name).exists();
@@ -371,6 +378,17 @@ fn what_nobody_is_writing_any_more_is_removed_if_the_folder_may_be_written_to() 
     // Other programs' and the one that is being written stay.
     assert!(names[1..].iter().all(|name| there(name)));
     assert!(there(".%kvfs-4-5-6.tmp"));
+    // Of another machine: not before it is old.
+    let file = fs::File::options()
+        .write(true)
+        .open(dir.path().join(of_others));
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    file.and_then(|file| file.set_modified(long_ago))
+        .expect("made old");
+    fs::write(dir.path().join("fresh"), "").expect("a file");
+    assert_eq!(keys(&store), ["fresh"]);
+    assert!(!there(of_others));
+    fs::remove_file(dir.path().join("fresh")).expect("removed");
     held.publish(&store.folder, "held").expect("published");
     assert_eq!(keys(&store), ["held"]);
 }

@@ -1,13 +1,15 @@
 //! Files that are still being written, under names that are never listed.
 //!
 //! INVARIANT: who writes one holds its lock until it has its name or is gone. One that nobody
-//! holds is what a dead process left, whichever machine or container that ran in, and is removed
-//! by the next scan of a folder that may be written to.
+//! holds is what a dead process left, and is removed by the next scan of a folder that may be written
+//! to: at once if it was made on this machine, since this boot, whichever container that was in.
+//! Other machines' locks may not be seen here, on network filesystems: theirs must be old as well.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +19,13 @@ use rustix::io::Errno;
 use super::folder::{Folder, identity};
 use super::names::UNFINISHED;
 use super::sidecar::Identity;
+
+/// Nobody writes for so long without getting any further.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// How often one is made anew because a scan has taken it for abandoned. File systems that count no
+/// links would have it so each time.
+const ATTEMPTS: usize = 5;
 
 /// Numbers unfinished files.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -35,24 +44,31 @@ pub(super) struct Unfinished {
 impl Unfinished {
     /// Makes an empty one.
     pub(super) fn create(folder: &Folder) -> io::Result<Self> {
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
             let name = format!(
-                "{UNFINISHED}{}-{serial}-{:x}.tmp",
+                "{}{}-{serial}-{:x}.tmp",
+                of_this_boot(),
                 std::process::id(),
                 fastrand::u32(..)
             );
             let path = folder.path().join(name);
             let file = match File::options().write(true).create_new(true).open(&path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS =>
+                {
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let made = Self {
                 path: Some(path),
                 file,
             };
-            if made.is_held()? {
+            if made.is_held()? || attempts == ATTEMPTS {
                 return Ok(made);
             }
         }
@@ -115,6 +131,9 @@ pub(super) fn remove_abandoned(folder: &Folder, names: &[String]) {
         let Ok(file) = folder.file(name) else {
             continue;
         };
+        if !name.starts_with(of_this_boot()) && !is_old(&file) {
+            continue;
+        }
         if flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
             continue;
         }
@@ -123,6 +142,21 @@ pub(super) fn remove_abandoned(folder: &Folder, names: &[String]) {
             Err(error) => tracing::debug!(%error, file = name, "an abandoned file stays behind"),
         }
     }
+}
+
+fn is_old(file: &File) -> bool {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+/// How the names of the files begin that were made by this kernel, since it was booted.
+fn of_this_boot() -> &'static str {
+    static PREFIX: OnceLock<String> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let (id, _) = boot.trim().split_once('-').unwrap_or_default();
+        format!("{UNFINISHED}{id}-")
+    })
 }
 
 fn next_mtime() -> u64 {

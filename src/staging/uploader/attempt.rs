@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Uploader;
+use super::{UploadObserver, Uploader, Verdict};
 use crate::clock::Deadline;
 use crate::staging::entry::{EntryId, Why, is_transient};
 use crate::staging::journal::JournalEntry;
@@ -31,9 +31,9 @@ impl Uploader {
                 if may_have_arrived(error.kind()) {
                     self.journal.note_sent(id);
                 }
-                if self.journal.is_lost(&entry) {
+                if self.journal.is_lost(id) {
                     self.lost(&entry);
-                } else if is_transient(error.kind()) || self.journal.open(id).is_err() {
+                } else if is_transient(error.kind()) || self.is_unreadable(id) {
                     self.put_off(key, &error);
                 } else {
                     self.refused(&entry, &error);
@@ -82,7 +82,14 @@ impl Uploader {
                 result => result.map_err(disk)?,
             }
         }
-        let file = Arc::new(self.journal.open(&entry.id).map_err(disk)?);
+        let file = match self.journal.open(&entry.id) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                let observer = self.observer();
+                let bytes = observer.and_then(|observer| observer.bytes(entry));
+                bytes.ok_or_else(|| disk(error))?
+            }
+        };
         let mut request = PutRequest {
             content_type: pending.content_type.clone(),
             encoding: pending.encoding.clone(),
@@ -132,7 +139,7 @@ impl Uploader {
                 tracing::warn!("cannot note which version {key} is now: {error}");
             }
         }
-        if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
+        if let Some(observer) = self.observer() {
             observer.uploaded(entry, file, meta);
         }
         self.drop_entry(&entry.id);
@@ -165,10 +172,10 @@ impl Uploader {
                 "cannot note why {key} was not uploaded: {error}; the next mount tries again"
             );
         }
-        if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
+        if let Some(observer) = self.observer() {
             observer.failed(entry, error);
         }
-        self.done(key, Some(&entry.id));
+        self.done(key, Some(Verdict::Kept(entry.id.clone())));
         drop(marked);
     }
 
@@ -185,18 +192,27 @@ impl Uploader {
         tracing::error!("{key} was not uploaded: {error}");
         let marked = self.mark_end(key);
         self.drop_entry(&entry.id);
-        if let Some(observer) = self.observer.get().and_then(Weak::upgrade) {
+        if let Some(observer) = self.observer() {
             observer.failed(entry, &error);
         }
-        self.done(key, None);
+        self.done(key, Some(Verdict::Lost(error)));
         drop(marked);
     }
 
-    /// Ends an upload for good; `refused` names it if the store refused it.
-    fn done(&self, key: &Key, refused: Option<&EntryId>) {
+    /// Tells whether the bytes of an entry that is still there cannot be read at the moment.
+    fn is_unreadable(&self, id: &EntryId) -> bool {
+        self.journal.get(id).is_some() && self.journal.open(id).is_err()
+    }
+
+    fn observer(&self) -> Option<Arc<dyn UploadObserver>> {
+        self.observer.get().and_then(Weak::upgrade)
+    }
+
+    /// Ends an upload for good; with a verdict if the store does not have it.
+    fn done(&self, key: &Key, verdict: Option<Verdict>) {
         let mut state = self.state.lock();
-        if let Some(id) = refused {
-            state.untold.insert(key.clone(), id.clone());
+        if let Some(verdict) = verdict {
+            state.untold.insert(key.clone(), verdict);
         }
         state.lanes.done(key);
         // Before anybody who waits for the end can look at it.

@@ -80,8 +80,13 @@ pub trait UploadObserver: Send + Sync {
     /// The store has it.
     fn uploaded(&self, entry: &JournalEntry, bytes: &Arc<File>, meta: &RecordMeta);
 
-    /// The store refused it for good; it is kept.
+    /// The store refused it for good, and it is kept; or its bytes are gone.
     fn failed(&self, entry: &JournalEntry, error: &StoreError);
+
+    /// Returns its bytes, if they are at hand although the journal cannot be read.
+    fn bytes(&self, _entry: &JournalEntry) -> Option<Arc<File>> {
+        None
+    }
 }
 
 /// Uploads what is in the journal.
@@ -106,8 +111,16 @@ struct State {
     stopped: bool,
     /// How many wait for uploads: then they are tried again sooner.
     waiters: usize,
-    /// Refused uploads of which nobody who waits has been told yet: the last of each key.
-    untold: HashMap<Key, EntryId>,
+    /// Failed uploads of which nobody who waits has been told yet: the last of each key.
+    untold: HashMap<Key, Verdict>,
+}
+
+/// Why an upload has failed for good.
+enum Verdict {
+    /// The store refused it, and this entry says why.
+    Kept(EntryId),
+    /// Its bytes are gone.
+    Lost(StoreError),
 }
 
 /// An upload that waits or runs, as `kvfs status` shows it.

@@ -1,6 +1,6 @@
 //! Waiting for uploads: for those of one key, whose verdict is told, or for all.
 
-use super::{PendingUpload, Uploader};
+use super::{PendingUpload, Uploader, Verdict};
 use crate::clock::Deadline;
 use crate::staging::entry::{self, Why};
 use crate::staging::journal::JournalEntry;
@@ -28,12 +28,23 @@ impl Uploader {
                 return Err(not_yet(key, error.as_deref()));
             }
         }
-        let refused = state.untold.remove(key);
+        let verdict = state.untold.remove(key);
         drop(state);
-        match refused.and_then(|id| kept_error(&self.journal.get(&id)?)) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        let error = match verdict {
+            Some(Verdict::Kept(id)) => self.journal.get(&id).as_ref().and_then(kept_error),
+            Some(Verdict::Lost(error)) => Some(error),
+            None => None,
+        };
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Returns of what nobody has been told yet that its bytes are gone.
+    pub fn take_lost(&self) -> Vec<Key> {
+        let mut state = self.state.lock();
+        let lost = state
+            .untold
+            .extract_if(|_, verdict| matches!(verdict, Verdict::Lost(_)));
+        lost.map(|(key, _)| key).collect()
     }
 
     /// Waits until nothing is left to be uploaded; returns what still is when the deadline passed.

@@ -1,6 +1,7 @@
 //! What a write, a close and an fsync store, and what all handles see meanwhile.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Duration;
 
 use kvfs::fs::types::{Ino, Process, Programs, Thread};
@@ -9,7 +10,8 @@ use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind};
 
 use super::{calls, content_type, errno, late, names, reset, stored, writable};
-use crate::support::core::{Setup, patient, staging};
+use crate::support::core::{Core, Setup, patient, staging};
+use crate::support::mounted::eventually;
 
 #[test]
 fn a_new_file_is_one_put_when_it_is_closed() {
@@ -263,56 +265,98 @@ fn files_that_would_be_too_large_fail_when_they_are_written() {
         .expect("fits");
     let over = core.fs.write(fh, 10, b"x", patient());
     assert_eq!(errno(over), libc::EFBIG);
-    // Nor is half of it stored.
-    assert_eq!(errno(core.close(fh)), libc::EFBIG);
-    assert_eq!(stored(&setup, "A"), None);
+    core.close(fh).expect("stored");
+    assert_eq!(stored(&setup, "A"), Some(b"0123456789".to_vec()));
+}
+
+/// A core with a record `A` and room for ten bytes on the local disk.
+fn with_little_room(dir: &Path, write_back: bool) -> (Setup, Core) {
+    let store = MemoryStore::new();
+    store.insert("A", "text/plain", Encoding::Identity, b"old".to_vec());
+    let setup = Setup::new(store);
+    let mut setup = if write_back {
+        setup.write_back(&dir.join("unlimited"))
+    } else {
+        setup.writable(&dir.join("unlimited"))
+    };
+    if let Some(write) = &mut setup.fs.write {
+        write.staging = staging(&dir.join("limited"), Some(10));
+    }
+    let core = setup.core(None);
+    (setup, core)
 }
 
 #[test]
-fn what_is_not_all_there_is_not_stored() {
+fn a_record_is_not_replaced_by_a_half_that_had_room() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = MemoryStore::new();
-    store.insert("A", "text/plain", Encoding::Identity, b"old".to_vec());
-    let mut setup = Setup::new(store).writable(&dir.path().join("unlimited"));
-    if let Some(write) = &mut setup.fs.write {
-        write.staging = staging(&dir.path().join("limited"), Some(10));
-    }
-    let core = setup.core(None);
+    let (setup, core) = with_little_room(dir.path(), false);
     let write = |fh, offset, bytes: &[u8]| core.fs.write(fh, offset, bytes, patient());
-
-    // As `echo "much more" > A`, and as an append of which the second half has no room.
-    for empties in [true, false] {
-        let opened = if empties {
-            core.create("A")
-        } else {
-            core.open_to_write("A")
-        };
-        let (_, fh) = opened.expect("opened");
-        write(fh, 3, b"half").expect("there is room");
-        assert_eq!(errno(write(fh, 7, b"other half")), libc::ENOSPC);
+    let none = Vec::new();
+    // As `echo "much more" > A`, and the same with more after it.
+    for (fits, after) in [(&none, ""), (&b"half".to_vec(), ""), (&none, "done")] {
+        let (_, fh) = core.create("A").expect("emptied");
+        write(fh, 0, fits).expect("there is room");
+        let rest = fits.len() as u64;
+        assert_eq!(errno(write(fh, rest, b"eleven long")), libc::ENOSPC);
+        if !after.is_empty() {
+            write(fh, rest, after.as_bytes()).expect("there is room");
+        }
         assert_eq!(errno(core.fs.fsync(fh, patient())), libc::ENOSPC);
+        assert_eq!(errno(core.rename("A", "other")), libc::ENOSPC);
         assert_eq!(errno(core.close(fh)), libc::ENOSPC);
         assert_eq!(stored(&setup, "A"), Some(b"old".to_vec()));
         assert_eq!(core.cat("A").expect("the record"), b"old");
     }
-    // A new one.
-    let (_, fh) = core.create("B").expect("made");
-    assert_eq!(errno(write(fh, 0, b"eleven long")), libc::ENOSPC);
-    assert_eq!(errno(core.close(fh)), libc::ENOSPC);
-    assert_eq!(stored(&setup, "B"), None);
-    assert_eq!(errno(core.cat("B").map(drop)), libc::ENOENT);
-    // One that is to take the place of another.
-    let (_, fh) = core.create("A.tmp").expect("made");
-    assert_eq!(errno(write(fh, 0, b"eleven long")), libc::ENOSPC);
-    let _ = core.close(fh);
-    assert_eq!(errno(core.rename("A.tmp", "A")), libc::ENOENT);
-    assert_eq!(stored(&setup, "A"), Some(b"old".to_vec()));
-    // Who goes on after that knows what is there.
+    // Whoever writes it again, or cuts it off, has it stored.
+    for again in [true, false] {
+        let (ino, fh) = core.create("A").expect("emptied");
+        write(fh, 0, b"n").expect("there is room");
+        assert_eq!(errno(write(fh, 1, b"eleven long")), libc::ENOSPC);
+        if again {
+            for at in 1..12 {
+                let _ = write(fh, at, b"e");
+            }
+            assert_eq!(errno(core.fs.fsync(fh, patient())), libc::ENOSPC);
+        }
+        let set = kvfs::fs::setattr::SetAttr {
+            size: Some(1),
+            ..Default::default()
+        };
+        core.fs
+            .setattr(ino, &set, Some(fh), patient())
+            .expect("cut off");
+        core.close(fh).expect("stored");
+        assert_eq!(stored(&setup, "A"), Some(b"n".to_vec()));
+    }
+    // What was not emptied is stored as far as it was written.
+    for name in ["A", "B"] {
+        let opened = core.open_to_write(name).or_else(|_| core.create(name));
+        let (_, fh) = opened.expect("opened");
+        write(fh, 1, b"half").expect("there is room");
+        assert_eq!(errno(write(fh, 5, b"eleven long")), libc::ENOSPC);
+        core.fs.fsync(fh, patient()).expect("stored");
+        assert_eq!(errno(write(fh, 5, b"eleven long")), libc::ENOSPC);
+        core.close(fh).expect("stored");
+    }
+    assert_eq!(stored(&setup, "A"), Some(b"nhalf".to_vec()));
+    assert_eq!(stored(&setup, "B"), Some(b"\0half".to_vec()));
+}
+
+#[test]
+fn what_is_journalled_is_shown_and_stored_whatever_is_not_written_after_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (setup, core) = with_little_room(dir.path(), true);
+    let write = |fh, offset, bytes: &[u8]| core.fs.write(fh, offset, bytes, patient());
+    core.faults.block(Call::Put);
+    core.store("A", b"two").expect("journalled");
     let (_, fh) = core.open_to_write("A").expect("opened");
-    assert_eq!(errno(write(fh, 3, b"other half")), libc::ENOSPC);
-    write(fh, 0, b"new").expect("there is room");
-    core.close(fh).expect("stored");
-    assert_eq!(stored(&setup, "A"), Some(b"new".to_vec()));
+    assert_eq!(errno(write(fh, 3, b"eleven long")), libc::ENOSPC);
+    core.close(fh).expect("nothing was changed");
+    assert_eq!(core.cat("A").expect("the file"), b"two");
+    core.faults.release(Call::Put);
+    eventually("it is stored", || {
+        stored(&setup, "A") == Some(b"two".to_vec())
+    });
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::process::Served;
 use super::{bytes, client, data, send};
+use crate::support::mounted::eventually;
 use crate::support::served::{TOKEN, encode};
 use kvfs::store::Encoding;
 
@@ -143,14 +144,14 @@ fn what_an_upload_to_a_killed_server_leaves_is_removed_by_the_next_one() {
             "PUT {path}/records/late HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\
              Content-Length: 8\r\n\r\nhalf"
         );
+        let patience = Some(Duration::from_secs(60));
+        upload.set_read_timeout(patience).expect("a limit");
         upload.write_all(head.as_bytes()).expect("a request");
         upload
     };
     let killed = Served::over(&folder, &[]);
     let _cut = start(&killed);
-    while unfinished(&folder).is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    eventually("it is under way", || !unfinished(&folder).is_empty());
     let left = unfinished(&folder);
     killed.kill();
     assert_eq!(unfinished(&folder), left, "a killed server removes nothing");
@@ -164,9 +165,7 @@ fn what_an_upload_to_a_killed_server_leaves_is_removed_by_the_next_one() {
             .filter(|name| !left.contains(name))
             .collect::<Vec<_>>()
     };
-    while other().is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    eventually("it is under way", || !other().is_empty());
     let under_way = other();
     let keys = format!("{}/keys", served.store("s"));
     send(client().get(keys).bearer_auth(TOKEN));

@@ -243,3 +243,43 @@ fn damaged_bytes_are_never_uploaded() {
     assert_eq!(bench.text("k"), None);
     assert_eq!(bench.folder.damaged().len(), 1);
 }
+
+#[test]
+fn what_somebody_has_removed_is_told_to_who_waits() {
+    let bench = Bench::patient();
+    bench.store.fail_next(Call::Put, 1, ErrorKind::Denied);
+    bench.close("refused", "kept");
+    bench
+        .uploader
+        .wait_key(&key("refused"), soon())
+        .expect_err("refused");
+    bench.store.block(Call::Put);
+    for (name, blocked) in [("asked", 1), ("not", 2)] {
+        bench.close(name, "first");
+        let begun = bench.store.wait_blocked(Call::Put, blocked, soon());
+        assert!(begun, "no upload");
+        bench.close(name, "second");
+    }
+    std::fs::remove_dir_all(bench.dir.path().join("staging")).expect("it was there");
+    bench.store.release(Call::Put);
+    let verdict = bench.uploader.wait_key(&key("asked"), soon());
+    let error = verdict.expect_err("its bytes are gone");
+    assert!(error.to_string().contains("removed"), "{error}");
+    bench
+        .uploader
+        .wait_key(&key("asked"), soon())
+        .expect("it was told");
+    assert!(bench.uploader.wait_all(soon()).is_empty());
+    assert_eq!(bench.uploader.take_lost(), [key("not")]);
+    assert!(bench.uploader.take_lost().is_empty());
+    assert!(bench.folder.journal().entries().len() == 1, "what was kept");
+    assert!(bench.folder.journal().kept().is_empty());
+    assert!(bench.folder.journal().entries().is_empty());
+    assert_eq!(
+        bench.memory.bytes("not").as_deref(),
+        Some(b"first".as_slice())
+    );
+    // And it goes on.
+    bench.close("asked", "third");
+    bench.uploader.wait_key(&key("asked"), soon()).expect("it");
+}

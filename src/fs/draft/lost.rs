@@ -1,0 +1,90 @@
+//! Files that were emptied to be written anew, of which a part could not be written: such a half is
+//! not stored in place of the whole that was there.
+//!
+//! Other files are stored as far as they were written, as on a local disk: of a log whose last line
+//! had no room, all other lines are wanted. So are those of which the journal still has the bytes that
+//! were there before (`--write-back`): these are then on their way.
+//!
+//! INVARIANT: nothing is lost of a draft that is stored, or journalled.
+
+use std::ops::Range;
+
+use super::{Draft, State};
+use crate::fs::FsError;
+use crate::fs::error::Refusal;
+
+/// What a program was told is not in the file.
+#[derive(Debug)]
+pub(super) struct Lost {
+    bytes: Range<u64>,
+    refusal: Refusal,
+}
+
+impl Lost {
+    pub(super) fn error(&self) -> FsError {
+        FsError::Refused(self.refusal.clone())
+    }
+}
+
+impl Draft {
+    /// Takes note that bytes were to be written and are not.
+    pub fn lose(&self, bytes: Range<u64>, error: &FsError) {
+        self.state.lock().lose(bytes, error);
+    }
+
+    /// Takes note that a program wants it to be of the size that it has.
+    pub fn cut_off(&self, size: u64) {
+        self.state.lock().cut_off(size);
+    }
+}
+
+impl State {
+    /// Takes note that it was emptied.
+    pub(super) fn empty(&mut self) {
+        self.lost = None;
+        self.emptied = self.facts.base.is_some();
+    }
+
+    pub(super) fn lose(&mut self, bytes: Range<u64>, error: &FsError) {
+        let FsError::Refused(refusal) = error else {
+            return;
+        };
+        if !self.emptied || self.change <= self.committed || self.journalled.is_some() {
+            return;
+        }
+        let before = self.lost.take().map_or(bytes.clone(), |lost| lost.bytes);
+        let mut refusal = refusal.clone();
+        refusal.message = format!(
+            "the record stays what it was, as not all of the new one could be written: {}",
+            refusal.message
+        );
+        self.lost = Some(Lost {
+            bytes: before.start.min(bytes.start)..before.end.max(bytes.end),
+            refusal,
+        });
+    }
+
+    /// Takes note that bytes were written, which may have been lost before.
+    pub(super) fn write_again(&mut self, bytes: Range<u64>) {
+        let Some(lost) = &mut self.lost else { return };
+        if bytes.start <= lost.bytes.start && bytes.end > lost.bytes.start {
+            lost.bytes.start = bytes.end.min(lost.bytes.end);
+        }
+        if lost.bytes.is_empty() {
+            self.lost = None;
+        }
+    }
+
+    /// Takes note that it was cut off, or lengthened, to `size`.
+    pub(super) fn cut_off(&mut self, size: u64) {
+        // Whoever does that knows what is there.
+        self.lost.take_if(|lost| size <= lost.bytes.start);
+    }
+
+    /// Takes note that the store, or the journal, has it as it is, or was.
+    pub(super) fn settle_lost(&mut self) {
+        if self.change <= self.committed || self.journalled.is_some() {
+            (self.lost, self.emptied) = (None, false);
+        }
+    }
+}
