@@ -200,6 +200,13 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+impl Shared {
+    fn count_closed(&self) {
+        *self.closed.lock() += 1;
+        self.closing.notify_all();
+    }
+}
+
 /// The server; stops when dropped.
 pub struct ScriptedServer {
     address: SocketAddr,
@@ -260,7 +267,7 @@ impl ScriptedServer {
         self.shared.seen.lock().clone()
     }
 
-    /// Waits until clients have closed so many of the connections that an answer left open.
+    /// Waits until clients have closed so many of the connections of answers that did not end.
     pub fn wait_until_closed(&self, count: usize) {
         let until = Instant::now() + Duration::from_secs(20);
         let mut closed = self.shared.closed.lock();
@@ -309,7 +316,10 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             for byte in bytes {
                 std::thread::sleep(pause);
                 // Fails once the client has given up or the server is dropped.
-                (&mut &*stream).write_all(&[byte])?;
+                if let Err(error) = (&mut &*stream).write_all(&[byte]) {
+                    shared.count_closed();
+                    return Err(error);
+                }
             }
             continue;
         }
@@ -320,8 +330,7 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             // Ends when the client gives up or the server is dropped.
             After::Stall => {
                 let _ = std::io::copy(&mut reader, &mut std::io::sink());
-                *shared.closed.lock() += 1;
-                shared.closing.notify_all();
+                shared.count_closed();
                 return Ok(());
             }
         }
