@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -422,7 +422,6 @@ impl Download {
         loop {
             let mut state = self.state.lock();
             (state.front, state.streaming) = (None, false);
-            let mut unused_since = None;
             let part = loop {
                 if state.present.contains(&(0..size)) {
                     return Ok(End::Whole);
@@ -430,7 +429,7 @@ impl Download {
                 if let Some(part) = self.next_part(&state).filter(|_| state.users > 0) {
                     break part;
                 }
-                if self.wait_for_use(&mut state, &mut unused_since) {
+                if self.wait_for_use(&mut state) {
                     return Ok(End::Unused);
                 }
             };
@@ -441,22 +440,27 @@ impl Download {
     }
 
     /// Waits for demand; `true`, and marked, when nobody has used the download for a while.
-    fn wait_for_use(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        unused_since: &mut Option<Instant>,
-    ) -> bool {
+    fn wait_for_use(&self, state: &mut MutexGuard<'_, State>) -> bool {
         state.pace.pause();
         state.paused = true;
-        let unused = if state.users > 0 {
-            *unused_since = None;
+        if state.users > 0 {
             self.changed.wait(state);
-            false
         } else {
-            let until = *unused_since.get_or_insert_with(|| sync::now() + GRACE);
-            self.changed.wait_until(state, until).timed_out() && state.users == 0
-        };
+            let until = *state.unused_since.get_or_insert_with(sync::now) + GRACE;
+            self.changed.wait_until(state, until);
+        }
         state.paused = false;
+        self.is_unused(state)
+    }
+
+    /// Tells, and marks it, whether nobody has used the download for a while.
+    fn is_unused(&self, state: &mut State) -> bool {
+        if state.users > 0 {
+            return false;
+        }
+        let now = sync::now();
+        let since = *state.unused_since.get_or_insert(now);
+        let unused = now.saturating_duration_since(since) >= GRACE;
         if unused {
             // Under this lock, so that no new handle gets in.
             state.status = Status::Abandoned;
@@ -495,7 +499,6 @@ impl Download {
     /// Waits until the first connection may read on.
     fn may_go_on(&self, position: u64) -> Go {
         let mut state = self.state.lock();
-        let mut unused_since = None;
         loop {
             if let Some(front) = state.front.clone()
                 && position >= front.end
@@ -508,12 +511,18 @@ impl Download {
                     _ => return Go::Overtaken,
                 }
             }
-            if self.expected.is_none_or(|expected| position >= expected)
-                || position < self.horizon(&state)
-            {
+            // Of one whose size is not known yet, somebody may wait for that.
+            if self.expected.is_none_or(|expected| position >= expected) {
                 return Go::On;
             }
-            if self.wait_for_use(&mut state, &mut unused_since) {
+            if position < self.horizon(&state) {
+                // A slow server could keep it up for hours.
+                return match self.is_unused(&mut state) {
+                    true => Go::Unused,
+                    false => Go::On,
+                };
+            }
+            if self.wait_for_use(&mut state) {
                 return Go::Unused;
             }
         }

@@ -1,6 +1,6 @@
 //! Servers that are never silent and never done, and names that no longer lead to one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvfs::apify::http::HttpOptions;
 
@@ -17,6 +17,8 @@ const BUSY: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Programs that wait at a time: more than there are threads that take the kernel's requests.
 const WAITING: usize = 6;
+/// A busy machine may hold others up until then, but not each time.
+const TRIES: usize = 5;
 
 fn mounted(
     answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
@@ -45,24 +47,30 @@ fn fail_in_time(
     answers: usize,
 ) {
     assert_eq!(mount.works("cat good"), "hello");
-    let waiting: Vec<_> = (0..WAITING)
-        .map(|n| {
-            let command = command(n);
-            let waits = mount.start_sh(&format!("exec {command} > /dev/null"));
-            (command, waits, Instant::now())
-        })
-        .collect();
-    let other = mount.sh("cat good; stat good > /dev/null");
-    assert!(other.status.success(), "{other:?}");
-    for (command, waits, start) in waiting {
-        let output = waits.wait(DEADLINE + BUSY);
-        assert!(!output.status.success(), "{command}: {output:?}");
-        assert!(output.took >= DEADLINE, "{command}: {output:?}");
-        assert!(start.elapsed() < DEADLINE + BUSY, "{command}: {output:?}");
+    let mut tries = 0;
+    let mut held_up = true;
+    while held_up {
+        assert!(tries < TRIES, "others are held up");
+        tries += 1;
+        let mut waiting: Vec<_> = (0..WAITING)
+            .map(|n| {
+                let command = command(n);
+                let waits = mount.start_sh(&format!("exec {command} > /dev/null"));
+                (command, waits)
+            })
+            .collect();
+        let other = mount.sh("cat good; stat good > /dev/null");
+        assert!(other.status.success(), "{other:?}");
+        held_up = !waiting.iter_mut().all(|(_, waits)| waits.is_running());
+        for (command, waits) in waiting {
+            let output = waits.wait(DEADLINE + BUSY);
+            assert!(!output.status.success(), "{command}: {output:?}");
+            assert!(output.took > DEADLINE / 2, "{command}: {output:?}");
+        }
     }
     let errors = mount.counters().last_errors;
     assert!(!errors.is_empty(), "nothing is told");
-    server.wait_until_closed(answers);
+    server.wait_until_closed(tries * answers);
 }
 
 fn keys_and(large: u64) -> Answer {
@@ -73,21 +81,26 @@ fn keys_and(large: u64) -> Answer {
 
 #[test]
 fn an_answer_that_comes_byte_by_byte_ends_with_the_deadline() {
-    let mounted = mounted(|seen| {
-        if seen.path().ends_with("/keys") {
-            keys_and(100)
-        } else {
-            Answer::new(200, [b'x'; 100]).trickle(PAUSE)
-        }
-    });
-    fail_in_time(&mounted, |n| format!("cat k{n}"), WAITING);
+    let answer = Answer::new(200, [b'x'; 100]);
+    for slow in [answer.clone().trickle(PAUSE), answer.trickle_body(PAUSE)] {
+        let mounted = mounted(move |seen| {
+            if seen.path().ends_with("/keys") {
+                keys_and(100)
+            } else {
+                slow.clone()
+            }
+        });
+        fail_in_time(&mounted, |n| format!("cat k{n}"), WAITING);
+    }
 }
 
 #[test]
 fn a_listing_that_comes_byte_by_byte_ends_with_the_deadline() {
-    let mounted = mounted(|_| keys_and(100).trickle(PAUSE));
-    // All of them wait for the same one.
-    fail_in_time(&mounted, |_| "ls".to_owned(), 1);
+    for slow in [keys_and(100).trickle(PAUSE), keys_and(100).trickle_body(PAUSE)] {
+        let mounted = mounted(move |_| slow.clone());
+        // All of them wait for the same one.
+        fail_in_time(&mounted, |_| "ls".to_owned(), 1);
+    }
 }
 
 /// Once the head of a large record has come, its bytes follow: each read ends, not the whole.
