@@ -96,8 +96,12 @@ impl User {
         fs::read_dir(self.path("run/kvfs")).map_or(0, Iterator::count)
     }
 
+    pub(super) fn is_mounted(&self) -> bool {
+        mounted(self.home.path())
+    }
+
     pub(super) fn nothing_left(&self) -> bool {
-        self.registered() == 0 && !mounted(self.home.path())
+        self.registered() == 0 && !self.is_mounted()
     }
 }
 
