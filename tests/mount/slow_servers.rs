@@ -134,8 +134,10 @@ serve() {
 }
 serve
 export APIFY_TOKEN=t APIFY_CLIENT_BASE_URL=http://store.test:8010 KVFS_INSECURE_HTTP=1
-$KVFS mount --timeout 1s --deadline 3s --ttl 1h ~default mnt
-ls mnt; cat mnt/a
+# A machine that stands still for longer than the deadline makes anything fail.
+works() { until "$@"; do sleep 0.1; done; }
+works $KVFS mount --timeout 1s --deadline 3s --ttl 1h ~default mnt
+works ls mnt; works cat mnt/a
 away() {
     cat unknown > hosts
     # Connections that are open need no name.
@@ -145,7 +147,7 @@ away() {
     echo "took $((($(date +%s%N) - begun) / 1000000)) ms"
     ls mnt > /dev/null; cat mnt/a
     cat known > hosts
-    cat mnt/$1
+    works cat mnt/$1
 }
 away b
 # Takes questions and never answers.
