@@ -157,7 +157,14 @@ fn storm(gap: Duration, weather: Weather) {
         _ => config.knobs.latency = LATENCY,
     });
     // Nothing but the signals is to end it.
-    writer.mount(&["--unmount-timeout", "1h", "--timeout", "1h", "--deadline", "1h"]);
+    writer.mount(&[
+        "--unmount-timeout",
+        "1h",
+        "--timeout",
+        "1h",
+        "--deadline",
+        "1h",
+    ]);
     let pid: u32 = writer.user.pid().parse().expect("a number");
     let files: Vec<(String, Vec<u8>)> = (0..FILES)
         .map(|n| (format!("k{n}"), pattern(1000 + 50_000 * n)))

@@ -99,11 +99,7 @@ fn ends_at_once(gate: Gate, command: &str) {
 }
 
 #[track_caller]
-fn ends_at_once_in(
-    mounted: &dyn Fn() -> (FaultStore, MountedSession),
-    gate: Gate,
-    command: &str,
-) {
+fn ends_at_once_in(mounted: &dyn Fn() -> (FaultStore, MountedSession), gate: Gate, command: &str) {
     for signal in [Signal::INT, Signal::KILL] {
         let (store, mount) = mounted();
         mount.works("ls -l > /dev/null; cat c");

@@ -96,7 +96,10 @@ fn an_answer_that_comes_byte_by_byte_ends_with_the_deadline() {
 
 #[test]
 fn a_listing_that_comes_byte_by_byte_ends_with_the_deadline() {
-    for slow in [keys_and(100).trickle(PAUSE), keys_and(100).trickle_body(PAUSE)] {
+    for slow in [
+        keys_and(100).trickle(PAUSE),
+        keys_and(100).trickle_body(PAUSE),
+    ] {
         let mounted = mounted(move |_| slow.clone());
         // All of them wait for the same one.
         fail_in_time(&mounted, |_| "ls".to_owned(), 1);
