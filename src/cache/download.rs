@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -76,6 +76,8 @@ pub(super) struct State {
     /// Where the last read that had to wait ends: blocks end there too.
     pub phase: u64,
     pub users: usize,
+    /// Since when nobody has used it, where that has been looked at.
+    pub unused_since: Option<Instant>,
     /// Time that readers have spent on parts of their own.
     pub spent: Duration,
     /// Whether, as long as anybody has it open, all of it is fetched.
@@ -173,6 +175,7 @@ impl Download {
             Status::Abandoned | Status::Counted(_) | Status::Paused(_) => false,
         };
         state.users += usize::from(may_be_read);
+        state.unused_since = None;
         may_be_read
     }
 
@@ -232,7 +235,10 @@ impl Download {
     pub fn resume(&self) -> Option<Spool> {
         let mut state = self.state.lock();
         match std::mem::take(&mut state.status) {
-            Status::Paused(spool) => Some(*spool),
+            Status::Paused(spool) => {
+                state.unused_since = None;
+                Some(*spool)
+            }
             other => {
                 state.status = other;
                 None

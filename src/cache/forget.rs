@@ -16,6 +16,7 @@ impl Records {
             contents += u64::from(on_disk || self.is_in_memory(key));
             self.expire(key);
             self.drop_recent(&|content| content.key == *key);
+            self.forget_paused(key);
             if let Some(disk) = self.disk() {
                 disk.remove(key);
             }
@@ -28,6 +29,7 @@ impl Records {
     pub fn forget_all(&self) -> u64 {
         let in_memory = self.drop_memory();
         self.drop_recent(&|_| true);
+        self.forget_all_paused();
         self.sizes().forget(None);
         let on_disk = self.disk().map_or(0, |disk| disk.clear());
         in_memory.max(on_disk)

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::args::UnmountArgs;
 use super::error::CliError;
 use super::settings::Environment;
@@ -24,6 +26,10 @@ const ENDING: Duration = Duration::from_secs(10);
 /// How long a daemon may take to end whose mount was taken away by force.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The same for one that seems to hang, and how long it may take to answer before it does: who
+/// forces an end does not want to wait for what will not come.
+const HUNG_TIMEOUT: Duration = Duration::from_millis(400);
+
 /// How often the kernel's list of mounts is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -39,7 +45,16 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
         (false, true) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Graceful,
     };
-    let uploads = Pending::of(&registry, &path);
+    let question = match mode {
+        UnmountMode::Force => HUNG_TIMEOUT,
+        UnmountMode::Graceful | UnmountMode::Lazy => ANSWER_TIMEOUT,
+    };
+    let state = ask_state(&registry, &path, question);
+    let forced = match state {
+        Some(_) => FORCED_TIMEOUT,
+        None => HUNG_TIMEOUT,
+    };
+    let uploads = state.and_then(|(daemon, state)| Pending::of(daemon, &state));
     if let Some(uploads) = uploads.as_ref().filter(|uploads| uploads.files > 0)
         && mode == UnmountMode::Graceful
     {
@@ -52,13 +67,22 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
     let patience = uploads.as_ref().map_or(TIMEOUT, |uploads| {
         uploads.patience.saturating_add(ENDING).max(TIMEOUT)
     });
-    if let Some(pid) = unmount_mount(&registry, &path, mode, patience)? {
+    if let Some(pid) = unmount_mount(&registry, &path, mode, patience, forced)? {
         ui.warn(format_args!("the daemon, process {pid}, has not ended yet"));
     }
     ui.say(format_args!("unmounted {}", quoted(&path)));
     match uploads {
         Some(uploads) => uploads.check(ui, mode),
         None => Ok(()),
+    }
+}
+
+/// Asks the daemon of a mount for its state; returns that and its process, if it answers in time.
+fn ask_state(registry: &Registry, path: &Path, timeout: Duration) -> Option<(u32, Value)> {
+    let daemon = registry.find(path).filter(Entry::is_alive)?;
+    match control::ask(&daemon.control, &Request::Status, timeout).ok()? {
+        Answer::Done(state) => Some((daemon.process.pid, state)),
+        _ => None,
     }
 }
 
@@ -71,17 +95,12 @@ struct Pending {
 }
 
 impl Pending {
-    /// Asks the daemon; one that does not answer, or whose mount is read-only, has nothing.
-    fn of(registry: &Registry, path: &Path) -> Option<Self> {
-        let daemon = registry.find(path).filter(Entry::is_alive)?;
-        let answer = control::ask(&daemon.control, &Request::Status, ANSWER_TIMEOUT).ok()?;
-        let Answer::Done(state) = answer else {
-            return None;
-        };
+    /// Takes it from a daemon's state; one whose mount is read-only has nothing.
+    fn of(daemon: u32, state: &Value) -> Option<Self> {
         let uploads = &state["uploads"];
         let patience = uploads["unmount_waits_s"].as_f64().unwrap_or(0.0);
         Some(Self {
-            daemon: daemon.process.pid,
+            daemon,
             files: uploads["pending"].as_u64().unwrap_or(0),
             folder: PathBuf::from(uploads["folder"].as_str()?),
             patience: Duration::try_from_secs_f64(patience).unwrap_or(TIMEOUT),
@@ -144,12 +163,14 @@ pub fn resolve_mounted(path: &Path) -> Result<PathBuf, CliError> {
     })
 }
 
-/// Unmounts what is mounted at the canonical `path`; returns the daemon if it survives that.
+/// Unmounts what is mounted at the canonical `path`; returns the daemon if it survives that, by
+/// force for as long as `forced`.
 fn unmount_mount(
     registry: &Registry,
     path: &Path,
     mode: UnmountMode,
     patience: Duration,
+    forced: Duration,
 ) -> Result<Option<u32>, CliError> {
     let until = Instant::now() + patience;
     let daemon = registry.find(path).filter(Entry::is_alive);
@@ -176,7 +197,7 @@ fn unmount_mount(
         let until = match mode {
             UnmountMode::Graceful => until,
             UnmountMode::Lazy => Instant::now(),
-            UnmountMode::Force => Instant::now() + FORCED_TIMEOUT,
+            UnmountMode::Force => Instant::now() + forced,
         };
         !daemon.process.wait_ended(until)
     });

@@ -96,8 +96,12 @@ impl User {
         fs::read_dir(self.path("run/kvfs")).map_or(0, Iterator::count)
     }
 
+    pub(super) fn is_mounted(&self) -> bool {
+        mounted(self.home.path())
+    }
+
     pub(super) fn nothing_left(&self) -> bool {
-        self.registered() == 0 && !mounted(self.home.path())
+        self.registered() == 0 && !self.is_mounted()
     }
 }
 
@@ -206,21 +210,38 @@ fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
     }
 }
 
+/// What `kvfs status` waits for a daemon, and a busy machine may add.
+const STATUS: Duration = Duration::from_secs(4);
+/// The longest for what is to be done at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// A busy machine may be late now and then, but not each time.
+const TRIES: usize = 5;
+
 #[test]
 fn a_hung_daemon_holds_nobody_up() {
     let user = User::new();
-    user.works(&["mount", "./store", "mnt"]);
-    user.signal("-STOP");
-    let start = Instant::now();
-    assert_eq!(user.status()[0]["state"], "not_answering");
-    user.fails(3, &["status"]);
-    let pid = user.pid();
-    let said = user.works(&["unmount", "--force", "mnt"]);
-    assert!(said.contains(&pid), "{said}");
-    assert!(start.elapsed() < Duration::from_secs(15));
-    let sent = Command::new("kill").args(["-CONT", &pid]).status();
-    assert!(sent.expect("kill runs").success());
-    soon(|| user.nothing_left());
+    let mut took = Vec::new();
+    while took
+        .last()
+        .is_none_or(|(status, unmount)| *status >= STATUS || *unmount >= AT_ONCE)
+    {
+        assert!(took.len() < TRIES, "{took:?}");
+        user.works(&["mount", "./store", "mnt"]);
+        let pid = user.pid();
+        user.signal("-STOP");
+        let start = Instant::now();
+        assert_eq!(user.status()[0]["state"], "not_answering");
+        let status = start.elapsed();
+        user.fails(3, &["status"]);
+        let start = Instant::now();
+        let said = user.works(&["unmount", "--force", "mnt"]);
+        took.push((status, start.elapsed()));
+        assert!(said.contains(&pid), "{said}");
+        assert!(!mounted(user.home.path()));
+        let sent = Command::new("kill").args(["-CONT", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        soon(|| user.nothing_left());
+    }
 }
 
 #[test]

@@ -285,6 +285,31 @@ impl<'a> Waiting<'a> {
     }
 }
 
+/// A file that was written to before the disk fails, and is closed or synced only then.
+struct Open(fs::File);
+
+impl Open {
+    fn in_front_of(mounted: &MountedSession) -> Self {
+        let mut file = fs::File::create(mounted.file("open")).expect("a good disk");
+        file.write_all(b"content of open").expect("a good disk");
+        Self(file)
+    }
+
+    /// Its bytes are there. What is to be stored by and by (`--write-back`) cannot be noted.
+    #[track_caller]
+    fn is_told(&self, write_back: bool, errno: i32) {
+        let synced = self.0.sync_all().map_err(|error| error.raw_os_error());
+        let expected = if write_back { Err(Some(errno)) } else { Ok(()) };
+        assert_eq!(synced, expected);
+    }
+
+    #[track_caller]
+    fn can_be_stored(self, store: &FaultStore) {
+        self.0.sync_all().expect("a good disk");
+        assert_eq!(head(store, "open"), Some(15));
+    }
+}
+
 #[track_caller]
 fn goes_on(mounted: &MountedSession, store: &FaultStore) {
     let read = fs::read_to_string(mounted.file("before"));
@@ -311,14 +336,17 @@ fn a_staging_disk_that_becomes_read_only_is_told_to_who_writes_and_loses_nothing
         let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a writable disk");
         eventually("it is stored", || head(&store, "before").is_some());
+        let open = Open::in_front_of(&mounted);
         let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
         disk.cover_read_only();
         assert_eq!(written(&mounted, "during"), Err(libc::EROFS));
         told(&mounted, libc::EROFS);
+        open.is_told(write_back, libc::EROFS);
         goes_on(&mounted, &store);
         waits.into_iter().for_each(|waiting| waiting.goes_out());
         disk.uncover();
         is_back(&mounted, &store);
+        open.can_be_stored(&store);
         mounted.unmount();
     }
 }
@@ -331,6 +359,7 @@ fn a_staging_disk_that_others_fill_is_told_to_who_writes_and_is_used_again_once_
         let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a disk with room");
         eventually("it is stored", || head(&store, "before").is_some());
+        let open = Open::in_front_of(&mounted);
         let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
         // What was staged before gives its room back when the kernel tells of the last close.
         eventually("the disk is full", || {
@@ -343,10 +372,12 @@ fn a_staging_disk_that_others_fill_is_told_to_who_writes_and_is_used_again_once_
         let error = overwritten.expect_err("there is no room");
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
         told(&mounted, libc::ENOSPC);
+        open.is_told(write_back, libc::ENOSPC);
         goes_on(&mounted, &store);
         waits.into_iter().for_each(|waiting| waiting.goes_out());
         disk.free();
         is_back(&mounted, &store);
+        open.can_be_stored(&store);
         mounted.unmount();
     }
 }
@@ -359,6 +390,7 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
         let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a writable disk");
         eventually("it is stored", || head(&store, "before").is_some());
+        let open = Open::in_front_of(&mounted);
         let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
         if write_back {
             fs::write(mounted.file("waiting"), "behind that").expect("a good disk");
@@ -366,6 +398,7 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
         let away = disk.take_away();
         assert_eq!(written(&mounted, "during"), Err(libc::EIO));
         told(&mounted, libc::EIO);
+        open.is_told(write_back, libc::EIO);
         goes_on(&mounted, &store);
         waits.into_iter().for_each(|waiting| waiting.goes_out());
         disk.bring_back(away);
@@ -374,6 +407,7 @@ fn a_staging_disk_that_is_taken_away_is_told_to_who_writes_and_is_used_again_whe
             // What could not be read meanwhile is tried again.
             eventually("it is stored", || head(&store, "waiting") == Some(11));
         }
+        open.can_be_stored(&store);
         mounted.unmount();
     }
 }

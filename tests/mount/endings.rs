@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -114,33 +115,94 @@ fn a_mount_that_is_taken_away_while_files_are_open_and_uploads_run_loses_nothing
     }
 }
 
+/// What else there is when a storm of signals begins, and how it ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Weather {
+    Plain,
+    /// A file is open, so that the mount is not gone with the first signal.
+    InUse,
+    /// The server takes nothing, so that waiting for uploads has no end.
+    Becalmed,
+    /// It cannot be caught.
+    Kill,
+}
+
 #[test]
 fn a_storm_of_signals_ends_the_daemon_and_loses_nothing_that_was_closed() {
-    for gap in [Duration::ZERO, Duration::from_millis(30)] {
-        let writer = slow();
-        writer.mount(&[]);
-        let pid: u32 = writer.user.pid().parse().expect("a number");
-        let files: Vec<(String, Vec<u8>)> = (0..12)
-            .map(|n| (format!("k{n}"), pattern(1000 + 50_000 * n)))
-            .collect();
-        for (name, bytes) in &files {
-            writer.write(name, bytes);
+    let pause = Duration::from_millis(30);
+    let storms = [
+        (Duration::ZERO, Weather::Plain),
+        (pause, Weather::Plain),
+        (pause, Weather::InUse),
+        (pause, Weather::Becalmed),
+        (Duration::ZERO, Weather::Kill),
+    ];
+    thread::scope(|scope| {
+        for (gap, weather) in storms {
+            scope.spawn(move || storm(gap, weather));
         }
-        let process = Pid::from_raw(i32::try_from(pid).expect("a number")).expect("a pid");
-        for n in 0..60 {
-            let signal = [Signal::TERM, Signal::INT, Signal::HUP][n % 3];
-            if kill_process(process, signal).is_err() {
-                break;
-            }
-            std::thread::sleep(gap);
+    });
+}
+
+/// As many as are uploaded at a time.
+const FILES: usize = 8;
+
+fn storm(gap: Duration, weather: Weather) {
+    let writer = Writer::new(|config| match weather {
+        // One for each file, and none for who uploads it later.
+        Weather::Becalmed => {
+            let rule = format!("delay=1h,method=PUT,count={FILES}");
+            config.knobs.faults = vec![rule.parse().expect("a rule")];
         }
-        ends_clean(&writer, pid);
-        if writer.waiting() > 0 {
-            writer.works(&["recover", "--upload"]);
-        }
-        for (name, bytes) in &files {
-            is_stored(&writer, name, bytes);
-        }
-        assert_eq!(writer.waiting(), 0);
+        _ => config.knobs.latency = LATENCY,
+    });
+    // Nothing but the signals is to end it.
+    writer.mount(&[
+        "--unmount-timeout",
+        "1h",
+        "--timeout",
+        "1h",
+        "--deadline",
+        "1h",
+    ]);
+    let pid: u32 = writer.user.pid().parse().expect("a number");
+    let files: Vec<(String, Vec<u8>)> = (0..FILES)
+        .map(|n| (format!("k{n}"), pattern(1000 + 50_000 * n)))
+        .collect();
+    for (name, bytes) in &files {
+        writer.write(name, bytes);
     }
+    let open = (weather == Weather::InUse)
+        .then(|| fs::File::open(writer.user.path("mnt/k0")).expect("a file"));
+    if weather == Weather::Becalmed {
+        soon(|| writer.server.counts().in_flight == FILES as u64);
+    }
+    let process = Pid::from_raw(i32::try_from(pid).expect("a number")).expect("a pid");
+    let signals = (0..60).map(|n| [Signal::TERM, Signal::INT, Signal::HUP][n % 3]);
+    let kill = (weather == Weather::Kill).then_some(Signal::KILL);
+    for signal in signals.chain(kill) {
+        if kill_process(process, signal).is_err() {
+            break;
+        }
+        thread::sleep(gap);
+    }
+    // Who keeps it open for longer is not waited for, and a killed daemon clears nothing away.
+    if open.is_some() {
+        soon(|| !writer.user.is_mounted());
+        drop(open);
+        soon(|| !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid));
+    } else if weather != Weather::Kill {
+        ends_clean(&writer, pid);
+    }
+    if writer.waiting() > 0 {
+        writer.works(&["recover", "--upload"]);
+    }
+    for (name, bytes) in &files {
+        is_stored(&writer, name, bytes);
+    }
+    assert_eq!(writer.waiting(), 0, "{weather:?}");
+    // Whatever was left behind is in nobody's way.
+    writer.mount(&[]);
+    writer.works(&["unmount", "mnt"]);
+    assert!(writer.user.nothing_left(), "{weather:?}");
 }

@@ -26,7 +26,15 @@ enum Gate {
     Body(u64),
 }
 
-fn mounted() -> (FaultStore, MountedSession) {
+/// Changes a file and waits until the store has it. Signals do to it what they do to most programs.
+const SYNCER: &str = "import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+fd = os.open('synced', os.O_WRONLY | os.O_CREAT)
+os.write(fd, b'new')
+os.fsync(fd)
+";
+
+fn mounted(write_back: bool) -> (FaultStore, MountedSession) {
     let memory = MemoryStore::new();
     for name in ["a", "b", "c", "d"] {
         memory.insert(name, "text/plain", Encoding::Identity, name);
@@ -35,11 +43,15 @@ fn mounted() -> (FaultStore, MountedSession) {
     let store = FaultStore::new(Arc::new(memory));
     let mount = MountedSession::with(Arc::new(store.clone()), |config| {
         make_writable(config);
+        if let Some(write) = &mut config.write {
+            write.write_back = write_back;
+        }
         config.deadline = Duration::from_secs(60);
         // Each try is to wait for the store.
         config.ttl = Some(Duration::ZERO);
     });
     fs::write(mount.beside().join("new"), "new").expect("a file");
+    fs::write(mount.beside().join("sync.py"), SYNCER).expect("a program");
     (store, mount)
 }
 
@@ -83,6 +95,11 @@ fn ended_in(
 
 #[track_caller]
 fn ends_at_once(gate: Gate, command: &str) {
+    ends_at_once_in(&|| mounted(false), gate, command);
+}
+
+#[track_caller]
+fn ends_at_once_in(mounted: &dyn Fn() -> (FaultStore, MountedSession), gate: Gate, command: &str) {
     for signal in [Signal::INT, Signal::KILL] {
         let (store, mount) = mounted();
         mount.works("ls -l > /dev/null; cat c");
@@ -122,6 +139,15 @@ fn a_program_that_waits_in_close_ends_at_once() {
 }
 
 #[test]
+fn a_program_that_waits_in_fsync_ends_at_once() {
+    for write_back in [false, true] {
+        let mounted = || mounted(write_back);
+        let (gate, command) = (Gate::Call(Call::Put), "$PYTHON ../beside/sync.py");
+        ends_at_once_in(&mounted, gate, command);
+    }
+}
+
+#[test]
 fn a_program_that_lists_deletes_or_renames_ends_at_once() {
     ends_at_once(Gate::Call(Call::List), "ls");
     ends_at_once(Gate::Call(Call::Delete), "rm d");
@@ -141,7 +167,7 @@ fn a_program_with_unsaved_bytes_ends_at_once_and_they_are_stored_later() {
 }
 
 fn unsaved_ended_in(signal: Signal) -> Duration {
-    let (store, mount) = mounted();
+    let (store, mount) = mounted(false);
     store.block(Call::Put);
     let program = mount.beside().join("writer.py");
     let text = "import os, time

@@ -3,12 +3,17 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::daemon::User;
 use crate::support::served::{STORE, TOKEN, TestServer};
 
 /// So many small records.
 const SMALL: usize = 200;
+/// Files written at once of which the daemon cannot have all in memory.
+const COPIES: usize = 4;
+/// What the server takes for each answer, so that all programs wait for one at a time.
+const LATENCY: Duration = Duration::from_millis(30);
 
 fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
     let kvfs = user.command(&[]);
@@ -30,7 +35,8 @@ fn limited(user: &User, limit: &str, server: &TestServer) -> Command {
 
 /// Mounts under a limit; then many programs read everything at once, and write while they do.
 fn works_under(limit: &str) {
-    let (server, user) = (TestServer::start(), Arc::new(User::new()));
+    let server = TestServer::start_with(|config| config.knobs.latency = LATENCY);
+    let user = Arc::new(User::new());
     for n in 0..SMALL {
         server.put_text(&format!("r{n:03}"), &format!("{n}\n").repeat(1000));
     }
@@ -65,19 +71,28 @@ fn works_under(limit: &str) {
             })
         })
         .collect();
-    std::fs::write(user.path("mnt/copy"), &big).expect("stored");
+    thread::scope(|scope| {
+        for copy in 0..COPIES {
+            let path = user.path(&format!("mnt/copy{copy}"));
+            let big = &big;
+            scope.spawn(move || std::fs::write(path, big).expect("stored"));
+        }
+    });
     for program in readers.into_iter().chain(writers) {
         program.join().expect("a program that finds no fault");
     }
-    let folder = std::fs::read_dir(server.store_folder()).expect("the store");
-    let copy = folder
-        .map(|file| file.expect("a file").path())
-        .find(|path| path.file_stem().is_some_and(|name| name == "copy"));
-    assert!(std::fs::read(copy.expect("a record")).expect("it") == big);
+    for copy in 0..COPIES {
+        let name = format!("copy{copy}");
+        let folder = std::fs::read_dir(server.store_folder()).expect("the store");
+        let copy = folder
+            .map(|file| file.expect("a file").path())
+            .find(|path| path.file_stem().is_some_and(|stem| *stem == *name));
+        assert!(std::fs::read(copy.expect("a record")).expect("it") == big);
+    }
     let status = &user.status()[0]["stats"];
     assert_eq!(status["errors_total"], 0, "{status}");
     assert_eq!(status["panics_total"], 0, "{status}");
-    assert_eq!(server.counts().put, 6 * 20 + 1);
+    assert_eq!(server.counts().put, 6 * 20 + COPIES as u64);
     user.works(&["unmount", "mnt"]);
 }
 

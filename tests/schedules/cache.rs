@@ -102,6 +102,11 @@ impl Scene {
                 "the account says {account} bytes, {entries} entries take {there}"
             ));
         }
+        Ok(())
+    }
+
+    /// What is kept of a download for who comes back is a temporary file, until it is forgotten.
+    fn no_temporary_files(&self) -> Result<(), String> {
         let temporary = self.folder.path().join("kvfs-1/tmp");
         match std::fs::read_dir(temporary).expect("it").count() {
             0 => Ok(()),
@@ -125,7 +130,10 @@ impl Scene {
                 self.metrics.cache_disk_bytes.get(),
             );
             match self.disk.spool(CAPACITY - OVERHEAD) {
-                Some(_) if left == (0, 0) => Ok(()),
+                Some(spool) if left == (0, 0) => {
+                    drop(spool);
+                    self.no_temporary_files()
+                }
                 room => Err(format!(
                     "left in memory and on disk: {left:?}, room: {room:?}"
                 )),

@@ -55,8 +55,15 @@ enum After {
     KeepAlive,
     Close,
     Stall,
-    /// All of it, head and body, has come a byte at a time with so much time in between.
-    Trickle(Duration),
+    /// All of it, or all after the head, has come a byte at a time with so much time in between.
+    Trickle(Duration, From),
+}
+
+/// Where it is that an answer becomes slow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum From {
+    Start,
+    Body,
 }
 
 /// An answer, or what stands in for one.
@@ -129,7 +136,13 @@ impl Answer {
 
     /// Sends head and body a byte at a time, with a pause before each.
     pub fn trickle(mut self, pause: Duration) -> Self {
-        self.after = After::Trickle(pause);
+        self.after = After::Trickle(pause, From::Start);
+        self
+    }
+
+    /// Sends the head at once, and the body a byte at a time, with a pause before each.
+    pub fn trickle_body(mut self, pause: Duration) -> Self {
+        self.after = After::Trickle(pause, From::Body);
         self
     }
 
@@ -200,6 +213,13 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+impl Shared {
+    fn count_closed(&self) {
+        *self.closed.lock() += 1;
+        self.closing.notify_all();
+    }
+}
+
 /// The server; stops when dropped.
 pub struct ScriptedServer {
     address: SocketAddr,
@@ -260,7 +280,7 @@ impl ScriptedServer {
         self.shared.seen.lock().clone()
     }
 
-    /// Waits until clients have closed so many of the connections that an answer left open.
+    /// Waits until clients have closed so many of the connections of answers that did not end.
     pub fn wait_until_closed(&self, count: usize) {
         let until = Instant::now() + Duration::from_secs(20);
         let mut closed = self.shared.closed.lock();
@@ -303,25 +323,31 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
             seen.len() - 1
         };
         let answer = handler(&request, count);
-        if let After::Trickle(pause) = answer.after {
-            let mut bytes = Vec::new();
+        if let After::Trickle(pause, from) = answer.after {
+            let (mut bytes, mut head) = (Vec::new(), Vec::new());
             answer.write(&mut bytes, is_head)?;
-            for byte in bytes {
-                std::thread::sleep(pause);
+            answer.write(&mut head, true)?;
+            let at_once = if from == From::Body { head.len() } else { 0 };
+            for (at, byte) in bytes.into_iter().enumerate() {
+                if at >= at_once {
+                    std::thread::sleep(pause);
+                }
                 // Fails once the client has given up or the server is dropped.
-                (&mut &*stream).write_all(&[byte])?;
+                if let Err(error) = (&mut &*stream).write_all(&[byte]) {
+                    shared.count_closed();
+                    return Err(error);
+                }
             }
             continue;
         }
         answer.write(&mut BufWriter::new(stream), is_head)?;
         match answer.after {
-            After::KeepAlive | After::Trickle(_) => {}
+            After::KeepAlive | After::Trickle(..) => {}
             After::Close => return Ok(()),
             // Ends when the client gives up or the server is dropped.
             After::Stall => {
                 let _ = std::io::copy(&mut reader, &mut std::io::sink());
-                *shared.closed.lock() += 1;
-                shared.closing.notify_all();
+                shared.count_closed();
                 return Ok(());
             }
         }

@@ -1,7 +1,7 @@
 //! How far a download is filled: a little ahead of who reads it, and not without anybody.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cache::download::{Download, State, Status};
 use crate::cache::{KIB, MIB};
@@ -37,22 +37,27 @@ impl Download {
     }
 
     /// Waits for demand; `true`, and marked, when nobody has used the download for a while.
-    pub(super) fn wait_for_use(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        unused_since: &mut Option<Instant>,
-    ) -> bool {
+    pub(super) fn wait_for_use(&self, state: &mut MutexGuard<'_, State>) -> bool {
         state.pace.pause();
         state.paused = true;
-        let unused = if state.users > 0 {
-            *unused_since = None;
+        if state.users > 0 {
             self.changed.wait(state);
-            false
         } else {
-            let until = *unused_since.get_or_insert_with(|| sync::now() + GRACE);
-            self.changed.wait_until(state, until).timed_out() && state.users == 0
-        };
+            let until = *state.unused_since.get_or_insert_with(sync::now) + GRACE;
+            self.changed.wait_until(state, until);
+        }
         state.paused = false;
+        self.is_unused(state)
+    }
+
+    /// Tells, and marks it, whether nobody has used the download for a while.
+    pub(super) fn is_unused(&self, state: &mut State) -> bool {
+        if state.users > 0 {
+            return false;
+        }
+        let now = sync::now();
+        let since = *state.unused_since.get_or_insert(now);
+        let unused = now.saturating_duration_since(since) >= GRACE;
         if unused {
             // Under this lock, so that no new handle gets in.
             state.status = Status::Abandoned;

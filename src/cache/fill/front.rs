@@ -252,7 +252,6 @@ impl Download {
     /// Waits until the first connection may read on.
     fn may_go_on(&self, position: u64) -> Go {
         let mut state = self.state.lock();
-        let mut unused_since = None;
         loop {
             if let Some(front) = state.front.clone()
                 && position >= front.end
@@ -265,12 +264,18 @@ impl Download {
                     _ => return Go::Overtaken,
                 }
             }
-            if self.expected.is_none_or(|expected| position >= expected)
-                || position < self.horizon(&state)
-            {
+            // Of one whose size is not known yet, somebody may wait for that.
+            if self.expected.is_none_or(|expected| position >= expected) {
                 return Go::On;
             }
-            if self.wait_for_use(&mut state, &mut unused_since) {
+            if position < self.horizon(&state) {
+                // A slow server could keep it up for hours.
+                return match self.is_unused(&mut state) {
+                    true => Go::Unused,
+                    false => Go::On,
+                };
+            }
+            if self.wait_for_use(&mut state) {
                 return Go::Unused;
             }
         }

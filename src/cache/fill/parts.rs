@@ -26,7 +26,6 @@ impl Download {
         loop {
             let mut state = self.state.lock();
             (state.front, state.streaming) = (None, false);
-            let mut unused_since = None;
             let part = loop {
                 if state.present.contains(&(0..size)) {
                     return Ok(End::Whole);
@@ -34,7 +33,7 @@ impl Download {
                 if let Some(part) = self.next_part(&state).filter(|_| state.users > 0) {
                     break part;
                 }
-                if self.wait_for_use(&mut state, &mut unused_since) {
+                if self.wait_for_use(&mut state) {
                     return Ok(End::Unused);
                 }
             };
