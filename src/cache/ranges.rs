@@ -28,6 +28,30 @@ impl RangeSet {
         self.0.insert(start, end);
     }
 
+    /// Takes `range` out.
+    pub fn remove(&mut self, range: &Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        while let Some((&start, &end)) = self.0.range(..range.end).next_back() {
+            if end <= range.start {
+                return;
+            }
+            self.0.remove(&start);
+            if end > range.end {
+                self.0.insert(range.end, end);
+            }
+            if start < range.start {
+                self.0.insert(start, range.start);
+            }
+        }
+    }
+
+    /// Returns the first position in the set.
+    pub fn first(&self) -> Option<u64> {
+        self.0.keys().next().copied()
+    }
+
     /// Tells whether all of `range` is in the set; an empty range always is.
     pub fn contains(&self, range: &Range<u64>) -> bool {
         range.is_empty()
@@ -75,14 +99,20 @@ mod tests {
     proptest! {
         #[test]
         fn the_set_behaves_as_a_set_of_positions(
-            ranges in proptest::collection::vec((0u64..60, 0u64..20), 0..20), probe in (0u64..80, 0u64..20),
+            ranges in proptest::collection::vec((0u64..60, 0u64..20, proptest::bool::weighted(0.7)), 0..20), probe in (0u64..80, 0u64..20),
         ) {
             let mut set = RangeSet::default();
             let mut model = [false; 100];
-            for (start, len) in ranges {
-                set.insert(start..start + len);
-                model[start as usize..(start + len) as usize].fill(true);
+            for (start, len, add) in ranges {
+                if add {
+                    set.insert(start..start + len);
+                } else {
+                    set.remove(&(start..start + len));
+                }
+                model[start as usize..(start + len) as usize].fill(add);
             }
+            let first = model.iter().position(|here| *here).map(|at| at as u64);
+            prop_assert_eq!(set.first(), first);
             for pair in set.0.iter().zip(set.0.iter().skip(1)) {
                 prop_assert!(pair.0.1 < pair.1.0, "not coalesced: {:?}", set);
             }

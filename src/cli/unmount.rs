@@ -54,6 +54,7 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
         Some(_) => FORCED_TIMEOUT,
         None => HUNG_TIMEOUT,
     };
+    let is_silent = state.is_none();
     let uploads = state.and_then(|(daemon, state)| Pending::of(daemon, &state));
     if let Some(uploads) = uploads.as_ref().filter(|uploads| uploads.files > 0)
         && mode == UnmountMode::Graceful
@@ -73,6 +74,12 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
     ui.say(format_args!("unmounted {}", quoted(&path)));
     match uploads {
         Some(uploads) => uploads.check(ui, mode),
+        None if mode == UnmountMode::Force && is_silent => {
+            ui.warn(format_args!(
+                "the daemon did not answer; what it had not uploaded is kept: see kvfs recover"
+            ));
+            Ok(())
+        }
         None => Ok(()),
     }
 }

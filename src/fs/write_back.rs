@@ -17,7 +17,7 @@ use crate::codec;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::uploader::Hold;
 use crate::staging::{JournalEntry, Pending, UploadObserver, Uploader, Why};
-use crate::store::{Key, RecordMeta, StoreError};
+use crate::store::{Encoding, Key, RecordMeta, StoreError};
 
 impl KvFs {
     /// Journals what a commit is to store. Returns when it is safe on the local disk.
@@ -218,18 +218,24 @@ impl UploadObserver for KvFs {
         if let Some((bytes, size, modified)) = draft.journalled(&entry.id) {
             let modified = meta.modified().unwrap_or(modified);
             self.adopt_stored(side, (draft.ino, key), bytes, size, modified, &meta);
+        } else {
+            // What comes after it may fail, and then this is the record.
+            self.records.stored_elsewhere(key);
         }
         draft.uploaded(&entry.id, &meta);
         self.settle(&draft);
     }
 
-    fn bytes(&self, entry: &JournalEntry) -> Option<Arc<File>> {
-        let draft = self.write_side().ok()?.drafts.of_key(&entry.pending.key)?;
+    fn bytes(&self, entry: &JournalEntry) -> Option<(File, u64, Encoding)> {
+        let side = self.write_side().ok()?;
+        let draft = side.drafts.of_key(&entry.pending.key)?;
         let (bytes, size, _) = draft.journalled(&entry.id)?;
-        // Others were encoded on their way into the journal.
-        let is_same = self.records.config().raw || entry.pending.encoding.is_identity();
-        let file = bytes.as_file().try_clone().ok()?;
-        (is_same && size == entry.pending.size).then(|| Arc::new(file))
+        let encoding = if self.records.config().raw {
+            entry.pending.encoding.clone()
+        } else {
+            Encoding::Identity
+        };
+        Some((bytes.as_file().try_clone().ok()?, size, encoding))
     }
 
     fn failed(&self, entry: &JournalEntry, error: &StoreError) {

@@ -133,6 +133,30 @@ impl Journal {
         durable: bool,
     ) -> io::Result<EntryId> {
         let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
+        let id = self.next_id();
+        let space = self.write(own, &id, file, name, (&pending, &data_checksum), durable)?;
+        let indexed = Indexed {
+            pending,
+            data_checksum,
+            owner: Arc::clone(own),
+            adopted: false,
+            sent: false,
+            _space: space,
+        };
+        self.index.lock().add(id.clone(), indexed);
+        Ok(id)
+    }
+
+    /// Writes an entry's files; returns the room that they take.
+    fn write(
+        &self,
+        own: &Arc<OwnerDir>,
+        id: &EntryId,
+        file: &File,
+        name: Option<&Path>,
+        (pending, data_checksum): (&Pending, &str),
+        durable: bool,
+    ) -> io::Result<Space> {
         let mut space = if name.is_some() || is_linkable(file) {
             // The bytes of a staging file, and of another entry, which count once.
             self.budget.occupied_by(file, pending.size)
@@ -141,8 +165,7 @@ impl Journal {
             space.grow_to(pending.size)?;
             space
         };
-        let id = self.next_id();
-        let data = owner::data_path(own.path(), &id);
+        let data = owner::data_path(own.path(), id);
         let written = self.steps.next().and_then(|()| -> io::Result<()> {
             let linked = match name {
                 Some(name) => fs::hard_link(name, &data),
@@ -157,7 +180,7 @@ impl Journal {
             }
             let data = copied.as_ref().unwrap_or(file);
             let durable = durable.then_some(data);
-            self.describe(own, &id, &pending, &data_checksum, durable)?;
+            self.describe(own, id, pending, data_checksum, durable)?;
             self.steps.next()?;
             durable.map_or(Ok(()), |_| own.sync())
         });
@@ -165,24 +188,48 @@ impl Journal {
             // None of it is an entry yet, or nobody has been told that it is one.
             let folder = own.path();
             for path in [
-                owner::new_path(folder, &id),
-                owner::json_path(folder, &id),
+                owner::new_path(folder, id),
+                owner::json_path(folder, id),
                 data,
             ] {
                 let _ = self.steps.next().and_then(|()| fs::remove_file(path));
             }
             return Err(error);
         }
-        let indexed = Indexed {
-            pending,
-            data_checksum,
-            owner: Arc::clone(own),
-            adopted: false,
-            sent: false,
-            _space: space,
-        };
-        self.index.lock().add(id.clone(), indexed);
-        Ok(id)
+        Ok(space)
+    }
+
+    /// Writes an entry anew whose files somebody has removed, from a descriptor of its bytes, which
+    /// may be others by `change`. Durable.
+    ///
+    /// # Errors
+    /// That there is no such entry, or the disk refuses; it then stays without files.
+    pub(super) fn keep_again(
+        &self,
+        id: &EntryId,
+        file: &File,
+        change: impl FnOnce(&mut Pending),
+    ) -> io::Result<()> {
+        let mut pending = self.get(id).ok_or(io::ErrorKind::NotFound)?.pending;
+        change(&mut pending);
+        let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
+        let (own, space) = self.own.within(|own| {
+            let space = self.write(own, id, file, None, (&pending, &data_checksum), true)?;
+            Ok((Arc::clone(own), space))
+        })?;
+        let mut index = self.index.lock();
+        index.replace(id, pending);
+        if let Some(found) = index.entries.get_mut(id) {
+            found.data_checksum = data_checksum;
+            found.owner = own;
+            found._space = space;
+            return Ok(());
+        }
+        drop(index);
+        // It was removed meanwhile.
+        own.remove_description(id)?;
+        own.remove_data(id);
+        Ok(())
     }
 
     /// Writes an entry's description in place of the one it has. With `data` both are on disk
@@ -245,6 +292,17 @@ impl Journal {
         Ok(())
     }
 
+    /// Changes what is said of an entry until this process ends: the disk does not take it.
+    pub(super) fn note(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) {
+        let mut index = self.index.lock();
+        let Some(found) = index.entries.get(id) else {
+            return;
+        };
+        let mut pending = found.pending.clone();
+        change(&mut pending);
+        index.replace(id, pending);
+    }
+
     /// Takes note that an upload of an entry may have arrived, though no answer said so.
     pub fn note_sent(&self, id: &EntryId) {
         if let Some(found) = self.index.lock().entries.get_mut(id) {
@@ -286,6 +344,14 @@ impl Journal {
         let gone = self.index.lock().remove(id);
         self.steps.next()?;
         owner.remove_data(id);
+        if let Some(gone) = gone
+            .as_ref()
+            .filter(|gone| !Arc::ptr_eq(&gone.owner, &owner))
+        {
+            // It was just kept again.
+            gone.owner.remove_description(id)?;
+            gone.owner.remove_data(id);
+        }
         drop(gone);
         Ok(())
     }
@@ -375,6 +441,11 @@ impl Journal {
         self.owner_of(id)
             .ok_or(io::ErrorKind::NotFound)?
             .open_data(id)
+    }
+
+    /// Tells whether the folder was made anew since this was last asked.
+    pub(super) fn take_made_anew(&self) -> bool {
+        self.own.take_made_anew()
     }
 
     /// Tells whether somebody has removed the bytes of an entry that is still there.

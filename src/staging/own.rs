@@ -1,15 +1,16 @@
 //! Where this process stages: its owner's folder, made anew where somebody has removed it.
 //!
-//! People remove state folders to free space or to begin afresh. What waited there is then gone;
-//! what is written from then on must not be refused for that until the mount ends. On another disk
-//! nothing is made: the right one was taken away, and would hide what is under its mount point when
-//! it is back.
+//! People remove state folders to free space or to begin afresh. What is written from then on must
+//! not be refused for that until the mount ends. A folder that was moved, or is hidden by a mount, is
+//! not taken for removed, and on another disk nothing is made: the right one was taken away, and would
+//! hide what is under its mount point when it is back.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,6 +28,7 @@ pub(super) struct Own {
     /// The disk that it was made on.
     device: u64,
     current: Mutex<Arc<OwnerDir>>,
+    made_anew: AtomicBool,
 }
 
 impl Own {
@@ -46,12 +48,18 @@ impl Own {
             store: store.cloned(),
             device: fs::metadata(made.path())?.dev(),
             current: Mutex::new(Arc::new(made)),
+            made_anew: AtomicBool::new(false),
         })
     }
 
     /// Returns the folder.
     pub(super) fn get(&self) -> Arc<OwnerDir> {
         Arc::clone(&self.current.lock())
+    }
+
+    /// Tells whether it was made anew since this was last asked.
+    pub(super) fn take_made_anew(&self) -> bool {
+        self.made_anew.swap(false, Ordering::Relaxed)
     }
 
     /// Does something in the folder; once more in a new one if somebody has removed it.
@@ -98,6 +106,7 @@ impl Own {
         let now = Arc::clone(&current);
         drop(current);
         if is_ours {
+            self.made_anew.store(true, Ordering::Relaxed);
             tracing::warn!(
                 "somebody has removed the staging folder {}: it is made anew",
                 self.dir.display()

@@ -162,6 +162,7 @@ impl Uploads {
         }
         let left = self.uploader.wait_all(Deadline::after(self.patience));
         self.uploader.stop();
+        self.uploader.keep_all_again();
         self.folder.end();
         if !left.is_empty() {
             let bytes: u64 = left.iter().map(|left| left.entry.pending.size).sum();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kvfs::local::fault::{Call, FaultStore};
 use kvfs::local::memory::MemoryStore;
 use kvfs::setup::DiskCacheConfig;
-use kvfs::store::{Encoding, Store};
+use kvfs::store::{Encoding, ErrorKind, Store};
 use kvfs::units::ByteSize;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use tempfile::TempDir;
@@ -359,6 +359,8 @@ fn a_staging_disk_that_others_fill_is_told_to_who_writes_and_is_used_again_once_
         let (store, mounted) = faulty_on(&disk, write_back);
         written(&mounted, "before").expect("a disk with room");
         eventually("it is stored", || head(&store, "before").is_some());
+        // And nothing of it is on its way.
+        mounted.works("sync before");
         let open = Open::in_front_of(&mounted);
         let waits = write_back.then(|| Waiting::in_front_of(&store, &mounted));
         // What was staged before gives its room back when the kernel tells of the last close.
@@ -431,6 +433,10 @@ fn a_staging_folder_that_is_removed_is_made_anew_and_what_waited_in_it_is_stored
             fs::write(mounted.file("waiting"), "behind that").expect("a good disk");
         }
         fs::remove_dir_all(&dir).expect("it was there");
+        if write_back {
+            // What fails afterwards is tried again.
+            store.fail_next(Call::Put, 1, ErrorKind::Network);
+        }
         written(&mounted, "after").expect("a good disk");
         waits.into_iter().for_each(|waiting| waiting.goes_out());
         eventually("it is stored", || head(&store, "after").is_some());

@@ -5,18 +5,19 @@
 //! had no room, all other lines are wanted. So are those of which the journal still has the bytes that
 //! were there before (`--write-back`): these are then on their way.
 //!
-//! INVARIANT: nothing is lost of a draft that is stored, or journalled.
+//! INVARIANT: nothing is lost of what is stored since it was emptied, nor of what is journalled.
 
 use std::ops::Range;
 
 use super::{Draft, State};
+use crate::cache::ranges::RangeSet;
 use crate::fs::FsError;
 use crate::fs::error::Refusal;
 
 /// What a program was told is not in the file.
 #[derive(Debug)]
 pub(super) struct Lost {
-    bytes: Range<u64>,
+    bytes: RangeSet,
     refusal: Refusal,
 }
 
@@ -42,49 +43,52 @@ impl State {
     /// Takes note that it was emptied.
     pub(super) fn empty(&mut self) {
         self.lost = None;
-        self.emptied = self.facts.base.is_some();
+        self.emptied = self.facts.base.is_some().then_some(self.change);
     }
 
     pub(super) fn lose(&mut self, bytes: Range<u64>, error: &FsError) {
         let FsError::Refused(refusal) = error else {
             return;
         };
-        if !self.emptied || self.change <= self.committed || self.journalled.is_some() {
+        if self.emptied.is_none() || self.journalled.is_some() {
             return;
         }
-        let before = self.lost.take().map_or(bytes.clone(), |lost| lost.bytes);
+        let mut all = self
+            .lost
+            .take()
+            .map_or_else(RangeSet::default, |lost| lost.bytes);
+        all.insert(bytes);
         let mut refusal = refusal.clone();
         refusal.message = format!(
             "the record stays what it was, as not all of the new one could be written: {}",
             refusal.message
         );
         self.lost = Some(Lost {
-            bytes: before.start.min(bytes.start)..before.end.max(bytes.end),
+            bytes: all,
             refusal,
         });
     }
 
     /// Takes note that bytes were written, which may have been lost before.
     pub(super) fn write_again(&mut self, bytes: Range<u64>) {
-        let Some(lost) = &mut self.lost else { return };
-        if bytes.start <= lost.bytes.start && bytes.end > lost.bytes.start {
-            lost.bytes.start = bytes.end.min(lost.bytes.end);
-        }
-        if lost.bytes.is_empty() {
-            self.lost = None;
+        if let Some(lost) = &mut self.lost {
+            lost.bytes.remove(&bytes);
+            self.lost.take_if(|lost| lost.bytes.is_empty());
         }
     }
 
     /// Takes note that it was cut off, or lengthened, to `size`.
     pub(super) fn cut_off(&mut self, size: u64) {
         // Whoever does that knows what is there.
-        self.lost.take_if(|lost| size <= lost.bytes.start);
+        self.lost
+            .take_if(|lost| lost.bytes.first().is_none_or(|first| size <= first));
     }
 
     /// Takes note that the store, or the journal, has it as it is, or was.
     pub(super) fn settle_lost(&mut self) {
-        if self.change <= self.committed || self.journalled.is_some() {
-            (self.lost, self.emptied) = (None, false);
+        let is_stored = self.emptied.is_some_and(|at| at <= self.committed);
+        if is_stored || self.journalled.is_some() {
+            (self.lost, self.emptied) = (None, None);
         }
     }
 }

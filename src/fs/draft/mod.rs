@@ -62,8 +62,8 @@ struct State {
     failed: Option<(u64, StoreError)>,
     /// It was emptied to be written anew, which has failed: the record stays what it was.
     lost: Option<Lost>,
-    /// It was emptied since the store, or the journal, got it last.
-    emptied: bool,
+    /// The change that emptied it, if the store has not got anything of it since.
+    emptied: Option<u64>,
     /// Nothing has been written since it was created or emptied.
     untouched: bool,
     /// Whether its name is one that programs soon give up for another.
@@ -116,7 +116,7 @@ impl Draft {
                 paused: false,
                 failed: None,
                 lost: None,
-                emptied: false,
+                emptied: None,
                 untouched: false,
                 temporary: false,
                 due: None,

@@ -21,17 +21,21 @@ const MOST_REPEATS: u32 = 3;
 impl Uploader {
     /// Makes one attempt. Afterwards the entry is gone, kept, or waits for the next attempt.
     pub(super) fn upload(self: &Arc<Self>, key: &Key, id: &EntryId) {
+        let is_there = self.keep_again(id);
         let Some(entry) = self.journal.get(id) else {
             self.state.lock().lanes.done(key);
             return;
         };
+        if !is_there {
+            return self.lost(&entry);
+        }
         match self.send(&entry) {
             Ok((file, meta)) => self.succeeded(&entry, &file, &meta),
             Err(error) => {
                 if may_have_arrived(error.kind()) {
                     self.journal.note_sent(id);
                 }
-                if self.journal.is_lost(id) {
+                if !self.keep_again(id) {
                     self.lost(&entry);
                 } else if is_transient(error.kind()) || self.is_unreadable(id) {
                     self.put_off(key, &error);
@@ -82,14 +86,7 @@ impl Uploader {
                 result => result.map_err(disk)?,
             }
         }
-        let file = match self.journal.open(&entry.id) {
-            Ok(file) => Arc::new(file),
-            Err(error) => {
-                let observer = self.observer();
-                let bytes = observer.and_then(|observer| observer.bytes(entry));
-                bytes.ok_or_else(|| disk(error))?
-            }
-        };
+        let file = Arc::new(self.journal.open(&entry.id).map_err(disk)?);
         let mut request = PutRequest {
             content_type: pending.content_type.clone(),
             encoding: pending.encoding.clone(),
@@ -161,13 +158,16 @@ impl Uploader {
         );
         let marked = self.mark_end(key);
         let failures = self.state.lock().lanes.failures(key);
+        let why = Why::failed(error);
         let noted = self.journal.update(&entry.id, |pending| {
             pending.attempts = pending.attempts.saturating_add(failures).saturating_add(1);
-            pending.why = Why::failed(error);
+            pending.why = why.clone();
         });
         if let Err(error) = noted
             && self.journal.get(&entry.id).is_some()
         {
+            self.journal
+                .note(&entry.id, |pending| pending.why = why.clone());
             tracing::warn!(
                 "cannot note why {key} was not uploaded: {error}; the next mount tries again"
             );
@@ -188,10 +188,15 @@ impl Uploader {
         )
         .with_hint("write the file again; kvfs status tells what waits there")
         .with_key(key);
-        self.metrics.uploads_failed.one();
-        tracing::error!("{key} was not uploaded: {error}");
         let marked = self.mark_end(key);
         self.drop_entry(&entry.id);
+        if !self.state.lock().lanes.waiting(key).is_empty() {
+            // What comes after it is all there.
+            self.done(key, None);
+            return;
+        }
+        self.metrics.uploads_failed.one();
+        tracing::error!("{key} was not uploaded: {error}");
         if let Some(observer) = self.observer() {
             observer.failed(entry, &error);
         }
@@ -204,7 +209,7 @@ impl Uploader {
         self.journal.get(id).is_some() && self.journal.open(id).is_err()
     }
 
-    fn observer(&self) -> Option<Arc<dyn UploadObserver>> {
+    pub(super) fn observer(&self) -> Option<Arc<dyn UploadObserver>> {
         self.observer.get().and_then(Weak::upgrade)
     }
 

@@ -29,9 +29,10 @@ use super::lanes::{LaneState, Lanes};
 use super::report::Item;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::store::{Key, RecordMeta, Store, StoreError};
+use crate::store::{Encoding, Key, RecordMeta, Store, StoreError};
 use crate::workers::Workers;
 
+mod again;
 mod attempt;
 mod hold;
 mod mark;
@@ -83,8 +84,9 @@ pub trait UploadObserver: Send + Sync {
     /// The store refused it for good, and it is kept; or its bytes are gone.
     fn failed(&self, entry: &JournalEntry, error: &StoreError);
 
-    /// Returns its bytes, if they are at hand although the journal cannot be read.
-    fn bytes(&self, _entry: &JournalEntry) -> Option<Arc<File>> {
+    /// Returns its bytes, how many, and how they are encoded, if they are at hand although somebody
+    /// has removed them from the journal.
+    fn bytes(&self, _entry: &JournalEntry) -> Option<(File, u64, Encoding)> {
         None
     }
 }

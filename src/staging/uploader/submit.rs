@@ -73,6 +73,9 @@ impl Uploader {
         }
         drop(marked);
         self.count();
+        if self.journal.take_made_anew() {
+            self.keep_all_again();
+        }
         Ok(id)
     }
 

@@ -343,6 +343,27 @@ fn a_record_is_not_replaced_by_a_half_that_had_room() {
 }
 
 #[test]
+fn what_was_stored_since_a_record_was_emptied_is_written_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (setup, core) = with_little_room(dir.path(), false);
+    let write = |offset, bytes: &[u8], fh| core.fs.write(fh, offset, bytes, patient());
+    let (_, fh) = core.create("A").expect("emptied");
+    write(0, b"n", fh).expect("there is room");
+    core.faults.block(Call::Put);
+    std::thread::scope(|scope| {
+        let synced = scope.spawn(|| core.fs.fsync(fh, patient()));
+        let soon = kvfs::clock::Deadline::after(Duration::from_secs(60));
+        assert!(core.faults.wait_blocked(Call::Put, 1, soon), "no upload");
+        write(1, b"e", fh).expect("there is room");
+        core.faults.release(Call::Put);
+        synced.join().expect("no panic").expect("stored");
+    });
+    assert_eq!(errno(write(2, b"eleven long", fh)), libc::ENOSPC);
+    core.close(fh).expect("stored");
+    assert_eq!(stored(&setup, "A"), Some(b"ne".to_vec()));
+}
+
+#[test]
 fn what_is_journalled_is_shown_and_stored_whatever_is_not_written_after_it() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (setup, core) = with_little_room(dir.path(), true);

@@ -1,5 +1,6 @@
 //! The uploader against a store that fails as it is told.
 
+mod again;
 mod search;
 mod unanswered;
 mod uploading;
