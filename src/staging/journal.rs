@@ -204,31 +204,44 @@ impl Journal {
     ///
     /// # Errors
     /// That there is no such entry, or the disk refuses; it then stays without files.
+    /// [`io::ErrorKind::InvalidData`] if these are not the bytes that an earlier process wrote.
     pub(super) fn keep_again(
         &self,
         id: &EntryId,
         file: &File,
         change: impl FnOnce(&mut Pending),
     ) -> io::Result<()> {
-        let mut pending = self.get(id).ok_or(io::ErrorKind::NotFound)?.pending;
+        let entry = self.get(id).ok_or(io::ErrorKind::NotFound)?;
+        let mut pending = entry.pending;
+        let encoding = pending.encoding.clone();
         change(&mut pending);
         let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
+        let is_same = *data_checksum == *entry.as_sent.checksum;
+        if entry.adopted && pending.encoding == encoding && !is_same {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let (own, space) = self.own.within(|own| {
             let space = self.write(own, id, file, None, (&pending, &data_checksum), true)?;
             Ok((Arc::clone(own), space))
         })?;
         let mut index = self.index.lock();
         index.replace(id, pending);
-        if let Some(found) = index.entries.get_mut(id) {
-            found.data_checksum = data_checksum;
-            found.owner = own;
-            found._space = space;
+        let Some(found) = index.entries.get_mut(id) else {
+            drop(index);
+            // It was removed meanwhile.
+            own.remove_description(id)?;
+            own.remove_data(id);
+            self.unsettle(&own);
             return Ok(());
-        }
+        };
+        found.data_checksum = data_checksum;
+        let before = (
+            std::mem::replace(&mut found.owner, own),
+            std::mem::replace(&mut found._space, space),
+        );
         drop(index);
-        // It was removed meanwhile.
-        own.remove_description(id)?;
-        own.remove_data(id);
+        // The last of a folder is removed with it, which is not for under the lock.
+        drop(before);
         Ok(())
     }
 
@@ -335,12 +348,7 @@ impl Journal {
         };
         self.steps.next()?;
         owner.remove_description(id)?;
-        {
-            let mut unsettled = self.unsettled.lock();
-            if !unsettled.iter().any(|known| Arc::ptr_eq(known, &owner)) {
-                unsettled.push(Arc::clone(&owner));
-            }
-        }
+        self.unsettle(&owner);
         let gone = self.index.lock().remove(id);
         self.steps.next()?;
         owner.remove_data(id);
@@ -351,9 +359,18 @@ impl Journal {
             // It was just kept again.
             gone.owner.remove_description(id)?;
             gone.owner.remove_data(id);
+            self.unsettle(&gone.owner);
         }
         drop(gone);
         Ok(())
+    }
+
+    /// Takes note that something was removed from a folder, which is not durable yet.
+    fn unsettle(&self, owner: &Arc<OwnerDir>) {
+        let mut unsettled = self.unsettled.lock();
+        if !unsettled.iter().any(|known| Arc::ptr_eq(known, owner)) {
+            unsettled.push(Arc::clone(owner));
+        }
     }
 
     /// Takes an entry whose bytes are not what was written out of the journal, and says so.
@@ -446,6 +463,11 @@ impl Journal {
     /// Tells whether the folder was made anew since this was last asked.
     pub(super) fn take_made_anew(&self) -> bool {
         self.own.take_made_anew()
+    }
+
+    /// Has it asked again.
+    pub(super) fn set_made_anew(&self) {
+        self.own.set_made_anew();
     }
 
     /// Tells whether somebody has removed the bytes of an entry that is still there.

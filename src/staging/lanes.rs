@@ -231,14 +231,12 @@ impl Lanes {
 
     /// Lets `key`, or all keys, be tried again at once.
     pub fn hurry(&mut self, key: Option<&Key>) {
-        let delayed: Vec<Key> = self
-            .delayed
-            .iter()
-            .map(|(_, delayed)| delayed)
-            .filter(|delayed| key.is_none_or(|key| key == *delayed))
-            .cloned()
-            .collect();
-        for key in delayed {
+        // Also those that are marked at the moment, and not in the plan.
+        let keys: Vec<Key> = match key {
+            Some(key) => vec![key.clone()],
+            None => self.lanes.keys().cloned().collect(),
+        };
+        for key in keys {
             self.unplan(&key);
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.not_before = None;

@@ -19,7 +19,7 @@ use super::owner::OwnerDir;
 
 /// The folder of a process, whichever it is at the moment.
 ///
-/// Lock order: `current`, alone; never held across disk I/O.
+/// Lock order: `making`, then `current`. `making` alone is held while the local disk works.
 #[derive(Debug)]
 pub(super) struct Own {
     dir: PathBuf,
@@ -29,6 +29,8 @@ pub(super) struct Own {
     device: u64,
     current: Mutex<Arc<OwnerDir>>,
     made_anew: AtomicBool,
+    /// Whoever has it makes the folder anew.
+    making: Mutex<()>,
 }
 
 impl Own {
@@ -49,6 +51,7 @@ impl Own {
             device: fs::metadata(made.path())?.dev(),
             current: Mutex::new(Arc::new(made)),
             made_anew: AtomicBool::new(false),
+            making: Mutex::default(),
         })
     }
 
@@ -60,6 +63,11 @@ impl Own {
     /// Tells whether it was made anew since this was last asked.
     pub(super) fn take_made_anew(&self) -> bool {
         self.made_anew.swap(false, Ordering::Relaxed)
+    }
+
+    /// Has it asked again.
+    pub(super) fn set_made_anew(&self) {
+        self.made_anew.store(true, Ordering::Relaxed);
     }
 
     /// Does something in the folder; once more in a new one if somebody has removed it.
@@ -89,6 +97,11 @@ impl Own {
     }
 
     fn make_anew(&self, removed: &Arc<OwnerDir>) -> io::Result<Arc<OwnerDir>> {
+        let _one = self.making.lock();
+        let now = self.get();
+        if !Arc::ptr_eq(&now, removed) {
+            return Ok(now);
+        }
         let above = self.dir.ancestors().find_map(|dir| fs::metadata(dir).ok());
         if above.map(|above| above.dev()) != Some(self.device) {
             return Err(io::Error::other("another disk is there now"));
@@ -98,21 +111,13 @@ impl Own {
         let (scope, lock) = make_scope(&self.dir, &self.scope, self.store.as_ref(), false)?;
         let made = Arc::new(OwnerDir::create(&scope)?);
         drop(lock);
-        let mut current = self.current.lock();
-        let is_ours = Arc::ptr_eq(&current, removed);
-        if is_ours {
-            *current = Arc::clone(&made);
-        }
-        let now = Arc::clone(&current);
-        drop(current);
-        if is_ours {
-            self.made_anew.store(true, Ordering::Relaxed);
-            tracing::warn!(
-                "somebody has removed the staging folder {}: it is made anew",
-                self.dir.display()
-            );
-        }
-        Ok(now)
+        *self.current.lock() = Arc::clone(&made);
+        self.set_made_anew();
+        tracing::warn!(
+            "somebody has removed the staging folder {}: it is made anew",
+            self.dir.display()
+        );
+        Ok(made)
     }
 }
 

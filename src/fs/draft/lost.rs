@@ -79,9 +79,11 @@ impl State {
 
     /// Takes note that it was cut off, or lengthened, to `size`.
     pub(super) fn cut_off(&mut self, size: u64) {
-        // Whoever does that knows what is there.
-        self.lost
-            .take_if(|lost| lost.bytes.first().is_none_or(|first| size <= first));
+        if let Some(lost) = &mut self.lost {
+            // Whoever does that knows what is there.
+            lost.bytes.remove(&(size..u64::MAX));
+            self.lost.take_if(|lost| lost.bytes.is_empty());
+        }
     }
 
     /// Takes note that the store, or the journal, has it as it is, or was.

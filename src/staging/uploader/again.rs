@@ -1,49 +1,91 @@
 //! What waits in a staging folder that somebody has removed: written anew from the descriptors that
 //! are still open, before it is uploaded, and before the process ends.
 
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::Uploader;
-use crate::staging::entry::EntryId;
+use crate::clock::Deadline;
+use crate::staging::entry::{EntryId, Pending};
+use crate::staging::journal::JournalEntry;
+use crate::staging::lanes::Mark;
+
+/// How long a lane that others are changing is waited for: they see to its entry themselves.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Where an entry's bytes are.
+pub(super) enum Files {
+    /// In the journal.
+    There,
+    /// There again.
+    Anew,
+    /// In a descriptor only: the disk does not take them. What they are by that.
+    Open(Box<JournalEntry>, Arc<File>),
+    /// Nowhere.
+    Gone,
+}
 
 impl Uploader {
-    /// Writes an entry anew if its files were removed; `false` if they were and cannot be.
-    pub(super) fn keep_again(&self, id: &EntryId) -> bool {
+    /// Writes an entry anew if its files were removed. Whoever calls this keeps others from removing
+    /// the entry: it is being uploaded, or its lane is marked.
+    pub(super) fn keep_again(&self, id: &EntryId) -> Files {
+        // Two that do it at the same time would be in each other's way.
+        let _one = self.again.lock();
         if !self.journal.is_lost(id) {
-            return true;
+            return Files::There;
         }
-        let Some(entry) = self.journal.get(id) else {
-            return true;
+        let Some(mut entry) = self.journal.get(id) else {
+            return Files::There;
         };
         let bytes = self.observer().and_then(|observer| observer.bytes(&entry));
         let Some((file, size, encoding)) = bytes else {
-            return false;
+            return Files::Gone;
         };
-        let kept = self.journal.keep_again(id, &file, |pending| {
-            if pending.encoding != encoding && entry.sent {
-                // As it was encoded it may have arrived.
-                pending.unanswered.add(entry.as_sent.clone());
+        let as_sent = entry.as_sent.clone();
+        let change = |pending: &mut Pending| {
+            if pending.encoding != encoding {
+                // As it was encoded it may have arrived, or be on its way.
+                pending.unanswered.add(as_sent.clone());
             }
-            (pending.encoding, pending.size) = (encoding, size);
-        });
-        match kept {
+            (pending.encoding, pending.size) = (encoding.clone(), size);
+        };
+        let key = entry.pending.key.clone();
+        match self.journal.keep_again(id, &file, change) {
             Ok(()) => {
-                let key = &entry.pending.key;
                 tracing::warn!("somebody has removed what waited of {key}: it is written anew");
-                true
+                Files::Anew
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Files::Gone,
             Err(error) => {
-                tracing::warn!(
-                    "cannot write what waits of {} anew: {error}",
-                    entry.pending.key
-                );
-                false
+                tracing::warn!("cannot write what waits of {key} anew: {error}");
+                change(&mut entry.pending);
+                Files::Open(Box::new(entry), Arc::new(file))
             }
         }
     }
 
-    /// Does so for all that waits.
-    pub fn keep_all_again(&self) {
+    /// Has all that waits written anew soon, if the folder was made anew.
+    pub(super) fn keep_rest_again(self: &Arc<Self>) {
+        if self.journal.take_made_anew() {
+            let this = Arc::clone(self);
+            if self.workers.spawn(move || this.keep_all_again()).is_err() {
+                // The threads are busy, and each looks here when it has done.
+                self.journal.set_made_anew();
+            }
+        }
+    }
+
+    /// Writes all anew that waits and whose files were removed.
+    pub fn keep_all_again(self: &Arc<Self>) {
         for pending in self.pending() {
-            self.keep_again(&pending.entry.id);
+            let entry = pending.entry;
+            if self.journal.is_lost(&entry.id)
+                && let Ok(_marked) = self.mark(&entry.pending.key, Mark::Add, Deadline::after(BUSY))
+            {
+                self.keep_again(&entry.id);
+            }
         }
     }
 }

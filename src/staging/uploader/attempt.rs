@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::again::Files;
 use super::{UploadObserver, Uploader, Verdict};
 use crate::clock::Deadline;
 use crate::staging::entry::{EntryId, Why, is_transient};
@@ -21,23 +22,30 @@ const MOST_REPEATS: u32 = 3;
 impl Uploader {
     /// Makes one attempt. Afterwards the entry is gone, kept, or waits for the next attempt.
     pub(super) fn upload(self: &Arc<Self>, key: &Key, id: &EntryId) {
-        let is_there = self.keep_again(id);
+        let files = self.keep_again(id);
+        self.keep_rest_again();
         let Some(entry) = self.journal.get(id) else {
             self.state.lock().lanes.done(key);
             return;
         };
-        if !is_there {
-            return self.lost(&entry);
-        }
-        match self.send(&entry) {
+        let (entry, open) = match files {
+            Files::There | Files::Anew => (entry, None),
+            Files::Open(entry, file) => (*entry, Some(file)),
+            Files::Gone => return self.lost(&entry),
+        };
+        match self.send(&entry, open) {
             Ok((file, meta)) => self.succeeded(&entry, &file, &meta),
             Err(error) => {
                 if may_have_arrived(error.kind()) {
                     self.journal.note_sent(id);
                 }
-                if !self.keep_again(id) {
-                    self.lost(&entry);
-                } else if is_transient(error.kind()) || self.is_unreadable(id) {
+                let is_disk = error.kind() == ErrorKind::Disk;
+                let may_work = match self.keep_again(id) {
+                    Files::There => is_disk && self.is_unreadable(id),
+                    Files::Anew | Files::Open(..) => is_disk,
+                    Files::Gone => return self.lost(&entry),
+                };
+                if may_work || is_transient(error.kind()) {
                     self.put_off(key, &error);
                 } else {
                     self.refused(&entry, &error);
@@ -68,7 +76,12 @@ impl Uploader {
         }
     }
 
-    fn send(&self, entry: &JournalEntry) -> Result<(Arc<File>, RecordMeta), StoreError> {
+    /// Sends an entry's bytes: those of `open`, or of the journal.
+    fn send(
+        &self,
+        entry: &JournalEntry,
+        open: Option<Arc<File>>,
+    ) -> Result<(Arc<File>, RecordMeta), StoreError> {
         let disk = |error: io::Error| {
             StoreError::new(
                 ErrorKind::Disk,
@@ -77,7 +90,7 @@ impl Uploader {
             .with_source(error)
         };
         let pending = &entry.pending;
-        if entry.adopted {
+        if entry.adopted && open.is_none() {
             match self.journal.verify(&entry.id) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.journal.quarantine(&entry.id, &error.to_string());
@@ -86,7 +99,10 @@ impl Uploader {
                 result => result.map_err(disk)?,
             }
         }
-        let file = Arc::new(self.journal.open(&entry.id).map_err(disk)?);
+        let file = match open {
+            Some(file) => file,
+            None => Arc::new(self.journal.open(&entry.id).map_err(disk)?),
+        };
         let mut request = PutRequest {
             content_type: pending.content_type.clone(),
             encoding: pending.encoding.clone(),

@@ -100,6 +100,9 @@ pub struct Uploader {
     metrics: Arc<Metrics>,
     workers: Arc<Workers>,
     state: Mutex<State>,
+    /// Whoever has it writes what was removed anew: held while the local disk works, by nobody who
+    /// holds another lock.
+    again: Mutex<()>,
     changed: Condvar,
     observer: OnceLock<Weak<dyn UploadObserver>>,
 }
@@ -163,6 +166,7 @@ impl Uploader {
             metrics,
             workers,
             state: Mutex::default(),
+            again: Mutex::default(),
             changed: Condvar::new(),
             observer: OnceLock::new(),
         })

@@ -73,9 +73,7 @@ impl Uploader {
         }
         drop(marked);
         self.count();
-        if self.journal.take_made_anew() {
-            self.keep_all_again();
-        }
+        self.keep_rest_again();
         Ok(id)
     }
 
