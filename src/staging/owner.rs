@@ -17,8 +17,9 @@ use crate::folders::private_dir;
 const LOCK: &str = "lock";
 /// The folder of the scope for entries that do not check out.
 pub const DAMAGED: &str = "damaged";
-/// How long a killed process is waited for until it holds no lock any more.
-const DYING: Duration = Duration::from_secs(2);
+/// How long a killed process is waited for until it holds no lock any more: a thread of it may be in
+/// an fsync of a busy disk.
+const DYING: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
 const DYING_POLL: Duration = Duration::from_millis(5);
 /// What ends the name of a description on its way.

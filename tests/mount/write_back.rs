@@ -437,8 +437,8 @@ fn no_closed_file_is_lost_however_often_the_mount_is_killed() {
         }
         // Half of the time the next mount recovers, half of the time nobody but recover does.
         if round % 2 == 0 {
-            writer.works(&["recover", "--upload"]);
-            assert_eq!(writer.waiting(), 0);
+            let said = writer.works(&["recover", "--upload"]);
+            assert_eq!(writer.waiting(), 0, "round {round}: {said}");
             for (name, text) in &mut closed {
                 let found = writer
                     .stored(name)
