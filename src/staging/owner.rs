@@ -20,6 +20,8 @@ pub const DAMAGED: &str = "damaged";
 /// How long a killed process is waited for until it holds no lock any more: a thread of it may be in
 /// an fsync of a busy disk.
 const DYING: Duration = Duration::from_secs(10);
+/// How long a program that this process starts may have copies of its locks, until it runs.
+const STARTING: Duration = Duration::from_millis(500);
 /// How often it is looked at meanwhile.
 const DYING_POLL: Duration = Duration::from_millis(5);
 /// What ends the name of a description on its way.
@@ -80,10 +82,12 @@ impl OwnerDir {
     /// That the disk refuses, or the folder is not this user's.
     pub fn adopt(path: &Path) -> io::Result<Option<Arc<Self>>> {
         private_folder(path)?;
-        let until = Instant::now() + DYING;
+        let began = Instant::now();
         loop {
             let locked = Self::lock(path, FlockOperation::NonBlockingLockExclusive)?;
-            if locked.is_some() || !is_dying(path) || Instant::now() >= until {
+            let waits = (is_dying(path) && began.elapsed() < DYING)
+                || (is_own(path) && began.elapsed() < STARTING);
+            if locked.is_some() || !waits {
                 return Ok(locked.map(Arc::new));
             }
             thread::sleep(DYING_POLL);
@@ -196,6 +200,12 @@ impl Drop for OwnerDir {
     fn drop(&mut self) {
         self.remove_if_empty();
     }
+}
+
+/// Tells whether this process has made the folder at `path`.
+fn is_own(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(owner_pid) == Some(std::process::id())
 }
 
 /// Tells whether the process that made the folder at `path` has been killed, though some of its
