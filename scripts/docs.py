@@ -24,7 +24,7 @@ def read(path):
 def test_file(module):
     """Returns the file of a test: by its name in tests/, by the end of its path in src/."""
     path = module.replace("::", "/")
-    for folder in ("tests/it", "tests/mount"):
+    for folder in ("tests/core", "tests/mount"):
         if (ROOT / folder / f"{path}.rs").exists():
             return ROOT / folder / f"{path}.rs"
     found = [

@@ -1,4 +1,4 @@
-# What tests/it/peers.rs needs besides the official clients. Sourced by scripts/test.
+# What tests/core/peers.rs needs besides the official clients. Sourced by scripts/test.
 
 npm_packages cli tests/peers/cli/package.json 'the official command line'
 python_packages contract tests/peers/contract/requirements.txt "the checker of the API's contract"

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use super::direct::body::DirectBody;
 use super::errors::{Failure, chain};
 use super::transport::Transport;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::ErrorKind;
 
 /// The body of one answer. Dropping it before its end closes the connection.

@@ -17,8 +17,8 @@ use rustix::fs::{FlockOperation, flock};
 use twox_hash::XxHash3_64;
 
 use super::pace::{Moment, PACE_LEN, Pace};
+use crate::base::sync::{self, Mutex, thread};
 use crate::store::Priority;
-use crate::sync::{self, Mutex, thread};
 
 /// Kinds of requests that have a pace of their own.
 pub const KINDS: usize = 3;

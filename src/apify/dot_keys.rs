@@ -20,7 +20,7 @@ use super::connector::{Connector, LazyConnector};
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
 use super::upload::Outgoing;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::ErrorKind;
 
 /// The largest that such a record may become, in bytes; no answer is longer either.

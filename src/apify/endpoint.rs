@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use crate::redact::{SafeUrl, Secret, bare};
+use crate::base::redact::{SafeUrl, Secret, bare};
 use crate::store::{Key, ListQuery, MAX_PAGE};
 
 /// All but the unreserved characters of RFC 3986.

@@ -22,9 +22,9 @@ use super::retry::{RetryPolicy, RetryState, Verdict, parse_retry_after};
 use super::transport::{Reply, Transport};
 use super::upload::Outgoing;
 use super::wire::{self, Envelope};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
+use crate::base::redact::SafeUrl;
 use crate::metrics::Metrics;
-use crate::redact::SafeUrl;
 use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
 /// The most redirects that are followed.

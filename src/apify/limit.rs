@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::{self, Budgets, KINDS};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
+use crate::base::sync::{self, Condvar, Mutex};
 use crate::store::Priority;
-use crate::sync::{self, Condvar, Mutex};
 
 /// Requests in flight at once; hundreds more only queue at the server. Few where schedules are
 /// explored.

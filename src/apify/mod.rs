@@ -40,9 +40,9 @@ use self::endpoint::Endpoint;
 use self::errors::Subject;
 use self::http::header;
 use self::record::{RecordApi, meta_of};
-use crate::clock::Deadline;
-use crate::redact::Secret;
-use crate::signature::{sign_keys, sign_record};
+use crate::base::clock::Deadline;
+use crate::base::redact::Secret;
+use crate::base::signature::{sign_keys, sign_record};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
     Store, StoreError, StoreInfo, Upload,

@@ -14,9 +14,9 @@ use super::http::header;
 use super::plain::PlainHttp;
 use super::token::Token;
 use super::transport::Transport;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
+use crate::base::redact::SafeUrl;
 use crate::metrics::Metrics;
-use crate::redact::SafeUrl;
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// The largest answer that is looked at, in bytes.

@@ -17,8 +17,8 @@ use super::http::{HttpClient, header};
 use super::resume::ResumingBody;
 use super::token::Token;
 use super::transport::Reply;
-use crate::clock::Deadline;
-use crate::observe::transfers::{Direction, Metered};
+use crate::base::clock::Deadline;
+use crate::metrics::transfers::{Direction, Metered};
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
     StoreError, Validator,

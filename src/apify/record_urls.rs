@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use super::endpoint::linked_record;
 use super::read_only;
 use super::record::RecordApi;
-use crate::clock::Deadline;
-use crate::redact::{SafeUrl, bare};
+use crate::base::clock::Deadline;
+use crate::base::redact::{SafeUrl, bare};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery, MAX_PAGE, PutRequest,
     RecordMeta, Result, Store, StoreError, StoreInfo, Upload,

@@ -22,7 +22,7 @@ use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::record::{Answer, Conditions, RecordApi};
 use super::retry::{RetryState, Verdict};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 
 /// The most resumptions of one body.

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use super::endpoint::{Endpoint, Target, linked_record};
 use super::record::RecordApi;
 use super::{list_page, read_only};
-use crate::clock::Deadline;
-use crate::redact::{SafeUrl, Secret};
+use crate::base::clock::Deadline;
+use crate::base::redact::{SafeUrl, Secret};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
     Store, StoreError, StoreInfo, Upload,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use url::{Origin, Url};
 
-use crate::redact::Secret;
+use crate::base::redact::Secret;
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// The largest token file that is read, in bytes; `auth.json` has a few kilobytes.

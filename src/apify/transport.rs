@@ -24,9 +24,9 @@ use super::errors::{Failure, chain};
 use super::plain::PlainHttp;
 use super::retry::Verdict;
 use super::upload::{FedBody, Outgoing};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
+use crate::base::redact::has_secret;
 use crate::metrics::Metrics;
-use crate::redact::has_secret;
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// What kvfs calls itself.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use crate::clock::Deadline;
-use crate::observe::transfers::{Direction, Transfer, Transfers};
+use crate::base::clock::Deadline;
+use crate::metrics::transfers::{Direction, Transfer, Transfers};
 use crate::store::{SLOWEST_UPLOAD, Upload, upload_allowance};
 
 /// How many bytes are read and handed to the connection at once.

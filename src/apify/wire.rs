@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use crate::redact::{self, SafeUrl, Secret};
+use crate::base::redact::{self, SafeUrl, Secret};
 use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.

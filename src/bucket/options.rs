@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{Bucket, Scope};
-use crate::redact::{Secret, bare};
+use crate::base::redact::{Secret, bare};
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// The schemes of addresses of buckets.

@@ -16,7 +16,7 @@ use object_store::{
 
 use super::body::{Body, fill};
 use super::{Bucket, Description, failed};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery,
     MAX_PAGE, PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload, Validator,

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::content::VersionId;
+use crate::base::sync::Mutex;
 use crate::metrics::Metrics;
 use crate::store::Key;
-use crate::sync::Mutex;
 
 /// Records remembered; a program that has not come back by then will not.
 const MOST: usize = 16_384;

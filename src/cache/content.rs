@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::download::{Download, Size, read_file};
-use super::stream::{Body, Origin, StreamReader};
-use super::{Error, Result};
-use crate::clock::Wait;
-use crate::observe::origin;
+use crate::base::clock::Wait;
+use crate::base::sync::Mutex;
+use crate::metrics::origin;
 use crate::staging::file::Frozen;
+use crate::store::wait::{Error, Result};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
-use crate::sync::Mutex;
+use crate::transfer::download::{Download, Size, read_file};
+use crate::transfer::stream::{Body, Origin, StreamReader};
 
 /// Tells the versions that this process has seen apart; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

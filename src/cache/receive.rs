@@ -7,17 +7,16 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::KIB;
 use super::content::{Content, Data, Opened, VersionId};
-use super::disk::{Checksum, DiskTier, Spool};
-use super::download::{Download, read_some};
-use super::fill::Outcome;
 use super::records::Records;
-use super::stream::{Body, Origin};
-use crate::clock::Deadline;
-use crate::codec;
-use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
-use crate::sync::Mutex;
+use crate::base::clock::Deadline;
+use crate::base::sync::Mutex;
+use crate::base::units::KIB;
+use crate::disk::{Checksum, DiskTier, Spool};
+use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError, codec};
+use crate::transfer::download::{Download, read_some};
+use crate::transfer::fill::Outcome;
+use crate::transfer::stream::{Body, Origin};
 
 /// Bytes read at once into memory.
 const CHUNK: usize = 64 * KIB as usize;

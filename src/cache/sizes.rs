@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::temp;
+use crate::base::sync::Mutex;
+use crate::disk::temp;
 use crate::store::Key;
-use crate::sync::Mutex;
 
 /// The most sizes that are remembered.
 const MOST: usize = 1_000_000;

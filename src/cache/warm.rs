@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::{Content, Data};
-use super::download::Size;
 use super::records::{Need, Peek, Records};
-use super::{MIB, Result};
-use crate::clock::{Deadline, Wait};
+use crate::base::clock::{Deadline, Wait};
+use crate::base::units::MIB;
 use crate::store::Key;
+use crate::store::wait::Result;
+use crate::transfer::download::Size;
 
 /// Bytes from one look at a download to the next.
 const STEP: u64 = MIB;
@@ -36,7 +37,7 @@ impl Records {
     /// Returns what a content of so many bytes takes of it.
     pub fn cost(&self, bytes: u64) -> u64 {
         let overhead = if self.disk().is_some() {
-            super::disk::ENTRY_OVERHEAD
+            crate::disk::ENTRY_OVERHEAD
         } else {
             super::records::MEMORY_OVERHEAD
         };

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::content::{Content, Data, VersionId};
-use super::disk::Checksum;
-use super::download::read_file;
 use super::records::{Peek, Records};
-use super::{Result, may_block};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
+use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
+use crate::store::wait::{Result, may_block};
 use crate::store::{ErrorKind, Key, RecordMeta};
+use crate::transfer::download::read_file;
 
 /// Bytes read at once for a checksum.
 const CHUNK: u64 = 256 << 10;

@@ -8,11 +8,10 @@ use super::args::{CatArgs, GlobalArgs};
 use super::direct::{Direct, failure, key, shown};
 use super::error::{CliError, Kind};
 use super::settings::{Environment, disk_cache};
-use crate::cache;
+use crate::base::clock::{SystemClock, Wait};
 use crate::cache::records::{Records, RecordsConfig};
-use crate::clock::{SystemClock, Wait};
-use crate::setup::open_disk;
-use crate::store::Key;
+use crate::mount::build::open_disk;
+use crate::store::{Key, wait};
 
 /// Bytes read and printed at once.
 const CHUNK: usize = 1 << 20;
@@ -58,10 +57,10 @@ fn print(
     records: &Arc<Records>,
     key: &Key,
 ) -> Result<(), CliError> {
-    let failed = |error: cache::Error| match error {
-        cache::Error::Failed(error) => failure(&format!("cannot read {}", shown(key)), &error),
+    let failed = |error: wait::Error| match error {
+        wait::Error::Failed(error) => failure(&format!("cannot read {}", shown(key)), &error),
         // All that is asked here may wait.
-        cache::Error::WouldBlock => {
+        wait::Error::WouldBlock => {
             CliError::of(Kind::Internal, format!("cannot read {}", shown(key)))
         }
     };

@@ -11,7 +11,7 @@ use super::options;
 use super::settings::Environment;
 use super::ui::{Ui, table};
 use crate::apify::http::PLATFORM_HOST;
-use crate::redact::bare;
+use crate::base::redact::bare;
 
 /// What stands for a secret.
 const HIDDEN: &str = "(hidden)";

@@ -29,7 +29,7 @@ use url::Url;
 
 use super::error::CliError;
 use super::options;
-use crate::redact::{Secret, has_secret};
+use crate::base::redact::{Secret, has_secret};
 
 /// The largest settings file, in bytes.
 const MAX_LEN: u64 = 1 << 20;

@@ -14,7 +14,7 @@ use super::config_file::{ConfigFile, Setting, TOKEN, Value, conflict};
 use super::error::CliError;
 use super::options;
 use super::settings::Environment;
-use crate::redact::Secret;
+use crate::base::redact::Secret;
 
 /// What a command takes for STORE.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use std::io::{self, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use super::mount::start_log;
 use super::serve::{Root, ServeSettings, random_token, start};
 use super::settings::{Environment, demo_order, local_open_config};
 use super::ui::Ui;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{Failure, Order, session};

@@ -5,7 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{Encoding, Key, PutRequest, Store, StoreError, Upload};
 
 /// How many products the sample crawler found.

@@ -7,7 +7,7 @@ use super::args::{GlobalArgs, StoreArgs};
 use super::error::{CliError, Kind};
 use super::reference;
 use super::settings::{Environment, open_config};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::daemon::{LogConfig, LogLevel, causes, logging};
 use crate::metrics::Metrics;
 use crate::store::reference::StoreRef;
@@ -54,7 +54,7 @@ impl Direct {
         let shown = reference.to_string();
         let config = open_config(args, environment, reference)?;
         let metrics = Arc::new(Metrics::default());
-        let store = crate::open::open(&config, Arc::clone(&metrics))
+        let store = crate::mount::open::open(&config, Arc::clone(&metrics))
             .map_err(|error| failure("cannot open the store", &error))?;
         Ok(Self {
             store,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::CliError;
 use super::settings::Environment;
 use super::unmount::resolve_mounted;
-use crate::control::{self, Answer, Request};
+use crate::daemon::control::{self, Answer, Request};
 use crate::registry::mount_point::{self, is_kvfs};
 use crate::registry::{Entry, mounts};
 

@@ -9,9 +9,9 @@ use super::direct::{Direct, failure, key, shown};
 use super::error::{CliError, Kind};
 use super::settings::Environment;
 use super::ui::Ui;
-use crate::content_type;
+use crate::base::content_type;
+use crate::base::units::ByteSize;
 use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, StoreError, Upload};
-use crate::units::ByteSize;
 
 /// Stores a file or standard input as a record.
 ///

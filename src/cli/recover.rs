@@ -11,13 +11,13 @@ use super::direct::{failure, start_log};
 use super::error::CliError;
 use super::settings::{Environment, open_config};
 use super::ui::{Ui, table};
-use crate::clock::{Deadline, SystemClock};
-use crate::control::{self, Answer, Request};
+use crate::base::clock::{Deadline, SystemClock};
+use crate::base::units::ByteSize;
+use crate::daemon::control::{self, Answer, Request};
 use crate::metrics::Metrics;
 use crate::registry::{Entry, Registry};
 use crate::staging::report::{self, Item, Scope, State};
 use crate::staging::{StagingFolder, Uploader, UploaderConfig};
-use crate::units::ByteSize;
 
 /// How long all uploads to one store may take where nothing else is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -252,7 +252,7 @@ fn upload_dead(
     config.api_url.clone_from(&file.api_url);
     config.signature = None;
     let metrics = Arc::new(Metrics::default());
-    let store = crate::open::open_writable(&config, Arc::clone(&metrics))
+    let store = crate::mount::open::open_writable(&config, Arc::clone(&metrics))
         .map_err(|error| failure(&format!("cannot open the store {}", file.reference), &error))?;
     let folder = open_folder(dir, scope)?;
     let journal = folder.journal();

@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::mounted::Daemon;
 use super::settings::Environment;
 use super::ui::Ui;
-use crate::control::Request;
+use crate::daemon::control::Request;
 use crate::registry::mount_point::quoted;
 
 /// Makes a mount forget what is cached.

@@ -17,9 +17,9 @@ use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
 use crate::apify::plain::is_exposed;
+use crate::base::redact::Secret;
 use crate::bucket::Bucket;
 use crate::daemon::{LogConfig, logging};
-use crate::redact::Secret;
 use crate::registry::mount_point::quoted;
 use crate::server::{
     BucketCatalog, Catalog, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,

@@ -14,8 +14,8 @@ use super::ls::timestamp;
 use super::mounted::{self, Daemon};
 use super::settings::Environment;
 use super::ui::Ui;
-use crate::control::Request;
-use crate::redact::Secret;
+use crate::base::redact::Secret;
+use crate::daemon::control::Request;
 
 /// Makes a link and tells how its receiver uses it.
 ///

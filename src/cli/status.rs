@@ -12,11 +12,11 @@ use super::settings::Environment;
 use super::ui::{Ui, table};
 use super::unmount::resolve_mounted;
 use super::watch;
-use crate::control::{self, Answer, Request};
+use crate::base::units::ByteSize;
+use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::serve::describe;
 use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
 use crate::registry::{Entry, Registry, mounts};
-use crate::units::ByteSize;
 
 const LIVE: &str = "live";
 pub(super) const DEAD: &str = "dead";

@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::settings::Environment;
 use super::ui::Ui;
 use super::unmount::resolve_mounted;
-use crate::control::{self, Answer, Request};
+use crate::daemon::control::{self, Answer, Request};
 use crate::registry::Entry;
 use crate::registry::mount_point::quoted;
 

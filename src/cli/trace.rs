@@ -16,8 +16,8 @@ use super::mounted::Daemon;
 use super::settings::Environment;
 use super::status::micros;
 use super::ui::{Ui, table};
-use crate::control::Request;
-use crate::observe::trace::Event;
+use crate::daemon::control::Request;
+use crate::metrics::trace::Event;
 use crate::registry::mount_point::quoted;
 
 /// Files that the summary names.
@@ -122,7 +122,7 @@ struct Sum {
     failed: u64,
     total_us: u64,
     worst_us: u64,
-    /// By [`crate::observe::origin::Origin::name`].
+    /// By [`crate::metrics::origin::Origin::name`].
     origins: HashMap<&'static str, u64>,
 }
 
@@ -234,7 +234,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::origin::Origin;
+    use crate::metrics::origin::Origin;
 
     fn event(operation: &str, key: Option<&str>, duration_us: u64) -> Event {
         Event {

@@ -10,12 +10,12 @@ use super::args::UnmountArgs;
 use super::error::CliError;
 use super::settings::Environment;
 use super::ui::Ui;
-use crate::control::{self, Answer, Request};
+use crate::base::units::ByteSize;
+use crate::daemon::control::{self, Answer, Request};
 use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted, resolve};
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::registry::{Entry, Registry};
 use crate::staging::report::{self, State};
-use crate::units::ByteSize;
 
 /// How long everything under way may take to finish.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,9 +10,9 @@ use super::error::CliError;
 use super::mounted::Daemon;
 use super::settings::Environment;
 use super::ui::Ui;
-use crate::control::Request;
+use crate::base::units::ByteSize;
+use crate::daemon::control::Request;
 use crate::fs::warm::{Wanted, WarmProgress};
-use crate::units::ByteSize;
 
 /// The most bytes of names that are taken from standard input.
 const MOST_NAMES: u64 = 12 << 20;

@@ -3,16 +3,15 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::clock::{Deadline, Wait};
-use crate::control::{Answer, Progress};
+use crate::base::clock::{Deadline, Wait};
+use crate::daemon::control::{Answer, Progress};
 use crate::fs::warm::Wanted;
 use crate::fs::{FsError, KvFs};
 use crate::store::{Key, Store};

@@ -13,11 +13,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mount::build::MountConfig;
 use crate::registry::Registry;
 use crate::registry::mount_point::MountPointError;
-use crate::setup::MountConfig;
 
 pub mod child;
+pub mod control;
 pub mod desk;
 pub mod launch;
 pub mod logging;

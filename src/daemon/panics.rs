@@ -9,8 +9,8 @@ use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::thread;
 
+use crate::base::redact::{self, Secret};
 use crate::metrics::Metrics;
-use crate::redact::{self, Secret};
 
 /// Logs and counts all panics of this process from now on. `known` secrets are kept out of the log,
 /// as is whatever looks like one.

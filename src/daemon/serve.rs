@@ -14,15 +14,14 @@ use serde_json::{Value, json};
 use super::session::{Session, Unmounter};
 use super::signals::{Place, Stopper};
 use super::{Failure, Order};
-use crate::clock::Deadline;
-use crate::control::{Answer, ControlServer, Handler, Request};
-use crate::exporter;
-use crate::metrics::Metrics;
+use crate::base::clock::Deadline;
+use crate::daemon::control::{Answer, ControlServer, Handler, Request};
+use crate::metrics::{Metrics, exporter};
+use crate::mount::build::MountConfig;
 use crate::registry::mount_point::{self, Health};
 use crate::registry::process::ProcessId;
 use crate::registry::unmount::{UnmountMode, unmount};
 use crate::registry::{Entry, MountLock};
-use crate::setup::MountConfig;
 
 /// Mounts; [`super::session::mount`] except in tests.
 pub type Mounter<'a> = &'a dyn Fn(&MountConfig, Arc<Metrics>) -> Result<Session, Failure>;

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use super::desk::Desk;
 use super::{Failure, panics};
+use crate::base::redact::Secret;
 use crate::metrics::Metrics;
-use crate::open::TokenSource;
-use crate::redact::Secret;
+use crate::mount::build::{self, MountConfig};
+use crate::mount::open::TokenSource;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
-use crate::setup::{self, MountConfig};
 use crate::staging::Uploads;
 
 /// How long a mount in use is tried again before it counts as such.
@@ -52,7 +52,7 @@ impl fmt::Debug for Session {
 /// What the store or the kernel refused, with what to do about it.
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
     panics::watch(&metrics, secrets(config));
-    let mounted = setup::mount(config.clone(), metrics).map_err(|error| {
+    let mounted = build::mount(config.clone(), metrics).map_err(|error| {
         let failure = Failure::from_error(&error);
         match error.hint() {
             Some(hint) => failure.hinted(hint),

@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::{KvFs, Result};
-use crate::cache::listing::Found;
-use crate::clock::Wait;
+use crate::base::clock::Wait;
+use crate::listing::Found;
 use crate::store::{Key, MAX_PAGE};
 
 /// So many names in a row that were not there are worth a page of the listing.

@@ -7,9 +7,9 @@ use super::inode::Inode;
 use super::overlay::{Change, Name};
 use super::types::{Attr, AttrReply, FileKind, Ino, Shown};
 use super::{FOREVER, FsError, KvFs, Result};
-use crate::cache::listing::{Entry, Found};
+use crate::base::clock::Wait;
 use crate::cache::records::{Known, Peek};
-use crate::clock::Wait;
+use crate::listing::{Entry, Found};
 use crate::store::Key;
 
 /// What is known of a record at the moment, for its attributes.

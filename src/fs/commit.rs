@@ -8,14 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::content_type;
 use super::draft::{Begin, Draft, DraftFacts, Place, Ticket, Why};
 use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::{Overwrite, WriteSide};
-use super::{FsError, KvFs, Result};
-use crate::clock::Deadline;
-use crate::observe::origin::{self, Origin};
+use super::{FsError, KvFs, Result, content_type};
+use crate::base::clock::Deadline;
+use crate::metrics::origin::{self, Origin};
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
 use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};

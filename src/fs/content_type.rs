@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::content_type::{self, UNKNOWN};
+use crate::base::content_type::{self, UNKNOWN};
 use crate::staging::file::StagingFile;
 
 /// Returns the content type for a new record, from its name, else from its bytes.

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::attributes::{Existence, Facts};
 use super::handle::DirHandle;
-use super::name;
 use super::overlay::{Change, Name};
 use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Shown};
-use super::{FsError, KvFs, Result};
-use crate::cache::listing::{Entry, Found, Listing, Page};
-use crate::clock::Wait;
-use crate::observe::origin::{self, Origin};
+use super::{FsError, KvFs, Result, name};
+use crate::base::clock::Wait;
+use crate::listing::{Entry, Found, Listing, Page};
+use crate::metrics::origin::{self, Origin};
 use crate::store::Key;
 
 /// Offsets 1 and 2 follow `.` and `..`; entry `i` of the listing is followed by offset `i + 3`.

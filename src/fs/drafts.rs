@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::draft::{Draft, Place};
 use super::types::Ino;
 use super::{FsError, Result};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// The table of drafts.

@@ -2,8 +2,7 @@
 
 use libc::c_int;
 
-use crate::cache;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::{ErrorKind, StoreError, wait};
 
 /// Why an operation failed.
 #[derive(Debug)]
@@ -46,11 +45,11 @@ pub struct Refusal {
 /// The result of a filesystem operation.
 pub type Result<T, E = FsError> = std::result::Result<T, E>;
 
-impl From<cache::Error> for FsError {
-    fn from(error: cache::Error) -> Self {
+impl From<wait::Error> for FsError {
+    fn from(error: wait::Error) -> Self {
         match error {
-            cache::Error::WouldBlock => Self::WouldBlock,
-            cache::Error::Failed(error) => error.into(),
+            wait::Error::WouldBlock => Self::WouldBlock,
+            wait::Error::Failed(error) => error.into(),
         }
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::sharing::Sharers;
 use super::types::{Fh, Ino};
 use crate::cache::content::ContentReader;
-use crate::cache::listing::Listing;
+use crate::listing::Listing;
 
 /// An open file: stays on the version it opened.
 #[derive(Debug)]

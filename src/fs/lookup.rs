@@ -8,7 +8,7 @@ use super::inode::Inode;
 use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
 use super::{FOREVER, FsError, KvFs, Result};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 use crate::store::{ErrorKind, Key};
 
 impl KvFs {

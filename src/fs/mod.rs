@@ -16,16 +16,15 @@ use std::time::{Duration, SystemTime};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
-use crate::cache::index::Index;
-use crate::cache::listing::{Listing, PAGES_AT_ONCE, Source};
+use crate::base::clock::{Clock, Wait};
+use crate::base::workers::Workers;
 use crate::cache::records::Records;
-use crate::clock::{Clock, Wait};
-use crate::metrics::{ErrorEntry, Metrics};
-use crate::observe::origin;
-use crate::observe::trace::Event;
+use crate::listing::saved::Index;
+use crate::listing::{Listing, PAGES_AT_ONCE, Source};
+use crate::metrics::trace::Event;
+use crate::metrics::{ErrorEntry, Metrics, origin};
 use crate::prefetch::Prefetcher;
 use crate::store::{Key, ListQuery, Store};
-use crate::workers::Workers;
 
 mod absence;
 pub mod attributes;

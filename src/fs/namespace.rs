@@ -10,8 +10,8 @@ use super::scratch::Class;
 use super::types::{Created, Ino};
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
-use crate::clock::{Deadline, Wait};
-use crate::observe::origin::{self, Origin};
+use crate::base::clock::{Deadline, Wait};
+use crate::metrics::origin::{self, Origin};
 use crate::store::Key;
 
 /// What a key may consist of, for people.

@@ -9,9 +9,9 @@ use super::draft::Place;
 use super::handle::FileHandle;
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::{FsError, KvFs, Result};
+use crate::base::clock::Wait;
 use crate::cache::content::{Content, ContentReader};
-use crate::clock::Wait;
-use crate::observe::origin::{self, Origin};
+use crate::metrics::origin::{self, Origin};
 use crate::store::{ErrorKind, StoreError};
 
 /// The largest content that is pushed into the page cache when it is opened, in bytes: what one

@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use super::name;
 use super::types::{Ino, KernelCache};
-use super::{KvFs, Result};
-use crate::cache::listing::Listing;
+use super::{KvFs, Result, name};
+use crate::listing::Listing;
 use crate::store::Key;
 
 /// What the kernel still has of what was forgotten.
@@ -103,7 +102,7 @@ impl KvFs {
     ///
     /// # Errors
     /// [`super::FsError::NoEntry`] and errors of the store.
-    pub fn check_exists(&self, key: &Key, wait: crate::clock::Wait) -> Result<()> {
+    pub fn check_exists(&self, key: &Key, wait: crate::base::clock::Wait) -> Result<()> {
         self.ask(key, wait).map(drop)
     }
 }

@@ -10,8 +10,8 @@ use super::overlay::{Change, Name};
 use super::types::Ino;
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
-use crate::clock::Wait;
-use crate::observe::origin;
+use crate::base::clock::Wait;
+use crate::metrics::origin;
 use crate::store::{Key, RecordMeta};
 
 impl KvFs {

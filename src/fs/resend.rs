@@ -7,9 +7,9 @@ use super::draft::Why;
 use super::types::Ino;
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
+use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::VersionId;
-use crate::clock::{Deadline, Wait};
-use crate::observe::origin::{self, Origin};
+use crate::metrics::origin::{self, Origin};
 use crate::staging::file::StagingFile;
 use crate::store::{
     Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::content_type;
 use super::types::{AttrReply, Fh, Ino, Shown};
 use super::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
-use super::{FsError, KvFs, Result};
-use crate::clock::Wait;
+use super::{FsError, KvFs, Result, content_type};
+use crate::base::clock::Wait;
 use crate::store::Encoding;
 
 /// What is to be changed.

@@ -9,7 +9,7 @@
 use super::draft::Why;
 use super::types::{Fh, Ino, Process, Thread};
 use super::{FsError, KvFs, Result};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 
 /// So many threads that wrote are remembered; with more, everybody counts as one of them.
 const MOST_WRITERS: usize = 64;

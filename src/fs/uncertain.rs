@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::KvFs;
 use super::writing::WriteSide;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::unanswered::{self, Found, may_have_arrived};
 use crate::staging::{Unanswered, UnansweredUploads};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError};

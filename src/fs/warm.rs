@@ -15,9 +15,9 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::{FsError, KvFs, Result, name};
-use crate::cache::listing::{Listing, Page, Source};
+use crate::base::clock::{Deadline, Wait};
 use crate::cache::warm::Warmed;
-use crate::clock::{Deadline, Wait};
+use crate::listing::{Listing, Page, Source};
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// Records fetched at once: enough to fill the request budget over a slow link.

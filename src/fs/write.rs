@@ -16,9 +16,9 @@ use super::inode::Inode;
 use super::types::{Fh, Ino, Opened};
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
+use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, ContentReader, Data};
 use crate::cache::records::Peek;
-use crate::clock::{Deadline, Wait};
 use crate::staging::file::StagingFile;
 use crate::store::{Key, RecordMeta};
 

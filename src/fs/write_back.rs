@@ -12,12 +12,11 @@ use super::draft::{Draft, DraftFacts, Place, Ticket};
 use super::types::Ino;
 use super::writing::WriteSide;
 use super::{FsError, KvFs, Result};
-use crate::clock::Deadline;
-use crate::codec;
+use crate::base::clock::Deadline;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::uploader::Hold;
 use crate::staging::{JournalEntry, Pending, UploadObserver, Uploader, Why};
-use crate::store::{Encoding, Key, RecordMeta, StoreError};
+use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
 
 impl KvFs {
     /// Journals what a commit is to store. Returns when it is safe on the local disk.

@@ -3,9 +3,9 @@
 use super::draft::Draft;
 use super::types::Ino;
 use super::{FsError, KvFs, Result};
-use crate::cache::listing::Found;
+use crate::base::clock::Wait;
 use crate::cache::records::{Known, Peek};
-use crate::clock::Wait;
+use crate::listing::Found;
 
 const KEY: &str = "user.apify.key";
 pub(super) const CONTENT_TYPE: &str = "user.apify.content-type";

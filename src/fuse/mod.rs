@@ -1,7 +1,6 @@
 //! The kernel's side: translates between [`crate::fs`] and `fuser`, and owns the mount.
 
 pub mod adapter;
-mod changes;
 pub mod notify;
 pub mod passthrough;
 pub mod pending;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{
     ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta,
     Result, Store, StoreError, StoreInfo, Upload,

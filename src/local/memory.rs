@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::RwLock;
 
 use super::transfer::{self, Verdict};
-use crate::clock::{Clock, Deadline, SystemClock};
+use crate::base::clock::{Clock, Deadline, SystemClock};
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery,
     MAX_PAGE, PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload,

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{
     ETag, ErrorKind, GetRequest, Key, PutRequest, RecordMeta, Result, StoreError, Upload, Validator,
 };

@@ -9,13 +9,13 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::listing::Listing;
+use crate::base::clock::{Deadline, Wait};
+use crate::base::sync::{self, Mutex};
+use crate::base::workers::Workers;
 use crate::cache::records::Records;
-use crate::clock::{Deadline, Wait};
+use crate::listing::Listing;
 use crate::metrics::Metrics;
 use crate::store::Key;
-use crate::sync::{self, Mutex};
-use crate::workers::Workers;
 
 pub mod detector;
 

@@ -4,7 +4,7 @@
 //!
 //! - `HASH.json`: the [`Entry`], there while the daemon runs;
 //! - `HASH.lock`: held with `flock` for the daemon's life, so that two never mount one place;
-//! - `HASH.sock`: the daemon's control socket ([`crate::control`]).
+//! - `HASH.sock`: the daemon's control socket ([`crate::daemon::control`]).
 //!
 //! INVARIANT: whoever removes or replaces these files holds the lock. A daemon that was killed
 //! leaves them behind; whoever reads the registry next removes them.

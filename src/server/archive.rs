@@ -19,7 +19,7 @@ use super::negotiate::decoded;
 use super::routes::Target;
 use super::schema::{Selection, select};
 use super::{App, Call, REQUEST_DEADLINE, body, reply};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, MAX_PAGE, Store};
 
 /// What Windows and Unix do not both take in file names, and the mark of encoding itself.

@@ -9,8 +9,8 @@ use super::catalog::StoreEntry;
 use super::config::{GeneralAccess, ServerConfig, User};
 use super::errors::{ApiError, Result};
 use super::routes::Query;
-use crate::redact::Secret;
-use crate::signature::{constant_time_eq, verify_keys, verify_record};
+use crate::base::redact::Secret;
+use crate::base::signature::{constant_time_eq, verify_keys, verify_record};
 use crate::store::Key;
 
 /// Who is calling.

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::{GeneralAccess, ServerConfig};
 use super::folders::metadata::random_id;
+use crate::base::redact::Secret;
+use crate::base::signature::sign_record;
 use crate::bucket::{Bucket, Description, NameTaken};
-use crate::redact::Secret;
-use crate::signature::sign_record;
 use crate::store::Result;
 
 /// The stores of a bucket. Nothing is remembered: other servers may use the bucket, too.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::config::GeneralAccess;
-use crate::redact::Secret;
+use crate::base::redact::Secret;
 use crate::store::{Result, Store};
 
 /// A store that the server offers.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::FaultRule;
 use super::folders::metadata::{derived_id, is_id};
-use crate::redact::Secret;
-use crate::signature::{base62, sign_record};
+use crate::base::redact::Secret;
+use crate::base::signature::{base62, sign_record};
 
 /// What a server serves, to whom, and how.
 #[derive(Clone, Debug)]

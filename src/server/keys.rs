@@ -13,8 +13,8 @@ use super::errors::{ApiError, Result};
 use super::routes::Target;
 use super::schema::select;
 use super::{App, Call, REQUEST_DEADLINE, reply};
-use crate::clock::Deadline;
-use crate::signature::sign_record;
+use crate::base::clock::Deadline;
+use crate::base::signature::sign_record;
 use crate::store::{Key, MAX_PAGE};
 
 /// What RFC 3986 reserves.

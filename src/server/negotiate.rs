@@ -5,7 +5,7 @@
 
 use std::io::{Cursor, Read};
 
-use crate::codec::decoder;
+use crate::store::codec::decoder;
 use crate::store::{Encoding, ErrorKind, StoreError};
 
 /// How far a record is decoded before its answer begins, in bytes.

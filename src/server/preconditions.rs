@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 
 use super::errors::{ApiError, Result};
 use super::{Call, REQUEST_DEADLINE};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{ETag, ErrorKind, Key, Store};
 
 /// What the conditions of a get come to.

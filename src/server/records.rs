@@ -11,10 +11,9 @@ use super::body::{self, Incoming};
 use super::errors::{ApiError, Result};
 use super::negotiate::{decoded, must_decode};
 use super::preconditions::{Precondition, if_range, precondition, put_preconditions};
-use super::range;
 use super::routes::Target;
-use super::{App, Call, REQUEST_DEADLINE, keys, reply};
-use crate::clock::Deadline;
+use super::{App, Call, REQUEST_DEADLINE, keys, range, reply};
+use crate::base::clock::Deadline;
 use crate::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
     StoreError, Upload,

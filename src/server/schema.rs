@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::errors::{ApiError, Result};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::record::is_key_byte;
 use crate::store::{ListPage, ListQuery, MAX_PAGE, Result as StoreResult, Store};
 

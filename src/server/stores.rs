@@ -14,8 +14,8 @@ use super::config::GeneralAccess;
 use super::errors::{ApiError, Result};
 use super::routes::Target;
 use super::{App, Call, REQUEST_DEADLINE, reply, schema};
-use crate::clock::Deadline;
-use crate::signature::sign_keys;
+use crate::base::clock::Deadline;
+use crate::base::signature::sign_keys;
 use crate::store::ListQuery;
 use crate::store::pager::Pager;
 

@@ -214,7 +214,7 @@ pub(super) fn make_scope(
 ) -> io::Result<(PathBuf, File)> {
     let root = dir.join(FOLDER);
     let scope = root.join(scope);
-    crate::folders::private_dir(dir)?;
+    crate::base::folders::private_dir(dir)?;
     private_folder(&root)?;
     private_folder(&scope)?;
     sync_dir(dir)?;

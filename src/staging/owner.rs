@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
 
 use super::entry::{self, EntryId, MAX_DESCRIPTION, Pending, Unreadable};
-use crate::folders::private_dir;
+use crate::base::folders::private_dir;
 
 /// The file that an owner holds locked.
 const LOCK: &str = "lock";

@@ -13,7 +13,7 @@ use twox_hash::XxHash3_128;
 
 use super::entry;
 use super::journal::ReadAt;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{
     ETag, Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store,
     StoreError,

@@ -10,7 +10,7 @@ use super::folder::StagingFolder;
 use super::lanes::LaneState;
 use super::report::{Item, State};
 use super::uploader::Uploader;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 
 /// How many uploads `kvfs status` names.
 const NAMED: usize = 50;

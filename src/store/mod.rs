@@ -1,6 +1,6 @@
 //! The store contract: what the filesystem and the server need of a key-value store.
 //!
-//! Every implementation passes the contract suite in `tests/it/contract.rs`.
+//! Every implementation passes the contract suite in `tests/core/contract.rs`.
 
 use std::fmt;
 use std::fs::File;
@@ -9,16 +9,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub mod codec;
 pub mod error;
 pub mod pager;
 pub mod record;
 pub mod reference;
+pub mod wait;
 
 pub use error::{ErrorKind, Result, StoreError};
 pub use record::{ETag, Encoding, Key, ListItem, RecordMeta, StoreInfo, Validator};
 
-use crate::clock::Deadline;
-use crate::redact::Secret;
+use crate::base::clock::Deadline;
+use crate::base::redact::Secret;
 
 /// The most keys that the API puts on one page of a listing.
 pub const MAX_PAGE: usize = 1000;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{ErrorKind, ListItem, ListQuery, Result, Store, StoreError};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 
 /// The pages of one listing, in order.
 ///

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use compact_str::CompactString;
 
-use crate::redact::SafeUrl;
+use crate::base::redact::SafeUrl;
 
 /// The longest key the platform accepts, in bytes.
 pub const MAX_KEY_LEN: usize = 256;

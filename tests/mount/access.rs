@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvfs::signature::{sign_keys, sign_record};
+use kvfs::base::signature::{sign_keys, sign_record};
 use kvfs::store::Encoding;
 
 use super::daemon::{User, soon};

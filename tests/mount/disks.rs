@@ -6,11 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvfs::base::units::ByteSize;
 use kvfs::local::fault::{Call, FaultStore};
 use kvfs::local::memory::MemoryStore;
-use kvfs::setup::DiskCacheConfig;
+use kvfs::mount::build::DiskCacheConfig;
 use kvfs::store::{Encoding, ErrorKind, Store};
-use kvfs::units::ByteSize;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use tempfile::TempDir;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kvfs::signature::{sign_keys, sign_record};
+use kvfs::base::signature::{sign_keys, sign_record};
 
 use super::daemon::{User, soon};
 use crate::support::mounted::Running;

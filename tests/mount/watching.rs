@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use kvfs::observe::transfers::Direction;
+use kvfs::metrics::transfers::Direction;
 use serde_json::Value;
 
 use crate::daemon::User;

@@ -191,7 +191,7 @@ fn unmounting_says_what_is_left_and_recover_uploads_it_when_the_server_is_back()
     assert!(user.nothing_left());
 
     let mut config = ServerConfig::new(folder.path());
-    config.token = Some(kvfs::redact::Secret::new(TOKEN));
+    config.token = Some(kvfs::base::redact::Secret::new(TOKEN));
     config.listen = address;
     let server = Server::start(config).expect("it is back");
     let server = TestServer {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvfs::apify::limit::{Budget, Limiter, MAX_IN_FLIGHT};
-use kvfs::clock::Deadline;
+use kvfs::base::clock::Deadline;
+use kvfs::base::sync::{Mutex, now, thread};
 use kvfs::store::Priority::{self, Foreground, Listing, Prefetch, Upload};
-use kvfs::sync::{Mutex, now, thread};
 
 use crate::explore;
 

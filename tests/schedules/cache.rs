@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kvfs::cache::disk::{Checksum, DiskTier};
+use kvfs::base::clock::{Deadline, SystemClock};
+use kvfs::base::sync::{now, thread};
 use kvfs::cache::records::{Records, RecordsConfig};
-use kvfs::clock::{Deadline, SystemClock};
+use kvfs::disk::{Checksum, DiskTier};
 use kvfs::metrics::Metrics;
 use kvfs::store::{RecordMeta, Store};
-use kvfs::sync::{now, thread};
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore;
@@ -317,6 +317,6 @@ fn entries_are_published_replaced_and_removed_at_once_and_the_account_is_right()
     });
 }
 
-fn far() -> kvfs::clock::Wait {
-    kvfs::clock::Wait::Until(Deadline::after(Duration::from_secs(1 << 30)))
+fn far() -> kvfs::base::clock::Wait {
+    kvfs::base::clock::Wait::Until(Deadline::after(Duration::from_secs(1 << 30)))
 }

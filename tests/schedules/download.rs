@@ -5,17 +5,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kvfs::base::clock::{Deadline, Wait};
+use kvfs::base::sync::{Mutex, now, thread};
+use kvfs::base::workers::Workers;
 use kvfs::cache::content::{Content, Data, VersionId};
-use kvfs::cache::disk::{DiskTier, Spool};
-use kvfs::cache::download::{Download, Tools};
-use kvfs::cache::fill::Outcome;
-use kvfs::cache::stream::Origin;
-use kvfs::cache::window::Blocks;
-use kvfs::clock::{Deadline, Wait};
+use kvfs::disk::{DiskTier, Spool};
 use kvfs::metrics::Metrics;
 use kvfs::store::{ETag, ErrorKind, RecordMeta, Store};
-use kvfs::sync::{Mutex, now, thread};
-use kvfs::workers::Workers;
+use kvfs::transfer::download::{Download, Tools};
+use kvfs::transfer::fill::Outcome;
+use kvfs::transfer::stream::Origin;
+use kvfs::transfer::window::Blocks;
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore;

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvfs::cache::listing::{Listing, PAGES_AT_ONCE, Source};
+use kvfs::base::clock::SystemClock;
+use kvfs::base::sync::{now, thread};
+use kvfs::base::workers::Workers;
 use kvfs::cache::records::{Records, RecordsConfig};
-use kvfs::clock::SystemClock;
+use kvfs::listing::{Listing, PAGES_AT_ONCE, Source};
 use kvfs::metrics::Metrics;
 use kvfs::prefetch::detector::WINDOW;
 use kvfs::prefetch::{AT_ONCE, Prefetcher};
 use kvfs::store::{ListQuery, Store};
-use kvfs::sync::{now, thread};
-use kvfs::workers::Workers;
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore;

@@ -1,6 +1,6 @@
 //! Parts in which threads wait for each other, under thousands of schedules each.
 //!
-//! `scripts/schedules` runs this; see `src/sync/explore.rs`. A failure prints the test's name, the
+//! `scripts/schedules` runs this; see `src/base/sync/explore.rs`. A failure prints the test's name, the
 //! kind of schedule and its seed: `KVFS_SCHEDULE=SEED scripts/schedules NAME` tries that first.
 
 mod budget;
@@ -9,7 +9,7 @@ mod download;
 mod prefetch;
 mod stage;
 
-use kvfs::sync::explore::{self, Plan};
+use kvfs::base::sync::explore::{self, Plan};
 
 /// Explores `schedules` schedules of a test: `KVFS_SCHEDULES` times as many in the long form, from
 /// the seed `KVFS_SCHEDULE` on.

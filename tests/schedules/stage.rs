@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kvfs::base::clock::{Deadline, Wait};
+use kvfs::base::sync::{Mutex, now, thread};
 use kvfs::cache::content::Content;
 use kvfs::cache::records::Records;
-use kvfs::cache::{Error, Result as CacheResult};
-use kvfs::clock::{Deadline, Wait};
+use kvfs::store::wait::{Error, Result as CacheResult};
 use kvfs::store::{
     ETag, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery,
     PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload, Validator,
 };
-use kvfs::sync::{Mutex, now, thread};
 
 /// How bodies arrive.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvfs::cache::disk::DiskTier;
+use kvfs::base::clock::{Clock, Deadline, ManualClock, SystemClock, Wait};
 use kvfs::cache::records::{Records, RecordsConfig};
-use kvfs::clock::{Clock, Deadline, ManualClock, SystemClock, Wait};
+use kvfs::disk::DiskTier;
 use kvfs::fs::scratch::ScratchRules;
 use kvfs::fs::types::{AttrReply, DirSink, Fh, FileKind, Ino, KernelCache, Lookup};
 use kvfs::fs::writing::{Overwrite, WriteConfig};

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use kvfs::apify::http::HttpOptions;
 use kvfs::apify::plain::PlainHttp;
 use kvfs::apify::retry::RetryPolicy;
+use kvfs::base::redact::Secret;
+use kvfs::base::units::ByteSize;
 use kvfs::fs::writing::Overwrite;
 use kvfs::metrics::{Metrics, Snapshot};
-use kvfs::open::{OpenConfig, TokenSource};
-use kvfs::redact::Secret;
-use kvfs::setup::{
+use kvfs::mount::build::{
     DiskCacheConfig, MountAccess, MountConfig, SetupError, StatusSource, WriteSettings,
 };
+use kvfs::mount::open::{OpenConfig, TokenSource};
 use kvfs::store::Store;
 use kvfs::store::reference::StoreRef;
-use kvfs::units::ByteSize;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 use url::Url;
@@ -166,7 +166,7 @@ impl MountedSession {
     pub fn with(store: Arc<dyn Store>, change: impl FnOnce(&mut MountConfig)) -> Self {
         let reference = StoreRef::Directory("/in-this-process".into());
         Self::start(open_config(reference), change, |config, metrics| {
-            kvfs::setup::mount_store(store, config, metrics)
+            kvfs::mount::build::mount_store(store, config, metrics)
         })
     }
 
@@ -192,7 +192,7 @@ impl MountedSession {
 
     /// Opens a store and mounts it, as `kvfs mount` does.
     pub fn opened(open: OpenConfig, change: impl FnOnce(&mut MountConfig)) -> Self {
-        Self::start(open, change, kvfs::setup::mount)
+        Self::start(open, change, kvfs::mount::build::mount)
     }
 
     /// Mounts what a scripted server has.
@@ -207,16 +207,16 @@ impl MountedSession {
             ..open_config(SCRIPTED_ID.parse().expect("an id"))
         };
         Self::start(open, change, |config, metrics| {
-            let store = kvfs::open::open_with(&config.open, options, Arc::clone(&metrics))
+            let store = kvfs::mount::open::open_with(&config.open, options, Arc::clone(&metrics))
                 .map_err(SetupError::Store)?;
-            kvfs::setup::mount_store(store, config, metrics)
+            kvfs::mount::build::mount_store(store, config, metrics)
         })
     }
 
     fn start(
         open: OpenConfig,
         change: impl FnOnce(&mut MountConfig),
-        mount: impl FnOnce(MountConfig, Arc<Metrics>) -> Result<kvfs::setup::Mounted, SetupError>,
+        mount: impl FnOnce(MountConfig, Arc<Metrics>) -> Result<kvfs::mount::build::Mounted, SetupError>,
     ) -> Self {
         assert!(
             Path::new("/dev/fuse").exists(),

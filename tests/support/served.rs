@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvfs::apify::plain::PlainHttp;
+use kvfs::base::clock::Deadline;
+use kvfs::base::redact::Secret;
 use kvfs::bucket::{Bucket, Scope};
-use kvfs::clock::Deadline;
-use kvfs::open::{OpenConfig, TokenSource, open};
-use kvfs::redact::Secret;
+use kvfs::mount::open::{OpenConfig, TokenSource, open};
 use kvfs::server::{
     BucketCatalog, Counts, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,
     ServerConfig, StoreEntry,

@@ -17,7 +17,7 @@ use super::idle::Idle;
 use crate::apify::body::Broken;
 use crate::apify::errors::chain;
 use crate::apify::transport::Transport;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 
 /// Bytes read at once for who takes bodies in chunks.
 const CHUNK: usize = 64 << 10;

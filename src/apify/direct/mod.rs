@@ -35,7 +35,7 @@ use super::connector;
 use super::endpoint::Target;
 use super::errors::{Failure, chain};
 use super::transport::{self, Reply, Transport};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::ErrorKind;
 
 /// Sends gets, and keeps connections for them.

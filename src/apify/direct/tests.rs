@@ -15,8 +15,8 @@ use super::super::endpoint::Target;
 use super::super::errors::Failure;
 use super::super::plain::PlainHttp;
 use super::super::transport::Transport;
-use crate::clock::Deadline;
-use crate::redact::SafeUrl;
+use crate::base::clock::Deadline;
+use crate::base::redact::SafeUrl;
 use crate::store::ErrorKind;
 
 /// What a server writes for one request, piece by piece, and whether it closes the connection then.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Records;
 use super::known::{Known, Slot, SlotState};
+use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::Content;
-use crate::cache::{Result, may_block, wait_until};
-use crate::clock::{Deadline, Wait};
-use crate::observe::origin::{self, Origin};
+use crate::metrics::origin::{self, Origin};
+use crate::store::wait::{Result, may_block, wait_until};
 use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, Priority, StoreError, Validator};
 
 /// What an answer is for.

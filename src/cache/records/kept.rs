@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::Records;
 use super::known::{Known, Peek, Slot, SlotState};
-use crate::cache::MIB;
+use crate::base::sync::Mutex;
+use crate::base::units::MIB;
 use crate::cache::content::{Content, Data, VersionId};
-use crate::cache::disk::{DiskEntry, Spool};
-use crate::cache::download::read_file;
+use crate::disk::{DiskEntry, Spool};
 use crate::store::Key;
-use crate::sync::Mutex;
+use crate::transfer::download::read_file;
 
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
 const MEMORY_RECORD: u64 = MIB;

@@ -4,10 +4,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::Records;
+use crate::base::sync::atomic::Ordering;
+use crate::base::sync::{Condvar, Mutex};
 use crate::cache::content::{Content, Data, VersionId};
 use crate::store::{Key, RecordMeta};
-use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Mutex};
 
 /// Records whose metadata is remembered: more than a scan at the full rate touches within a TTL.
 const MOST_SLOTS: usize = 16_384;

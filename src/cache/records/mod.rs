@@ -7,20 +7,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 
-use super::Result;
 use super::ahead::Ahead;
 use super::content::Content;
-use super::disk::DiskTier;
-use super::download::{Size, Tools};
-use super::lru::LruBytes;
 use super::sizes::ExactSizes;
-use crate::clock::{Clock, Deadline, Wait};
+use crate::base::clock::{Clock, Deadline, Wait};
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::AtomicU64;
+use crate::base::workers::Workers;
+use crate::disk::DiskTier;
+use crate::disk::lru::LruBytes;
 use crate::metrics::Metrics;
-use crate::observe::origin::{self, Origin};
+use crate::metrics::origin::{self, Origin};
+use crate::store::wait::Result;
 use crate::store::{ErrorKind, Key, Store, StoreError};
-use crate::sync::Mutex;
-use crate::sync::atomic::AtomicU64;
-use crate::workers::Workers;
+use crate::transfer::download::{Size, Tools};
 
 mod ask;
 mod kept;

@@ -7,8 +7,8 @@ use clap::Args;
 use url::Url;
 
 use super::values::{api_url, positive_duration};
-use crate::redact::Secret;
-use crate::units::ByteSize;
+use crate::base::redact::Secret;
+use crate::base::units::ByteSize;
 
 /// How a store is opened, for every command that takes STORE.
 #[derive(Clone, Debug, Default, Args)]

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 
 use super::values::{log_format, metrics_address, mode};
 use super::{DiskArgs, StoreArgs};
+use crate::base::units::{ByteSize, parse_duration};
 use crate::daemon::LogFormat;
-use crate::units::{ByteSize, parse_duration};
 
 /// The arguments of `kvfs mount`.
 #[derive(Debug, Args)]

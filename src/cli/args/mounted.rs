@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::positive_duration;
-use crate::units::parse_duration;
+use crate::base::units::parse_duration;
 
 /// The arguments of `kvfs unmount`.
 #[derive(Debug, Args)]

@@ -8,8 +8,8 @@ use clap::Args;
 use url::Url;
 
 use super::values::{account, api_url, positive_duration, user_name};
+use crate::base::units::{ByteSize, parse_duration};
 use crate::server::{FaultRule, RunEntry};
-use crate::units::{ByteSize, parse_duration};
 
 /// The arguments of `kvfs serve`.
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::base::units::parse_duration;
 use crate::daemon::LogFormat;
-use crate::units::parse_duration;
 
 /// Parses permission bits in octal.
 pub fn mode(text: &str) -> Result<u32, String> {

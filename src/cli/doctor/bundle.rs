@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::{Finding, lines};
+use crate::base::redact;
 use crate::cli::config;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::error::CliError;
 use crate::cli::settings::Environment;
-use crate::redact;
 
 /// Log files that go in: those written last.
 const LOG_FILES: usize = 5;

@@ -7,13 +7,13 @@ use rustix::fs::Access;
 use serde_json::Value;
 
 use super::{Finding, State};
+use crate::base::units::ByteSize;
 use crate::cli::args::DiskArgs;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::error::CliError;
 use crate::cli::settings::{Environment, disk_cache};
 use crate::cli::status;
 use crate::registry::mount_point::quoted;
-use crate::units::ByteSize;
 
 /// Checks the settings file.
 pub fn settings_file(file: &Result<ConfigFile, CliError>) -> Finding {

@@ -7,13 +7,13 @@ use url::Url;
 
 use super::Finding;
 use crate::apify::probe::{Answer, Probe};
+use crate::base::clock::Deadline;
+use crate::base::redact::bare;
 use crate::cli::args::DoctorArgs;
 use crate::cli::reference;
 use crate::cli::settings::{Environment, open_config};
-use crate::clock::Deadline;
 use crate::metrics::Metrics;
-use crate::open::{OpenConfig, TokenSource, open, server};
-use crate::redact::bare;
+use crate::mount::open::{OpenConfig, TokenSource, open, server};
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
 

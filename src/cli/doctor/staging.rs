@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::Finding;
 use super::folders::{free, usable};
+use crate::base::units::ByteSize;
 use crate::cli::config_file::{ConfigFile, Value};
 use crate::cli::settings::Environment;
 use crate::registry::mount_point::quoted;
 use crate::staging::FOLDER;
 use crate::staging::report::{self, Item, Scope, State};
-use crate::units::ByteSize;
 
 const CHECK: &str = "staging";
 

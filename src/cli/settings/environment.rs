@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::files::absolute;
+use crate::base::redact::Secret;
 use crate::bucket;
 use crate::cli::args::values::api_url;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::error::CliError;
 use crate::daemon::LogFormat;
-use crate::redact::Secret;
 use crate::registry::Registry;
 
 /// The variables that the HTTP client heeds.

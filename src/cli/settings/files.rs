@@ -5,8 +5,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::base::redact::Secret;
 use crate::cli::error::CliError;
-use crate::redact::Secret;
 
 /// The longest token or signature that a file may hold.
 const MAX_SECRET: u64 = 64 << 10;

@@ -11,15 +11,15 @@ use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, St
 use super::error::CliError;
 use super::reference;
 use crate::apify::plain::PlainHttp;
+use crate::base::redact::Secret;
+use crate::base::units::ByteSize;
 use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
 use crate::fs::scratch::ScratchRules;
 use crate::fs::writing::Overwrite;
-use crate::open::{OpenConfig, TokenSource};
-use crate::redact::Secret;
+use crate::mount::build::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
+use crate::mount::open::{OpenConfig, TokenSource};
 use crate::registry::{self, mount_point};
-use crate::setup::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
 use crate::store::reference::StoreRef;
-use crate::units::ByteSize;
 
 mod environment;
 mod files;

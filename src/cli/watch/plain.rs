@@ -3,9 +3,9 @@
 use jiff::Zoned;
 
 use super::sample::Span;
+use crate::base::units::ByteSize;
 use crate::cli::status::micros;
-use crate::observe::latency::Latency;
-use crate::units::ByteSize;
+use crate::metrics::latency::Latency;
 
 /// Returns what happened in the span as a line.
 pub fn line(span: &Span<'_>) -> String {

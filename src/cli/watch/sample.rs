@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::metrics::Snapshot;
-use crate::observe::latency::Latency;
+use crate::metrics::latency::Latency;
 
 /// The state of a mount at a moment.
 #[derive(Clone, Debug)]

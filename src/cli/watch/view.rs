@@ -8,10 +8,10 @@ use ratatui::text::{Line, Span as Words};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::sample::Span;
+use crate::base::units::ByteSize;
 use crate::cli::status::{micros, unix_now};
 use crate::metrics::ErrorEntry;
-use crate::observe::transfers::{Direction, TransferEntry};
-use crate::units::ByteSize;
+use crate::metrics::transfers::{Direction, TransferEntry};
 
 /// Transfers shown; the status has more.
 const TRANSFERS: usize = 5;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::{Draft, State};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 use crate::fs::{FsError, Result};
 use crate::staging::StagingFolder;
 use crate::staging::file::StagingFile;

@@ -10,9 +10,9 @@
 use std::ops::Range;
 
 use super::{Draft, State};
-use crate::cache::ranges::RangeSet;
 use crate::fs::FsError;
 use crate::fs::error::Refusal;
+use crate::transfer::ranges::RangeSet;
 
 /// What a program was told is not in the file.
 #[derive(Debug)]

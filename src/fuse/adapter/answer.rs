@@ -10,12 +10,12 @@ use std::time::Instant;
 use fuser::{Errno, INodeNo, Request};
 
 use super::Adapter;
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs};
-use crate::fuse::changes::deadline_of;
+use crate::fuse::adapter::write::deadline_of;
 use crate::fuse::pending::Refuse;
-use crate::observe::origin;
+use crate::metrics::origin;
 
 /// Who else waits where a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

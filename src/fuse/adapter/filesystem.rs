@@ -19,7 +19,7 @@ use super::answer::Asked;
 use super::attributes::{BLOCK, file_attr};
 use crate::fs::setattr::SetAttr;
 use crate::fs::types::{AttrReply, Fh, Ino};
-use crate::fuse::changes;
+use crate::fuse::adapter::write;
 
 /// Space that `statfs` shows as the whole: the platform has no limit to show.
 const BLOCKS: u64 = 1 << 38;
@@ -240,8 +240,8 @@ impl Filesystem for Adapter {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
             uid,
             gid,
-            accessed: atime.map(changes::time),
-            modified: mtime.map(changes::time),
+            accessed: atime.map(write::time),
+            modified: mtime.map(write::time),
         };
         self.set_attributes(request, ino, set, fh, reply);
     }
@@ -282,7 +282,7 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        changes::never(self, "mkdir", "directories", reply);
+        write::never(self, "mkdir", "directories", reply);
     }
 
     fn mknod(
@@ -295,7 +295,7 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        changes::never(self, "mknod", "special files", reply);
+        write::never(self, "mknod", "special files", reply);
     }
 
     fn symlink(
@@ -306,7 +306,7 @@ impl Filesystem for Adapter {
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        changes::never(self, "symlink", "symbolic links", reply);
+        write::never(self, "symlink", "symbolic links", reply);
     }
 
     fn link(
@@ -317,7 +317,7 @@ impl Filesystem for Adapter {
         _newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        changes::never(self, "link", "hard links", reply);
+        write::never(self, "link", "hard links", reply);
     }
 
     fn setxattr(

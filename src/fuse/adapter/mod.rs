@@ -10,14 +10,15 @@ use std::time::Duration;
 use super::passthrough::Passthrough;
 use super::pending::Watcher;
 use super::processes::Processes;
+use crate::base::workers::Workers;
 use crate::fs::KvFs;
-use crate::workers::Workers;
 
 mod answer;
 mod attributes;
 mod filesystem;
 mod names;
 mod negotiate;
+mod write;
 mod xattr;
 
 pub(super) use answer::{Asked, Lane, fail};

@@ -12,10 +12,10 @@ use fuser::{
 use super::Adapter;
 use super::answer::{Asked, fail};
 use super::attributes::{Appearance, file_attr};
-use crate::clock::Wait;
+use crate::base::clock::Wait;
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
 use crate::fuse::pending::Refuse;
-use crate::observe::origin;
+use crate::metrics::origin;
 
 /// A reply that takes in directory entries, straight into the kernel's buffer.
 pub(super) trait Entries: Refuse {

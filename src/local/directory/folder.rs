@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::sidecar::{Identity, Sidecar};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 
 /// Sidecars larger than this many bytes are none.
 const MAX_SIDECAR: u64 = 64 * 1024;

@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use super::transfer::{self, Verdict, disk, not_found};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::store::{
     ETag, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery, MAX_PAGE,
     PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload,

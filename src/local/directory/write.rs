@@ -14,7 +14,7 @@ use super::scan::{Claim, Files};
 use super::sidecar::{Description, Identity, Ours, Previous, Sidecar};
 use super::unfinished::Unfinished;
 use super::{Access, DirectoryStore, Opened, meta};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::local::transfer::{self, disk};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError, Upload};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 
+use crate::base::units::{ByteSize, parse_duration};
 use crate::server::routes::Route;
-use crate::units::{ByteSize, parse_duration};
 
 /// What a rule may say, for people who got it wrong.
 const GRAMMAR: &str = "write ACTION[,CONDITION]..., for example \

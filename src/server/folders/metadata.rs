@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::base::signature::base62;
 use crate::local::directory::names::STORE_METADATA;
 use crate::local::directory::replace_file;
 use crate::server::config::GeneralAccess;
-use crate::signature::base62;
 use crate::store::{ErrorKind, Result, StoreError};
 
 /// Length of the platform's ids.

@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
+use crate::base::redact::Secret;
+use crate::base::signature::sign_record;
 use crate::local::directory::names::STORE_METADATA;
 use crate::local::{Access, DirectoryStore};
-use crate::redact::Secret;
-use crate::signature::sign_record;
 use crate::store::{ErrorKind, Result, StoreError};
 
 pub(super) mod metadata;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Uploader;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Pending};
 use crate::staging::journal::JournalEntry;
 use crate::staging::lanes::Mark;

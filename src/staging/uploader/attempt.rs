@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::again::Files;
 use super::{UploadObserver, Uploader, Verdict};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Why, is_transient};
 use crate::staging::journal::JournalEntry;
 use crate::staging::unanswered::{self, Found, may_have_arrived};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Uploader;
 use super::mark::Marked;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::entry::EntryId;
 use crate::staging::lanes::Mark;
 use crate::store::{Key, StoreError};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Uploader;
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::lanes::Mark;
 use crate::store::{Key, StoreError};
 

@@ -27,10 +27,10 @@ use super::entry::{EntryId, Why};
 use super::journal::{Journal, JournalEntry};
 use super::lanes::{LaneState, Lanes};
 use super::report::Item;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
+use crate::base::workers::Workers;
 use crate::metrics::Metrics;
 use crate::store::{Encoding, Key, RecordMeta, Store, StoreError};
-use crate::workers::Workers;
 
 mod again;
 mod attempt;

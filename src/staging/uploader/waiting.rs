@@ -1,7 +1,7 @@
 //! Waiting for uploads: for those of one key, whose verdict is told, or for all.
 
 use super::{PendingUpload, Uploader, Verdict};
-use crate::clock::Deadline;
+use crate::base::clock::Deadline;
 use crate::staging::entry::{self, Why};
 use crate::staging::journal::JournalEntry;
 use crate::staging::lanes::Lanes;

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::forms::{is_name, named, resource, without_query};
 use super::{ReferenceError, RemoteRef, StoreRef};
-use crate::redact::{SafeUrl, Secret, bare};
+use crate::base::redact::{SafeUrl, Secret, bare};
 
 /// The host of the Console, whose page addresses are accepted for what they show.
 const CONSOLE_HOST: &str = "console.apify.com";

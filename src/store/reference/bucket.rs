@@ -4,7 +4,7 @@ use url::Url;
 
 use super::forms::is_name;
 use super::{ReferenceError, StoreRef};
-use crate::redact::bare;
+use crate::base::redact::bare;
 
 /// The schemes of addresses of buckets.
 const BUCKETS: [&str; 3] = ["s3", "gs", "az"];

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-use crate::redact::{SafeUrl, Secret, bare};
+use crate::base::redact::{SafeUrl, Secret, bare};
 
 mod address;
 mod bucket;

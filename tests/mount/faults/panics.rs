@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kvfs::clock::Deadline;
+use kvfs::base::clock::Deadline;
 use kvfs::local::MemoryStore;
 use kvfs::store::{
     Encoding, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Store,

@@ -12,7 +12,7 @@ use crate::support::served::TestServer;
 
 /// Puts the samples into a server's store and compares them with a folder through the real client.
 #[track_caller]
-fn served_reads(knobs: Knobs, change: impl FnOnce(&mut kvfs::setup::MountConfig)) {
+fn served_reads(knobs: Knobs, change: impl FnOnce(&mut kvfs::mount::build::MountConfig)) {
     let server = TestServer::start_with(|config| config.knobs = knobs);
     let twins = Twins::new();
     for sample in &*SAMPLES {
@@ -79,7 +79,7 @@ fn records_come_right_from_a_server_that_tells_nothing_and_with_next_to_no_cache
             ..Knobs::default()
         },
         |config| {
-            config.memory_cache = kvfs::units::ByteSize(4096);
+            config.memory_cache = kvfs::base::units::ByteSize(4096);
             config.disk_cache = None;
             config.ttl = Some(Duration::ZERO);
         },
@@ -89,9 +89,9 @@ fn records_come_right_from_a_server_that_tells_nothing_and_with_next_to_no_cache
 #[test]
 fn records_come_right_with_a_disk_cache_that_is_too_small_for_some() {
     served_reads(Knobs::default(), |config| {
-        config.memory_cache = kvfs::units::ByteSize(100_000);
+        config.memory_cache = kvfs::base::units::ByteSize(100_000);
         if let Some(disk) = &mut config.disk_cache {
-            disk.size = kvfs::units::ByteSize(3 << 20);
+            disk.size = kvfs::base::units::ByteSize(3 << 20);
         }
     });
 }

@@ -71,7 +71,7 @@ fn a_record_of_two_gibibytes_can_be_read_anywhere() {
     let reference = kvfs::store::reference::StoreRef::Directory(folder.path().to_owned());
     let mount = MountedSession::opened(crate::support::mounted::open_config(reference), |config| {
         if let Some(disk) = &mut config.disk_cache {
-            disk.size = kvfs::units::ByteSize(64 << 20);
+            disk.size = kvfs::base::units::ByteSize(64 << 20);
         }
     });
     assert_eq!(mount.works("stat -c %s huge"), SIZE.to_string());

@@ -65,7 +65,7 @@ fn what_keeps_a_mount_from_being_made_is_said_in_the_words_of_the_page() {
     let id = &server.entry.id;
     let nobody = [here[0], ("APIFY_TOKEN", "")];
     mount(id, &nobody, &["HTTP 403, insufficient-permissions"]);
-    let expired = kvfs::signature::sign_keys(
+    let expired = kvfs::base::signature::sign_keys(
         &server.entry.signing_key,
         id,
         Some(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000)),

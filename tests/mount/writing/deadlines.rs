@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use kvfs::apify::http::HttpOptions;
 use kvfs::apify::retry::RetryPolicy;
-use kvfs::open::{OpenConfig, TokenSource, open_with};
-use kvfs::redact::Secret;
-use kvfs::setup::MountConfig;
+use kvfs::base::redact::Secret;
+use kvfs::mount::build::MountConfig;
+use kvfs::mount::open::{OpenConfig, TokenSource, open_with};
 
 use crate::support::mounted::{
     MountedSession, SCRIPTED_ID, make_writable, open_config, pattern, quick_retries,

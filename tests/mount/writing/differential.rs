@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvfs::setup::MountConfig;
+use kvfs::mount::build::MountConfig;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use rustix::fs::{Advice, CWD, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom};
@@ -485,7 +485,7 @@ fn random_system_calls_answer_the_same_when_nothing_is_believed_for_long() {
     // Everything is fetched again and again: each costs several times what it costs above.
     differential(20, 2_000, |config| {
         config.ttl = Some(std::time::Duration::ZERO);
-        config.memory_cache = kvfs::units::ByteSize(4096);
+        config.memory_cache = kvfs::base::units::ByteSize(4096);
         config.disk_cache = None;
     });
 }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kvfs::setup::MountConfig;
-use kvfs::units::ByteSize;
+use kvfs::base::units::ByteSize;
+use kvfs::mount::build::MountConfig;
 
 use super::Writable;
 use crate::support::long;
@@ -116,7 +116,7 @@ const SKIPPED: &str = include_str!("pjdfstest.skip");
 #[test]
 fn pjdfstest_passes_but_for_what_needs_more_than_a_flat_folder_of_files() {
     let writable = Writable::mounted(|config| {
-        config.access = kvfs::setup::MountAccess::Everybody;
+        config.access = kvfs::mount::build::MountAccess::Everybody;
     });
     let beside = writable.mount.beside();
     fs::write(beside.join("pjdfstest.toml"), PJDFSTEST).expect("a file");

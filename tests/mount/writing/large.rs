@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::time::Duration;
 
-use kvfs::units::ByteSize;
+use kvfs::base::units::ByteSize;
 
 use super::{Writable, writing};
 use crate::daemon::User;

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kvfs::mount::build::{MountConfig, WriteSettings};
 use kvfs::server::ServerConfig;
-use kvfs::setup::{MountConfig, WriteSettings};
 use kvfs::store::{Encoding, ErrorKind, GetOutcome, GetRequest, ListQuery, RecordMeta};
 
 use crate::support::mounted::{MountedSession, make_writable};

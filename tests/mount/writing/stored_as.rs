@@ -26,7 +26,7 @@ impl Writable {
         let (stored, meta) = self.stored(name).expect("a record");
         let size = stored.len();
         let reader = Box::new(std::io::Cursor::new(stored));
-        let mut decoder = kvfs::codec::decoder(&meta.encoding, reader).expect("a decoder");
+        let mut decoder = kvfs::store::codec::decoder(&meta.encoding, reader).expect("a decoder");
         let mut decoded = Vec::new();
         decoder.read_to_end(&mut decoded).expect("decoded");
         (decoded, meta.encoding, size)

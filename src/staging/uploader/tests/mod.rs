@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use jiff::Timestamp;
 
 use super::*;
-use crate::clock::{Deadline, SystemClock};
+use crate::base::clock::{Deadline, SystemClock};
 use crate::local::MemoryStore;
 use crate::local::fault::{Call, FaultStore};
 use crate::staging::folder::StoreFile;

@@ -1,0 +1,144 @@
+//! Time as a dependency, so that tests move it by hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::sync::{self, Mutex};
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Returns a monotonic time, for TTLs and deadlines.
+    fn now(&self) -> Instant;
+
+    /// Returns the wall-clock time, for file times and signature expiry.
+    fn wall(&self) -> SystemTime;
+}
+
+/// The system's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        sync::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// A clock that stands still until a test advances it.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    start: (Instant, SystemTime),
+    elapsed: Arc<Mutex<Duration>>,
+    wall: Arc<Mutex<Option<SystemTime>>>,
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self {
+            start: (sync::now(), SystemTime::now()),
+            elapsed: Arc::default(),
+            wall: Arc::default(),
+        }
+    }
+}
+
+impl ManualClock {
+    /// Moves the time forward by `step`.
+    pub fn advance(&self, step: Duration) {
+        *self.elapsed.lock() += step;
+    }
+
+    /// Sets the wall clock, as people and time servers do; the time that passes is another.
+    pub fn set_wall(&self, time: SystemTime) {
+        *self.wall.lock() = Some(time);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Instant {
+        self.start.0 + *self.elapsed.lock()
+    }
+
+    fn wall(&self) -> SystemTime {
+        let set = *self.wall.lock();
+        set.unwrap_or(self.start.1 + *self.elapsed.lock())
+    }
+}
+
+/// As good as never, where somebody asks for more than a clock can tell.
+const AGES: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment by which an operation must have ended.
+///
+/// Deadlines bound waiting on the network and on other threads; they run on the system's
+/// monotonic clock even where a [`ManualClock`] drives the TTLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// Returns the deadline `span` from now.
+    pub fn after(span: Duration) -> Self {
+        Self(sync::now() + span.min(AGES))
+    }
+
+    /// Returns the instant itself, for waits that take one.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// Returns the time left, or `None` when it has passed.
+    pub fn remaining(self) -> Option<Duration> {
+        self.0
+            .checked_duration_since(sync::now())
+            .filter(|left| !left.is_zero())
+    }
+
+    /// Returns the deadline `span` later than this one.
+    pub fn later(self, span: Duration) -> Self {
+        Self(self.0 + span.min(AGES))
+    }
+
+    /// Returns the earlier of this deadline and `span` from now.
+    pub fn min_after(self, span: Duration) -> Self {
+        self.min(Self::after(span))
+    }
+}
+
+/// Whether an operation may wait, and how long.
+///
+/// The kernel's threads try every operation with [`Wait::Never`] first; what would have to wait
+/// for the network, the disk or another thread is repeated on a pool thread with a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Answer from memory or not at all.
+    Never,
+    /// Wait, but not past the deadline.
+    Until(Deadline),
+}
+
+impl Wait {
+    /// Returns the deadline, `None` when waiting is not allowed.
+    pub fn deadline(self) -> Option<Deadline> {
+        match self {
+            Self::Never => None,
+            Self::Until(deadline) => Some(deadline),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_may_be_as_far_away_as_anybody_can_say() {
+        let never = Deadline::after(Duration::MAX);
+        assert!(never.remaining() > Some(AGES / 2));
+        assert!(Deadline::after(Duration::ZERO).min_after(Duration::MAX) < never);
+    }
+}

@@ -1,0 +1,10 @@
+//! Words and tools that every room uses; nothing of stores or filesystems.
+
+pub mod clock;
+pub mod content_type;
+pub mod folders;
+pub mod redact;
+pub mod signature;
+pub mod sync;
+pub mod units;
+pub mod workers;

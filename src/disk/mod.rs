@@ -1,0 +1,366 @@
+//! Whole contents on disk, kept across mounts.
+//!
+//! Layout under the cache folder, all of it ours, folders 0700 and files 0600:
+//!
+//! ```text
+//! kvfs-1/CACHEDIR.TAG
+//! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what the entry is; names its data file
+//! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
+//! kvfs-1/tmp/<pid>-<random>.tmp                        contents on their way, locked while they are
+//! ```
+//!
+//! The scope is a hash of server, store, account and read mode, so that none sees another's
+//! bytes (C1). An entry is published by renaming its data file, then its `.json`: what a
+//! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: an
+//! entry written before the last boot of the machine is trusted only after its checksum matched.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::base::folders::private_dir;
+use crate::base::sync::{self, Condvar, Mutex, thread};
+use crate::disk::lru::LruBytes;
+use crate::metrics::Metrics;
+use crate::store::{ETag, Encoding, Key, RecordMeta};
+
+mod checksum;
+pub mod lru;
+mod scan;
+mod spool;
+pub(crate) mod temp;
+
+pub use checksum::Checksum;
+pub(super) use checksum::checksum;
+pub use spool::Spool;
+
+/// Our sub-folder; the number is the format's version.
+const FOLDER: &str = "kvfs-1";
+/// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.
+pub(super) const ENTRY_OVERHEAD: u64 = 4096;
+
+/// The content cache on disk.
+#[derive(Debug)]
+pub struct DiskTier {
+    root: PathBuf,
+    scope: String,
+    boot_id: String,
+    metrics: Arc<Metrics>,
+    index: Mutex<Index>,
+    scanned: Condvar,
+    /// Somebody has finished with the files of an entry.
+    free: Condvar,
+}
+
+#[derive(Debug)]
+struct Index {
+    /// Path of the `.json` below the root; the value is the data file's name.
+    lru: LruBytes<PathBuf, String>,
+    scanned: bool,
+    /// Entries whose files somebody is changing: one at a time, so that files and index agree.
+    busy: HashSet<PathBuf>,
+    /// Entries that were removed before the folder had been scanned.
+    removed: HashSet<PathBuf>,
+}
+
+/// The right to change the files of one entry. Nobody holds two.
+struct Claim<'a> {
+    tier: &'a DiskTier,
+    path: &'a Path,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.tier.index.lock().busy.remove(self.path);
+        self.tier.free.notify_all();
+    }
+}
+
+/// What a `.json` file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct EntryMeta {
+    key: String,
+    data: String,
+    content_size: u64,
+    checksum: String,
+    boot_id: String,
+    content_type: Option<String>,
+    encoding: Option<String>,
+    stored_size: Option<u64>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    accepts_ranges: bool,
+    modified_unix_ns: u64,
+}
+
+/// An entry found in the cache.
+#[derive(Debug)]
+pub struct DiskEntry {
+    /// What is known of the record.
+    pub meta: RecordMeta,
+    /// Its content.
+    pub file: Arc<File>,
+    /// The content's size in bytes.
+    pub size: u64,
+    /// The time shown for this version.
+    pub modified: SystemTime,
+    /// Identifies this very entry: the data file's name.
+    pub id: String,
+}
+
+impl DiskTier {
+    /// Opens the cache folder for one scope and starts counting what is in it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, is a symlink, or belongs to somebody else.
+    pub fn open(
+        dir: &Path,
+        capacity: u64,
+        scope: &str,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Arc<Self>> {
+        let root = dir.join(FOLDER);
+        private_dir(dir)?;
+        private_dir(&root)?;
+        private_dir(&root.join("tmp"))?;
+        let tag = root.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            fs::write(
+                tag,
+                "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of kvfs.\n",
+            )?;
+        }
+        let scope = hash(scope);
+        private_dir(&root.join(&scope))?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let index = Mutex::new(Index {
+            lru: LruBytes::new(capacity),
+            scanned: false,
+            busy: HashSet::new(),
+            removed: HashSet::new(),
+        });
+        let tier = Arc::new(Self {
+            root,
+            scope,
+            boot_id,
+            metrics,
+            index,
+            scanned: Condvar::new(),
+            free: Condvar::new(),
+        });
+        let scanner = Arc::clone(&tier);
+        thread::Builder::new()
+            .name("kvfs-scan".into())
+            .spawn(move || scanner.scan())?;
+        Ok(tier)
+    }
+
+    /// Returns the folder of this scope, for other files that belong to the store.
+    pub fn scope_dir(&self) -> PathBuf {
+        self.root.join(&self.scope)
+    }
+
+    fn json_path(&self, key: &Key) -> PathBuf {
+        let hash = hash(key.as_str());
+        Path::new(&self.scope)
+            .join(&hash[..2])
+            .join(format!("{hash}.json"))
+    }
+
+    /// Waits for the right to change an entry's files, as long as the disk needs for another's
+    /// change.
+    fn claim<'a>(&'a self, path: &'a Path) -> Claim<'a> {
+        let mut index = self.index.lock();
+        while index.busy.contains(path) {
+            self.free.wait(&mut index);
+        }
+        index.busy.insert(path.to_owned());
+        Claim { tier: self, path }
+    }
+
+    /// Finds the entry of `key`; a broken one is removed and is a miss.
+    pub fn lookup(&self, key: &Key) -> Option<DiskEntry> {
+        let path = self.json_path(key);
+        sync::point();
+        let mut text = fs::read(self.root.join(&path)).ok()?;
+        loop {
+            let reason = match self.check(key, &path, &text) {
+                Ok(entry) => {
+                    self.index.lock().lru.get(&path);
+                    // The order of use must outlive this process; losing one update is harmless.
+                    let _ = File::options()
+                        .write(true)
+                        .open(self.root.join(&path))
+                        .and_then(|json| json.set_modified(SystemTime::now()));
+                    return Some(entry);
+                }
+                Err(reason) => reason,
+            };
+            let claim = self.claim(&path);
+            let now = fs::read(self.root.join(&path)).ok()?;
+            if now == text {
+                tracing::warn!("cache entry of {key} is broken ({reason}); fetching it again");
+                self.metrics.cache_healed.one();
+                self.remove_claimed(&path);
+                drop(claim);
+                self.gauge();
+                return None;
+            }
+            // It was replaced between reading what it is and opening it.
+            text = now;
+        }
+    }
+
+    fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, String> {
+        let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if meta.key != key.as_str() || meta.data.contains('/') {
+            return Err("it belongs to another key".into());
+        }
+        let data = self.root.join(path).with_file_name(&meta.data);
+        sync::point();
+        let file = File::open(&data).map_err(|error| error.to_string())?;
+        let found = file.metadata().map_err(|error| error.to_string())?;
+        if !found.is_file() {
+            return Err("its data is no file".into());
+        }
+        let size = found.len();
+        if size != meta.content_size {
+            return Err(format!("{size} bytes instead of {}", meta.content_size));
+        }
+        if meta.boot_id != self.boot_id {
+            if checksum(&file).map_err(|error| error.to_string())? != meta.checksum {
+                return Err("its checksum does not match".into());
+            }
+            self.trust(path, text, &meta);
+        }
+        Ok(DiskEntry {
+            size,
+            modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(meta.modified_unix_ns),
+            id: meta.data.clone(),
+            meta: RecordMeta {
+                content_type: meta.content_type.map(Into::into),
+                encoding: Encoding::from_header(meta.encoding.as_deref()),
+                stored_size: meta.stored_size,
+                etag: meta.etag.map(ETag::new),
+                last_modified: meta.last_modified.map(Into::into),
+                accepts_ranges: meta.accepts_ranges,
+            },
+            file: Arc::new(file),
+        })
+    }
+
+    /// Notes that the checksum matched since this boot.
+    fn trust(&self, path: &Path, text: &[u8], meta: &EntryMeta) {
+        let _claim = self.claim(path);
+        if !fs::read(self.root.join(path)).is_ok_and(|now| now == text) {
+            return;
+        }
+        let checked = EntryMeta {
+            boot_id: self.boot_id.clone(),
+            ..meta.clone()
+        };
+        if let Err(error) = self.write_json(path, &checked) {
+            tracing::debug!("cannot note that {} was checked: {error}", path.display());
+        }
+    }
+
+    /// Forgets the entry of `key`.
+    pub fn remove(&self, key: &Key) {
+        let path = self.json_path(key);
+        let claim = self.claim(&path);
+        self.remove_claimed(&path);
+        drop(claim);
+        self.gauge();
+    }
+
+    fn remove_claimed(&self, path: &Path) {
+        let mut data = {
+            let mut index = self.index.lock();
+            if !index.scanned {
+                index.removed.insert(path.to_owned());
+            }
+            index.lru.remove(&path.to_owned())
+        };
+        if data.is_none() {
+            // Not counted yet, or another process's.
+            data = self.data_of(path);
+        }
+        self.delete_files(path, data.as_deref());
+    }
+
+    /// Returns the name of an entry's data file.
+    fn data_of(&self, path: &Path) -> Option<String> {
+        let text = fs::read(self.root.join(path)).ok()?;
+        let meta: EntryMeta = serde_json::from_slice(&text).ok()?;
+        Some(meta.data).filter(|data| !data.contains('/'))
+    }
+
+    /// Returns the most bytes that the cache holds, all stores together.
+    pub fn capacity(&self) -> u64 {
+        self.index.lock().lru.capacity()
+    }
+
+    /// Tells whether there is an entry of `key`; it may still turn out to be broken.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.root.join(self.json_path(key)).exists()
+    }
+
+    fn write_json(&self, path: &Path, meta: &EntryMeta) -> io::Result<()> {
+        let mut temp = self.temp()?;
+        temp.write_all(&serde_json::to_vec(meta)?)?;
+        temp.persist(self.root.join(path))
+            .map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn delete_victims(&self, victims: Vec<(PathBuf, String)>) {
+        for (path, data) in victims {
+            let _claim = self.claim(&path);
+            // It may have been published anew since it was chosen.
+            if self.index.lock().lru.get(&path).is_none() {
+                self.delete_files(&path, Some(&data));
+            } else {
+                self.delete_data(&path, &data);
+            }
+        }
+        self.gauge();
+    }
+
+    /// Removes files; already gone is fine. An open handle keeps its descriptor (C6).
+    fn delete_files(&self, json: &Path, data: Option<&str>) {
+        sync::point();
+        let _ = fs::remove_file(self.root.join(json));
+        if let Some(data) = data {
+            self.delete_data(json, data);
+        }
+    }
+
+    fn delete_data(&self, json: &Path, data: &str) {
+        sync::point();
+        let _ = fs::remove_file(self.root.join(json).with_file_name(data));
+    }
+
+    fn gauge(&self) {
+        self.metrics
+            .cache_disk_bytes
+            .set(self.index.lock().lru.used());
+    }
+}
+
+fn hash(text: &str) -> String {
+    let mut hex = String::with_capacity(40);
+    for byte in &Sha256::digest(text.as_bytes())[..20] {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}

@@ -1,0 +1,179 @@
+//! Room in the cache and a file in it, for a content on its way: reserve, fill, publish.
+//!
+//! INVARIANT: what is reserved is given back or has become an entry's (C4); a content has its place
+//! before a `.json` names it (C2).
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tempfile::NamedTempFile;
+
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, hash, temp};
+use crate::base::folders::private_dir;
+use crate::base::sync;
+use crate::store::{Key, RecordMeta};
+
+/// Room in the disk cache and a file for a content on its way. Dropping it gives both back.
+#[derive(Debug)]
+pub struct Spool {
+    tier: Arc<DiskTier>,
+    temp: Option<NamedTempFile>,
+    file: Arc<File>,
+    reserved: u64,
+}
+
+impl DiskTier {
+    /// Starts an entry of `bytes` content bytes; `None` when there is no room or no disk.
+    ///
+    /// Waits for the first scan of the folder, at most a few seconds.
+    pub fn spool(self: &Arc<Self>, bytes: u64) -> Option<Spool> {
+        let bytes = bytes.checked_add(ENTRY_OVERHEAD)?;
+        let victims = {
+            let mut index = self.index.lock();
+            if !index.scanned {
+                self.scanned.wait_for(&mut index, Duration::from_secs(5));
+            }
+            index.lru.reserve(bytes)?
+        };
+        self.delete_victims(victims);
+        let temp = self
+            .temp()
+            .and_then(|temp| Ok((Arc::new(temp.as_file().try_clone()?), temp)));
+        match temp {
+            Ok((file, temp)) => Some(Spool {
+                tier: Arc::clone(self),
+                temp: Some(temp),
+                file,
+                reserved: bytes,
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    "cannot write to the cache folder {}: {error}; reading goes on without it",
+                    self.root.display()
+                );
+                self.index.lock().lru.unreserve(bytes);
+                None
+            }
+        }
+    }
+
+    /// Makes a file for something on its way, locked for as long as anybody here has it open.
+    pub(super) fn temp(&self) -> io::Result<NamedTempFile> {
+        let folder = self.root.join("tmp");
+        temp::create(&folder).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            // Somebody has removed the cache folder, as people do to free space.
+            private_dir(&self.root)?;
+            private_dir(&self.root.join(&self.scope))?;
+            private_dir(&folder)?;
+            temp::create(&folder)
+        })
+    }
+}
+
+impl Spool {
+    /// Returns the file; it stays readable after publishing and after eviction.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Sets more room aside, so that `bytes` of content fit; `false` when there is none.
+    pub fn grow(&mut self, bytes: u64) -> bool {
+        let Some(more) = (bytes + ENTRY_OVERHEAD)
+            .checked_sub(self.reserved)
+            .filter(|more| *more > 0)
+        else {
+            return true;
+        };
+        let Some(victims) = self.tier.index.lock().lru.reserve(more) else {
+            return false;
+        };
+        self.tier.delete_victims(victims);
+        self.reserved += more;
+        true
+    }
+
+    /// Makes the content, `size` bytes with that checksum, an entry; returns its id.
+    ///
+    /// # Errors
+    /// When the disk refuses; the content is then not cached.
+    pub fn publish(
+        mut self,
+        key: &Key,
+        meta: &RecordMeta,
+        size: u64,
+        checksum: String,
+        modified: SystemTime,
+    ) -> io::Result<String> {
+        let tier = Arc::clone(&self.tier);
+        let path = tier.json_path(key);
+        let shard = tier
+            .root
+            .join(&path)
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default();
+        private_dir(&shard)?;
+        let id = format!("{}.{:016x}.data", hash(key.as_str()), fastrand::u64(..));
+        let entry = EntryMeta {
+            key: key.as_str().into(),
+            data: id.clone(),
+            content_size: size,
+            checksum,
+            boot_id: tier.boot_id.clone(),
+            content_type: meta.content_type.as_deref().map(Into::into),
+            encoding: meta.encoding.header_value().map(Into::into),
+            stored_size: meta.stored_size,
+            etag: meta.etag.as_ref().map(|etag| etag.as_str().into()),
+            last_modified: meta.last_modified.as_deref().map(Into::into),
+            accepts_ranges: meta.accepts_ranges,
+            modified_unix_ns: modified
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+        };
+        let Some(temp) = self.temp.take() else {
+            return Err(io::Error::other("published twice"));
+        };
+        let claim = tier.claim(&path);
+        sync::point();
+        temp.persist(shard.join(&id)).map_err(|error| error.error)?;
+        sync::point();
+        if let Err(error) = tier.write_json(&path, &entry) {
+            let _ = fs::remove_file(shard.join(&id));
+            return Err(error);
+        }
+        let victims = {
+            let mut index = tier.index.lock();
+            index.lru.unreserve(std::mem::take(&mut self.reserved));
+            index
+                .lru
+                .insert(path.clone(), id.clone(), size + ENTRY_OVERHEAD)
+        };
+        let (replaced, victims): (Vec<_>, Vec<_>) = victims
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|(victim, _)| *victim == path);
+        for (_, data) in replaced {
+            // Its `.json` is already the new one; a scan may have come upon that before.
+            if data != id {
+                tier.delete_data(&path, &data);
+            }
+        }
+        drop(claim);
+        tier.delete_victims(victims);
+        Ok(id)
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if self.reserved > 0 {
+            self.tier.index.lock().lru.unreserve(self.reserved);
+        }
+    }
+}

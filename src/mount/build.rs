@@ -1,0 +1,495 @@
+//! Puts a mount together: settings in, running filesystem out. Used by the command line and by tests.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::clock::{Clock, SystemClock};
+use crate::base::units::ByteSize;
+use crate::base::workers::Workers;
+use crate::cache::records::{Records, RecordsConfig};
+use crate::disk::DiskTier;
+use crate::fs::scratch::ScratchRules;
+use crate::fs::writing::{Overwrite, WriteConfig};
+use crate::fs::{self, FsConfig, KvFs};
+use crate::fuse::adapter::{Adapter, Appearance};
+use crate::fuse::passthrough::Passthrough;
+use crate::fuse::pending::Watcher;
+use crate::fuse::session::{self, Access, MountOptions};
+use crate::metrics::Metrics;
+use crate::mount::open::OpenConfig;
+use crate::staging::folder::{StoreFile, scope_name};
+use crate::staging::{
+    StagingConfig, StagingFolder, UploadObserver, Uploader, UploaderConfig, Uploads,
+};
+use crate::store::reference::{RemoteRef, StoreRef};
+use crate::store::{Encoding, ErrorKind, Store, StoreError};
+
+/// Everything a mount needs to know; the parent process hands it to the daemon through a pipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// What to mount, and with which credentials.
+    pub open: OpenConfig,
+    /// Where: an absolute path of an existing directory.
+    pub mount_point: PathBuf,
+    /// Whether files show stored bytes instead of decoded ones.
+    pub raw: bool,
+    /// Only keys that begin so.
+    pub prefix: Option<String>,
+    /// Only keys of this collection.
+    pub collection: Option<String>,
+    /// How long names, sizes and absence are believed; `None` (`--immutable`): for ever.
+    pub ttl: Option<Duration>,
+    /// Whether every record is asked for its exact size when it is listed.
+    pub exact_sizes: bool,
+    /// The content cache in memory.
+    pub memory_cache: ByteSize,
+    /// The content cache on disk; `None` for no disk cache.
+    pub disk_cache: Option<DiskCacheConfig>,
+    /// The longest that one filesystem operation may take.
+    pub deadline: Duration,
+    /// Owner shown for all files.
+    pub uid: u32,
+    /// Group shown for all files.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u32,
+    /// Permission bits of directories.
+    pub dir_mode: u32,
+    /// Who besides the mounting user may use the mount.
+    pub access: MountAccess,
+    /// How the store may be changed through the mount; `None`: not at all.
+    pub write: Option<WriteSettings>,
+}
+
+/// How a store may be changed through a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WriteSettings {
+    /// Whether a record that somebody else has changed may be overwritten.
+    pub overwrite: Overwrite,
+    /// How new bytes are encoded, as `Content-Encoding` names it.
+    pub compress: Option<String>,
+    /// Patterns of scratch names beside the known ones.
+    pub scratch: Vec<String>,
+    /// How long an upload under a temporary name waits for the final one.
+    pub scratch_delay: Duration,
+    /// The largest file.
+    pub max_record_size: Option<ByteSize>,
+    /// Where changed files are; kvfs uses a sub-folder of its own in it.
+    pub staging_dir: PathBuf,
+    /// The most bytes there; `None` for what the disk can spare.
+    pub staging_size: Option<ByteSize>,
+    /// Whether closing a file waits for the local disk only.
+    pub write_back: bool,
+    /// How long the end of the mount waits for uploads.
+    pub unmount_timeout: Duration,
+}
+
+/// Where and how much the disk cache may store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskCacheConfig {
+    /// The folder; kvfs uses a sub-folder of its own in it.
+    pub dir: PathBuf,
+    /// The most bytes that it holds.
+    pub size: ByteSize,
+}
+
+/// Who may use a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountAccess {
+    /// Only the user who mounted it.
+    #[default]
+    Owner,
+    /// That user and root.
+    OwnerAndRoot,
+    /// Everybody, as far as the permission bits allow.
+    Everybody,
+}
+
+/// How often the thread that stores what is held back looks whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Threads that wait for the store on behalf of programs.
+const WAITING_THREADS: usize = 96;
+/// Threads that upload, and wait for uploads, on behalf of programs.
+const UPLOADING_THREADS: usize = 64;
+/// Requests that may wait for one of them.
+const WAITING_REQUESTS: usize = 4096;
+
+/// Why a mount could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The store could not be opened.
+    #[error("cannot open the store: {0}")]
+    Store(#[source] StoreError),
+    /// It was to be changed and cannot be.
+    #[error("cannot mount for writing: {0}")]
+    Unwritable(String),
+    /// The kernel or `fusermount3` refused.
+    #[error("cannot mount at {}: {error}", mount_point.display())]
+    Mount {
+        /// Where.
+        mount_point: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl SetupError {
+    /// Returns what the person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint().map(Into::into),
+            Self::Unwritable(_) => Some("mount without --rw".into()),
+            Self::Mount { .. } => None,
+        }
+    }
+}
+
+/// A mount that answers; [`Mounted::run`] serves it.
+#[derive(Debug)]
+pub struct Mounted {
+    session: session::Mounted,
+    fs: Arc<KvFs>,
+    store: Arc<dyn Store>,
+    config: MountConfig,
+    mount_point: PathBuf,
+    started: Instant,
+    uploads: Option<Uploads>,
+}
+
+/// Gives the part of `kvfs status` that the mount itself knows.
+pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+impl Mounted {
+    /// Serves the mount until it is unmounted.
+    ///
+    /// # Errors
+    /// When the connection to the kernel breaks otherwise.
+    pub fn run(self) -> io::Result<()> {
+        let served = self.session.run();
+        let left = self.fs.finish_writes();
+        if left > 0 {
+            tracing::error!("{left} changed files could not be stored; see kvfs recover");
+        }
+        served
+    }
+
+    /// Returns what is on its way to the store; `None` for a read-only mount.
+    pub fn uploads(&self) -> Option<&Uploads> {
+        self.uploads.as_ref()
+    }
+
+    /// Returns the filesystem.
+    pub fn fs(&self) -> &Arc<KvFs> {
+        &self.fs
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Returns where the status comes from.
+    pub fn status_source(&self) -> StatusSource {
+        let (store, metrics, config) = (
+            Arc::clone(&self.store),
+            Arc::clone(self.fs.metrics()),
+            self.config.clone(),
+        );
+        let (mount_point, started) = (self.mount_point.clone(), self.started);
+        let uploads = self.uploads.clone();
+        Arc::new(move || {
+            let info = store.info();
+            let expires = info
+                .expires
+                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
+                .map(|at| at.as_secs());
+            serde_json::json!({
+                "mount_point": mount_point.to_string_lossy(),
+                "pid": std::process::id(),
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_s": started.elapsed().as_secs(),
+                "store": config.open.reference.to_string(),
+                "store_id": info.id,
+                "store_name": info.name,
+                "mode": if config.raw { "raw" } else { "decoded" },
+                "access": if config.write.is_some() { "read-write" } else { "read-only" },
+                "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
+                "signature_expires_unix_s": expires,
+                "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
+                "uploads": uploads.as_ref().map(Uploads::status),
+                "stats": metrics.snapshot(),
+            })
+        })
+    }
+}
+
+/// Opens the store and mounts it. The mount answers when this returns.
+///
+/// # Errors
+/// [`SetupError`] says what is wrong and what to do.
+pub fn mount(config: MountConfig, metrics: Arc<Metrics>) -> Result<Mounted, SetupError> {
+    let store = match &config.write {
+        Some(_) => crate::mount::open::open_writable(&config.open, Arc::clone(&metrics)),
+        None => crate::mount::open::open(&config.open, Arc::clone(&metrics)),
+    }
+    .map_err(SetupError::Store)?;
+    mount_store(store, config, metrics)
+}
+
+/// Mounts a store that is open already.
+///
+/// # Errors
+/// [`SetupError::Mount`].
+pub fn mount_store(
+    store: Arc<dyn Store>,
+    config: MountConfig,
+    metrics: Arc<Metrics>,
+) -> Result<Mounted, SetupError> {
+    let started = Instant::now();
+    let failed = |error| SetupError::Mount {
+        mount_point: config.mount_point.clone(),
+        error,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let disk = config
+        .disk_cache
+        .as_ref()
+        .and_then(|disk| open_disk(disk, &*store, config.raw, &metrics));
+    let cache_dir = disk.as_ref().map(|disk| disk.scope_dir());
+    let records = Records::new(
+        Arc::clone(&store),
+        RecordsConfig {
+            raw: config.raw,
+            ttl: config.ttl,
+            memory_capacity: config.memory_cache.0,
+        },
+        disk,
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+    );
+    let fs_config = FsConfig {
+        prefix: config.prefix.as_deref().map(Into::into),
+        collection: config.collection.as_deref().map(Into::into),
+        exact_sizes: config.exact_sizes,
+        prefetch: Some(config.deadline),
+        page_deadline: config.deadline,
+        write: config
+            .write
+            .as_ref()
+            .map(|write| write_config(write, &config, &store, &clock, &metrics))
+            .transpose()?,
+    };
+    let writing = fs_config.write.clone();
+    let fs = Arc::new(KvFs::new(
+        Arc::clone(&store),
+        records,
+        fs_config,
+        clock,
+        Arc::clone(&metrics),
+    ));
+    let uploading = config
+        .write
+        .as_ref()
+        .zip(writing)
+        .and_then(|(write, config)| {
+            let uploader = config.uploader?;
+            fs.adopt_journal();
+            let observer: Arc<dyn UploadObserver> = Arc::clone(&fs) as Arc<dyn UploadObserver>;
+            uploader.start(Arc::downgrade(&observer));
+            Some(Uploads::new(
+                config.staging,
+                uploader,
+                write.unmount_timeout,
+            ))
+        });
+    let pool = Workers::new(
+        "kvfs-wait",
+        WAITING_THREADS,
+        WAITING_REQUESTS,
+        Arc::clone(&metrics),
+    );
+    let uploads = Workers::new("kvfs-upload", UPLOADING_THREADS, WAITING_REQUESTS, metrics);
+    let appearance = Appearance {
+        uid: config.uid,
+        gid: config.gid,
+        file_mode: (config.file_mode & 0o777) as u16,
+        dir_mode: (config.dir_mode & 0o777) as u16,
+    };
+    let reporter = Arc::downgrade(&fs);
+    let late = move |operation: &'static str| {
+        if let Some(fs) = reporter.upgrade() {
+            let message = "the store did not answer within the deadline";
+            fs.report(
+                operation,
+                None,
+                &StoreError::new(ErrorKind::Timeout, message).into(),
+            );
+        }
+    };
+    let watcher = Watcher::start(Box::new(late)).map_err(failed)?;
+    let deadline = config.deadline;
+    // The kernel cannot read a file by itself that may be changed meanwhile.
+    let read_through = cache_dir.as_deref().filter(|_| config.write.is_none());
+    let passthrough = Passthrough::new(read_through);
+    let adapter = Adapter::new(
+        Arc::clone(&fs),
+        pool,
+        uploads,
+        watcher,
+        passthrough,
+        appearance,
+        deadline,
+    );
+    if config.write.is_some() {
+        commit_what_is_due(&fs).map_err(failed)?;
+    }
+    let options = MountOptions {
+        mount_point: config.mount_point.clone(),
+        source: format!("kvfs:{}", config.open.reference),
+        access: match config.access {
+            MountAccess::Owner => Access::Owner,
+            MountAccess::OwnerAndRoot => Access::OwnerAndRoot,
+            MountAccess::Everybody => Access::Everybody,
+        },
+        writable: config.write.is_some(),
+    };
+    let session = session::mount(adapter, &options).map_err(failed)?;
+    fs.connect_kernel(session.kernel());
+    let mounted = Mounted {
+        session,
+        fs,
+        store,
+        mount_point: config.mount_point.clone(),
+        config,
+        started,
+        uploads: uploading,
+    };
+    let status = mounted.status_source();
+    mounted
+        .fs
+        .connect_status(fs::StatusSource(Box::new(move || status().to_string())));
+    Ok(mounted)
+}
+
+/// Starts the thread that stores what is held back; it ends with the filesystem.
+fn commit_what_is_due(fs: &Arc<KvFs>) -> io::Result<()> {
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new()
+        .name("kvfs-due".into())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            while let Some(fs) = fs.upgrade() {
+                fs.wait_due(LOOK_EVERY);
+                // What is due later is to be stored all the same.
+                if catch_unwind(AssertUnwindSafe(|| fs.commit_due())).is_err() {
+                    fs.metrics().caught_panic();
+                    tracing::error!("storing what was held back panicked; please report this");
+                }
+            }
+        })
+        .map(drop)
+}
+
+/// Opens the staging folder, and turns settings into what the filesystem wants.
+fn write_config(
+    write: &WriteSettings,
+    config: &MountConfig,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Result<WriteConfig, SetupError> {
+    if !store.is_writable() {
+        return Err(SetupError::Unwritable(
+            "a store that is opened by a link can only be read".into(),
+        ));
+    }
+    let info = store.info();
+    let staging = StagingFolder::open(&StagingConfig {
+        dir: write.staging_dir.clone(),
+        scope: scope_name(&info.upload_scope, config.raw),
+        store: StoreFile {
+            reference: config.open.reference.to_string(),
+            open: by_id(&config.open.reference, info.id),
+            api_url: config.open.api_url.clone(),
+            raw: config.raw,
+        },
+        limit: write.staging_size.map(|size| size.0),
+    })
+    .map_err(|error| {
+        SetupError::Unwritable(format!(
+            "the staging folder {} cannot be used: {error}",
+            write.staging_dir.display()
+        ))
+    })?;
+    let uploader = Uploader::new(
+        Arc::clone(store),
+        Arc::clone(staging.journal()),
+        UploaderConfig {
+            max_waiting: waiting_uploads(),
+            guard: write.overwrite == Overwrite::Unchanged,
+            ..UploaderConfig::new(config.deadline)
+        },
+        Arc::clone(clock),
+        Arc::clone(metrics),
+    );
+    Ok(WriteConfig {
+        uploader: Some(uploader),
+        write_back: write.write_back,
+        overwrite: write.overwrite,
+        compress: write
+            .compress
+            .as_deref()
+            .map(|name| Encoding::from_header(Some(name))),
+        scratch: ScratchRules::new(write.scratch.iter().map(String::as_str))
+            .map_err(SetupError::Unwritable)?,
+        scratch_delay: write.scratch_delay,
+        max_record_size: write.max_record_size.map(|size| size.0),
+        deadline: config.deadline,
+        staging,
+    })
+}
+
+/// Returns a reference that means the same store later, whatever runs or is renamed meanwhile.
+fn by_id(reference: &StoreRef, id: String) -> StoreRef {
+    match reference {
+        StoreRef::Remote(_) => StoreRef::Remote(RemoteRef::Id(id)),
+        StoreRef::Url { base, .. } => StoreRef::Url {
+            base: base.clone(),
+            remote: RemoteRef::Id(id),
+            signature: None,
+        },
+        other => other.clone(),
+    }
+}
+
+/// Returns how many uploads may wait: each has a file open.
+fn waiting_uploads() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = usize::try_from(limit.current.unwrap_or(1 << 16)).unwrap_or(1 << 16);
+    (files / 4).clamp(8, 10_000)
+}
+
+/// Opens the disk cache; without one reading goes on, only slower.
+pub fn open_disk(
+    disk: &DiskCacheConfig,
+    store: &dyn Store,
+    raw: bool,
+    metrics: &Arc<Metrics>,
+) -> Option<Arc<DiskTier>> {
+    let scope = format!(
+        "{} {}",
+        if raw { "raw" } else { "decoded" },
+        store.info().cache_scope
+    );
+    DiskTier::open(&disk.dir, disk.size.0, &scope, Arc::clone(metrics))
+        .inspect_err(|error| {
+            tracing::warn!("no disk cache: {error}; mount with --cache-dir to use another folder")
+        })
+        .ok()
+}

@@ -1,0 +1,8 @@
+//! Moving the bytes of a record from the store to its readers and into the cache folder.
+
+pub mod connections;
+pub mod download;
+pub mod fill;
+pub mod ranges;
+pub mod stream;
+pub mod window;

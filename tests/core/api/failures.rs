@@ -1,0 +1,195 @@
+//! Requests that fail: which are repeated, for how long, and what is said in the end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvfs::apify::http::HttpOptions;
+use kvfs::apify::retry::RetryPolicy;
+use kvfs::base::clock::Deadline;
+use kvfs::mount::open::open_with;
+use kvfs::store::{ErrorKind, GetRequest, ListQuery, PutRequest, Upload};
+
+use super::{ID, Scripted, config, deadline, impatient, key, options, shown};
+use crate::support::scripted::{Answer, ScriptedServer};
+
+#[test]
+fn transient_failures_are_repeated_and_others_not() {
+    for (failure, attempts) in [
+        (Answer::new(429, ""), 2),
+        (Answer::new(500, ""), 2),
+        (
+            Answer::new(502, "<html>bad gateway</html>").header("content-type", "text/html"),
+            2,
+        ),
+        (Answer::new(503, "").header("retry-after", "0"), 2),
+        (Answer::new(408, ""), 2),
+        (Answer::raw(""), 2),
+        (Answer::raw("garbage\r\n\r\n"), 2),
+        (Answer::new(400, ""), 1),
+        (Answer::new(401, ""), 1),
+        (Answer::new(403, ""), 1),
+        (Answer::new(404, ""), 1),
+        (Answer::error(408, "operation-timed-out", "x"), 1),
+        (Answer::new(413, ""), 1),
+        (Answer::new(204, ""), 1),
+    ] {
+        let api = Scripted::queue([failure.clone(), Answer::new(200, "x")]);
+        let result = api.read("a");
+        assert_eq!(api.seen().len(), attempts, "{failure:?}");
+        assert_eq!(result.is_ok(), attempts == 2, "{failure:?} {result:?}");
+        let retried = api.metrics.snapshot().requests_retried;
+        assert_eq!(retried, attempts as u64 - 1);
+    }
+}
+
+#[test]
+fn attempts_end_with_an_error_that_counts_them() {
+    let api = Scripted::with(options(), |_, _| {
+        Answer::error(503, "query-timeout", "too slow")
+    });
+    let error = api.get("a").expect_err("a failure");
+    assert_eq!(error.kind(), ErrorKind::Server);
+    assert_eq!(api.seen().len(), 4);
+    let text = shown(&error);
+    for part in ["4 attempts", "HTTP 503", "query-timeout", "too slow"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(error.key(), Some(&key("a")));
+
+    let api = Scripted::with(options(), |_, _| {
+        Answer::error(429, "rate-limit-exceeded", "x")
+    });
+    assert_eq!(
+        api.get("a").expect_err("refused").kind(),
+        ErrorKind::RateLimited
+    );
+    assert_eq!(api.metrics.snapshot().responses_rate_limited, 4);
+}
+
+#[test]
+fn retry_after_is_waited_for_but_not_past_the_deadline() {
+    let api = Scripted::queue([
+        Answer::new(429, "").header("retry-after", "1"),
+        Answer::new(200, "x"),
+        Answer::new(503, "").header("retry-after", "3600"),
+    ]);
+    let before = Instant::now();
+    assert_eq!(api.read("a").expect("a record"), b"x");
+    assert!(before.elapsed() >= Duration::from_secs(1));
+    let before = Instant::now();
+    let error = api.get("a").expect_err("too long a wait");
+    assert!(shown(&error).contains("3600"), "{error}");
+    assert!(before.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn silence_ends_with_the_deadline() {
+    let api = Scripted::with(impatient(), |_, _| Answer::silence());
+    let before = Instant::now();
+    let end = Deadline::after(Duration::from_millis(150));
+    let request = GetRequest::default();
+    let error = api
+        .store
+        .get(&key("a"), &request, end)
+        .expect_err("silence");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        before.elapsed()
+    );
+    let error = api.get("a").expect_err("silence");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(shown(&error).contains("4 attempts"), "{error}");
+}
+
+#[test]
+fn a_server_that_is_gone_is_a_network_error() {
+    let api = Scripted::queue([]);
+    let Scripted { server, store, .. } = api;
+    drop(server);
+    let error = store.head(&key("a"), deadline()).expect_err("nobody there");
+    assert_eq!(error.kind(), ErrorKind::Network);
+    assert!(shown(&error).contains("cannot be reached"), "{error}");
+}
+
+#[test]
+fn answers_mean_what_the_api_documents() {
+    for (answer, kind) in [
+        (
+            Answer::error(404, "record-not-found", "Record was not found"),
+            ErrorKind::NotFound,
+        ),
+        (
+            Answer::error(404, "record-not-found", "Key-value Store was not found"),
+            ErrorKind::StoreNotFound,
+        ),
+        (
+            Answer::error(401, "user-or-token-not-found", "x"),
+            ErrorKind::Denied,
+        ),
+        (
+            Answer::error(403, "insufficient-permissions", "x"),
+            ErrorKind::Denied,
+        ),
+        (
+            Answer::error(402, "x402-payment-required", "x"),
+            ErrorKind::Quota,
+        ),
+        (
+            Answer::error(400, "invalid-record-key", "x"),
+            ErrorKind::InvalidKey,
+        ),
+        (
+            Answer::error(413, "request-too-large", "x"),
+            ErrorKind::TooLarge,
+        ),
+        (
+            Answer::error(400, "record-too-large", "x"),
+            ErrorKind::TooLarge,
+        ),
+    ] {
+        let api = Scripted::queue([answer.clone(), answer]);
+        let error = api.get("a").expect_err("an error");
+        assert_eq!(error.kind(), kind, "{error}");
+        let body = Upload::Bytes(b"x");
+        let error = api
+            .store
+            .put(&key("a"), &PutRequest::default(), body, deadline())
+            .expect_err("an error");
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[test]
+fn a_web_page_is_no_listing() {
+    let page = Answer::new(200, "<html>s3cret</html>").header("content-type", "text/html");
+    let api = Scripted::with(options(), move |_, _| page.clone());
+    let error = api
+        .store
+        .list_page(&ListQuery::default(), deadline())
+        .expect_err("no listing");
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert_eq!(api.seen().len(), 4, "bad JSON is repeated");
+    shown(&error);
+    let page = Answer::new(403, "<html>s3cret</html>").header("content-type", "text/html");
+    let api = Scripted::queue([page]);
+    assert!(shown(&api.get("a").expect_err("denied")).contains("web page"));
+}
+
+#[test]
+fn a_wrong_address_is_told_soon() {
+    let server = ScriptedServer::queue([]);
+    let config = config(ID, &server);
+    drop(server);
+    let options = HttpOptions {
+        retry: RetryPolicy {
+            attempts: 1_000_000,
+            ..options().retry
+        },
+        ..options()
+    };
+    let error = open_with(&config, options, Arc::default()).expect_err("nobody there");
+    assert_eq!(error.kind(), ErrorKind::Network);
+    assert!(shown(&error).contains("3 attempts"), "{error}");
+}

@@ -1,0 +1,214 @@
+//! Fetches: large records, several readers, failures half way.
+
+use std::fs;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use kvfs::base::clock::{Deadline, Wait};
+use kvfs::fs::FsError;
+use kvfs::fs::types::Ino;
+use kvfs::local::fault::{Call, Cut};
+use kvfs::store::ErrorKind;
+
+use super::{data_files, entries, json_beside, plain, soon, wait_for};
+use crate::support::core::{Setup, patient};
+
+#[test]
+fn a_record_larger_than_the_cache_is_streamed_and_evicts_nothing() {
+    let big: Vec<u8> = (0..12u32 << 20).map(|i| (i / 7) as u8).collect();
+    for (etags, cached) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut setup = Setup::new(
+            plain(&[("big", &big), ("warm", &vec![1; 2 << 20])])
+                .with_etags(etags)
+                .with_last_modified(false),
+        );
+        setup.disk_capacity = 5 << 20;
+        setup.records.memory_capacity = 4 << 20;
+        let cache = tempfile::tempdir().expect("a temp folder");
+        let core = setup.core(cached.then_some(cache.path()));
+        assert_eq!(core.cat("warm").expect("its bytes").len(), 2 << 20);
+        if cached {
+            wait_for(|| entries(cache.path()) == 1);
+        }
+        assert!(
+            core.cat("big").expect("its bytes") == big,
+            "etags {etags}, cached {cached}"
+        );
+        if cached {
+            assert_eq!(entries(cache.path()), 1, "the warm entry was evicted");
+        }
+        let (_, fh) = core.open("big").expect("open");
+        let tail = core
+            .fs
+            .read(fh, big.len() as u64 - 10, 100, patient())
+            .expect("the tail");
+        assert_eq!(tail[..], big[big.len() - 10..]);
+        let head = core.fs.read(fh, 0, 10, patient());
+        if etags {
+            assert_eq!(head.expect("provably the same version")[..], big[..10]);
+        } else {
+            let Err(FsError::Store(error)) = head else {
+                panic!("{head:?}")
+            };
+            assert_eq!(error.kind(), ErrorKind::Changed);
+            assert!(
+                error
+                    .hint()
+                    .is_some_and(|hint| hint.contains("--cache-size"))
+            );
+        }
+    }
+}
+
+#[test]
+fn jumps_in_a_record_larger_than_the_cache_ask_for_little_and_reading_on_for_more() {
+    let big: Vec<u8> = (0..40u32 << 20).map(|i| (i / 7) as u8).collect();
+    let mut setup = Setup::new(plain(&[("big", &big)]));
+    setup.disk_capacity = 5 << 20;
+    setup.records.memory_capacity = 4 << 20;
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(Some(cache.path()));
+    let (_, fh) = core.open("big").expect("open");
+    let read = |at: usize, len: usize| {
+        let got = core.fs.read(fh, at as u64, len, patient()).expect("bytes");
+        assert!(got == big[at..at + len], "at {at}");
+    };
+    for at in [30, 11, 20, 35].map(|at| (at << 20) + 5) {
+        read(at, 4096);
+    }
+    assert_eq!(core.faults.ranged_gets(), 4);
+    assert_eq!(core.faults.ranged_bytes(), 4 * (512 << 10));
+    // From the last jump back to the first byte, and on from there without a gap.
+    core.faults.reset_counts();
+    for at in (10 << 20..40 << 20).step_by(100_000) {
+        read(at, 100_000.min(big.len() - at));
+    }
+    let gets = core.faults.ranged_gets();
+    assert!((3..=4).contains(&gets), "{gets} requests for 30 MiB");
+    assert_eq!(core.faults.ranged_bytes(), 30 << 20, "each byte once");
+}
+
+#[test]
+fn the_head_of_a_large_record_does_not_fetch_all_of_it_and_its_tail_is_a_request_of_its_own() {
+    let big = vec![3u8; 64 << 20];
+    let setup = Setup::new(plain(&[("big", &big)]));
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = setup.core(Some(cache.path()));
+    let (ino, fh) = core.open("big").expect("open");
+    assert_eq!(
+        core.fs.read(fh, 0, 100, patient()).expect("its head").len(),
+        100
+    );
+    assert_eq!(
+        core.fs
+            .read(fh, (64 << 20) - 5, 100, patient())
+            .expect("its tail")
+            .len(),
+        5
+    );
+    assert_eq!(
+        (core.faults.calls(Call::Get), core.faults.ranged_gets()),
+        (2, 1)
+    );
+    core.fs.release(fh);
+    core.fs.forget(ino, 1);
+    // Nobody uses it any more: the download is given up and leaves nothing behind.
+    wait_for(|| {
+        fs::read_dir(cache.path().join("kvfs-1/tmp"))
+            .expect("a folder")
+            .count()
+            == 0
+    });
+    assert_eq!(entries(cache.path()), 0);
+}
+
+#[test]
+fn one_fetch_serves_everybody_who_asks_meanwhile() {
+    let core = Arc::new(Setup::new(plain(&[("A", b"once")])).core(None));
+    core.faults.block(Call::Get);
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let core = Arc::clone(&core);
+            thread::spawn(move || core.cat("A"))
+        })
+        .collect();
+    assert!(core.faults.wait_blocked(Call::Get, 1, soon()));
+    core.faults.release(Call::Get);
+    for reader in readers {
+        assert_eq!(
+            reader.join().expect("no panic").expect("its bytes"),
+            b"once"
+        );
+    }
+    assert_eq!(core.faults.calls(Call::Get), 1);
+}
+
+#[test]
+fn a_failed_fetch_releases_those_who_wait_and_the_next_one_succeeds() {
+    let core = Setup::new(plain(&[("A", b"a")])).core(None);
+    core.faults.fail_next(Call::Get, 1, ErrorKind::Server);
+    let Err(FsError::Store(error)) = core.lookup("A") else {
+        panic!("no error")
+    };
+    assert_eq!(error.kind(), ErrorKind::Server);
+    assert_eq!(core.cat("A").expect("its bytes"), b"a");
+}
+
+#[test]
+fn a_body_that_ends_early_is_an_error_and_enters_no_cache() {
+    let big = vec![9u8; 3 << 20];
+    let cache = tempfile::tempdir().expect("a temp folder");
+    for key in ["small", "big"] {
+        for cut in [Cut::Silent, Cut::Error(ErrorKind::Network)] {
+            let core = Setup::new(plain(&[("small", b"0123456789"), ("big", &big)]))
+                .core(Some(cache.path()));
+            core.faults.cut_next(1, 5, cut);
+            match core.cat(key) {
+                Err(_) => assert_eq!(entries(cache.path()), 0),
+                // The transfer had failed before the open, which then began another.
+                Ok(bytes) => assert!(key == "big" && bytes == big, "{key} {cut:?}"),
+            }
+            let again = core.cat(key);
+            assert!(again.is_ok(), "{key} {cut:?} the second time: {again:?}");
+            wait_for(|| entries(cache.path()) == 1);
+            core.records
+                .expire(&kvfs::store::Key::new(key).expect("a key"));
+            for data in data_files(cache.path()) {
+                fs::remove_file(json_beside(&data)).expect("there");
+                fs::remove_file(data).expect("there");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_read_ends_at_its_deadline_and_others_go_on() {
+    let core = Setup::new(plain(&[("A", b"a"), ("B", b"b")])).core(None);
+    assert_eq!(core.cat("B").expect("its bytes"), b"b");
+    core.faults.block(Call::Get);
+    let core = Arc::new(core);
+    let blocked = {
+        let core = Arc::clone(&core);
+        thread::spawn(move || core.lookup("A"))
+    };
+    assert!(core.faults.wait_blocked(Call::Get, 1, soon()));
+    let short = Wait::Until(Deadline::after(Duration::from_millis(20)));
+    let Err(FsError::Store(error)) = core.fs.lookup(Ino::ROOT, "A".as_ref(), short) else {
+        panic!("no error")
+    };
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(
+        core.cat("B").expect("its bytes"),
+        b"b",
+        "cached reads go on"
+    );
+    core.faults.release(Call::Get);
+    assert!(
+        blocked
+            .join()
+            .expect("no panic")
+            .expect("an answer")
+            .is_some()
+    );
+}

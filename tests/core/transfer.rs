@@ -1,0 +1,210 @@
+//! Large records on their way to disk: several connections, pauses, who comes back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use kvfs::base::clock::{Deadline, Wait};
+use kvfs::base::workers::Workers;
+use kvfs::cache::content::{Content, Data, VersionId};
+use kvfs::disk::DiskTier;
+use kvfs::local::fault::Call;
+use kvfs::local::memory::MemoryStore;
+use kvfs::store::{Encoding, ErrorKind, Key, Store};
+use kvfs::transfer::download::{Download, Tools};
+use kvfs::transfer::stream::Origin;
+use kvfs::transfer::window::Blocks;
+
+use crate::support::core::{Core, Setup, TTL, patient};
+
+/// Bytes that tell where in the record they are.
+fn numbered(len: usize) -> Vec<u8> {
+    (0..len as u32 / 4).flat_map(u32::to_le_bytes).collect()
+}
+
+fn core_with(content: &[u8], cache: &Path) -> Core {
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Identity, content.to_vec());
+    Setup::new(store).core(Some(cache))
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = patient().deadline().expect("one");
+    while !condition() {
+        assert!(deadline.remaining().is_some(), "it never came about");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn slow_connections_are_joined_by_others_and_the_bytes_are_in_their_places() {
+    let content = numbered(48 << 20);
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Identity, content.clone());
+    let setup = Setup::new(store);
+    let core = setup.core(Some(cache.path()));
+    core.faults.slow_bodies(6 << 20);
+    assert!(core.cat("big").expect("its bytes") == content);
+    let most = core.faults.most_bodies();
+    assert!((4..=11).contains(&most), "{most} connections");
+    let fetched = core.faults.body_bytes();
+    assert!(
+        fetched <= content.len() as u64 + (2 << 20),
+        "{fetched} bytes fetched"
+    );
+    let gets = core.faults.calls(Call::Get);
+    assert!(gets <= 49, "{gets} requests");
+    // What the disk cache then holds is right, and so is its checksum, which another boot checks.
+    wait_for(|| entry(cache.path()).is_some());
+    let json = entry(cache.path()).expect("waited for");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let text = fs::read_to_string(&json).expect("there");
+    assert!(text.contains(boot.trim()));
+    fs::write(&json, text.replace(boot.trim(), "another")).expect("ours");
+    let warm = setup.core(Some(cache.path()));
+    assert!(warm.cat("big").expect("its bytes") == content);
+    assert_eq!(
+        (warm.faults.body_bytes(), warm.metrics.cache_healed.get()),
+        (0, 0)
+    );
+}
+
+/// Returns the file that names the one entry of a cache folder.
+fn entry(cache: &Path) -> Option<PathBuf> {
+    let folders = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let scopes = folders(&cache.join("kvfs-1"));
+    let shards = scopes.iter().flat_map(|scope| folders(scope));
+    shards
+        .flat_map(|shard| folders(&shard))
+        .find(|path| path.extension().is_some_and(|ext| ext == "json"))
+}
+
+#[test]
+fn fast_connections_and_servers_without_ranges_get_one() {
+    for ranges in [true, false] {
+        let content = numbered(24 << 20);
+        let store = MemoryStore::new().with_ranges(ranges);
+        store.insert("big", "text/plain", Encoding::Identity, content.clone());
+        let cache = tempfile::tempdir().expect("a temp folder");
+        let core = Setup::new(store).core(Some(cache.path()));
+        if !ranges {
+            core.faults.slow_bodies(20 << 20);
+        }
+        assert!(core.cat("big").expect("its bytes") == content);
+        if !ranges {
+            assert_eq!(core.faults.calls(Call::Get), 1);
+        }
+    }
+}
+
+#[test]
+fn helpers_that_fail_leave_the_first_connection_alone() {
+    let content = numbered(24 << 20);
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = core_with(&content, cache.path());
+    core.faults.slow_bodies(6 << 20);
+    let (_, fh) = core.open("big").expect("open");
+    core.faults.fail_next(Call::Get, 3, ErrorKind::Server);
+    assert!(core.read_all(fh).expect("its bytes") == content);
+}
+
+#[test]
+fn who_comes_back_goes_on_where_the_last_reader_left() {
+    let content = numbered(64 << 20);
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let core = Arc::new(core_with(&content, cache.path()));
+    let leave_half_way = || {
+        let (_, fh) = core.open("big").expect("open");
+        for at in (0..8 << 20).step_by(1 << 20) {
+            core.fs.read(fh, at, 1 << 20, patient()).expect("its bytes");
+        }
+        core.fs.release(fh);
+        wait_for(|| core.records.kept_downloads() == 1);
+    };
+    leave_half_way();
+    // On a slow machine others join the first connection; several run farther ahead, up to 40 MiB.
+    assert_eq!(core.faults.calls(Call::Get) - core.faults.ranged_gets(), 1);
+    let before = core.faults.body_bytes();
+    assert!((8 << 20..=41 << 20).contains(&before), "{before} bytes");
+    // Later, so that the version is asked about: nothing arrives twice.
+    core.clock.advance(TTL);
+    assert!(core.cat("big").expect("its bytes") == content);
+    assert_eq!(
+        core.faults.conditional_gets(),
+        core.faults.calls(Call::Get) - 1
+    );
+    let fetched = core.faults.body_bytes();
+    assert!(fetched <= content.len() as u64, "{fetched} bytes fetched");
+    wait_for(|| core.records.kept_downloads() == 0);
+}
+
+#[test]
+fn what_is_kept_of_an_older_version_is_never_joined_to_a_newer_one() {
+    let content = numbered(64 << 20);
+    let cache = tempfile::tempdir().expect("a temp folder");
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Identity, content.clone());
+    let setup = Setup::new(store);
+    let core = setup.core(Some(cache.path()));
+    let (_, fh) = core.open("big").expect("open");
+    for at in (0..8 << 20).step_by(1 << 20) {
+        core.fs.read(fh, at, 1 << 20, patient()).expect("its bytes");
+    }
+    core.fs.release(fh);
+    wait_for(|| core.records.kept_downloads() == 1);
+    let newer: Vec<u8> = content.iter().map(|byte| !byte).collect();
+    setup
+        .store
+        .insert("big", "text/plain", Encoding::Identity, newer.clone());
+    core.clock.advance(TTL);
+    assert!(core.cat("big").expect("its bytes") == newer);
+    assert_eq!(core.records.kept_downloads(), 0);
+}
+
+/// On a full disk the download can have failed before the open that began it has got hold of it.
+#[test]
+fn a_download_whose_disk_failed_at_once_is_read_past_the_disk() {
+    let bytes = numbered(3 << 20);
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Identity, bytes.clone());
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let disk = DiskTier::open(folder.path(), 1 << 30, "test", Arc::default()).expect("a cache");
+    let spool = disk.spool(bytes.len() as u64).expect("room");
+    // Writing to it fails, as it does where a disk is full.
+    let file = Arc::new(fs::File::open("/dev/null").expect("a file to read"));
+    let key = Key::new("big").expect("a key");
+    let deadline = Deadline::after(std::time::Duration::from_secs(60));
+    let meta = store.head(&key, deadline).expect("a record");
+    let download = Download::new(
+        Origin {
+            store: Arc::new(store),
+            key: key.clone(),
+            meta: meta.clone(),
+            raw: false,
+        },
+        file,
+        Some(bytes.len() as u64),
+        Tools {
+            blocks: Arc::new(Blocks::default()),
+            fillers: Workers::new("test", 8, 8, Arc::default()),
+        },
+    );
+    let body = Box::new(std::io::Cursor::new(bytes.clone()));
+    download.fill(&[], Some(body), spool);
+    let content = Arc::new(Content {
+        key,
+        version: VersionId(1),
+        meta,
+        modified: std::time::SystemTime::UNIX_EPOCH,
+        data: Data::Download(download),
+    });
+    assert!(!content.is_usable(), "the next open asks anew");
+    let reader = content.reader().expect("a reader all the same");
+    let read = reader.read_at(1 << 20, 100, Wait::Until(deadline));
+    assert_eq!(read.expect("bytes")[..], bytes[1 << 20..][..100]);
+}
