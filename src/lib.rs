@@ -6,7 +6,8 @@
 //! 2. the store contract: [`store`]
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`]
 //! 4. bytes on their way, the directory, caches, what fills them ahead, and what waits for the
-//!    store: [`disk`], [`transfer`], [`listing`], [`cache`], [`prefetch`], [`staging`]
+//!    store: [`disk`], [`transfer`], [`listing`], [`cache`], [`prefetch`], [`staging`],
+//!    [`upload`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
 //! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
 //! 7. a mount put together, and the process around it: [`mount`], [`daemon`], [`registry`]
@@ -27,6 +28,7 @@ pub mod listing;
 pub mod prefetch;
 pub mod staging;
 pub mod transfer;
+pub mod upload;
 
 pub mod fs;
 

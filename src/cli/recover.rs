@@ -16,8 +16,9 @@ use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
 use crate::metrics::Metrics;
 use crate::registry::{Entry, Registry};
+use crate::staging::StagingFolder;
 use crate::staging::report::{self, Item, Scope, State};
-use crate::staging::{StagingFolder, Uploader, UploaderConfig};
+use crate::upload::{Uploader, UploaderConfig};
 
 /// How long all uploads to one store may take where nothing else is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -287,7 +288,7 @@ fn upload_dead(
     let reason = Item::of(&first.id, &first.pending, State::Kept, None).reason;
     let still = waiting.iter().find(|pending| pending.entry.id == first.id);
     let reason = reason.or_else(|| match &still?.state {
-        crate::staging::lanes::LaneState::Retrying(_, error, _) => Some(error.clone()),
+        crate::upload::lanes::LaneState::Retrying(_, error, _) => Some(error.clone()),
         _ => None,
     });
     let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::mount::build::{self, MountConfig};
 use crate::mount::open::TokenSource;
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
-use crate::staging::Uploads;
+use crate::upload::Uploads;
 
 /// How long a mount in use is tried again before it counts as such.
 const BUSY_PATIENCE: Duration = Duration::from_millis(500);

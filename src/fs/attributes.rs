@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::draft::{Draft, Place};
 use super::inode::Inode;
-use super::overlay::{Change, Name};
 use super::types::{Attr, AttrReply, FileKind, Ino, Shown};
+use super::write::draft::{Draft, Place};
+use super::write::overlay::{Change, Name};
 use super::{FOREVER, FsError, KvFs, Result};
 use crate::base::clock::Wait;
 use crate::cache::records::{Known, Peek};

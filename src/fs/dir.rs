@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::attributes::{Existence, Facts};
 use super::handle::DirHandle;
-use super::overlay::{Change, Name};
 use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Shown};
+use super::write::overlay::{Change, Name};
 use super::{FsError, KvFs, Result, name};
 use crate::base::clock::Wait;
 use crate::listing::{Entry, Found, Listing, Page};

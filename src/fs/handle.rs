@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::sharing::Sharers;
 use super::types::{Fh, Ino};
+use super::write::sharing::Sharers;
 use crate::cache::content::ContentReader;
 use crate::listing::Listing;
 

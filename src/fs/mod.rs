@@ -28,38 +28,24 @@ use crate::store::{Key, ListQuery, Store};
 
 mod absence;
 pub mod attributes;
-pub mod commit;
-pub mod content_type;
 pub mod dir;
-pub mod draft;
-pub mod drafts;
 pub mod error;
 pub mod handle;
 pub mod inode;
 pub mod lookup;
 pub mod name;
-pub mod namespace;
-pub mod overlay;
 pub mod read;
 pub mod refresh;
-pub mod rename;
-pub mod resend;
-pub mod scratch;
-pub mod setattr;
-pub mod sharing;
 pub mod types;
-mod uncertain;
 pub mod warm;
 pub mod write;
-pub mod write_back;
-pub mod writing;
 pub mod xattr;
 
 pub use error::{FsError, Result};
 use handle::HandleTable;
 use inode::InodeTable;
 use types::{Ino, KernelCache, Programs};
-use writing::{WriteConfig, WriteSide};
+use write::{WriteConfig, WriteSide};
 
 /// How long the kernel may believe what never changes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::draft::Place;
 use super::handle::FileHandle;
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
+use super::write::draft::Place;
 use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
 use crate::cache::content::{Content, ContentReader};

@@ -1,7 +1,7 @@
 //! What the store says of a record, as extended attributes.
 
-use super::draft::Draft;
 use super::types::Ino;
+use super::write::draft::Draft;
 use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
 use crate::cache::records::{Known, Peek};

@@ -13,8 +13,8 @@ use crate::base::units::ByteSize;
 use crate::base::workers::Workers;
 use crate::cache::records::{Records, RecordsConfig};
 use crate::disk::DiskTier;
-use crate::fs::scratch::ScratchRules;
-use crate::fs::writing::{Overwrite, WriteConfig};
+use crate::fs::write::scratch::ScratchRules;
+use crate::fs::write::{Overwrite, WriteConfig};
 use crate::fs::{self, FsConfig, KvFs};
 use crate::fuse::adapter::{Adapter, Appearance};
 use crate::fuse::passthrough::Passthrough;
@@ -23,11 +23,10 @@ use crate::fuse::session::{self, Access, MountOptions};
 use crate::metrics::Metrics;
 use crate::mount::open::OpenConfig;
 use crate::staging::folder::{StoreFile, scope_name};
-use crate::staging::{
-    StagingConfig, StagingFolder, UploadObserver, Uploader, UploaderConfig, Uploads,
-};
+use crate::staging::{StagingConfig, StagingFolder};
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{Encoding, ErrorKind, Store, StoreError};
+use crate::upload::{UploadObserver, Uploader, UploaderConfig, Uploads};
 
 /// Everything a mount needs to know; the parent process hands it to the daemon through a pipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]

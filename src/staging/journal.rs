@@ -205,7 +205,7 @@ impl Journal {
     /// # Errors
     /// That there is no such entry, or the disk refuses; it then stays without files.
     /// [`io::ErrorKind::InvalidData`] if these are not the bytes that an earlier process wrote.
-    pub(super) fn keep_again(
+    pub fn keep_again(
         &self,
         id: &EntryId,
         file: &File,
@@ -306,7 +306,7 @@ impl Journal {
     }
 
     /// Changes what is said of an entry until this process ends: the disk does not take it.
-    pub(super) fn note(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) {
+    pub fn note(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) {
         let mut index = self.index.lock();
         let Some(found) = index.entries.get(id) else {
             return;
@@ -461,17 +461,17 @@ impl Journal {
     }
 
     /// Tells whether the folder was made anew since this was last asked.
-    pub(super) fn take_made_anew(&self) -> bool {
+    pub fn take_made_anew(&self) -> bool {
         self.own.take_made_anew()
     }
 
     /// Has it asked again.
-    pub(super) fn set_made_anew(&self) {
+    pub fn set_made_anew(&self) {
         self.own.set_made_anew();
     }
 
     /// Tells whether somebody has removed the bytes of an entry that is still there.
-    pub(super) fn is_lost(&self, id: &EntryId) -> bool {
+    pub fn is_lost(&self, id: &EntryId) -> bool {
         let opened = self.owner_of(id).map(|owner| owner.open_data(id));
         matches!(opened, Some(Err(error)) if error.kind() == io::ErrorKind::NotFound)
     }

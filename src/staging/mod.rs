@@ -23,20 +23,15 @@ pub mod entry;
 pub mod file;
 pub mod folder;
 pub mod journal;
-pub mod lanes;
 mod own;
 pub mod owner;
 pub mod report;
 pub mod unanswered;
-pub mod uploader;
-pub mod uploads;
 
 pub use entry::{EntryId, Pending, Why};
 pub use folder::{StagingConfig, StagingFolder};
 pub use journal::{Journal, JournalEntry};
 pub use unanswered::{Unanswered, UnansweredUploads};
-pub use uploader::{UploadObserver, Uploader, UploaderConfig};
-pub use uploads::Uploads;
 
 /// Our sub-folder of the staging folder; the number is the format's version.
 pub const FOLDER: &str = "kvfs-1";

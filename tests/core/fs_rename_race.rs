@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use kvfs::base::clock::Deadline;
-use kvfs::fs::commit::Unfinished;
+use kvfs::fs::write::commit::Unfinished;
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;

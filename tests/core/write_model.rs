@@ -162,7 +162,7 @@ impl World<'_> {
     }
 
     fn set_size(&self, ino: Ino, size: u16, fh: Option<Fh>) {
-        let set = kvfs::fs::setattr::SetAttr {
+        let set = kvfs::fs::write::setattr::SetAttr {
             size: Some(u64::from(size)),
             ..Default::default()
         };

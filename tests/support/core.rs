@@ -8,17 +8,18 @@ use std::time::Duration;
 use kvfs::base::clock::{Clock, Deadline, ManualClock, SystemClock, Wait};
 use kvfs::cache::records::{Records, RecordsConfig};
 use kvfs::disk::DiskTier;
-use kvfs::fs::scratch::ScratchRules;
 use kvfs::fs::types::{AttrReply, DirSink, Fh, FileKind, Ino, KernelCache, Lookup};
-use kvfs::fs::writing::{Overwrite, WriteConfig};
+use kvfs::fs::write::scratch::ScratchRules;
+use kvfs::fs::write::{Overwrite, WriteConfig};
 use kvfs::fs::{FsConfig, FsError, KvFs};
 use kvfs::local::fault::FaultStore;
 use kvfs::local::memory::MemoryStore;
 use kvfs::metrics::Metrics;
 use kvfs::staging::folder::StoreFile;
-use kvfs::staging::{StagingConfig, StagingFolder, UploadObserver, Uploader, UploaderConfig};
+use kvfs::staging::{StagingConfig, StagingFolder};
 use kvfs::store::Store;
 use kvfs::store::reference::StoreRef;
+use kvfs::upload::{UploadObserver, Uploader, UploaderConfig};
 use parking_lot::Mutex;
 
 /// The metadata TTL of the cores under test.

@@ -14,7 +14,7 @@ use kvfs::apify::plain::PlainHttp;
 use kvfs::apify::retry::RetryPolicy;
 use kvfs::base::redact::Secret;
 use kvfs::base::units::ByteSize;
-use kvfs::fs::writing::Overwrite;
+use kvfs::fs::write::Overwrite;
 use kvfs::metrics::{Metrics, Snapshot};
 use kvfs::mount::build::{
     DiskCacheConfig, MountAccess, MountConfig, SetupError, StatusSource, WriteSettings,

@@ -17,8 +17,8 @@ use fuser::{
 use super::Adapter;
 use super::answer::Asked;
 use super::attributes::{BLOCK, file_attr};
-use crate::fs::setattr::SetAttr;
 use crate::fs::types::{AttrReply, Fh, Ino};
+use crate::fs::write::setattr::SetAttr;
 use crate::fuse::adapter::write;
 
 /// Space that `statfs` shows as the whole: the platform has no limit to show.

@@ -13,8 +13,8 @@ use fuser::{
 };
 
 use crate::base::clock::{Deadline, Wait};
-use crate::fs::setattr::{SetAttr, Time};
 use crate::fs::types::{AttrReply, Created, Fh, Ino, Thread};
+use crate::fs::write::setattr::{SetAttr, Time};
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::{Adapter, Asked, Lane, fail, file_attr};
 use crate::fuse::pending::Refuse;

@@ -233,7 +233,7 @@ fn sizes_set_without_a_handle_are_stored_at_once() {
         .expect("present")
         .attr
         .ino;
-    let set = |size| kvfs::fs::setattr::SetAttr {
+    let set = |size| kvfs::fs::write::setattr::SetAttr {
         size: Some(size),
         ..Default::default()
     };
@@ -318,7 +318,7 @@ fn a_record_is_not_replaced_by_a_half_that_had_room() {
             }
             assert_eq!(errno(core.fs.fsync(fh, patient())), libc::ENOSPC);
         }
-        let set = kvfs::fs::setattr::SetAttr {
+        let set = kvfs::fs::write::setattr::SetAttr {
             size: Some(1),
             ..Default::default()
         };

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use kvfs::fs::writing::Overwrite;
+use kvfs::fs::write::Overwrite;
 use kvfs::store::Encoding;
 
 use super::{Writable, writing};

@@ -8,8 +8,8 @@ use super::Uploader;
 use super::mark::Marked;
 use crate::base::clock::Deadline;
 use crate::staging::entry::EntryId;
-use crate::staging::lanes::Mark;
 use crate::store::{Key, StoreError};
+use crate::upload::lanes::Mark;
 
 impl Uploader {
     /// Waits for the uploads of `keys` that run, and lets none start until the result is dropped:

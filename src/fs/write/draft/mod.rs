@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::FsError;
-use super::types::Ino;
+use crate::fs::FsError;
+use crate::fs::types::Ino;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::time::{Instant, SystemTime};
 
-use super::types::Ino;
+use crate::fs::types::Ino;
 use crate::store::Key;
 
 /// So many changes are remembered; then the listing is to be made anew.

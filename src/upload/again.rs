@@ -10,7 +10,7 @@ use super::Uploader;
 use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Pending};
 use crate::staging::journal::JournalEntry;
-use crate::staging::lanes::Mark;
+use crate::upload::lanes::Mark;
 
 /// How long a lane that others are changing is waited for: they see to its entry themselves.
 const BUSY: Duration = Duration::from_secs(1);

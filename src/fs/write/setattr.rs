@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::types::{AttrReply, Fh, Ino, Shown};
-use super::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
-use super::{FsError, KvFs, Result, content_type};
+use super::content_type;
 use crate::base::clock::Wait;
+use crate::fs::types::{AttrReply, Fh, Ino, Shown};
+use crate::fs::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
+use crate::fs::{FsError, KvFs, Result};
 use crate::store::Encoding;
 
 /// What is to be changed.

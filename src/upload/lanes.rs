@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
-use super::entry::EntryId;
+use crate::staging::entry::EntryId;
 use crate::store::Key;
 
 /// All lanes.

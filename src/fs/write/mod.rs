@@ -5,15 +5,31 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::draft::{Draft, Place};
-use super::drafts::Drafts;
-use super::overlay::{Change, Name, Overlay};
-use super::scratch::ScratchRules;
-use super::types::{Ino, Shown};
-use super::{FsError, KvFs, Result};
+use self::draft::{Draft, Place};
+use self::drafts::Drafts;
+use self::overlay::{Change, Name, Overlay};
+use self::scratch::ScratchRules;
+use crate::fs::types::{Ino, Shown};
+use crate::fs::{FsError, KvFs, Result};
+use crate::staging::StagingFolder;
 use crate::staging::file::StagingFile;
-use crate::staging::{StagingFolder, Uploader};
 use crate::store::{Encoding, Key};
+use crate::upload::Uploader;
+
+pub mod commit;
+pub mod content_type;
+mod data;
+pub mod draft;
+pub mod drafts;
+mod namespace;
+pub mod overlay;
+mod rename;
+mod resend;
+pub mod scratch;
+pub mod setattr;
+pub mod sharing;
+mod uncertain;
+mod write_back;
 
 /// How changes are made.
 #[derive(Clone, Debug)]
@@ -50,7 +66,7 @@ pub enum Overwrite {
 
 /// The state of the changing side.
 #[derive(Debug)]
-pub(super) struct WriteSide {
+pub(in crate::fs) struct WriteSide {
     pub(super) config: WriteConfig,
     pub(super) drafts: Drafts,
     pub(super) overlay: Mutex<Overlay>,
@@ -59,7 +75,7 @@ pub(super) struct WriteSide {
 }
 
 impl WriteSide {
-    pub(super) fn new(config: WriteConfig) -> Self {
+    pub(in crate::fs) fn new(config: WriteConfig) -> Self {
         Self {
             config,
             drafts: Drafts::default(),
@@ -68,18 +84,18 @@ impl WriteSide {
         }
     }
 
-    pub(super) fn folder(&self) -> &StagingFolder {
+    pub(in crate::fs) fn folder(&self) -> &StagingFolder {
         &self.config.staging
     }
 
     /// Makes an empty staging file.
-    pub(super) fn new_file(&self) -> Result<Arc<StagingFile>> {
+    pub(in crate::fs) fn new_file(&self) -> Result<Arc<StagingFile>> {
         StagingFile::new(self.folder())
             .map_err(|error| FsError::staging("cannot make a file", &error))
     }
 
     /// Fails for a file that would be larger than allowed.
-    pub(super) fn check_size(&self, size: u64) -> Result<()> {
+    pub(in crate::fs) fn check_size(&self, size: u64) -> Result<()> {
         match self.config.max_record_size {
             Some(most) if size > most => Err(FsError::refused(
                 libc::EFBIG,
@@ -97,23 +113,23 @@ impl KvFs {
     ///
     /// # Errors
     /// [`FsError::ReadOnly`] where there is none.
-    pub(super) fn write_side(&self) -> Result<&WriteSide> {
+    pub(in crate::fs) fn write_side(&self) -> Result<&WriteSide> {
         self.writing.as_ref().ok_or(FsError::ReadOnly)
     }
 
     /// Returns the draft that a record's name leads to, if it has changes that the store lacks.
-    pub(super) fn dirty_draft(&self, key: &Key) -> Option<Arc<Draft>> {
+    pub(in crate::fs) fn dirty_draft(&self, key: &Key) -> Option<Arc<Draft>> {
         let draft = self.writing.as_ref()?.drafts.of_key(key)?;
         draft.is_dirty().then_some(draft)
     }
 
     /// Returns the draft of an inode.
-    pub(super) fn draft(&self, ino: Ino) -> Option<Arc<Draft>> {
+    pub(in crate::fs) fn draft(&self, ino: Ino) -> Option<Arc<Draft>> {
         self.writing.as_ref()?.drafts.get(ino)
     }
 
     /// Notes that a name leads to a draft now.
-    pub(super) fn note_present(&self, side: &WriteSide, draft: &Draft) {
+    pub(in crate::fs) fn note_present(&self, side: &WriteSide, draft: &Draft) {
         let name = match draft.place() {
             Place::Record(key) => Name::Record(key),
             Place::Scratch(name) => Name::Scratch(name),
@@ -128,7 +144,7 @@ impl KvFs {
     }
 
     /// Notes that a name is gone.
-    pub(super) fn note_absent(&self, side: &WriteSide, place: &Place) {
+    pub(in crate::fs) fn note_absent(&self, side: &WriteSide, place: &Place) {
         match place {
             Place::Record(key) => self.note(side, Name::Record(key.clone()), Change::Absent),
             Place::Scratch(name) => {
@@ -139,17 +155,17 @@ impl KvFs {
         }
     }
 
-    pub(super) fn note(&self, side: &WriteSide, name: Name, change: Change) {
+    pub(in crate::fs) fn note(&self, side: &WriteSide, name: Name, change: Change) {
         side.root.lock().1 = Some(self.clock.wall());
         self.note_quietly(side, name, change);
     }
 
     /// Notes what has become of a name that was there and stays there.
-    pub(super) fn note_quietly(&self, side: &WriteSide, name: Name, change: Change) {
+    pub(in crate::fs) fn note_quietly(&self, side: &WriteSide, name: Name, change: Change) {
         let now = self.clock.now();
         let mut overlay = side.overlay.lock();
         overlay.set(name, now, change);
-        let full = overlay.len() > super::overlay::MOST;
+        let full = overlay.len() > self::overlay::MOST;
         drop(overlay);
         if full {
             // The next listing shows most of it.
@@ -159,7 +175,7 @@ impl KvFs {
     }
 
     /// Drops from the overlay what a listing begun at `started` shows itself.
-    pub(super) fn prune_overlay(&self, started: std::time::Instant) {
+    pub(in crate::fs) fn prune_overlay(&self, started: std::time::Instant) {
         let Some(side) = &self.writing else { return };
         let pinned = |name: &Name, change: Change| match (name, change) {
             (Name::Scratch(_), _) => true,

@@ -3,14 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::attributes::Existence;
+use super::WriteSide;
 use super::draft::{Draft, DraftFacts, Place};
-use super::name::{self, Meaning};
 use super::scratch::Class;
-use super::types::{Created, Ino};
-use super::writing::WriteSide;
-use super::{FsError, KvFs, Result};
 use crate::base::clock::{Deadline, Wait};
+use crate::fs::attributes::Existence;
+use crate::fs::name::{self, Meaning};
+use crate::fs::types::{Created, Ino};
+use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::store::Key;
 
@@ -170,7 +170,7 @@ impl KvFs {
     }
 
     /// Deletes a record from the store.
-    pub(super) fn delete(&self, side: &WriteSide, key: &Key) -> Result<()> {
+    pub(in crate::fs) fn delete(&self, side: &WriteSide, key: &Key) -> Result<()> {
         let deadline = Deadline::after(side.config.deadline);
         origin::note(Origin::Network);
         self.store
@@ -179,14 +179,14 @@ impl KvFs {
     }
 
     /// Makes it known here that a record is gone from the store that was not shown any more.
-    pub(super) fn note_hidden_gone(&self, side: &WriteSide, key: &Key) {
+    pub(in crate::fs) fn note_hidden_gone(&self, side: &WriteSide, key: &Key) {
         side.drafts.unhide(key);
         self.records.removed(key);
         self.note_absent(side, &Place::Record(key.clone()));
     }
 
     /// Makes it known here that a record and its name are gone.
-    pub(super) fn note_deleted(&self, side: &WriteSide, key: &Key) {
+    pub(in crate::fs) fn note_deleted(&self, side: &WriteSide, key: &Key) {
         self.records.removed(key);
         self.note_absent(side, &Place::Record(key.clone()));
         self.inodes.lock().lose_name(key);
@@ -213,15 +213,15 @@ impl KvFs {
         self.about(name);
         self.write_side()?;
         match self.lookup(parent, name, wait)? {
-            super::types::Lookup::Found(reply) => {
+            crate::fs::types::Lookup::Found(reply) => {
                 self.forget(reply.attr.ino, 1);
                 Err(FsError::WrongKind(libc::ENOTDIR))
             }
-            super::types::Lookup::Absent(_) => Err(FsError::NoEntry),
+            crate::fs::types::Lookup::Absent(_) => Err(FsError::NoEntry),
         }
     }
 
-    pub(super) fn check_root(parent: Ino) -> Result<()> {
+    pub(in crate::fs) fn check_root(parent: Ino) -> Result<()> {
         if parent == Ino::ROOT {
             Ok(())
         } else {
@@ -230,7 +230,7 @@ impl KvFs {
     }
 
     /// Returns the key that a name of an existing record means.
-    pub(super) fn key_of_name(&self, name: &OsStr) -> Option<Key> {
+    pub(in crate::fs) fn key_of_name(&self, name: &OsStr) -> Option<Key> {
         match name::meaning(name) {
             Meaning::Key(key) => Some(key),
             Meaning::Listed => self.listed_name(name),
@@ -239,7 +239,7 @@ impl KvFs {
     }
 
     /// Returns what a file of this name is, or is to be, and whether the name is temporary.
-    pub(super) fn place_for(&self, side: &WriteSide, name: &OsStr) -> Result<(Place, bool)> {
+    pub(in crate::fs) fn place_for(&self, side: &WriteSide, name: &OsStr) -> Result<(Place, bool)> {
         if side.drafts.of_scratch(name).is_some() {
             return Ok((Place::Scratch(name.to_owned()), false));
         }
@@ -291,7 +291,7 @@ impl KvFs {
     }
 
     /// Returns the entry of a place that exists as far as memory knows, counted as looked up.
-    fn present(&self, side: &WriteSide, place: &Place) -> Option<super::types::AttrReply> {
+    fn present(&self, side: &WriteSide, place: &Place) -> Option<crate::fs::types::AttrReply> {
         match place {
             Place::Scratch(name) => {
                 let draft = side.drafts.of_scratch(name)?;

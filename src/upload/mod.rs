@@ -23,26 +23,29 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::entry::{EntryId, Why};
-use super::journal::{Journal, JournalEntry};
-use super::lanes::{LaneState, Lanes};
-use super::report::Item;
+use self::lanes::{LaneState, Lanes};
 use crate::base::clock::Clock;
 use crate::base::workers::Workers;
 use crate::metrics::Metrics;
+use crate::staging::entry::{EntryId, Why};
+use crate::staging::journal::{Journal, JournalEntry};
+use crate::staging::report::Item;
 use crate::store::{Encoding, Key, RecordMeta, Store, StoreError};
 
 mod again;
 mod attempt;
 mod hold;
+pub mod lanes;
 mod mark;
 mod submit;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub mod uploads;
 mod waiting;
 
 pub use hold::Hold;
+pub use uploads::Uploads;
 
 /// How uploads are made.
 #[derive(Clone, Copy, Debug)]

@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::KvFs;
-use super::writing::WriteSide;
+use super::WriteSide;
 use crate::base::clock::Deadline;
+use crate::fs::KvFs;
 use crate::staging::unanswered::{self, Found, may_have_arrived};
 use crate::staging::{Unanswered, UnansweredUploads};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError};
@@ -28,7 +28,7 @@ impl KvFs {
     ///
     /// `earlier` are the uploads that may have arrived before; in the end it is those that may have
     /// arrived by then.
-    pub(super) fn send_surely(
+    pub(in crate::fs) fn send_surely(
         &self,
         side: &WriteSide,
         key: &Key,

@@ -4,13 +4,13 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::attributes::Existence;
+use super::WriteSide;
 use super::draft::{Draft, DraftFacts, Paused, Place, Why};
 use super::overlay::{Change, Name};
-use super::types::Ino;
-use super::writing::WriteSide;
-use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
+use crate::fs::attributes::Existence;
+use crate::fs::types::Ino;
+use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin;
 use crate::store::{Key, RecordMeta};
 
@@ -99,7 +99,7 @@ impl KvFs {
 
     /// Returns what is known of a record, asking for its metadata if need be; `None` when it does
     /// not exist.
-    pub(super) fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+    pub(in crate::fs) fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
         let hidden = self.write_side()?.drafts.is_hidden(key);
         match self.existence(key) {
             Existence::Absent(_) if !hidden => Ok(None),

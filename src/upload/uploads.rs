@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::folder::StagingFolder;
+use super::Uploader;
 use super::lanes::LaneState;
-use super::report::{Item, State};
-use super::uploader::Uploader;
 use crate::base::clock::Deadline;
+use crate::staging::folder::StagingFolder;
+use crate::staging::report::{Item, State};
 
 /// How many uploads `kvfs status` names.
 const NAMED: usize = 50;

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::WriteSide;
 use super::commit::Unfinished;
 use super::draft::{Draft, DraftFacts, Place, Why};
 use super::drafts::Found;
-use super::handle::FileHandle;
-use super::inode::Inode;
-use super::types::{Fh, Ino, Opened};
-use super::writing::WriteSide;
-use super::{FsError, KvFs, Result};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, ContentReader, Data};
 use crate::cache::records::Peek;
+use crate::fs::handle::FileHandle;
+use crate::fs::inode::Inode;
+use crate::fs::types::{Fh, Ino, Opened};
+use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::StagingFile;
 use crate::store::{Key, RecordMeta};
 
@@ -53,7 +53,7 @@ impl KvFs {
     }
 
     /// Returns a file's draft after everything has been cut off; fetches nothing of it.
-    pub(super) fn draft_emptied(
+    pub(in crate::fs) fn draft_emptied(
         &self,
         side: &WriteSide,
         ino: Ino,
@@ -108,13 +108,13 @@ impl KvFs {
     }
 
     /// Counts an open of an inode whose bytes are in a staging file.
-    pub(super) fn hold_open(&self, ino: Ino) -> Result<()> {
+    pub(in crate::fs) fn hold_open(&self, ino: Ino) -> Result<()> {
         let mut inodes = self.inodes.lock();
         inodes.get_mut(ino).ok_or(FsError::Stale)?.opens += 1;
         Ok(())
     }
 
-    pub(super) fn hand_out_draft(&self, ino: Ino, writing: bool) -> Opened {
+    pub(in crate::fs) fn hand_out_draft(&self, ino: Ino, writing: bool) -> Opened {
         let mut handles = self.handles.lock();
         let fh = handles.add_file(FileHandle {
             ino,
@@ -232,7 +232,13 @@ impl KvFs {
     ///
     /// # Errors
     /// As [`KvFs::write`]; without a handle also those of the store.
-    pub(super) fn set_size(&self, ino: Ino, size: u64, fh: Option<Fh>, wait: Wait) -> Result<()> {
+    pub(in crate::fs) fn set_size(
+        &self,
+        ino: Ino,
+        size: u64,
+        fh: Option<Fh>,
+        wait: Wait,
+    ) -> Result<()> {
         let side = self.write_side()?;
         side.check_size(size)?;
         if fh.is_some() {
@@ -353,7 +359,7 @@ impl KvFs {
     }
 
     /// Copies a whole content to a new staging file. It may take as long as bytes keep coming.
-    pub(super) fn copy_of(
+    pub(in crate::fs) fn copy_of(
         &self,
         side: &WriteSide,
         reader: &ContentReader,

@@ -8,7 +8,7 @@ use super::Uploader;
 use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Pending};
 use crate::staging::journal::JournalEntry;
-use crate::staging::lanes::Mark;
+use crate::upload::lanes::Mark;
 
 impl Uploader {
     /// Journals a closed file and uploads it soon. Returns when it is safe on disk.

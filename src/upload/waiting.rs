@@ -4,8 +4,8 @@ use super::{PendingUpload, Uploader, Verdict};
 use crate::base::clock::Deadline;
 use crate::staging::entry::{self, Why};
 use crate::staging::journal::JournalEntry;
-use crate::staging::lanes::Lanes;
 use crate::store::{ErrorKind, Key, StoreError};
+use crate::upload::lanes::Lanes;
 
 impl Uploader {
     /// Waits until nothing of `key` is left to be uploaded.

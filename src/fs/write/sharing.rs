@@ -7,9 +7,9 @@
 //! when one does that has written through it. Whatever else is left, the last close stores.
 
 use super::draft::Why;
-use super::types::{Fh, Ino, Process, Thread};
-use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
+use crate::fs::types::{Fh, Ino, Process, Thread};
+use crate::fs::{FsError, KvFs, Result};
 
 /// So many threads that wrote are remembered; with more, everybody counts as one of them.
 const MOST_WRITERS: usize = 64;

@@ -10,9 +10,9 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::draft::{Draft, Place};
-use super::types::Ino;
-use super::{FsError, Result};
 use crate::base::clock::Wait;
+use crate::fs::types::Ino;
+use crate::fs::{FsError, Result};
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// The table of drafts.

@@ -8,22 +8,22 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use super::WriteSide;
 use super::draft::{Draft, DraftFacts, Place, Ticket};
-use super::types::Ino;
-use super::writing::WriteSide;
-use super::{FsError, KvFs, Result};
 use crate::base::clock::Deadline;
+use crate::fs::types::Ino;
+use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::{Frozen, StagingFile};
-use crate::staging::uploader::Hold;
-use crate::staging::{JournalEntry, Pending, UploadObserver, Uploader, Why};
+use crate::staging::{JournalEntry, Pending, Why};
 use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
+use crate::upload::{Hold, UploadObserver, Uploader};
 
 impl KvFs {
     /// Journals what a commit is to store. Returns when it is safe on the local disk.
     ///
     /// # Errors
     /// Those of the local disk.
-    pub(super) fn journal(
+    pub(in crate::fs) fn journal(
         &self,
         side: &WriteSide,
         uploader: &Arc<Uploader>,
@@ -82,7 +82,7 @@ impl KvFs {
     }
 
     /// Lets the uploads of `keys` stand still, if there are any.
-    pub(super) fn hold_uploads(
+    pub(in crate::fs) fn hold_uploads(
         &self,
         side: &WriteSide,
         keys: &[&Key],
@@ -99,7 +99,7 @@ impl KvFs {
     }
 
     /// Tells whether anything of `key` is on its way to the store.
-    pub(super) fn has_uploads(&self, key: &Key) -> bool {
+    pub(in crate::fs) fn has_uploads(&self, key: &Key) -> bool {
         let uploader = self
             .writing
             .as_ref()
@@ -111,7 +111,7 @@ impl KvFs {
     ///
     /// # Errors
     /// The store's verdict, also on what was uploaded before somebody asked.
-    pub(super) fn wait_uploaded(&self, ino: Ino) -> Result<()> {
+    pub(in crate::fs) fn wait_uploaded(&self, ino: Ino) -> Result<()> {
         let side = self.write_side()?;
         let key = match self.draft(ino).map(|draft| draft.place()) {
             Some(Place::Record(key)) => key,

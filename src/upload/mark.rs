@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::Uploader;
 use crate::base::clock::Deadline;
-use crate::staging::lanes::Mark;
 use crate::store::{Key, StoreError};
+use crate::upload::lanes::Mark;
 
 impl Uploader {
     pub(super) fn mark(

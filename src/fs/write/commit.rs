@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::content_type;
 use super::draft::{Begin, Draft, DraftFacts, Place, Ticket, Why};
 use super::overlay::{Change, Name};
-use super::types::Ino;
-use super::writing::{Overwrite, WriteSide};
-use super::{FsError, KvFs, Result, content_type};
+use super::{Overwrite, WriteSide};
 use crate::base::clock::Deadline;
+use crate::fs::types::Ino;
+use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
@@ -25,7 +26,7 @@ const COMPRESS_FROM: u64 = 1024;
 const AT_ONCE: usize = 16;
 
 /// Encoded bytes, and how many.
-pub(super) type Packed = (Arc<StagingFile>, u64);
+pub(in crate::fs) type Packed = (Arc<StagingFile>, u64);
 
 /// A closed file that is still to be stored.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl KvFs {
     ///
     /// # Errors
     /// The store's verdict.
-    pub(super) fn commit(&self, draft: &Arc<Draft>, why: Why) -> Result<()> {
+    pub(in crate::fs) fn commit(&self, draft: &Arc<Draft>, why: Why) -> Result<()> {
         let side = self.write_side()?;
         let ticket = match draft.begin(why) {
             Begin::Nothing => return Ok(()),
@@ -96,7 +97,7 @@ impl KvFs {
     }
 
     /// Returns how the bytes are to be stored, and the encoded ones where they are to be.
-    pub(super) fn request_for(
+    pub(in crate::fs) fn request_for(
         &self,
         side: &WriteSide,
         ticket: &Ticket,
@@ -128,7 +129,11 @@ impl KvFs {
     }
 
     /// Returns the version that an upload is to replace, and whether there must be none.
-    pub(super) fn conditions(&self, side: &WriteSide, facts: &DraftFacts) -> (Option<ETag>, bool) {
+    pub(in crate::fs) fn conditions(
+        &self,
+        side: &WriteSide,
+        facts: &DraftFacts,
+    ) -> (Option<ETag>, bool) {
         if side.config.overwrite != Overwrite::Unchanged {
             return (None, false);
         }
@@ -137,7 +142,7 @@ impl KvFs {
     }
 
     /// Sends a file's bytes as a record. It may take longer than the deadline while bytes go out.
-    pub(super) fn send(
+    pub(in crate::fs) fn send(
         &self,
         key: &Key,
         request: &PutRequest,
@@ -235,7 +240,7 @@ impl KvFs {
         }
     }
 
-    pub(super) fn forget_kept(&self, side: &WriteSide, id: EntryId) {
+    pub(in crate::fs) fn forget_kept(&self, side: &WriteSide, id: EntryId) {
         if let Err(error) = side.folder().journal().remove(&id) {
             tracing::warn!("cannot remove a kept upload that is in the store by now: {error}");
         }
@@ -257,7 +262,7 @@ impl KvFs {
     }
 
     /// Makes known what a file's record has become in the store.
-    pub(super) fn adopt_stored(
+    pub(in crate::fs) fn adopt_stored(
         &self,
         side: &WriteSide,
         (ino, key): (Ino, &Key),
@@ -314,7 +319,7 @@ impl KvFs {
     }
 
     /// Forgets a draft that nobody needs any more.
-    pub(super) fn settle(&self, draft: &Arc<Draft>) {
+    pub(in crate::fs) fn settle(&self, draft: &Arc<Draft>) {
         let Ok(side) = self.write_side() else { return };
         let mut given_up = None;
         let mut inodes = self.inodes.lock();
@@ -473,7 +478,7 @@ impl Write for Appended<'_> {
 
 impl FsError {
     /// Returns the error of a staging file.
-    pub(super) fn staging(what: &str, error: &io::Error) -> Self {
+    pub(in crate::fs) fn staging(what: &str, error: &io::Error) -> Self {
         let errno = match error.raw_os_error() {
             Some(libc::EROFS) => libc::EROFS,
             Some(libc::ENOSPC | libc::EDQUOT) => libc::ENOSPC,

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use super::WriteSide;
 use super::draft::Why;
-use super::types::Ino;
-use super::writing::WriteSide;
-use super::{FsError, KvFs, Result};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::VersionId;
+use crate::fs::types::Ino;
+use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::staging::file::StagingFile;
 use crate::store::{
@@ -21,7 +21,7 @@ const CHUNK: usize = 256 << 10;
 impl KvFs {
     /// Stores a record's stored bytes again, under the same key or another; `change` says what is
     /// to be different. Returns the content's size if it is known.
-    pub(super) fn resend(
+    pub(in crate::fs) fn resend(
         &self,
         side: &WriteSide,
         from: &Key,
@@ -36,7 +36,7 @@ impl KvFs {
             if_match: None,
             if_absent: false,
         };
-        if from == to && side.config.overwrite == super::writing::Overwrite::Unchanged {
+        if from == to && side.config.overwrite == super::Overwrite::Unchanged {
             request.if_match = meta.etag.clone().filter(|etag| etag.is_strong());
         }
         change(&mut request);
@@ -124,7 +124,7 @@ impl KvFs {
 
     /// Sets a record's content type or encoding: of what is being written, for its upload; else
     /// the record is stored again with it.
-    pub(super) fn set_stored_as(
+    pub(in crate::fs) fn set_stored_as(
         &self,
         ino: Ino,
         content_type: Option<Arc<str>>,
