@@ -14,7 +14,7 @@ from pathlib import Path
 
 LAYERS = [
     ["base", "metrics"],
-    ["store"],
+    ["freshness", "store"],
     ["apify", "local", "bucket"],
     ["disk", "transfer", "listing", "cache", "prefetch", "staging", "upload"],
     ["fs"],

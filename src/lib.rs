@@ -3,7 +3,7 @@
 //! Layers, each importing only from those above it (`scripts/layers.py` checks this):
 //!
 //! 1. words and tools: [`base`], [`metrics`]
-//! 2. the store contract: [`store`]
+//! 2. the store contract, and what a store's clock proves: [`store`], [`freshness`]
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`]
 //! 4. bytes on their way, the directory, caches, what fills them ahead, and what waits for the
 //!    store: [`disk`], [`transfer`], [`listing`], [`cache`], [`prefetch`], [`staging`],
@@ -16,6 +16,7 @@
 pub mod base;
 pub mod metrics;
 
+pub mod freshness;
 pub mod store;
 
 pub mod apify;

@@ -1,0 +1,38 @@
+//! The store clock: what may still be believed where records have no validators.
+//!
+//! The platform tells of a record neither an entity tag nor a time, but of the store when it was last
+//! changed (`modifiedAt`). So one question about the store answers for all its records: what was read
+//! from the store after its last change is what the store still has. That is believed only as far as
+//! the clock has earned it ([`Trust`]), and contradicted by what is seen to change.
+//!
+//! Everything here is arithmetic: no request, no disk, no time but what is handed in. All times are
+//! the server's ([`Span`] says how well they are known), never this machine's.
+
+use std::time::{Duration, SystemTime};
+
+mod clock;
+mod own;
+mod server_time;
+mod span;
+
+#[cfg(test)]
+mod tests;
+
+pub use clock::{Remembered, StoreClock, Trust};
+pub use server_time::ServerTime;
+pub use span::Span;
+
+/// How much later than a write `modifiedAt` may tell of it, unless something else is said: the
+/// platform's takes 5 to 10 seconds, as far as is known.
+pub const USUAL_LAG: Duration = Duration::from_secs(15);
+
+/// What a server says of a store as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreState {
+    /// When the store was last changed (`modifiedAt`).
+    pub modified: SystemTime,
+    /// When the store was made, where the server tells.
+    pub created: Option<SystemTime>,
+    /// How many records were ever stored and deleted, where the server counts.
+    pub changes: Option<u64>,
+}
