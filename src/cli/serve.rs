@@ -185,6 +185,7 @@ fn configure(
     config.limits.record = args.max_record.map(|size| size.0);
     config.limits.connections = args.max_connections;
     config.limits.idle = args.idle_timeout;
+    config.platform.clone_from(&args.platform);
     config.knobs.latency = args.latency.unwrap_or_default();
     config.knobs.bandwidth = args.bandwidth.map(|size| size.0);
     config.knobs.rate_limit = args.rate_limit;

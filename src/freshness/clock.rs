@@ -99,9 +99,9 @@ impl StoreClock {
         let unseen = before.as_ref().and_then(|before| before.unseen_ms);
         Self {
             allowed: lag,
-            learned: before
-                .as_ref()
-                .map_or(Duration::ZERO, |before| Duration::from_millis(before.learned_ms)),
+            learned: before.as_ref().map_or(Duration::ZERO, |before| {
+                Duration::from_millis(before.learned_ms)
+            }),
             trust: before
                 .as_ref()
                 .map_or(Trust::Unproven, |before| before.trust.clone()),

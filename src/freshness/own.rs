@@ -47,7 +47,9 @@ impl OwnWrites {
             self.is_vague = true;
         }
         self.is_vague |= is_vague;
-        let at = self.writes.partition_point(|write| write.latest <= when.latest);
+        let at = self
+            .writes
+            .partition_point(|write| write.latest <= when.latest);
         self.writes.insert(at, when);
     }
 
@@ -75,8 +77,7 @@ impl OwnWrites {
         };
         let last = self.writes.back().map(|last| last.latest + SKEW);
         // What moves without counting counts as others' change.
-        if (grown > 0 || has_moved)
-            && (grown == 0 || last.is_none_or(|last| state.modified > last))
+        if (grown > 0 || has_moved) && (grown == 0 || last.is_none_or(|last| state.modified > last))
         {
             return Explained::Not;
         }
@@ -93,7 +94,10 @@ impl OwnWrites {
         } else if count == most && most - least == 1 {
             // Whose write it is that `modifiedAt` tells, there is room for no other.
             Explained::SoFar
-        } else if self.proven.is_some_and(|proven| asked.earliest <= proven + lag * 3) {
+        } else if self
+            .proven
+            .is_some_and(|proven| asked.earliest <= proven + lag * 3)
+        {
             Explained::SoFar
         } else {
             Explained::Not
@@ -110,7 +114,9 @@ impl OwnWrites {
     /// Takes in an answer that may show changes by others; returns the own writes that it must show.
     pub(super) fn restart(&mut self, asked: Span, state: &StoreState, lag: Duration) -> Vec<Span> {
         let must_show = back(asked.earliest, lag);
-        let overdue = self.writes.partition_point(|write| write.latest <= must_show);
+        let overdue = self
+            .writes
+            .partition_point(|write| write.latest <= must_show);
         let overdue = self.drain(overdue);
         // While some need not show, it cannot be told how many of them are in the count.
         self.counted = state.changes.filter(|_| self.writes.is_empty());

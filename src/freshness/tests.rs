@@ -47,7 +47,11 @@ impl Server {
     fn state(&self, now: u64) -> StoreState {
         let shown = self.writes.iter().filter(|(_, shows)| *shows <= now);
         StoreState {
-            modified: at(shown.clone().map(|(write, _)| *write).max().unwrap_or(START)),
+            modified: at(shown
+                .clone()
+                .map(|(write, _)| *write)
+                .max()
+                .unwrap_or(START)),
             created: Some(at(START - seconds(7200))),
             changes: Some(shown.count() as u64),
         }
@@ -233,7 +237,10 @@ fn a_clock_that_stands_still_while_something_changes_proves_nothing_and_is_given
     assert!(!clock.vouches(at(READ)), "what was read before the change");
     clock.answered(seen(START + seconds(12)), &still);
     assert!(!clock.is_doubted(), "it may be late");
-    assert!(clock.vouches(at(START + seconds(8))), "read after the change");
+    assert!(
+        clock.vouches(at(START + seconds(8))),
+        "read after the change"
+    );
     clock.answered(seen(START + seconds(30)), &still);
     assert!(clock.is_doubted() && !clock.vouches(at(START + seconds(8))));
     clock.answered(seen(START + seconds(200)), &still);
@@ -261,7 +268,10 @@ fn a_clock_that_is_later_than_allowed_is_learned_from() {
     assert!(clock.vouches(at(READ)), "nothing shows that it is late");
     clock.answered(seen(START + seconds(61)), &state(START + seconds(1), 8));
     assert!(clock.lag() >= Duration::from_secs(45), "{:?}", clock.lag());
-    assert!(!clock.vouches(at(START + seconds(30))), "read while the change did not show");
+    assert!(
+        !clock.vouches(at(START + seconds(30))),
+        "read while the change did not show"
+    );
     let again = StoreClock::new(LAG, Some(clock.remembered()));
     assert_eq!(again.lag(), clock.lag());
 }
@@ -326,7 +336,10 @@ fn a_write_whose_outcome_is_not_known_proves_nothing() {
 fn a_store_at_work_is_asked_for_each_record() {
     let mut clock = rested(LAG);
     clock.answered(seen(START + seconds(30)), &state(START + seconds(20), 8));
-    assert!(!clock.vouches(at(START + seconds(26))), "it may change again");
+    assert!(
+        !clock.vouches(at(START + seconds(26))),
+        "it may change again"
+    );
     clock.answered(seen(START + seconds(40)), &state(START + seconds(20), 8));
     assert!(clock.vouches(at(START + seconds(26))));
 }
@@ -343,7 +356,10 @@ fn what_an_earlier_mount_knew_of_others_holds_while_nothing_has_changed() {
         next
     };
     assert!(next(state(write, 8)).vouches(at(READ)));
-    assert!(!next(state(write, 9)).vouches(at(READ)), "somebody has written");
+    assert!(
+        !next(state(write, 9)).vouches(at(READ)),
+        "somebody has written"
+    );
     assert!(!next(state(START + seconds(60), 9)).vouches(at(READ)));
     assert_eq!(Remembered::default(), StoreClock::default().remembered());
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::FaultRule;
 use super::folders::metadata::{derived_id, is_id};
+use super::profile::Platform;
 use crate::base::redact::Secret;
 use crate::base::signature::{base62, sign_record};
 
@@ -39,6 +40,8 @@ pub struct ServerConfig {
     pub public_url: Option<String>,
     /// Deviations, for tests.
     pub knobs: Knobs,
+    /// Answers as the platform's; `None` for the server's own, kinder ones.
+    pub platform: Option<Platform>,
     /// How much the server takes.
     pub limits: Limits,
 }
@@ -58,6 +61,7 @@ impl ServerConfig {
             signing_secret: None,
             public_url: None,
             knobs: Knobs::default(),
+            platform: None,
             limits: Limits::default(),
         }
     }

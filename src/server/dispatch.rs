@@ -39,7 +39,7 @@ pub(super) enum Outcome {
 
 /// Answers any request.
 pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Request) -> Outcome {
-    let (parts, mut body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let query = Query::parse(&parts.uri);
     // `?method=POST` on a GET, for clients that can do nothing else.
     let method = match query.text("method").map(str::to_ascii_uppercase) {
@@ -57,6 +57,8 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         .map_or(Kind::Other, |route| route.kind(&method));
     let mut logged = logged(&method, &parts.uri, &parts.headers);
     let mut underway = Underway::new(signals, app.stats.clone());
+    let profile = app.profile.as_ref();
+    let asked = profile.map(|profile| profile.ask(&method, &route, &mut parts.headers));
     let fault = route
         .as_ref()
         .ok()
@@ -77,7 +79,17 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         }
         fault => {
             let head = method == Method::HEAD;
-            let response = respond(&app, method, parts.headers, query, route, body).await;
+            let admitted = match (profile, &asked) {
+                (Some(profile), Some(asked)) => profile.admit(asked, &route),
+                _ => Ok(()),
+            };
+            let mut response = match admitted {
+                Ok(()) => respond(&app, method, parts.headers, query, route, body).await,
+                Err(error) => error.into_response(),
+            };
+            if let (Some(profile), Some(asked)) = (profile, &asked) {
+                response = profile.answer(asked, response).await;
+            }
             match fault {
                 Some(FaultAction::Lose) => None,
                 Some(action) if !head => Some(break_body(action, response)),
@@ -94,10 +106,16 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         _ => RATE_LIMITS.0,
     };
     cors::open(response.headers_mut());
-    response.headers_mut().insert(
-        "x-ratelimit-limit",
-        HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
-    );
+    let limit = match (profile, &asked) {
+        (Some(profile), Some(asked)) => profile.limit(asked),
+        _ => Some(limit),
+    };
+    if let Some(limit) = limit {
+        response.headers_mut().insert(
+            "x-ratelimit-limit",
+            HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
+        );
+    }
     logged.status = response.status().as_u16();
     let logged = Arc::new(logged);
     underway.log(logged.clone());

@@ -37,6 +37,7 @@ mod lanes;
 mod listen;
 mod negotiate;
 mod preconditions;
+mod profile;
 mod range;
 mod records;
 mod reply;
@@ -51,6 +52,7 @@ pub use catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 pub use config::{GeneralAccess, Knobs, Limits, RunEntry, ServerConfig, User};
 pub use faults::{FaultAction, FaultRule};
 pub use folders::DirectoryCatalog;
+pub use profile::{Platform, StoreClockKind};
 pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
@@ -60,6 +62,7 @@ use faults::Faults;
 use inline::Pace;
 use lanes::Lanes;
 use listen::Phase;
+use profile::Profile;
 use routes::{Query, Target};
 use stats::Stats;
 
@@ -100,6 +103,7 @@ struct App {
     stats: Arc<Stats>,
     addr: SocketAddr,
     faults: Faults,
+    profile: Option<Profile>,
     pace: Pace,
     /// Requests left for each store, and when that was reckoned.
     allowances: Mutex<HashMap<String, (f64, Instant)>>,
@@ -155,6 +159,7 @@ impl Server {
         let addr = listener.local_addr()?;
         let app = Arc::new(App {
             faults: Faults::new(&config.knobs.faults),
+            profile: config.platform.clone().map(Profile::new),
             config,
             catalog,
             stats: Arc::default(),
@@ -280,6 +285,17 @@ impl App {
         match headers.get(header::HOST).map(HeaderValue::to_str) {
             Some(Ok(host)) if !host.is_empty() => format!("http://{host}"),
             _ => format!("http://{}", self.addr),
+        }
+    }
+
+    /// Takes note that a record of a store was stored or deleted.
+    fn written(&self, entry: &StoreEntry) {
+        if let Some(profile) = &self.profile {
+            let now = self.catalog.find(Lookup::Id(&entry.id)).ok().flatten();
+            profile.written(
+                &entry.id,
+                now.map_or(entry.modified, |entry| entry.modified),
+            );
         }
     }
 

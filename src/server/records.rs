@@ -58,6 +58,9 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
         return Err(ApiError::service_worker());
     }
     app.stats.store(&entry.id).read();
+    if let Some(profile) = &app.profile {
+        profile.read(entry);
+    }
     let store = &*entry.store;
     let attachment = call.query.flag("attachment")?;
     // Who asks for a part, or whether it has changed, mostly does not get the whole.
@@ -204,6 +207,7 @@ pub(super) fn put(
             ErrorKind::Network | ErrorKind::Protocol => ApiError::aborted(),
             _ => error.into(),
         })?;
+    app.written(&resolved.entry);
     let mut response = reply::json(StatusCode::CREATED, &serde_json::json!({}));
     let headers = response.headers_mut();
     set(
@@ -244,6 +248,7 @@ pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Resu
     call.may_write(app, &resolved.entry)?;
     app.stats.store(&resolved.entry.id).deleted();
     resolved.entry.store.delete(key, deadline())?;
+    app.written(&resolved.entry);
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 

@@ -196,6 +196,9 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
         }
     }
     object["keysPublicUrl"] = json!(keys_url);
+    if let Some(profile) = &app.profile {
+        profile.describe(entry, &mut object);
+    }
     object
 }
 
@@ -255,7 +258,7 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-fn date(time: SystemTime) -> String {
+pub(super) fn date(time: SystemTime) -> String {
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }

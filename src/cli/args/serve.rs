@@ -9,7 +9,7 @@ use url::Url;
 
 use super::values::{account, api_url, positive_duration, user_name};
 use crate::base::units::{ByteSize, parse_duration};
-use crate::server::{FaultRule, RunEntry};
+use crate::server::{FaultRule, Platform, RunEntry};
 
 /// The arguments of `kvfs serve`.
 #[derive(Debug, Args)]
@@ -67,6 +67,25 @@ pub struct ServeArgs {
     /// After Ctrl-C, let uploads and downloads under way finish for at most so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Limits")]
     pub grace: Duration,
+    /// Answer as the Apify platform was recorded to, and no kinder: records without ETag,
+    /// Last-Modified and ranges
+    ///
+    /// What the platform does otherwise comes with it: JSON indented and from 1 kB on compressed, weak
+    /// ETags on objects and pages, limits named in each answer, conditions on records ignored, and
+    /// modifiedAt that tells of writes some seconds later. Settings, separated by commas: lag=TIME is
+    /// how much later (7s); clock=writes, nothing, reads or back is what modifiedAt follows;
+    /// rested=TIME lets stores look as if they had been changed so long ago; 304=no never answers
+    /// 304; limits=yes enforces the limits: 200 requests a second for records and keys, 60 for the
+    /// store.
+    #[arg(
+        long,
+        value_name = "SETTINGS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = "For tests and rehearsals"
+    )]
+    pub platform: Option<Platform>,
     /// Wait before each answer
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "For tests and rehearsals")]
     pub latency: Option<Duration>,

@@ -3,6 +3,7 @@
 mod access;
 mod crash;
 mod errors;
+mod platform;
 mod process;
 mod records;
 mod rehearsal;
