@@ -66,6 +66,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Tells whether the server is to change something.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self.purpose, Purpose::Put | Purpose::Delete)
+    }
+
     pub(super) fn method(&self) -> Method {
         match self.purpose {
             Purpose::List | Purpose::Get | Purpose::Other => Method::GET,

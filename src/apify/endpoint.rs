@@ -78,7 +78,7 @@ impl Endpoint {
     pub fn keys(&self, query: &ListQuery, signature: Option<&Secret>) -> Target {
         let mut url = self.store.clone();
         url.set_path(&format!("{}/keys", self.store.path()));
-        let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+        let limit = page_len(query);
         {
             let mut pairs = url.query_pairs_mut();
             pairs.append_pair("limit", &limit.to_string());
@@ -131,6 +131,11 @@ impl Endpoint {
         url.set_query(attachment.then_some("attachment=true"));
         Target::Url(SafeUrl::new(url))
     }
+}
+
+/// Returns how many keys a page may have, as the server is asked for.
+pub fn page_len(query: &ListQuery) -> usize {
+    query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE)
 }
 
 /// Returns the address of a record from its link.

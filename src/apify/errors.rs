@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::retry::{Verdict, parse_retry_after};
-use super::wire::ApiError;
+use super::wire::{self, ApiError};
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// What a request is about, for error texts and for what a 404 means.
@@ -57,8 +57,7 @@ pub struct Failure {
     pub api_type: Option<String>,
     /// What to do about it, where the kind alone does not say.
     pub hint: Option<Cow<'static, str>>,
-    /// Whether the server cannot have acted on the request: it answered with this failure, or
-    /// was never reached.
+    /// Whether the server cannot have acted on the request: it refused it, or was never reached.
     pub not_done: bool,
     /// Whether it was not even sent: there was no time left for its turn to come.
     pub unsent: bool,
@@ -101,6 +100,9 @@ impl Failure {
         now: SystemTime,
     ) -> Self {
         let ApiError { api_type, message } = ApiError::parse(headers, body);
+        if matches!(status, 404 | 410) && api_type.is_none() && wire::is_web_page(headers) {
+            return Self::of_gateway(status, subject);
+        }
         let kind = kind_of(status, api_type.as_deref(), message.as_deref(), subject);
         let retry_after = || {
             let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
@@ -138,9 +140,33 @@ impl Failure {
             status: Some(status),
             api_type,
             hint: hint.map(Cow::Borrowed),
-            // A gateway may fail while the server behind it goes on working.
-            not_done: !matches!(status, 502 | 504),
+            // A server, or what stands before it, may fail after the work is done.
+            not_done: (400..500).contains(&status) && status != 408,
             ..Self::permanent(kind, text)
+        }
+    }
+
+    /// Returns the failure of an answer that is not the API's: something between here and the server
+    /// has answered in its place, and whether the server knows of the request is not known.
+    pub fn of_gateway(status: u16, subject: Subject<'_>) -> Self {
+        let text = format!(
+            "{subject} {}: the answer is not the API's, but that of a gateway or proxy before it",
+            what_happened(ErrorKind::Server)
+        );
+        Self {
+            status: Some(status),
+            hint: Some(Cow::Borrowed(
+                "the API may be down for the moment; check --api-url, and what the network's proxy says",
+            )),
+            ..Self::transient(ErrorKind::Server, text)
+        }
+    }
+
+    /// Marks a failure to send anything at all.
+    pub fn before_sending(self) -> Self {
+        Self {
+            not_done: true,
+            ..self
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
@@ -32,6 +32,9 @@ const MAX_REDIRECTS: usize = 10;
 
 /// The attempts to connect to a server that has never answered.
 const UNREACHED_ATTEMPTS: u32 = 3;
+
+/// How many requests a second the server allows.
+const RATE_LIMIT: &str = "x-ratelimit-limit";
 
 /// The platform's API host, which is known to limit requests.
 pub const PLATFORM_HOST: &str = "api.apify.com";
@@ -70,6 +73,8 @@ pub struct HttpClient {
     options: HttpOptions,
     /// Whether the server has ever answered.
     reached: AtomicBool,
+    /// Whether an answer of the server has named its limit of requests; then all of the API's do.
+    names_limit: AtomicBool,
 }
 
 impl HttpClient {
@@ -89,6 +94,7 @@ impl HttpClient {
             limited: api.origin(),
             options,
             reached: AtomicBool::new(false),
+            names_limit: AtomicBool::new(false),
         };
         client.show_budget();
         Ok(client)
@@ -132,7 +138,8 @@ impl HttpClient {
     /// counts like a failure to get an answer at all.
     ///
     /// # Errors
-    /// The last attempt's failure.
+    /// The last attempt's failure. For a change it says whether any attempt may have arrived
+    /// ([`StoreError::is_unanswered`]).
     pub fn call<T>(
         &self,
         call: &Call<'_>,
@@ -145,6 +152,7 @@ impl HttpClient {
         let mut outgoing = upload.map(|upload| Outgoing::new(upload, key, transfers, deadline));
         let mut state = RetryState::new(self.options.retry, Instant::now());
         let mut before: Option<Failure> = None;
+        let mut may_have_arrived = false;
         loop {
             let attempted = self.attempt(call, outgoing.as_mut(), deadline, &mut read);
             let deadline = deadline_of(outgoing.as_ref(), deadline);
@@ -160,6 +168,7 @@ impl HttpClient {
                 },
                 Err(failure) => failure,
             };
+            may_have_arrived |= call.is_change() && !failure.not_done && !failure.unsent;
             // A wrong address should be told soon; a server that has answered may come back.
             let is_hopeless = failure.is_unreached()
                 && !self.reached.load(Ordering::Relaxed)
@@ -171,11 +180,12 @@ impl HttpClient {
                 .then(|| state.next_delay(failure.verdict, deadline.remaining(), fastrand::f64()))
                 .flatten();
             let Some(delay) = delay else {
-                return Err(failure.into_error(
-                    call.subject,
-                    state.attempt(),
-                    state.elapsed(Instant::now()),
-                ));
+                let elapsed = state.elapsed(Instant::now());
+                let error = failure.into_error(call.subject, state.attempt(), elapsed);
+                return Err(match may_have_arrived {
+                    true => error.unanswered(),
+                    false => error,
+                });
             };
             tracing::debug!(
                 attempt = state.attempt(),
@@ -249,20 +259,7 @@ impl HttpClient {
                 None
             };
             let was_paced = self.limiter.allowed(call.budget()) > 0;
-            let mut headers = call.headers.clone();
-            if let Some(token) = call.token
-                && let Some(secret) = token.for_url(&server).map_err(Failure::from)?
-            {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
-                    .map_err(|_| {
-                        Failure::permanent(
-                            ErrorKind::Denied,
-                            "the token holds characters that no token has",
-                        )
-                    })?;
-                value.set_sensitive(true);
-                headers.insert(AUTHORIZATION, value);
-            }
+            let headers = headers_of(call, &server).map_err(Failure::before_sending)?;
             self.count(call);
             let sent = outgoing.as_deref_mut();
             let reply = self
@@ -279,25 +276,34 @@ impl HttpClient {
                 self.learn(call.budget(), &reply);
             }
             if matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
-                let next = redirect_target(&reply, &server, call.purpose, self.options.plain_http)?;
+                let next = redirect_target(&reply, &server, call.purpose, self.options.plain_http)
+                    .map_err(Failure::before_sending)?;
                 visited.push(server);
+                let refused = |reason: String| {
+                    Failure::permanent(ErrorKind::Protocol, reason).before_sending()
+                };
                 if visited.len() > MAX_REDIRECTS || visited.contains(&next) {
-                    return Err(Failure::permanent(
-                        ErrorKind::Protocol,
-                        format!("the server redirects {} in circles", call.subject),
-                    ));
+                    return Err(refused(format!(
+                        "the server redirects {} in circles",
+                        call.subject
+                    )));
                 }
                 if outgoing
                     .as_ref()
                     .is_some_and(|outgoing| !outgoing.can_start())
                 {
-                    return Err(Failure::permanent(
-                        ErrorKind::Protocol,
-                        "the server redirects an upload that cannot be sent again",
+                    return Err(refused(
+                        "the server redirects an upload that cannot be sent again".into(),
                     ));
                 }
                 target = Target::Url(SafeUrl::new(next));
                 continue;
+            }
+            if is_limited && self.is_gateways(call, &reply) {
+                return Err(Failure::of_gateway(reply.status, call.subject));
+            }
+            if call.is_change() && !is_done(&reply) && (200..300).contains(&reply.status) {
+                return Err(Failure::of_gateway(reply.status, call.subject));
             }
             if (200..300).contains(&reply.status) || call.accepts.contains(&reply.status) {
                 return read(reply);
@@ -319,14 +325,37 @@ impl HttpClient {
                 }
             };
             let now = SystemTime::now();
-            return Err(Failure::from_answer(
-                reply.status,
-                &reply.headers,
-                &body,
-                call.subject,
-                now,
-            ));
+            let failure =
+                Failure::from_answer(reply.status, &reply.headers, &body, call.subject, now);
+            let is_anybodys = matches!(reply.status, 404 | 410) && failure.api_type.is_none();
+            if is_anybodys
+                && is_limited
+                && call.purpose != Purpose::Head
+                && self.lacks_limit(&reply.headers)
+            {
+                return Err(Failure::of_gateway(reply.status, call.subject));
+            }
+            return Err(failure);
         }
+    }
+
+    /// Tells whether an answer lacks what all others of the API's answers have had.
+    fn lacks_limit(&self, headers: &HeaderMap) -> bool {
+        self.names_limit.load(Ordering::Relaxed) && !headers.contains_key(RATE_LIMIT)
+    }
+
+    /// Tells whether an answer that looks like success is a gateway's.
+    ///
+    /// A record can be a web page, so the content says nothing. But the platform names its limit of
+    /// requests in every answer about records, and what stands before it does not.
+    fn is_gateways(&self, call: &Call<'_>, reply: &Reply) -> bool {
+        let is_success = match call.purpose {
+            Purpose::Get | Purpose::Head => matches!(reply.status, 200 | 206),
+            Purpose::Put | Purpose::Delete => (200..300).contains(&reply.status),
+            // Those must be the API's JSON.
+            Purpose::List | Purpose::Other => false,
+        };
+        is_success && self.lacks_limit(&reply.headers)
     }
 
     fn count(&self, call: &Call<'_>) {
@@ -353,13 +382,55 @@ impl HttpClient {
     fn learn(&self, budget: Budget, reply: &Reply) {
         let limit = reply
             .headers
-            .get("x-ratelimit-limit")
+            .get(RATE_LIMIT)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        if reply.headers.contains_key(RATE_LIMIT) {
+            self.names_limit.store(true, Ordering::Relaxed);
+        }
         if let Some(per_second) = limit {
             self.limiter.learn(budget, per_second);
             self.show_budget();
         }
     }
+}
+
+/// Tells whether an answer with a 2xx status says that a change has been made: as the platform does,
+/// or as any other server of the API might. A page for people does not.
+fn is_done(reply: &Reply) -> bool {
+    if wire::is_web_page(&reply.headers) {
+        return false;
+    }
+    match reply.status {
+        201 | 204 => true,
+        200 => {
+            wire::is_json(&reply.headers)
+                || reply.headers.contains_key(RATE_LIMIT)
+                || reply
+                    .headers
+                    .get(CONTENT_LENGTH)
+                    .is_some_and(|len| len == "0")
+        }
+        _ => false,
+    }
+}
+
+/// Returns the headers of a call's request to this server, with the token if it may see that.
+fn headers_of(call: &Call<'_>, server: &Url) -> Result<HeaderMap, Failure> {
+    let mut headers = call.headers.clone();
+    if let Some(token) = call.token
+        && let Some(secret) = token.for_url(server)?
+    {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| {
+                Failure::permanent(
+                    ErrorKind::Denied,
+                    "the token holds characters that no token has",
+                )
+            })?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
 }
 
 /// Returns the deadline of a request; that of an upload moves on while bytes go out.

@@ -6,9 +6,7 @@
 
 use std::time::SystemTime;
 
-use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
-};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde::de::IgnoredAny;
 
 pub mod body;
@@ -39,7 +37,7 @@ use self::call::Purpose;
 use self::endpoint::Endpoint;
 use self::errors::Subject;
 use self::http::header;
-use self::record::{RecordApi, meta_of};
+use self::record::RecordApi;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
 use crate::base::signature::{sign_keys, sign_record};
@@ -87,16 +85,17 @@ fn list_page(
     deadline: Deadline,
 ) -> Result<ListPage> {
     let target = endpoint.keys(query, signature);
+    let asked = endpoint::page_len(query);
     let call = api.call(Purpose::List, target, Subject::Listing);
     match signature {
         // Only who has no token needs the links.
         Some(_) => {
             let page: wire::KeysPage = api.http.json(&call, deadline)?;
-            page.into_page()
+            page.into_page(asked)
         }
         None => {
             let page: wire::KeysPage<IgnoredAny> = api.http.json(&call, deadline)?;
-            page.into_page()
+            page.into_page(asked)
         }
     }
 }
@@ -169,15 +168,13 @@ impl Store for ApifyStore {
         self.api
             .http
             .call(&call, Some(&mut body), deadline, |reply| {
-                let validators = meta_of(&reply);
+                let (etag, last_modified) = self.api.validators_of_put(&reply);
                 Ok(RecordMeta {
                     content_type: request.content_type.clone(),
                     encoding: request.encoding.clone(),
                     stored_size,
-                    etag: validators.etag.filter(|_| reply.headers.contains_key(ETAG)),
-                    last_modified: validators
-                        .last_modified
-                        .filter(|_| reply.headers.contains_key(LAST_MODIFIED)),
+                    etag,
+                    last_modified,
                     accepts_ranges: false,
                 })
             })

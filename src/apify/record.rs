@@ -20,8 +20,8 @@ use super::transport::Reply;
 use crate::base::clock::Deadline;
 use crate::metrics::transfers::{Direction, Metered};
 use crate::store::{
-    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
-    StoreError, Validator,
+    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, MAX_SIZE, Priority,
+    RecordMeta, Result, StoreError, Validator,
 };
 
 /// The encodings that records are stored with: asking for them gets the stored bytes verbatim.
@@ -34,8 +34,19 @@ pub struct RecordApi {
     pub http: Arc<HttpClient>,
     /// The token they may carry.
     pub token: Option<Arc<Token>>,
-    /// Whether the server has refused HEAD, so that it need not be tried again.
-    refuses_head: Arc<AtomicBool>,
+    /// What its answers have shown so far.
+    shown: Arc<Shown>,
+}
+
+/// What a server's answers about records have shown.
+#[derive(Debug, Default)]
+struct Shown {
+    /// It has refused HEAD, which need not be tried again.
+    refuses_head: AtomicBool,
+    /// Records have strong entity tags.
+    strong_tags: AtomicBool,
+    /// Records have the time of their last change.
+    dates: AtomicBool,
 }
 
 /// What a get asks for beside the record itself.
@@ -98,12 +109,12 @@ impl ContentRange {
     }
 }
 
-/// Reads decimal digits and nothing else: no sign, no space.
+/// Reads decimal digits and nothing else: no sign, no space. No file has 2^63 bytes.
 fn parse_number(digits: &str) -> Option<u64> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok()
+    digits.parse().ok().filter(|number| *number <= MAX_SIZE)
 }
 
 fn protocol(key: &Key, status: u16, message: &str) -> StoreError {
@@ -118,7 +129,7 @@ impl RecordApi {
         Self {
             http,
             token,
-            refuses_head: Arc::default(),
+            shown: Arc::default(),
         }
     }
 
@@ -132,7 +143,32 @@ impl RecordApi {
 
     /// Never sends HEAD from now on.
     pub fn avoid_head(&self) {
-        self.refuses_head.store(true, Ordering::Relaxed);
+        self.shown.refuses_head.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note of the validators that a record's answer has.
+    fn note_validators(&self, meta: &RecordMeta) {
+        if meta.strong_etag().is_some() {
+            self.shown.strong_tags.store(true, Ordering::Relaxed);
+        }
+        if meta.last_modified.is_some() {
+            self.shown.dates.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns what the answer to a PUT tells of the new version.
+    ///
+    /// Its headers describe the answer's own body, such as `{}`, as much as the record. So they
+    /// count only where the store's records have been seen with the like: the platform tags the
+    /// `{}`, and its records have no tags.
+    pub fn validators_of_put(&self, reply: &Reply) -> (Option<ETag>, Option<Arc<str>>) {
+        let meta = meta_of(reply);
+        let has = |shown: &AtomicBool| shown.load(Ordering::Relaxed);
+        (
+            meta.etag
+                .filter(|etag| etag.is_strong() && has(&self.shown.strong_tags)),
+            meta.last_modified.filter(|_| has(&self.shown.dates)),
+        )
     }
 
     /// Returns a call with the token.
@@ -162,7 +198,18 @@ impl RecordApi {
             if_range: None,
             priority: request.priority,
         };
-        let answer = self.fetch(&target, key, &conditions, deadline)?;
+        let mut answer = self.fetch(&target, key, &conditions, deadline)?;
+        if answer.status == 304
+            && let Some(known) = &request.if_none_match
+            && contradicts(&answer.meta, known)
+        {
+            // The record is unchanged, and it is another version: the record itself will tell.
+            let unconditional = Conditions {
+                if_none_match: None,
+                ..conditions
+            };
+            answer = self.fetch(&target, key, &unconditional, deadline)?;
+        }
         let Answer {
             status,
             meta,
@@ -170,9 +217,9 @@ impl RecordApi {
             body,
         } = answer;
         if status == 304 {
-            return match request.if_none_match {
-                Some(_) => Ok(GetOutcome::NotModified),
-                None => Err(protocol(
+            return match &request.if_none_match {
+                Some(known) if !contradicts(&meta, known) => Ok(GetOutcome::NotModified),
+                _ => Err(protocol(
                     key,
                     status,
                     "the server says that nothing changed, though nobody asked",
@@ -253,12 +300,15 @@ impl RecordApi {
     /// # Errors
     /// As [`crate::store::Store::head`].
     pub fn head(&self, target: Target, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
-        if !self.refuses_head.load(Ordering::Relaxed) {
+        if !self.shown.refuses_head.load(Ordering::Relaxed) {
             let mut call = self.call(Purpose::Head, target.clone(), Subject::Record(key));
             call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
             let found = self
                 .http
                 .call(&call, None, deadline, |reply| Ok(meta_of(&reply)));
+            if let Ok(meta) = &found {
+                self.note_validators(meta);
+            }
             match &found {
                 // No documentation says that HEAD takes signatures.
                 Err(error)
@@ -316,42 +366,87 @@ impl RecordApi {
                 call.headers.insert(name, header(etag.as_str())?);
             }
         }
-        self.http.call(&call, None, deadline, |reply| {
+        let answer = self.http.call(&call, None, deadline, |reply| {
             let status = Some(reply.status);
             answer_of(reply).map_err(|message| Failure {
                 status,
                 ..Failure::permanent(ErrorKind::Protocol, message)
             })
-        })
+        })?;
+        if matches!(answer.status, 200 | 206) {
+            self.note_validators(&answer.meta);
+        }
+        Ok(answer)
     }
+}
+
+/// Tells whether a 304 names another version than the one that was asked about.
+fn contradicts(meta: &RecordMeta, known: &Validator) -> bool {
+    match known {
+        Validator::ETag(known) => meta
+            .etag
+            .as_ref()
+            .is_some_and(|etag| !same_tag(etag, known)),
+        Validator::Modified(date, _) => meta
+            .last_modified
+            .as_ref()
+            .is_some_and(|other| other != date),
+    }
+}
+
+/// Compares weakly, as `If-None-Match` does.
+fn same_tag(one: &ETag, other: &ETag) -> bool {
+    one.as_str().trim_start_matches("W/") == other.as_str().trim_start_matches("W/")
 }
 
 /// Tells whether an answer describes the version that is already known.
 fn is_version(meta: &RecordMeta, known: &Validator) -> bool {
     match known {
-        // If-None-Match compares weakly.
-        Validator::ETag(known) => meta.etag.as_ref().is_some_and(|etag| {
-            etag.as_str().trim_start_matches("W/") == known.as_str().trim_start_matches("W/")
-        }),
+        Validator::ETag(known) => meta.etag.as_ref().is_some_and(|etag| same_tag(etag, known)),
         Validator::Modified(date, size) => {
             meta.last_modified.as_ref() == Some(date) && meta.stored_size == Some(*size)
         }
     }
 }
 
+/// Returns a header's value; `None` where it cannot be read, or there are several that differ.
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    lines.all(|line| line == first).then_some(())?;
+    first.to_str().ok()
+}
+
+/// Returns how a body is encoded, by all lines of the header; what cannot be read is unknown.
+fn encoding_of(headers: &HeaderMap) -> Encoding {
+    let lines: Vec<_> = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(|line| String::from_utf8_lossy(line.as_bytes()))
+        .collect();
+    let members: Vec<_> = lines
+        .iter()
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|member| !member.is_empty() && !member.eq_ignore_ascii_case("identity"))
+        .collect();
+    Encoding::from_header(Some(&members.join(", ")))
 }
 
 /// Reads what an answer's headers say of the record.
 pub fn meta_of(reply: &Reply) -> RecordMeta {
     let headers = &reply.headers;
+    let stored_size = text(headers, &CONTENT_LENGTH)
+        .filter(|_| !headers.contains_key(TRANSFER_ENCODING))
+        .and_then(parse_number);
     RecordMeta {
         content_type: text(headers, &CONTENT_TYPE).map(Into::into),
-        encoding: Encoding::from_header(text(headers, &CONTENT_ENCODING)),
-        stored_size: text(headers, &CONTENT_LENGTH)
-            .filter(|_| !headers.contains_key(TRANSFER_ENCODING))
-            .and_then(parse_number),
+        encoding: match (reply.status, stored_size) {
+            // No bytes are no bytes in any encoding.
+            (200, Some(0)) => Encoding::Identity,
+            _ => encoding_of(headers),
+        },
+        stored_size,
         etag: text(headers, &ETAG).map(ETag::new),
         last_modified: text(headers, &LAST_MODIFIED).map(Into::into),
         accepts_ranges: reply.status == 206
@@ -362,6 +457,15 @@ pub fn meta_of(reply: &Reply) -> RecordMeta {
 fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
     let mut meta = meta_of(&reply);
     let mut part = None;
+    // Nobody asked for one (RFC 9112, 7.4), and the bytes would be those of the coding.
+    let is_coded = reply.headers.get_all(TRANSFER_ENCODING).iter().any(|line| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    });
+    if is_coded {
+        return Err("the server sent the record in a transfer coding that was not asked for");
+    }
     match reply.status {
         200 | 304 => {}
         206 => {
@@ -415,6 +519,7 @@ mod tests {
             ("bytes 0-10/10", None),
             ("bytes +0-9/10", None),
             ("bytes 0-18446744073709551615/*", None),
+            ("bytes 0-9/9223372036854775808", None),
             ("items 0-9/10", None),
             ("bytes 0-9", None),
             ("", None),

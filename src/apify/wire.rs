@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use crate::base::redact::{self, SafeUrl, Secret};
-use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, Result, StoreError};
+use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
 pub const MAX_JSON_LEN: usize = 32 << 20;
@@ -91,20 +91,23 @@ impl Link for IgnoredAny {
     }
 }
 
-/// Reads a size; whatever is not a whole number of bytes is unknown.
+/// Reads a size; whatever is not a whole number of bytes that a file can have is unknown.
 fn lenient_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
+    let size = serde_json::Value::deserialize(deserializer)?.as_u64();
+    Ok(size.filter(|size| *size <= MAX_SIZE))
 }
 
 impl<L: Link> KeysPage<L> {
     /// Turns the answer into a page of the store contract.
     ///
-    /// A page that says it was cut but not where it continues goes on after its last key, so
-    /// that no listing ends early without anybody noticing.
+    /// A page that says it was cut but not where it continues goes on after its last key, and so
+    /// does one that says nothing of it and is as long as the `asked` keys: a listing never ends
+    /// early without an error.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] when it holds an empty key or more keys than a page can.
-    pub fn into_page(self) -> Result<ListPage> {
+    /// [`ErrorKind::Protocol`] when it holds an empty key or more keys than a page can, or was cut
+    /// before its first key and does not say where it continues.
+    pub fn into_page(self, asked: usize) -> Result<ListPage> {
         if self.items.len() > MAX_PAGE {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
@@ -125,21 +128,20 @@ impl<L: Link> KeysPage<L> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let next = match self.is_truncated {
-            Some(false) => None,
-            Some(true) => self
-                .next_exclusive_start_key
-                .filter(|next| !next.is_empty())
-                .or_else(|| {
-                    items
-                        .iter()
-                        .map(|i| i.key.as_str())
-                        .max()
-                        .map(str::to_owned)
-                }),
-            None => self
-                .next_exclusive_start_key
-                .filter(|next| !next.is_empty()),
+        let told = self
+            .next_exclusive_start_key
+            .filter(|next| !next.is_empty());
+        let last = || items.iter().map(|item| item.key.as_str()).max();
+        let next = match (self.is_truncated, told) {
+            (Some(false), _) => None,
+            (_, Some(told)) => Some(told),
+            (Some(true), None) => Some(last().map(str::to_owned).ok_or_else(|| {
+                StoreError::new(
+                    ErrorKind::Protocol,
+                    "a page of the listing was cut, and says neither keys nor where it continues",
+                )
+            })?),
+            (None, None) => last().filter(|_| items.len() >= asked).map(str::to_owned),
         };
         Ok(ListPage {
             items,
@@ -183,17 +185,31 @@ impl ApiError {
                 message: error.message.map(|text| presentable(&text)),
             };
         }
-        let is_html = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.starts_with("text/html"));
-        let message = (is_html && !body.is_empty())
+        let message = (is_web_page(headers) && !body.is_empty())
             .then(|| "a web page instead of an API answer; is this the API's address?".to_owned());
         Self {
             api_type: None,
             message,
         }
     }
+}
+
+/// Tells whether an answer is a page for browsers.
+pub fn is_web_page(headers: &HeaderMap) -> bool {
+    has_type(headers, "text/html")
+}
+
+/// Tells whether an answer is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    has_type(headers, "application/json")
+}
+
+fn has_type(headers: &HeaderMap, expected: &str) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case(expected))
 }
 
 /// Makes a server's text fit for showing: one line, bounded, no secrets.
@@ -213,16 +229,16 @@ mod tests {
 
     fn page(json: &str) -> ListPage {
         let envelope: Envelope<KeysPage> = serde_json::from_str(json).expect(json);
-        envelope.data.into_page().expect(json)
+        envelope.data.into_page(2).expect(json)
     }
 
     #[test]
     fn a_listing_may_lack_all_but_its_keys() {
         let page = page(
-            r#"{"data":{"items":[{"key":"a"},{"key":"b","size":null,"x":1},{"key":"c","size":7,"recordPublicUrl":"ftp://x"}]}}"#,
+            r#"{"data":{"isTruncated":false,"items":[{"key":"a"},{"key":"b","size":null,"x":1},{"key":"c","size":7,"recordPublicUrl":"ftp://x"},{"key":"d","size":9223372036854775808}]}}"#,
         );
         let sizes: Vec<_> = page.items.iter().map(|item| item.stored_size).collect();
-        assert_eq!(sizes, [None, None, Some(7)]);
+        assert_eq!(sizes, [None, None, Some(7), None]);
         assert_eq!(page.items[2].public_url, None);
         assert_eq!(page.next, None);
     }
@@ -241,17 +257,28 @@ mod tests {
             ),
             (r#""isTruncated":false,"nextExclusiveStartKey":null"#, None),
             (r#""nextExclusiveStartKey":"z""#, Some("z")),
+            (r#""nextExclusiveStartKey":null"#, Some("b")),
+            (r#""limit":1000"#, Some("b")),
         ] {
             let json = format!(r#"{{"data":{{"items":[{{"key":"a"}},{{"key":"b"}}],{rest}}}}}"#);
             assert_eq!(page(&json).next.as_deref(), next, "{rest}");
         }
+        assert_eq!(page(r#"{"data":{"items":[{"key":"a"}]}}"#).next, None);
+    }
+
+    #[test]
+    fn a_cut_page_without_keys_and_place_is_no_end() {
+        let json = r#"{"data":{"items":[],"isTruncated":true,"nextExclusiveStartKey":null}}"#;
+        let envelope: Envelope<KeysPage> = serde_json::from_str(json).expect("JSON");
+        let error = envelope.data.into_page(1000).expect_err("cut");
+        assert_eq!(error.kind(), ErrorKind::Protocol);
     }
 
     #[test]
     fn an_empty_key_breaks_the_protocol() {
         let envelope: Envelope<KeysPage> =
             serde_json::from_str(r#"{"data":{"items":[{"key":""}]}}"#).expect("JSON");
-        let error = envelope.data.into_page().expect_err("an empty key");
+        let error = envelope.data.into_page(1000).expect_err("an empty key");
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
 

@@ -171,7 +171,11 @@ pub fn replace(request: &mut PutRequest, stored: &RecordMeta) {
 }
 
 /// Tells whether the store may have done what it was asked although it failed so.
-pub fn may_have_arrived(kind: ErrorKind) -> bool {
+pub fn may_have_arrived(error: &StoreError) -> bool {
+    error.is_unanswered() || is_doubtful(error.kind())
+}
+
+fn is_doubtful(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::Network
         | ErrorKind::Timeout

@@ -52,6 +52,7 @@ pub struct StoreError {
     status: Option<u16>,
     api_type: Option<String>,
     hint: Option<String>,
+    is_unanswered: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -68,8 +69,21 @@ impl StoreError {
             status: None,
             api_type: None,
             hint: None,
+            is_unanswered: false,
             source: None,
         }
+    }
+
+    /// Says that an attempt at the change that failed may have been carried out all the same.
+    pub fn unanswered(mut self) -> Self {
+        self.is_unanswered = true;
+        self
+    }
+
+    /// Tells whether the store may have done what it was asked, in an attempt that was not answered:
+    /// also where a later attempt was refused.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
     }
 
     /// Names the record.
@@ -157,6 +171,7 @@ impl StoreError {
             status: self.status,
             api_type: self.api_type.clone(),
             hint: self.hint.clone(),
+            is_unanswered: self.is_unanswered,
             source: self.source.as_ref().map(|source| source.to_string().into()),
         }
     }

@@ -25,6 +25,9 @@ use crate::base::redact::Secret;
 /// The most keys that the API puts on one page of a listing.
 pub const MAX_PAGE: usize = 1000;
 
+/// The largest size that a file can have, in bytes: whatever claims more has none that is known.
+pub const MAX_SIZE: u64 = i64::MAX as u64;
+
 /// A key-value store.
 ///
 /// All calls block, none longer than to its deadline (bodies: see [`Store::get`]). Stored bytes

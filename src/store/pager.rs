@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use super::{ErrorKind, ListItem, ListQuery, Result, Store, StoreError};
+use super::{ErrorKind, Key, ListItem, ListQuery, Result, Store, StoreError};
 use crate::base::clock::Deadline;
 
 /// The pages of one listing, in order.
 ///
-/// INVARIANT: the keys it hands out grow strictly, whatever the server sends: a page is sorted,
-/// keys at or before the last one handed out are dropped, and a cursor that does not advance is
-/// a [`ErrorKind::Protocol`] error, so a listing that repeats itself ends.
+/// INVARIANT: the keys it hands out grow strictly, whatever the server sends, and none that it sends
+/// is left out: a page is sorted, and what the page before had too is dropped. Another key at or
+/// before the last one handed out comes of another order: it is a [`ErrorKind::Protocol`] error, since
+/// in that order the listing goes on and ends elsewhere. So is a cursor that does not advance: a
+/// listing that repeats itself ends.
 #[derive(Debug)]
 pub struct Pager {
     query: ListQuery,
     last: Option<Arc<str>>,
+    /// The keys of the page before, in order.
+    before: Vec<Key>,
     empty: usize,
     done: bool,
 }
@@ -27,6 +31,7 @@ impl Pager {
         Self {
             last: query.after.clone(),
             query,
+            before: Vec::new(),
             empty: 0,
             done: false,
         }
@@ -68,9 +73,25 @@ impl Pager {
         }
         page.items.sort_by(|a, b| a.key.cmp(&b.key));
         page.items.dedup_by(|a, b| a.key == b.key);
+        let keys: Vec<Key> = page.items.iter().map(|item| item.key.clone()).collect();
         if let Some(last) = &self.last {
-            page.items.retain(|item| item.key.as_str() > &**last);
+            let again = page
+                .items
+                .partition_point(|item| item.key.as_str() <= &**last);
+            let is_known =
+                |key: &Key| key.as_str() == &**last || self.before.binary_search(key).is_ok();
+            if let Some(strange) = page.items[..again].iter().find(|item| !is_known(&item.key)) {
+                return Err(StoreError::new(
+                    ErrorKind::Protocol,
+                    format!(
+                        "the listing is not in the order of the API: {:?} comes after {last:?}",
+                        strange.key
+                    ),
+                ));
+            }
+            page.items.drain(..again);
         }
+        self.before = keys;
         if let Some(item) = page.items.last() {
             self.last = Some(item.key.as_str().into());
         }
@@ -88,5 +109,122 @@ impl Pager {
         self.done = page.next.is_none();
         self.query.after = page.next.or(self.query.after.take());
         Ok(Some(page.items))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::ListPage;
+
+    /// A store that lists pages as they are scripted, by the cursor that is asked for.
+    #[derive(Debug)]
+    struct Pages(Vec<(Option<&'static str>, Vec<&'static str>)>);
+
+    impl Store for Pages {
+        fn info(&self) -> crate::store::StoreInfo {
+            crate::store::StoreInfo::default()
+        }
+
+        fn list_page(&self, query: &ListQuery, _: Deadline) -> Result<ListPage> {
+            let at = self
+                .0
+                .iter()
+                .position(|(after, _)| *after == query.after.as_deref())
+                .expect("a page that is scripted");
+            let items = self.0[at].1.iter().map(|key| ListItem {
+                key: Key::new(key).expect("a key"),
+                stored_size: None,
+                modified: None,
+                public_url: None,
+            });
+            Ok(ListPage {
+                items: items.collect(),
+                next: self
+                    .0
+                    .get(at + 1)
+                    .and_then(|(after, _)| *after)
+                    .map(Into::into),
+            })
+        }
+
+        fn head(&self, _: &Key, _: Deadline) -> Result<crate::store::RecordMeta> {
+            unreachable!("only listings")
+        }
+
+        fn get(
+            &self,
+            _: &Key,
+            _: &crate::store::GetRequest,
+            _: Deadline,
+        ) -> Result<crate::store::GetOutcome> {
+            unreachable!("only listings")
+        }
+
+        fn put(
+            &self,
+            _: &Key,
+            _: &crate::store::PutRequest,
+            _: crate::store::Upload<'_>,
+            _: Deadline,
+        ) -> Result<crate::store::RecordMeta> {
+            unreachable!("only listings")
+        }
+
+        fn delete(&self, _: &Key, _: Deadline) -> Result<()> {
+            unreachable!("only listings")
+        }
+    }
+
+    fn list(pages: &[(Option<&'static str>, &[&'static str])]) -> Result<Vec<String>> {
+        let store = Pages(
+            pages
+                .iter()
+                .map(|(after, keys)| (*after, keys.to_vec()))
+                .collect(),
+        );
+        let mut pager = Pager::new(ListQuery {
+            after: pages[0].0.map(Into::into),
+            ..ListQuery::default()
+        });
+        let mut keys = Vec::new();
+        while let Some(page) = pager.next_page(&store, Deadline::after(Duration::from_secs(10)))? {
+            keys.extend(page.into_iter().map(|item| item.key.to_string()));
+        }
+        Ok(keys)
+    }
+
+    #[test]
+    fn keys_of_the_page_before_may_come_again() {
+        let keys = list(&[
+            (None, &["b", "a", "b"]),
+            (Some("b"), &["a", "b", "c", "d"]),
+            (Some("d"), &["c", "d", "e"]),
+            (Some("x"), &[]),
+        ]);
+        assert_eq!(keys.expect("a listing"), ["a", "b", "c", "d", "e"]);
+        let keys = list(&[(Some("b"), &["b", "c"])]);
+        assert_eq!(keys.expect("a listing"), ["c"]);
+    }
+
+    #[test]
+    fn another_order_is_an_error_and_hides_no_key() {
+        for pages in [
+            // Regardless of case.
+            &[(None, &["a", "B", "c"][..]), (Some("c"), &["D", "e"])][..],
+            &[(None, &["c", "d"]), (Some("d"), &["a"])],
+            &[(None, &["a", "c"]), (Some("c"), &["b", "d"])],
+            &[
+                (None, &["a", "b"]),
+                (Some("b"), &["c"]),
+                (Some("c"), &["a", "d"]),
+            ],
+            &[(Some("c"), &["a", "d"])],
+        ] {
+            let error = list(pages).expect_err("no listing");
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        }
     }
 }

@@ -36,7 +36,7 @@ impl Uploader {
         match self.send(&entry, open) {
             Ok((file, meta)) => self.succeeded(&entry, &file, &meta),
             Err(error) => {
-                if may_have_arrived(error.kind()) {
+                if may_have_arrived(&error) {
                     self.journal.note_sent(id);
                 }
                 let is_disk = error.kind() == ErrorKind::Disk;

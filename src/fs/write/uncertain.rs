@@ -21,7 +21,10 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// How often an upload is sent again because the one before did not arrive, or was refused because
 /// an earlier one did.
-const MOST_REPEATS: u32 = 3;
+const MOST_REPEATS: u32 = 6;
+
+/// The pause before the second attempt after one that did not arrive; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl KvFs {
     /// Sends a file's bytes as a record, and finds out what became of them if the answer is lost.
@@ -46,7 +49,7 @@ impl KvFs {
                 Ok(meta) => return Ok(meta),
             };
             let refused = error.kind() == ErrorKind::Changed && !earlier.is_empty();
-            if !refused && !may_have_arrived(error.kind()) {
+            if !refused && !may_have_arrived(&error) {
                 return Err(error);
             }
             let this = Unanswered::new(file, size, &request.encoding).map_err(unreadable)?;
@@ -64,7 +67,11 @@ impl KvFs {
             match earlier.look(&*self.store, key, &request, until) {
                 Ok(Found::Ours(one, meta)) if one == this => return Ok(meta),
                 Ok(Found::Ours(_, meta)) => unanswered::replace(&mut request, &meta),
-                Ok(Found::Before) => {}
+                // A server that has just failed gets time, as with any other request.
+                Ok(Found::Before) => {
+                    let pause = PAUSE * (1 << repeats);
+                    std::thread::sleep(pause.min(deadline.remaining().unwrap_or_default()));
+                }
                 // As long as that is not known, nobody else is to blame.
                 Err(unknown) if refused => return Err(unknown),
                 Ok(Found::Other) | Err(_) => return Err(error),

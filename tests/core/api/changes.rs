@@ -7,10 +7,12 @@ use crate::support::scripted::{Answer, ScriptedServer};
 
 #[test]
 fn uploads_say_their_length_and_are_sent_again() {
-    let api = Scripted::with(options(), |_, count| match count % 2 {
-        0 => Answer::new(500, ""),
+    let api = Scripted::with(options(), |seen, count| match (&*seen.method, count % 2) {
+        ("HEAD", _) => Answer::new(200, "").header("etag", "\"v1\""),
+        (_, 1) => Answer::new(500, ""),
         _ => Answer::new(201, "{}").header("etag", "\"v2\""),
     });
+    api.store.head(&key("a"), deadline()).expect("a head");
     let content = bytes(700_000);
     let mut file = tempfile::tempfile().expect("a file");
     std::io::Write::write_all(&mut file, &content).expect("written");
@@ -128,4 +130,138 @@ fn a_change_is_redirected_only_within_the_server() {
         assert_eq!(put().expect_err("refused").kind(), ErrorKind::Protocol);
     }
     assert!(elsewhere.seen().is_empty());
+}
+
+#[test]
+fn a_server_that_fails_may_have_stored_what_was_sent() {
+    let request = PutRequest {
+        if_absent: true,
+        ..PutRequest::default()
+    };
+    // Repeated, the request would be refused because of itself.
+    for status in [408, 500, 502, 503, 504] {
+        let api = Scripted::queue([Answer::new(status, ""), Answer::new(412, "")]);
+        let put = |request| {
+            let body = Upload::Bytes(b"x");
+            api.store.put(&key("a"), request, body, deadline())
+        };
+        let error = put(&request).expect_err("unknown");
+        assert!(error.is_unanswered(), "{status}");
+        assert_ne!(error.kind(), ErrorKind::Changed, "{status}");
+        assert_eq!(api.seen().len(), 1, "{status}");
+    }
+}
+
+#[test]
+fn a_lost_answer_is_remembered_when_the_repetition_is_refused() {
+    for (first, status, unanswered) in [
+        (Answer::raw(""), 403, true),
+        (Answer::new(500, ""), 413, true),
+        (Answer::new(429, ""), 403, false),
+        (Answer::new(403, ""), 403, false),
+    ] {
+        for delete in [false, true] {
+            let api = Scripted::queue([first.clone(), Answer::new(status, "")]);
+            let put = PutRequest::default();
+            let error = match delete {
+                false => api
+                    .store
+                    .put(&key("a"), &put, Upload::Bytes(b"x"), deadline())
+                    .map(drop),
+                true => api.store.delete(&key("a"), deadline()),
+            };
+            let error = error.expect_err("refused");
+            assert_eq!(error.is_unanswered(), unanswered, "{status} {delete}");
+        }
+    }
+    // A redirect that is not followed, or a token that cannot be sent, changes nothing.
+    let api = Scripted::queue([Answer::new(302, "").header("location", "/moved")]);
+    let error = api
+        .store
+        .delete(&key("a"), deadline())
+        .expect_err("refused");
+    assert!(!error.is_unanswered());
+}
+
+#[test]
+fn only_an_answer_of_the_api_says_that_a_change_is_made() {
+    let page = "<html><title>Please log in</title></html>";
+    let html =
+        |status| Answer::new(status, page).header("content-type", "text/html; charset=utf-8");
+    for answer in [
+        html(200),
+        html(201),
+        Answer::new(200, page),
+        Answer::new(200, "OK").header("content-type", "text/plain"),
+        Answer::new(202, "{}").header("content-type", "application/json"),
+        Answer::new(206, ""),
+    ] {
+        for delete in [false, true] {
+            let done = Answer::new(if delete { 204 } else { 201 }, "");
+            let api = Scripted::queue([answer.clone(), done]);
+            if delete {
+                api.store.delete(&key("a"), deadline()).expect("deleted");
+            } else {
+                let put = PutRequest::default();
+                api.store
+                    .put(&key("a"), &put, Upload::Bytes(b"x"), deadline())
+                    .expect("stored");
+            }
+            assert_eq!(api.seen().len(), 2, "{answer:?}");
+        }
+    }
+    for answer in [
+        Answer::new(201, ""),
+        Answer::new(204, ""),
+        Answer::new(200, ""),
+        Answer::new(200, "{}").header("content-type", "application/json; charset=utf-8"),
+        Answer::new(200, "OK").header("x-ratelimit-limit", "200"),
+    ] {
+        let api = Scripted::queue([answer]);
+        let put = PutRequest::default();
+        let body = Upload::Bytes(b"x");
+        api.store
+            .put(&key("a"), &put, body, deadline())
+            .expect("stored");
+        assert_eq!(api.seen().len(), 1);
+    }
+}
+
+#[test]
+fn the_tag_of_an_answer_to_a_put_is_the_records_only_where_records_have_tags() {
+    let put = |api: &Scripted| {
+        let put = PutRequest::default();
+        let body = Upload::Bytes(b"x");
+        api.store
+            .put(&key("a"), &put, body, deadline())
+            .expect("stored")
+    };
+    let date = "Tue, 02 Jan 2024 03:04:05 GMT";
+    for (record, of_put, expected) in [
+        (None, "W/\"2-vyGp6PvFo4RvsFtPoIWeCReyIC8\"", false),
+        (None, "\"2-vyGp6PvFo4RvsFtPoIWeCReyIC8\"", false),
+        (Some("W/\"1\""), "W/\"2\"", false),
+        (Some("W/\"1\""), "\"2\"", false),
+        (Some("\"1\""), "W/\"2\"", false),
+        (Some("\"1\""), "\"2\"", true),
+    ] {
+        for head in [false, true] {
+            let mut answer = Answer::new(200, "");
+            if let Some(tag) = record {
+                answer = answer.header("etag", tag).header("last-modified", date);
+            }
+            let stored = Answer::new(201, "{}")
+                .header("etag", of_put)
+                .header("last-modified", date);
+            let api = Scripted::queue([answer, stored]);
+            if head {
+                api.store.head(&key("b"), deadline()).expect("a head");
+            } else {
+                api.read("b").expect("a record");
+            }
+            let meta = put(&api);
+            assert_eq!(meta.etag.is_some(), expected, "{record:?} {of_put}");
+            assert_eq!(meta.last_modified.is_some(), record.is_some());
+        }
+    }
 }

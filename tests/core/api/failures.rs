@@ -193,3 +193,70 @@ fn a_wrong_address_is_told_soon() {
     assert_eq!(error.kind(), ErrorKind::Network);
     assert!(shown(&error).contains("3 attempts"), "{error}");
 }
+
+#[test]
+fn a_gateways_page_is_no_word_about_the_record() {
+    let page =
+        |status| Answer::new(status, "<html>not here</html>").header("content-type", "text/html");
+    for status in [404, 410] {
+        // It neither hides a record, nor a store, nor says that one is deleted.
+        let api = Scripted::queue([page(status), Answer::new(200, "x")]);
+        assert_eq!(api.read("a").expect("the record"), b"x");
+        let api = Scripted::queue([page(status), Answer::new(200, "x")]);
+        api.store.head(&key("a"), deadline()).expect("the record");
+        let api = Scripted::queue([page(status), Answer::new(204, "")]);
+        api.store.delete(&key("a"), deadline()).expect("deleted");
+        assert_eq!(api.seen().len(), 2);
+        let api = Scripted::with(options(), move |_, _| page(status));
+        let error = api.get("a").expect_err("no record");
+        assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+        let error = api.store.list_page(&ListQuery::default(), deadline());
+        let error = error.expect_err("no listing");
+        assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+        let error = api
+            .store
+            .delete(&key("a"), deadline())
+            .expect_err("not deleted");
+        assert!(error.is_unanswered());
+    }
+}
+
+#[test]
+fn where_the_api_names_its_limit_an_answer_without_is_a_gateways() {
+    let limit = |answer: Answer| answer.header("x-ratelimit-limit", "200000");
+    let html = |status| Answer::new(status, "<html></html>").header("content-type", "text/html");
+    let record = || limit(Answer::new(200, "x"));
+    for strange in [
+        html(200),
+        Answer::new(200, "OK"),
+        Answer::new(206, "OK").header("content-range", "bytes 0-1/2"),
+        Answer::new(404, ""),
+    ] {
+        let api = Scripted::queue([record(), strange.clone(), record()]);
+        assert_eq!(api.read("a").expect("a record"), b"x");
+        assert_eq!(api.read("b").expect("a record"), b"x", "{strange:?}");
+        assert_eq!(api.seen().len(), 3);
+        // A server that names none is believed.
+        let api = Scripted::queue([Answer::new(200, "x"), strange.clone()]);
+        assert_eq!(api.read("a").expect("a record"), b"x");
+        let _ = api.read("b");
+        assert_eq!(api.seen().len(), 2);
+    }
+    let api = Scripted::queue([
+        record(),
+        Answer::new(201, "{}"),
+        limit(Answer::new(201, "{}")),
+    ]);
+    api.read("a").expect("a record");
+    let body = Upload::Bytes(b"x");
+    api.store
+        .put(&key("a"), &PutRequest::default(), body, deadline())
+        .expect("stored");
+    assert_eq!(api.seen().len(), 3);
+    // Typed errors are the API's, and a record may be any page.
+    let missing = || Answer::error(404, "record-not-found", "Record was not found");
+    let api = Scripted::queue([record(), missing(), limit(html(200))]);
+    api.read("a").expect("a record");
+    assert_eq!(api.get("b").expect_err("none").kind(), ErrorKind::NotFound);
+    assert_eq!(api.read("c").expect("a record"), b"<html></html>");
+}

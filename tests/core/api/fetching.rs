@@ -285,3 +285,109 @@ fn many_readers_share_the_client() {
         }
     });
 }
+
+#[test]
+fn all_lines_of_an_encoding_count() {
+    for (lines, expected) in [
+        (vec![], Some(Encoding::Identity)),
+        (vec!["identity"], Some(Encoding::Identity)),
+        (vec!["gzip"], Some(Encoding::Gzip)),
+        (vec!["X-GZip"], Some(Encoding::Gzip)),
+        (vec!["identity", "gzip"], Some(Encoding::Gzip)),
+        (vec!["gzip, identity"], Some(Encoding::Gzip)),
+        (vec!["", "br,"], Some(Encoding::Brotli)),
+        (vec!["gzip", "gzip"], None),
+        (vec!["br", "gzip"], None),
+        (vec!["gzip, gzip"], None),
+        (vec!["gzip\u{e9}"], None),
+        (vec!["zstd"], None),
+    ] {
+        let mut answer = Answer::new(200, bytes(10));
+        for line in &lines {
+            answer = answer.header("content-encoding", line);
+        }
+        let api = Scripted::queue([answer.clone(), answer]);
+        let fetched = api.get("a").expect("a record");
+        let head = api.store.head(&key("a"), deadline()).expect("a head");
+        for encoding in [fetched.meta.encoding, head.encoding] {
+            match &expected {
+                Some(expected) => assert_eq!(encoding, *expected, "{lines:?}"),
+                None => assert!(matches!(encoding, Encoding::Unknown(_)), "{lines:?}"),
+            }
+        }
+    }
+    // No bytes need no decoding.
+    let api = Scripted::queue([Answer::new(200, "").header("content-encoding", "gzip")]);
+    assert!(api.get("a").expect("a record").meta.encoding.is_identity());
+}
+
+#[test]
+fn a_transfer_coding_that_nobody_asked_for_is_refused() {
+    for coding in ["gzip, chunked", "gzip"] {
+        let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n");
+        let chunk = if coding == "gzip" {
+            "xxxx"
+        } else {
+            "4\r\nxxxx\r\n0\r\n\r\n"
+        };
+        let api = Scripted::queue([Answer::raw(head + chunk)]);
+        api.read("a").expect_err("not the record's bytes");
+    }
+}
+
+#[test]
+fn what_no_file_can_have_is_no_size() {
+    let huge = 1_u64 << 63;
+    let api = Scripted::queue([Answer::new(200, "").claim_len(huge)]);
+    let head = api.store.head(&key("a"), deadline()).expect("a head");
+    assert_eq!(head.stored_size, None);
+    let keys =
+        format!(r#"{{"data":{{"items":[{{"key":"a","size":{huge}}}],"isTruncated":false}}}}"#);
+    let api = Scripted::queue([Answer::new(200, keys)]);
+    let page = api
+        .store
+        .list_page(&ListQuery::default(), deadline())
+        .expect("a page");
+    assert_eq!(page.items[0].stored_size, None);
+}
+
+#[test]
+fn a_304_about_another_version_is_not_believed() {
+    let date = "Tue, 02 Jan 2024 03:04:05 GMT";
+    let tag = Validator::ETag(ETag::new("\"v1\""));
+    let modified = Validator::Modified(date.into(), 100);
+    for (validator, name, value, believed) in [
+        (&tag, "etag", "\"v1\"", true),
+        (&tag, "etag", "W/\"v1\"", true),
+        (&tag, "etag", "\"v2\"", false),
+        (&modified, "last-modified", date, true),
+        (
+            &modified,
+            "last-modified",
+            "Wed, 03 Jan 2024 03:04:05 GMT",
+            false,
+        ),
+    ] {
+        let request = GetRequest {
+            if_none_match: Some(validator.clone()),
+            ..GetRequest::default()
+        };
+        let unchanged = Answer::new(304, "").header(name, value);
+        let record = Answer::new(200, "new").header(name, value);
+        let api = Scripted::queue([unchanged.clone(), record]);
+        let outcome = api.store.get(&key("a"), &request, deadline());
+        let outcome = outcome.expect("an answer");
+        assert_eq!(
+            matches!(outcome, GetOutcome::NotModified),
+            believed,
+            "{value}"
+        );
+        let seen = api.seen();
+        assert_eq!(seen.len(), if believed { 1 } else { 2 });
+        assert!(believed || seen[1].header("if-none-match").is_none());
+        // As often as it is asked.
+        let api = Scripted::with(options(), move |_, _| unchanged.clone());
+        let outcome = api.store.get(&key("a"), &request, deadline());
+        assert_eq!(outcome.is_ok(), believed, "{value}");
+    }
+}

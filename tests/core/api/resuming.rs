@@ -233,3 +233,42 @@ fn an_error_of_a_body_stays() {
         ErrorKind::Changed
     );
 }
+
+#[test]
+fn a_rest_in_another_encoding_or_of_another_length_is_another_version() {
+    let old = bytes(100_000);
+    let tag = |answer: Answer| {
+        answer
+            .header("etag", "\"v1\"")
+            .header("accept-ranges", "bytes")
+    };
+    let part = |total: &str| {
+        tag(Answer::new(206, &old[60_000..]))
+            .header("content-range", &format!("bytes 60000-99999/{total}"))
+    };
+    let whole = || tag(Answer::new(200, old.clone()));
+    let coded = |answer: Answer, encoding: &str| answer.header("content-encoding", encoding);
+    for (first, late, is_same) in [
+        (whole(), part("100000"), true),
+        (whole(), part("*"), true),
+        (whole(), part("200000"), false),
+        (whole(), coded(part("100000"), "gzip"), false),
+        (whole(), coded(part("*"), "gzip"), false),
+        (whole(), coded(whole(), "gzip"), false),
+        (whole(), coded(whole(), "gzip").chunked(), false),
+        (coded(whole(), "gzip"), coded(part("100000"), "gzip"), true),
+        // A part may leave out what the whole has told.
+        (coded(whole(), "gzip"), part("100000"), true),
+        (coded(whole(), "gzip"), part("*"), false),
+        (coded(whole(), "gzip"), whole(), false),
+    ] {
+        let api = Scripted::queue([first.cut_after(60_000), late]);
+        match api.read("a") {
+            Ok(read) => assert!(is_same && read == old),
+            Err(error) => {
+                assert!(!is_same, "{error}");
+                assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+            }
+        }
+    }
+}

@@ -228,7 +228,11 @@ fn answers_of_a_server() {
             .into_iter()
             .flatten()
             .any(|kind| matches!(kind, ErrorKind::RateLimited | ErrorKind::Timeout));
-        if slows_down {
+        // From then on the good answers would be a gateway's.
+        let names_limit = String::from_utf8_lossy(input)
+            .to_ascii_lowercase()
+            .contains("x-ratelimit-limit");
+        if slows_down || names_limit {
             store = open_misanswered(&address);
         }
         // Nothing of an answer gets into the next.

@@ -1,18 +1,23 @@
 //! From stored bytes to content: undoes `Content-Encoding`.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 use crate::store::{Encoding, ErrorKind, StoreError};
+
+pub mod brotli;
 
 /// Read buffer of the decoders, in bytes.
 const BUFFER: usize = 32 << 10;
 
+/// Where the decoders read from.
+type Body<'a> = BufReader<Box<dyn Read + Send + 'a>>;
+
 /// Returns a reader of the content behind `body`'s stored bytes.
 ///
-/// A stream that ends early or is damaged is an [`io::Error`], never a short content. An error
-/// of `body` itself comes through unchanged.
+/// A stream that ends early, is damaged, or has bytes behind its end is an [`io::Error`], never a
+/// short content. An error of `body` itself comes through unchanged.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] for an encoding that kvfs cannot undo, and errors of the first read.
@@ -20,11 +25,12 @@ pub fn decoder<'a>(
     encoding: &Encoding,
     body: Box<dyn Read + Send + 'a>,
 ) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
+    let buffered = |body| BufReader::with_capacity(BUFFER, body);
     Ok(match encoding {
         Encoding::Identity => body,
-        Encoding::Gzip => Box::new(Drained(MultiGzDecoder::new(body), "gzip")),
-        Encoding::Brotli => Box::new(Drained(brotli::Decompressor::new(body, BUFFER), "br")),
-        Encoding::Deflate => deflate(body)?,
+        Encoding::Gzip => Box::new(Whole::new(MultiGzDecoder::new(buffered(body)), "gzip")),
+        Encoding::Brotli => Box::new(Whole::new(brotli::Decoder::new(buffered(body)), "br")),
+        Encoding::Deflate => deflate(buffered(body))?,
         Encoding::Unknown(name) => {
             return Err(StoreError::new(
                 ErrorKind::Corrupt,
@@ -36,9 +42,7 @@ pub fn decoder<'a>(
 }
 
 /// HTTP's `deflate` is zlib (RFC 9110, 8.4.1.2); some senders leave the zlib frame out.
-fn deflate<'a>(
-    mut body: Box<dyn Read + Send + 'a>,
-) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
+fn deflate<'a>(mut body: Body<'a>) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
     let mut head = Vec::with_capacity(2);
     (&mut body)
         .take(2)
@@ -47,76 +51,110 @@ fn deflate<'a>(
     let zlib = matches!(head[..], [cmf, flg] if cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flg)) % 31 == 0);
     let whole = io::Cursor::new(head).chain(body);
     Ok(if zlib {
-        Box::new(Drained(ZlibDecoder::new(whole), "deflate"))
+        Box::new(Whole::new(ZlibDecoder::new(whole), "deflate"))
     } else {
-        Box::new(Drained(DeflateDecoder::new(whole), "deflate"))
+        Box::new(Whole::new(DeflateDecoder::new(whole), "deflate"))
     })
 }
 
-/// At the end of the content, reads the body to its end too, so that a transfer that broke
-/// behind the last compressed byte is noticed and the connection can be used again.
+/// Sees to it that a stream is all there is: at the end of the content the body must end too.
 ///
-/// What the decoder complains of is said in words; errors of the body stay as they are.
-struct Drained<D>(D, &'static str);
+/// So a transfer that broke behind the last compressed byte is noticed, and the connection can be
+/// used again. The first byte too many is an error; nothing more is read.
+///
+/// What the decoder complains of is said in words; errors of the body stay as they are. An error
+/// stays: a reader that goes on after it never takes it for the end.
+struct Whole<D> {
+    decoder: D,
+    name: &'static str,
+    state: State,
+}
 
-impl<D> Drained<D> {
-    fn explain(&self, error: io::Error) -> io::Error {
-        let is_the_bodys = error.raw_os_error().is_some()
-            || error
-                .get_ref()
-                .is_some_and(|inner| inner.is::<StoreError>());
-        if is_the_bodys || error.kind() == io::ErrorKind::Interrupted {
-            return error;
+enum State {
+    Content,
+    End,
+    Failed(StoreError),
+}
+
+impl<D: Read + Source> Whole<D> {
+    fn new(decoder: D, name: &'static str) -> Self {
+        Self {
+            decoder,
+            name,
+            state: State::Content,
         }
-        let message = format!("the stored bytes do not decode as {}: {error}", self.1);
-        StoreError::new(ErrorKind::Corrupt, message).into()
+    }
+
+    fn step(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.decoder.read(buffer)?;
+        if len > 0 || buffer.is_empty() {
+            return Ok(len);
+        }
+        if !self.decoder.source().fill_buf()?.is_empty() {
+            return Err(io::Error::other("bytes follow behind its end"));
+        }
+        self.state = State::End;
+        Ok(0)
+    }
+
+    /// Tells what the decoder complains of from what the body does.
+    fn explain(&self, error: io::Error) -> StoreError {
+        let is_the_bodys = error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<StoreError>());
+        if is_the_bodys {
+            return StoreError::from_io(error, ErrorKind::Network);
+        }
+        let message = format!("the stored bytes do not decode as {}: {error}", self.name);
+        StoreError::new(ErrorKind::Corrupt, message)
     }
 }
 
 /// The decoders' way to their source.
 trait Source {
-    type Inner: Read;
-    fn source(&mut self) -> &mut Self::Inner;
+    fn source(&mut self) -> &mut dyn BufRead;
 }
 
-impl<R: Read> Source for MultiGzDecoder<R> {
-    type Inner = R;
-    fn source(&mut self) -> &mut R {
+impl<R: BufRead> Source for MultiGzDecoder<R> {
+    fn source(&mut self) -> &mut dyn BufRead {
         self.get_mut()
     }
 }
 
-impl<R: Read> Source for ZlibDecoder<R> {
-    type Inner = R;
-    fn source(&mut self) -> &mut R {
+impl<R: BufRead> Source for ZlibDecoder<R> {
+    fn source(&mut self) -> &mut dyn BufRead {
         self.get_mut()
     }
 }
 
-impl<R: Read> Source for DeflateDecoder<R> {
-    type Inner = R;
-    fn source(&mut self) -> &mut R {
+impl<R: BufRead> Source for DeflateDecoder<R> {
+    fn source(&mut self) -> &mut dyn BufRead {
         self.get_mut()
     }
 }
 
-impl<R: Read> Source for brotli::Decompressor<R> {
-    type Inner = R;
-    fn source(&mut self) -> &mut R {
+impl<R: BufRead> Source for brotli::Decoder<R> {
+    fn source(&mut self) -> &mut dyn BufRead {
         self.get_mut()
     }
 }
 
-impl<D: Read + Source> Read for Drained<D> {
+impl<D: Read + Source> Read for Whole<D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = match self.0.read(buffer) {
-            Ok(n) => n,
-            Err(error) => return Err(self.explain(error)),
-        };
-        if n == 0 && !buffer.is_empty() {
-            io::copy(self.0.source(), &mut io::sink())?;
+        match &self.state {
+            State::Content => {}
+            State::End => return Ok(0),
+            State::Failed(error) => return Err(error.duplicate().into()),
         }
-        Ok(n)
+        self.step(buffer).map_err(|error| {
+            // Those of the system are told by their number.
+            if error.kind() == io::ErrorKind::Interrupted || error.raw_os_error().is_some() {
+                return error;
+            }
+            let error = self.explain(error);
+            self.state = State::Failed(error.duplicate());
+            error.into()
+        })
     }
 }
 
@@ -144,7 +182,7 @@ mod tests {
                 encoder.finish().expect("in memory");
             }
             Encoding::Brotli => {
-                brotli::CompressorWriter::new(&mut out, 4096, 4, 20)
+                ::brotli::CompressorWriter::new(&mut out, 4096, 4, 20)
                     .write_all(content)
                     .expect("in memory");
             }
@@ -189,9 +227,50 @@ mod tests {
         }
 
         #[test]
+        fn nothing_may_follow_a_stream(
+            content in proptest::collection::vec(any::<u8>(), 0..2000),
+            more in proptest::collection::vec(any::<u8>(), 1..100_000),
+        ) {
+            for encoding in &ENCODINGS[1..] {
+                let stored = encode(encoding, &content);
+                prop_assert!(decode(encoding, &[&stored[..], &more].concat()).is_err(), "{:?}", encoding);
+                // Only of gzip several streams are one (RFC 1952, 2.2).
+                let twice = decode(encoding, &[&stored[..], &stored].concat());
+                prop_assert_eq!(twice.is_ok(), *encoding == Encoding::Gzip, "{:?}", encoding);
+            }
+        }
+
+        #[test]
         fn arbitrary_bytes_never_panic(stored in proptest::collection::vec(any::<u8>(), 0..300)) {
             for encoding in &ENCODINGS {
                 let _ = decode(encoding, &stored);
+            }
+        }
+    }
+
+    #[test]
+    fn brotli_windows_are_no_larger_than_the_standard_allows() {
+        let mut stored = Vec::new();
+        let parameters = ::brotli::enc::BrotliEncoderParams {
+            quality: 4,
+            lgwin: 28,
+            large_window: true,
+            ..Default::default()
+        };
+        ::brotli::BrotliCompress(&mut &[7; 5000][..], &mut stored, &parameters).expect("in memory");
+        assert!(decode(&Encoding::Brotli, &stored).is_err());
+    }
+
+    #[test]
+    fn what_follows_a_stream_is_neither_dropped_nor_read_for_ever() {
+        for encoding in &ENCODINGS[1..] {
+            let stored = encode(encoding, b"hello");
+            let endless = io::Cursor::new(stored).chain(io::repeat(7));
+            let mut reader = decoder(encoding, Box::new(endless)).expect("a decoder");
+            for _ in 0..2 {
+                let error = reader.read_to_end(&mut Vec::new()).expect_err("an error");
+                let error = StoreError::from_io(error, ErrorKind::Network);
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             }
         }
     }
