@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
+use url::Url;
 
-use super::direct::body::DirectBody;
 use super::errors::{Failure, chain};
 use super::transport::Transport;
 use crate::base::clock::Deadline;
@@ -14,18 +15,18 @@ use crate::store::ErrorKind;
 
 /// The body of one answer. Dropping it before its end closes the connection.
 pub struct HttpBody {
-    source: Source,
+    /// `None` at the end.
+    source: Option<Box<Source>>,
     /// What has arrived and has not been read.
     chunk: Bytes,
 }
 
-enum Source {
-    Stream {
-        response: Box<reqwest::Response>,
-        transport: Arc<Transport>,
-    },
-    Direct(Box<DirectBody>),
-    Done,
+struct Source {
+    response: reqwest::Response,
+    transport: Arc<Transport>,
+    /// Whose answer it is, and of which pool its connection is.
+    url: Url,
+    pool: u64,
 }
 
 /// Why a body ended before its end.
@@ -57,29 +58,29 @@ impl From<Broken> for Failure {
 }
 
 impl HttpBody {
-    /// Wraps an answer whose headers have been read.
-    pub(super) fn new(response: reqwest::Response, transport: Arc<Transport>) -> Self {
+    /// Wraps an answer whose headers have been read, by a connection of this pool.
+    pub(super) fn new(
+        response: reqwest::Response,
+        transport: Arc<Transport>,
+        url: Url,
+        pool: u64,
+    ) -> Self {
         Self {
-            source: Source::Stream {
-                response: Box::new(response),
+            source: Some(Box::new(Source {
+                response,
                 transport,
-            },
-            chunk: Bytes::new(),
-        }
-    }
-
-    /// Wraps one that the calling thread reads itself.
-    pub(super) fn direct(body: DirectBody) -> Self {
-        Self {
-            source: Source::Direct(Box::new(body)),
+                url,
+                pool,
+            })),
             chunk: Bytes::new(),
         }
     }
 
     /// Wraps a body that is already there whole.
+    #[cfg(test)]
     pub fn buffered(bytes: Bytes) -> Self {
         Self {
-            source: Source::Done,
+            source: None,
             chunk: bytes,
         }
     }
@@ -90,26 +91,12 @@ impl HttpBody {
     /// The body broke off. `deadline` bounds the wait beside the silence bound.
     pub fn fill(&mut self, deadline: Option<Deadline>) -> Result<bool, Broken> {
         while self.chunk.is_empty() {
-            let next = match &mut self.source {
-                Source::Stream {
-                    response,
-                    transport,
-                } => {
-                    let span = transport.patience(deadline);
-                    match transport.wait(span, response.chunk()) {
-                        None => return Err(Broken::Silence(span)),
-                        Some(Err(error)) => return Err(Broken::Lost(chain(&error.without_url()))),
-                        Some(Ok(bytes)) => bytes.inspect(|bytes| {
-                            transport.metrics.received_bytes.add(bytes.len() as u64);
-                        }),
-                    }
-                }
-                Source::Direct(body) => body.chunk(deadline)?,
-                Source::Done => return Ok(false),
+            let Some(source) = &mut self.source else {
+                return Ok(false);
             };
-            match next {
+            match source.next(deadline)? {
                 Some(bytes) => self.chunk = bytes,
-                None => self.source = Source::Done,
+                None => self.source = None,
             }
         }
         Ok(true)
@@ -120,12 +107,6 @@ impl HttpBody {
     /// # Errors
     /// The body broke off.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
-        if self.chunk.is_empty()
-            && let Source::Direct(body) = &mut self.source
-            && let Some(len) = body.read(buffer)?
-        {
-            return Ok(len);
-        }
         self.fill(None)?;
         Ok(self.take(buffer))
     }
@@ -164,6 +145,28 @@ impl HttpBody {
             start.extend_from_slice(&self.chunk.split_to(len));
         }
         start
+    }
+}
+
+impl Source {
+    fn next(&mut self, deadline: Option<Deadline>) -> Result<Option<Bytes>, Broken> {
+        let span = self.transport.patience(deadline);
+        // What has come already needs no waiting.
+        let next = match self.response.chunk().now_or_never() {
+            Some(next) => Some(next),
+            None => self.transport.wait(span, self.response.chunk()),
+        };
+        let broken = match next {
+            Some(Ok(bytes)) => {
+                let len = bytes.as_ref().map_or(0, Bytes::len);
+                self.transport.metrics.received_bytes.add(len as u64);
+                return Ok(bytes);
+            }
+            Some(Err(error)) => Broken::Lost(chain(&error.without_url())),
+            None => Broken::Silence(span),
+        };
+        self.transport.connections(&self.url).distrust(self.pool);
+        Err(broken)
     }
 }
 

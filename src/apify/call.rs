@@ -3,10 +3,10 @@
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 
-use super::endpoint::Target;
 use super::errors::Subject;
 use super::limit::Budget;
 use super::token::Token;
+use crate::base::redact::SafeUrl;
 use crate::store::Priority;
 
 /// What kind of request, for counting and for the server's limits.
@@ -32,7 +32,7 @@ pub struct Call<'a> {
     /// What kind it is; gives the method too.
     pub purpose: Purpose,
     /// Where it goes.
-    pub target: Target,
+    pub target: SafeUrl,
     /// Headers beside the usual ones.
     pub headers: HeaderMap,
     /// The token that it may carry.
@@ -49,7 +49,7 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// Returns a plain request, as urgent as requests of its kind usually are.
-    pub fn new(purpose: Purpose, target: Target, subject: Subject<'a>) -> Self {
+    pub fn new(purpose: Purpose, target: SafeUrl, subject: Subject<'a>) -> Self {
         Self {
             purpose,
             target,

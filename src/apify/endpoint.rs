@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 use crate::base::redact::{SafeUrl, Secret, bare};
-use crate::store::{Key, ListQuery, MAX_PAGE};
+use crate::store::{ErrorKind, Key, ListQuery, MAX_PAGE, Result, StoreError};
 
 /// All but the unreserved characters of RFC 3986.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC
@@ -16,30 +16,6 @@ const RESERVED: AsciiSet = NON_ALPHANUMERIC
 /// Encodes a key or name as one segment of a path.
 pub fn encode(segment: &str) -> String {
     utf8_percent_encode(segment, &RESERVED).to_string()
-}
-
-/// Where a request goes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Target {
-    /// An ordinary address.
-    Url(SafeUrl),
-    /// The record `.` or `..`: an address of which [`Url`] would drop the last segment.
-    DotKey {
-        /// The server and the path up to the key, with a final `/`.
-        parent: Url,
-        /// The key as it is sent, `%2E` or `%2E%2E`, with the query.
-        tail: String,
-    },
-}
-
-impl Target {
-    /// Returns an address that is right in scheme, host and port.
-    pub fn server(&self) -> &Url {
-        match self {
-            Self::Url(url) => url.expose(),
-            Self::DotKey { parent, .. } => parent,
-        }
-    }
 }
 
 /// A store as the API names it.
@@ -61,21 +37,21 @@ impl Endpoint {
     }
 
     /// Returns the address of the store object.
-    pub fn store(&self) -> Target {
-        Target::Url(SafeUrl::new(self.store.clone()))
+    pub fn store(&self) -> SafeUrl {
+        SafeUrl::new(self.store.clone())
     }
 
     /// Returns the address of the store object with query parameters.
-    pub fn store_with(&self, parameters: &[(&str, &str)]) -> Target {
+    pub fn store_with(&self, parameters: &[(&str, &str)]) -> SafeUrl {
         let mut url = self.store.clone();
         if !parameters.is_empty() {
             url.query_pairs_mut().extend_pairs(parameters);
         }
-        Target::Url(SafeUrl::new(url))
+        SafeUrl::new(url)
     }
 
     /// Returns the address of a page of keys.
-    pub fn keys(&self, query: &ListQuery, signature: Option<&Secret>) -> Target {
+    pub fn keys(&self, query: &ListQuery, signature: Option<&Secret>) -> SafeUrl {
         let mut url = self.store.clone();
         url.set_path(&format!("{}/keys", self.store.path()));
         let limit = page_len(query);
@@ -96,7 +72,7 @@ impl Endpoint {
                 pairs.append_pair("signature", signature.expose());
             }
         }
-        Target::Url(SafeUrl::new(url))
+        SafeUrl::new(url)
     }
 
     /// Returns the address of the listing for showing: without query and credentials.
@@ -105,31 +81,32 @@ impl Endpoint {
     }
 
     /// Returns the address of a record for showing: without query and credentials.
-    pub fn record_url(&self, key: &Key) -> String {
-        match self.record(key, false) {
-            Target::Url(url) => bare(url.expose()),
-            Target::DotKey { parent, tail } => bare(&parent) + &tail,
-        }
+    pub fn record_url(&self, key: &Key) -> Option<String> {
+        Some(bare(self.record(key, false).ok()?.expose()))
     }
 
     /// Returns the address of a record; `attachment` keeps the platform from altering HTML.
-    pub fn record(&self, key: &Key, attachment: bool) -> Target {
-        let query = if attachment { "?attachment=true" } else { "" };
-        let mut url = self.store.clone();
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidKey`] for `.` and `..`: as the last segment of a URL they mean the folder,
+    /// escaped or not (URL Standard, "double-dot URL path segment"), so no client can name them.
+    pub fn record(&self, key: &Key, attachment: bool) -> Result<SafeUrl> {
         if matches!(key.as_str(), "." | "..") {
-            url.set_path(&format!("{}/records/", self.store.path()));
-            return Target::DotKey {
-                parent: url,
-                tail: key.as_str().replace('.', "%2E") + query,
-            };
+            return Err(StoreError::new(
+                ErrorKind::InvalidKey,
+                format!("the record {key:?} has no address: in a URL its key means a folder"),
+            )
+            .with_key(key)
+            .with_hint("it is listed, but can be neither read nor changed over HTTP; where the program that stored it still has the bytes, store them under another key"));
         }
+        let mut url = self.store.clone();
         url.set_path(&format!(
             "{}/records/{}",
             self.store.path(),
             encode(key.as_str())
         ));
         url.set_query(attachment.then_some("attachment=true"));
-        Target::Url(SafeUrl::new(url))
+        Ok(SafeUrl::new(url))
     }
 }
 
@@ -139,12 +116,12 @@ pub fn page_len(query: &ListQuery) -> usize {
 }
 
 /// Returns the address of a record from its link.
-pub fn linked_record(link: &SafeUrl) -> Target {
+pub fn linked_record(link: &SafeUrl) -> SafeUrl {
     let mut url = link.expose().clone();
     if !url.query_pairs().any(|(name, _)| name == "attachment") {
         url.query_pairs_mut().append_pair("attachment", "true");
     }
-    Target::Url(SafeUrl::new(url))
+    SafeUrl::new(url)
 }
 
 #[cfg(test)]
@@ -155,11 +132,8 @@ mod tests {
         Endpoint::new(&Url::parse(base).expect("a URL"), "key-value-stores/me~s")
     }
 
-    fn shown(target: &Target) -> String {
-        match target {
-            Target::Url(url) => url.expose().to_string(),
-            Target::DotKey { parent, tail } => format!("{parent}{tail}"),
-        }
+    fn shown(url: &SafeUrl) -> String {
+        url.expose().to_string()
     }
 
     #[test]
@@ -172,17 +146,28 @@ mod tests {
             ("%2F", "%252F"),
             ("é~", "%C3%A9~"),
             ("...", "..."),
-            (".", "%2E"),
-            ("..", "%2E%2E"),
             ("a/../b", "a%2F..%2Fb"),
             ("?#\\", "%3F%23%5C"),
         ] {
             let key = Key::new(key).expect("a key");
+            let record = |attachment| store.record(&key, attachment).expect("an address");
             assert_eq!(
-                shown(&store.record(&key, false)),
+                shown(&record(false)),
                 format!("https://h/v2/key-value-stores/me~s/records/{path}")
             );
-            assert!(shown(&store.record(&key, true)).ends_with("?attachment=true"));
+            assert!(shown(&record(true)).ends_with("?attachment=true"));
+        }
+    }
+
+    #[test]
+    fn keys_that_a_url_takes_for_folders_are_refused() {
+        for key in [".", ".."] {
+            let key = Key::new(key).expect("a key");
+            let error = endpoint("https://h")
+                .record(&key, true)
+                .expect_err("no address");
+            assert_eq!(error.kind(), ErrorKind::InvalidKey);
+            assert!(error.hint().is_some() && error.key() == Some(&key));
         }
     }
 
@@ -217,9 +202,9 @@ mod tests {
     #[test]
     fn addresses_for_showing_carry_nothing_secret() {
         let endpoint = endpoint("https://me:s3cret@h/base?token=s3cret");
-        for (key, tail) in [("INPUT", "INPUT"), ("a/b", "a%2Fb"), ("..", "%2E%2E")] {
+        for (key, tail) in [("INPUT", "INPUT"), ("a/b", "a%2Fb")] {
             let key = Key::new(key).expect("a key");
-            let shown = endpoint.record_url(&key);
+            let shown = endpoint.record_url(&key).expect("an address");
             assert_eq!(
                 shown,
                 format!("https://h/base/v2/key-value-stores/me~s/records/{tail}")

@@ -13,7 +13,6 @@ use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use super::call::{Call, Purpose};
-use super::endpoint::Target;
 use super::errors::Failure;
 use super::limit::{Budget, Limiter};
 use super::plain::PlainHttp;
@@ -238,7 +237,7 @@ impl HttpClient {
         let mut visited: Vec<Url> = Vec::new();
         loop {
             let deadline = deadline_of(outgoing.as_deref(), given);
-            let server = target.server().clone();
+            let server = target.expose().clone();
             let is_limited = server.origin() == self.limited;
             let _permit = if is_limited {
                 let begun = Instant::now();
@@ -296,7 +295,7 @@ impl HttpClient {
                         "the server redirects an upload that cannot be sent again".into(),
                     ));
                 }
-                target = Target::Url(SafeUrl::new(next));
+                target = SafeUrl::new(next);
                 continue;
             }
             if is_limited && self.is_gateways(call, &reply) {

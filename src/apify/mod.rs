@@ -12,9 +12,7 @@ use serde::de::IgnoredAny;
 pub mod body;
 pub mod budget;
 pub mod call;
-pub mod connector;
-pub mod direct;
-pub mod dot_keys;
+pub mod connections;
 pub mod endpoint;
 pub mod errors;
 pub mod http;
@@ -106,14 +104,14 @@ impl Store for ApifyStore {
     }
 
     fn record_url(&self, key: &Key) -> Option<String> {
-        Some(self.endpoint.record_url(key))
+        self.endpoint.record_url(key)
     }
 
     fn shared_url(&self, key: Option<&Key>, expires: Option<SystemTime>) -> Option<Secret> {
         let secret = self.signing_key.as_ref()?;
         let (url, signature) = match key {
             Some(key) => (
-                self.endpoint.record_url(key),
+                self.endpoint.record_url(key)?,
                 sign_record(secret, key.as_str()),
             ),
             None => (
@@ -133,12 +131,12 @@ impl Store for ApifyStore {
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         self.api
-            .head(self.endpoint.record(key, true), key, deadline)
+            .head(self.endpoint.record(key, true)?, key, deadline)
     }
 
     fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
         self.api
-            .get(self.endpoint.record(key, true), key, request, deadline)
+            .get(self.endpoint.record(key, true)?, key, request, deadline)
     }
 
     fn put(
@@ -148,7 +146,7 @@ impl Store for ApifyStore {
         mut body: Upload<'_>,
         deadline: Deadline,
     ) -> Result<RecordMeta> {
-        let target = self.endpoint.record(key, false);
+        let target = self.endpoint.record(key, false)?;
         let mut call = self.api.call(Purpose::Put, target, Subject::Record(key));
         if let Some(content_type) = &request.content_type {
             call.headers.insert(CONTENT_TYPE, header(content_type)?);
@@ -181,7 +179,7 @@ impl Store for ApifyStore {
     }
 
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        let target = self.endpoint.record(key, false);
+        let target = self.endpoint.record(key, false)?;
         let call = self.api.call(Purpose::Delete, target, Subject::Record(key));
         let deleted = self.api.http.call(&call, None, deadline, |_| Ok(()));
         match deleted {

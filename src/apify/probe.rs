@@ -8,7 +8,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use serde_json::Value;
 use url::Url;
 
-use super::endpoint::{Endpoint, Target};
+use super::endpoint::Endpoint;
 use super::errors::Subject;
 use super::http::header;
 use super::plain::PlainHttp;
@@ -86,7 +86,7 @@ impl Probe {
     /// # Errors
     /// No answer came.
     pub fn headers(&self, head: bool, url: &Url, headers: &[(&str, &str)]) -> Result<Answer> {
-        let target = Target::Url(SafeUrl::new(url.clone()));
+        let target = SafeUrl::new(url.clone());
         let method = if head { Method::HEAD } else { Method::GET };
         self.send(&method, &target, headers, false)
     }
@@ -94,7 +94,7 @@ impl Probe {
     fn send(
         &self,
         method: &Method,
-        target: &Target,
+        target: &SafeUrl,
         headers: &[(&str, &str)],
         read: bool,
     ) -> Result<Answer> {
@@ -106,7 +106,7 @@ impl Probe {
             map.insert(name, header(value)?);
         }
         if let Some(token) = &self.token
-            && let Some(secret) = token.for_url(target.server())?
+            && let Some(secret) = token.for_url(target.expose())?
         {
             let mut value = header(&format!("Bearer {}", secret.expose()))?;
             value.set_sensitive(true);

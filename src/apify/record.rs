@@ -11,13 +11,13 @@ use reqwest::header::{
 
 use super::body::HttpBody;
 use super::call::{Call, Purpose};
-use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::http::{HttpClient, header};
 use super::resume::ResumingBody;
 use super::token::Token;
 use super::transport::Reply;
 use crate::base::clock::Deadline;
+use crate::base::redact::SafeUrl;
 use crate::metrics::transfers::{Direction, Metered};
 use crate::store::{
     ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, MAX_SIZE, Priority,
@@ -172,7 +172,7 @@ impl RecordApi {
     }
 
     /// Returns a call with the token.
-    pub fn call<'a>(&'a self, purpose: Purpose, target: Target, subject: Subject<'a>) -> Call<'a> {
+    pub fn call<'a>(&'a self, purpose: Purpose, target: SafeUrl, subject: Subject<'a>) -> Call<'a> {
         Call {
             token: self.token.as_deref(),
             ..Call::new(purpose, target, subject)
@@ -185,7 +185,7 @@ impl RecordApi {
     /// As [`crate::store::Store::get`].
     pub fn get(
         &self,
-        target: Target,
+        target: SafeUrl,
         key: &Key,
         request: &GetRequest,
         deadline: Deadline,
@@ -299,7 +299,7 @@ impl RecordApi {
     ///
     /// # Errors
     /// As [`crate::store::Store::head`].
-    pub fn head(&self, target: Target, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
+    pub fn head(&self, target: SafeUrl, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         if !self.shown.refuses_head.load(Ordering::Relaxed) {
             let mut call = self.call(Purpose::Head, target.clone(), Subject::Record(key));
             call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
@@ -335,7 +335,7 @@ impl RecordApi {
     /// As [`crate::store::Store::get`]; 304 and 416 are answers.
     pub fn fetch(
         &self,
-        target: &Target,
+        target: &SafeUrl,
         key: &Key,
         conditions: &Conditions<'_>,
         deadline: Deadline,

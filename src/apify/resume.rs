@@ -18,11 +18,11 @@ use std::time::Instant;
 use twox_hash::XxHash3_128;
 
 use super::body::{Broken, HttpBody};
-use super::endpoint::Target;
 use super::errors::{Failure, Subject};
 use super::record::{Answer, Conditions, RecordApi};
 use super::retry::{RetryState, Verdict};
 use crate::base::clock::Deadline;
+use crate::base::redact::SafeUrl;
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 
 /// The most resumptions of one body.
@@ -34,7 +34,7 @@ const SKIP_LEN: usize = 64 << 10;
 /// The stored bytes of one version of a record, or of a part of it.
 pub struct ResumingBody {
     api: RecordApi,
-    target: Target,
+    target: SafeUrl,
     key: Key,
     /// What the first answer said, to be held against later ones.
     meta: RecordMeta,
@@ -78,7 +78,7 @@ impl ResumingBody {
     /// Wraps the body of an answer that described `meta` and holds the bytes `span`.
     pub fn new(
         api: RecordApi,
-        target: Target,
+        target: SafeUrl,
         key: Key,
         meta: &RecordMeta,
         span: (u64, Option<u64>),

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::endpoint::{Endpoint, Target, linked_record};
+use super::endpoint::{Endpoint, linked_record};
 use super::record::RecordApi;
 use super::{list_page, read_only};
 use crate::base::clock::Deadline;
@@ -61,7 +61,8 @@ impl SignedKeysStore {
     }
 
     /// Finds out where a record is.
-    fn target(&self, key: &Key, deadline: Deadline) -> Result<Target> {
+    fn target(&self, key: &Key, deadline: Deadline) -> Result<SafeUrl> {
+        let plain = self.endpoint.record(key, true)?;
         let known = self.links.lock().get(key).cloned();
         let link = match known {
             Some(link) => Some(link),
@@ -85,27 +86,10 @@ impl SignedKeysStore {
                 item.public_url
             }
         };
-        let plain = self.endpoint.record(key, true);
         // A link is followed wherever it leads, but not from an encrypted listing into the open.
-        let is_encrypted = plain.server().scheme() == "https";
+        let is_encrypted = plain.expose().scheme() == "https";
         let link = link.filter(|link| !is_encrypted || link.expose().scheme() == "https");
-        Ok(match (link, plain) {
-            // Of such a link, only the signature survives parsing.
-            (Some(link), Target::DotKey { parent, tail }) => {
-                let signature = link
-                    .expose()
-                    .query_pairs()
-                    .find(|(name, _)| name == "signature")
-                    .map(|(_, value)| format!("&signature={}", super::endpoint::encode(&value)))
-                    .unwrap_or_default();
-                Target::DotKey {
-                    parent,
-                    tail: tail + &signature,
-                }
-            }
-            (Some(link), _) => linked_record(&link),
-            (None, plain) => plain,
-        })
+        Ok(link.map_or(plain, |link| linked_record(&link)))
     }
 
     /// Forgets a link that does not work, so that the next use asks for a new one.
@@ -129,7 +113,7 @@ impl Store for SignedKeysStore {
     }
 
     fn record_url(&self, key: &Key) -> Option<String> {
-        Some(self.endpoint.record_url(key))
+        self.endpoint.record_url(key)
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {

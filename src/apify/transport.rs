@@ -1,8 +1,7 @@
 //! Sends one request and returns its answer's headers: no retries, no redirects, no opinions.
 //!
-//! Gets are left to [`super::direct`] where no proxy is in the way. For the rest this is the only
-//! user of reqwest. It runs on two threads of its own; the calling threads block, each
-//! wait bounded. Calls must come from threads that may block, not from async code.
+//! The only user of reqwest's client. It runs on two threads of its own; the calling threads block,
+//! each wait bounded. Calls must come from threads that may block, not from async code.
 
 use std::fmt;
 use std::future::Future;
@@ -11,46 +10,31 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
-use reqwest::{Method, Request, redirect};
+use reqwest::{Method, Request};
 use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
 use super::body::HttpBody;
-use super::connector::LazyConnector;
-use super::direct::DirectClient;
-use super::dot_keys::DotKeyClient;
-use super::endpoint::Target;
+use super::connections::{self, Connections};
 use super::errors::{Failure, chain};
 use super::plain::PlainHttp;
 use super::retry::Verdict;
 use super::upload::{FedBody, Outgoing};
 use crate::base::clock::Deadline;
-use crate::base::redact::has_secret;
+use crate::base::redact::{SafeUrl, has_secret};
 use crate::metrics::Metrics;
-use crate::store::{ErrorKind, Result, StoreError};
-
-/// What kvfs calls itself.
-pub const USER_AGENT: &str = concat!("kvfs/", env!("CARGO_PKG_VERSION"));
+use crate::store::{ErrorKind, Result};
 
 /// The longest wait for a connection, unless an attempt may take less.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Idle connections kept for each server: as many as there can be requests in flight.
-pub(super) const IDLE_CONNECTIONS: usize = super::limit::MAX_IN_FLIGHT;
-
-/// How long an idle connection is kept; load balancers drop theirs after about a minute.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// The HTTP client and the threads that it runs on.
 pub struct Transport {
     /// `None` only while being dropped.
     runtime: Option<Runtime>,
-    /// Started when first needed: for this machine, past any proxy, and for all others.
-    clients: [OnceLock<reqwest::Client>; 2],
-    /// Makes the connections that reqwest does not.
-    pub(super) connector: LazyConnector,
-    direct: DirectClient,
-    dot_keys: DotKeyClient,
+    /// For this machine, past any proxy, and for all others.
+    connections: [OnceLock<Connections>; 2],
+    tls: rustls::ClientConfig,
     attempt_timeout: Duration,
     plain: PlainHttp,
     /// What is counted.
@@ -79,55 +63,32 @@ impl Transport {
         plain: PlainHttp,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        // Another part of the process may have installed one already; either serves.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("kvfs-http")
             .enable_all()
             .build()
-            .map_err(|error| cannot_start("threads", &error))?;
+            .map_err(|error| connections::cannot_start(&error))?;
         let transport = Self {
             runtime: Some(runtime),
-            clients: [OnceLock::new(), OnceLock::new()],
-            connector: LazyConnector::new(CONNECT_TIMEOUT.min(attempt_timeout)),
-            direct: DirectClient::from_system(),
-            dot_keys: DotKeyClient::default(),
+            connections: [OnceLock::new(), OnceLock::new()],
+            tls: connections::tls()?,
             attempt_timeout,
             plain,
             metrics,
         };
         // What is wrong with it is to be known now.
-        transport.client(api)?;
+        transport.connections(api).pool()?;
         Ok(transport)
     }
 
-    /// Returns the client for an address: no proxy can be meant for this machine.
-    fn client(&self, url: &Url) -> Result<&reqwest::Client> {
+    /// Returns the connections for an address: no proxy can be meant for this machine.
+    pub(super) fn connections(&self, url: &Url) -> &Connections {
         let is_here = is_loopback(url);
-        let place = &self.clients[usize::from(is_here)];
-        if let Some(client) = place.get() {
-            return Ok(client);
-        }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(self.connector.timeout())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS);
-        if is_here {
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|error| {
-            cannot_start("TLS", &error).with_hint(
-                "where the system has no CA certificates, install them: apt install ca-certificates",
-            )
-        })?;
-        Ok(place.get_or_init(|| client))
+        self.connections[usize::from(is_here)].get_or_init(|| {
+            let timeout = CONNECT_TIMEOUT.min(self.attempt_timeout);
+            Connections::new(!is_here, timeout, self.tls.clone())
+        })
     }
 
     /// Sends a request and waits for the headers of its answer.
@@ -138,49 +99,41 @@ impl Transport {
     pub fn send(
         self: &Arc<Self>,
         method: &Method,
-        target: &Target,
+        url: &SafeUrl,
         headers: HeaderMap,
         upload: Option<&mut Outgoing<'_, '_>>,
         deadline: Deadline,
     ) -> Result<Reply, Failure> {
-        let is_secret = has_secret(target.server()) || headers.contains_key(AUTHORIZATION);
-        if is_secret {
-            self.plain.check(target.server())?;
+        let url = url.expose();
+        if has_secret(url) || headers.contains_key(AUTHORIZATION) {
+            let refused = |error| Failure::from(error).before_sending();
+            self.plain.check(url).map_err(refused)?;
         }
-        if *method == Method::GET
-            && upload.is_none()
-            && let Some(uri) = self.direct.address(target)
-        {
-            let patience = self.patience(Some(deadline));
-            return self
-                .direct
-                .get(self, target.server(), &uri, headers, patience);
-        }
-        let url = match target {
-            Target::Url(url) => url.expose().clone(),
-            Target::DotKey { parent, tail } => {
-                let uri = format!("{parent}{tail}");
-                return self
-                    .dot_keys
-                    .send(self, method, &uri, headers, upload, deadline);
-            }
-        };
-        let client = self.client(&url)?;
-        let mut request = Request::new(method.clone(), url);
+        let connections = self.connections(url);
+        let pool = connections
+            .pool()
+            .map_err(|error| Failure::from(error).before_sending())?;
+        let mut request = Request::new(method.clone(), url.clone());
         *request.headers_mut() = headers;
-        let response = match upload {
+        let sent = match upload {
             None => {
                 let patience = self.patience(Some(deadline));
-                self.wait(patience, client.execute(request))
-                    .ok_or_else(|| silence(patience))?
-                    .map_err(unreachable)?
+                match self.wait(patience, pool.client.execute(request)) {
+                    Some(answer) => answer.map_err(unreachable),
+                    None => Err(silence(patience)),
+                }
             }
-            Some(outgoing) => self.send_upload(client, request, outgoing)?,
+            Some(outgoing) => self.send_upload(&pool.client, request, outgoing),
         };
+        let response = sent.inspect_err(|failure| {
+            if !failure.not_done {
+                connections.distrust(pool.number);
+            }
+        })?;
         Ok(Reply {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: HttpBody::new(response, Arc::clone(self)),
+            body: HttpBody::new(response, Arc::clone(self), url.clone(), pool.number),
         })
     }
 
@@ -206,10 +159,9 @@ impl Transport {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(error) => {
-                    return Err(Failure::permanent(
-                        ErrorKind::Disk,
-                        format!("the bytes to upload cannot be read: {error}"),
-                    ));
+                    let message = format!("the bytes to upload cannot be read: {error}");
+                    // Of what was announced the server has not seen the end.
+                    return Err(Failure::permanent(ErrorKind::Disk, message).before_sending());
                 }
             };
             let chunk_len = chunk.len() as u64;
@@ -248,13 +200,6 @@ impl Transport {
         })
     }
 
-    /// Runs something on the client's own threads, until the transport is dropped.
-    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(future);
-        }
-    }
-
     /// Blocks for a future; `None` when it takes longer than `span`.
     pub fn wait<F: Future>(&self, span: Duration, future: F) -> Option<F::Output> {
         let runtime = self.runtime.as_ref()?;
@@ -275,13 +220,6 @@ impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport").finish_non_exhaustive()
     }
-}
-
-fn cannot_start(what: &str, error: &dyn std::error::Error) -> StoreError {
-    StoreError::new(
-        ErrorKind::Network,
-        format!("cannot start the HTTP client: {what}: {}", chain(error)),
-    )
 }
 
 /// Tells whether an address is on this machine.
@@ -311,7 +249,7 @@ fn unreachable(error: reqwest::Error) -> Failure {
     } else {
         ErrorKind::Network
     };
-    let not_done = error.is_connect();
+    let not_done = error.is_connect() || error.is_builder();
     let what = if not_done {
         "the server cannot be reached"
     } else {

@@ -65,8 +65,10 @@ impl KvFs {
                     return Ok(self.absent(ttl));
                 }
                 // The name came from a listing, or from a person who cannot know better: a key
-                // that the server refuses to look for is not there.
-                Err(FsError::Store(error)) if error.kind() == ErrorKind::InvalidKey => {
+                // that the server refuses to look for is not there. One that cannot be asked for may be.
+                Err(FsError::Store(error))
+                    if error.kind() == ErrorKind::InvalidKey && error.status().is_some() =>
+                {
                     return Ok(self.absent(FOREVER));
                 }
                 Err(error) => return Err(error),

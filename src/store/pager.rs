@@ -10,14 +10,15 @@ use crate::base::clock::Deadline;
 /// INVARIANT: the keys it hands out grow strictly, whatever the server sends, and none that it sends
 /// is left out: a page is sorted, and what the page before had too is dropped. Another key at or
 /// before the last one handed out comes of another order: it is a [`ErrorKind::Protocol`] error, since
-/// in that order the listing goes on and ends elsewhere. So is a cursor that does not advance: a
-/// listing that repeats itself ends.
+/// in that order the listing goes on and ends elsewhere. (Of a listing that starts somewhere, only the
+/// keys behind that place are asked for: what else its first page has is dropped.) A cursor that does
+/// not advance is an error too: a listing that repeats itself ends.
 #[derive(Debug)]
 pub struct Pager {
     query: ListQuery,
     last: Option<Arc<str>>,
-    /// The keys of the page before, in order.
-    before: Vec<Key>,
+    /// The keys of the page before, in order; `None` before the first.
+    before: Option<Vec<Key>>,
     empty: usize,
     done: bool,
 }
@@ -31,7 +32,7 @@ impl Pager {
         Self {
             last: query.after.clone(),
             query,
-            before: Vec::new(),
+            before: None,
             empty: 0,
             done: false,
         }
@@ -78,9 +79,11 @@ impl Pager {
             let again = page
                 .items
                 .partition_point(|item| item.key.as_str() <= &**last);
-            let is_known =
-                |key: &Key| key.as_str() == &**last || self.before.binary_search(key).is_ok();
-            if let Some(strange) = page.items[..again].iter().find(|item| !is_known(&item.key)) {
+            let is_new = |item: &&ListItem| {
+                let before = self.before.as_ref();
+                before.is_some_and(|before| before.binary_search(&item.key).is_err())
+            };
+            if let Some(strange) = page.items[..again].iter().find(is_new) {
                 return Err(StoreError::new(
                     ErrorKind::Protocol,
                     format!(
@@ -91,7 +94,7 @@ impl Pager {
             }
             page.items.drain(..again);
         }
-        self.before = keys;
+        self.before = Some(keys);
         if let Some(item) = page.items.last() {
             self.last = Some(item.key.as_str().into());
         }
@@ -205,7 +208,7 @@ mod tests {
             (Some("x"), &[]),
         ]);
         assert_eq!(keys.expect("a listing"), ["a", "b", "c", "d", "e"]);
-        let keys = list(&[(Some("b"), &["b", "c"])]);
+        let keys = list(&[(Some("b"), &["a", "b", "c"])]);
         assert_eq!(keys.expect("a listing"), ["c"]);
     }
 
@@ -221,7 +224,7 @@ mod tests {
                 (Some("b"), &["c"]),
                 (Some("c"), &["a", "d"]),
             ],
-            &[(Some("c"), &["a", "d"])],
+            &[(Some("c"), &["d"]), (Some("d"), &["a", "e"])],
         ] {
             let error = list(pages).expect_err("no listing");
             assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");

@@ -22,6 +22,8 @@ struct Subject {
     store: Arc<dyn Store>,
     /// Whether it takes keys that the platform refuses.
     odd_keys: bool,
+    /// Whether it takes `.` and `..`, which no URL can name.
+    dot_keys: bool,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
@@ -29,6 +31,7 @@ fn memory() -> Subject {
     Subject {
         store: Arc::new(MemoryStore::new()),
         odd_keys: true,
+        dot_keys: true,
         _keep: Box::new(()),
     }
 }
@@ -39,6 +42,7 @@ fn directory() -> Subject {
     Subject {
         store: Arc::new(store),
         odd_keys: true,
+        dot_keys: true,
         _keep: Box::new(folder),
     }
 }
@@ -49,6 +53,7 @@ fn http() -> Subject {
     Subject {
         store: server.open(&server.entry),
         odd_keys: false,
+        dot_keys: false,
         _keep: Box::new(server),
     }
 }
@@ -71,6 +76,7 @@ fn stored_in(bucket: Bucket) -> Subject {
     Subject {
         store: Arc::new(bucket.store(&description)),
         odd_keys: false,
+        dot_keys: true,
         _keep: Box::new(bucket),
     }
 }
@@ -324,8 +330,6 @@ fn valid_keys_of_any_kind_are_kept(subject: &Subject) {
             "a.json",
             "a.txt",
             "A",
-            ".",
-            "..",
             "...",
             ".a",
             "-",
@@ -338,6 +342,13 @@ fn valid_keys_of_any_kind_are_kept(subject: &Subject) {
             &quotes,
         ],
     );
+    if subject.dot_keys {
+        return keep_all(subject, &[".", ".."]);
+    }
+    for name in [".", ".."] {
+        let error = subject.store.head(&key(name), soon()).expect_err("no URL");
+        assert_eq!(error.kind(), ErrorKind::InvalidKey, "{error}");
+    }
 }
 
 fn keys_that_the_platform_refuses_are_kept_where_they_are_taken(subject: &Subject) {

@@ -20,7 +20,7 @@ use crate::support::operations;
 use crate::support::served::{TestServer, key, soon};
 
 /// Few names, so that everything happens to the same ones: records, a temporary and scratch names.
-const NAMES: [&str; 6] = ["a", "b", "%2E", "a.tmp", "a~", ".b.swp"];
+const NAMES: [&str; 6] = ["a", "b", "...", "a.tmp", "a~", ".b.swp"];
 /// How many of them are records from the start.
 const RECORDS: usize = 2;
 
@@ -281,7 +281,7 @@ fn run(setup: Setup, store: &dyn Store, ops: &[Op], cached: bool) {
     core.faults.clear_faults(Call::Put);
     assert_eq!(core.fs.finish_writes(), 0);
     for (name, content) in &world.files {
-        let stored = stored(store, if *name == "%2E" { "." } else { name });
+        let stored = stored(store, name);
         if name.ends_with('~') || name.ends_with(".swp") {
             assert_eq!(stored, None, "{name} is scratch");
         } else {

@@ -8,7 +8,7 @@
 #[cfg(not(feature = "shuttle"))]
 mod system;
 #[cfg(not(feature = "shuttle"))]
-pub use system::{Condvar, Mutex, MutexGuard, atomic, now, point, since_boot, thread};
+pub use system::{Condvar, Mutex, MutexGuard, atomic, now, point, since_boot, thread, time_asleep};
 
 #[cfg(feature = "shuttle")]
 pub mod explore;
@@ -19,4 +19,4 @@ mod time;
 #[cfg(feature = "shuttle")]
 pub use explored::{Condvar, Mutex, MutexGuard, WaitTimeoutResult, atomic, point, thread};
 #[cfg(feature = "shuttle")]
-pub use time::{now, since_boot};
+pub use time::{now, since_boot, time_asleep};

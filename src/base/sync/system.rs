@@ -20,7 +20,18 @@ pub fn point() {}
 
 /// Returns the time since the machine was started.
 pub fn since_boot() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
+    read(ClockId::Boottime)
+}
+
+/// Returns for how long the machine has slept since it was started.
+pub fn time_asleep() -> Duration {
+    // In this order, so that it is never too much.
+    let total = read(ClockId::Boottime);
+    total.saturating_sub(read(ClockId::Monotonic))
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or_default(),
         u32::try_from(time.tv_nsec).unwrap_or_default(),

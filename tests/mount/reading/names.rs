@@ -73,11 +73,34 @@ fn keys_that_are_no_file_names_are_listed_and_reachable() {
 #[test]
 fn keys_that_are_no_file_names_are_reachable_through_the_server() {
     let server = TestServer::start();
-    let keys = odd_keys();
+    let mut keys = odd_keys();
+    keys.retain(|(key, _)| key != "." && key != "..");
     for (key, _) in &keys {
         server.put_text(key, &format!("content of {key}"));
     }
     reaches_odd_keys(&MountedSession::served(&server), &keys);
+}
+
+#[test]
+fn records_that_no_url_can_name_are_listed_and_say_so_when_they_are_opened() {
+    let server = TestServer::start();
+    for key in [".", "..", "a"] {
+        server.put_text(key, "content");
+    }
+    // Also where nothing has been listed.
+    for list in [true, false] {
+        let mount = MountedSession::served(&server);
+        if list {
+            assert_eq!(mount.works("ls -A"), "%2E\n%2E%2E\na");
+        }
+        for name in ["%2E", "%2E%2E"] {
+            let error = fs::read(mount.file(name)).expect_err(name);
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{name}: {error}");
+        }
+        let told = format!("{:?}", mount.counters().last_errors);
+        assert!(told.contains("has no address"), "{told}");
+        assert_eq!(mount.works("cat a"), "content");
+    }
 }
 
 #[test]
