@@ -1,5 +1,6 @@
 //! Words and tools that every room uses; nothing of stores or filesystems.
 
+pub mod caller;
 pub mod clock;
 pub mod content_type;
 pub mod folders;

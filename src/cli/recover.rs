@@ -136,7 +136,9 @@ fn upload(
     let mut uploaded = 0;
     let mut failures = Vec::new();
     for scope in scopes {
-        let (living, dead) = by_owner(scope);
+        let (scope, conflicts) = without_conflicts(scope, args);
+        failures.extend(conflicts);
+        let (living, dead) = by_owner(&scope);
         for (pid, wanted) in living {
             match ask_owner(environment, pid, false, wanted) {
                 Ok(n) => ui.say(format_args!(
@@ -148,7 +150,7 @@ fn upload(
         if dead.is_empty() {
             continue;
         }
-        match upload_dead(args, environment, dir, scope, &dead) {
+        match upload_dead(args, environment, dir, &scope, &dead) {
             Ok(n) => uploaded += n,
             Err(error) => failures.push(error),
         }
@@ -161,6 +163,33 @@ fn upload(
         });
     }
     first_of(failures)
+}
+
+/// Takes out what somebody else's change is in the way of, unless it is named by its id: uploading it
+/// overwrites that change, which is for a person to decide who has seen it. Returns what to say of it.
+fn without_conflicts(scope: &Scope, args: &RecoverArgs) -> (Scope, Option<CliError>) {
+    let mut rest = scope.clone();
+    let is_left = |item: &Item| item.conflict && !args.wanted.contains(&item.id);
+    rest.items.retain(|item| !is_left(item));
+    let left: Vec<&Item> = scope.items.iter().filter(|item| is_left(item)).collect();
+    let Some(first) = left.first() else {
+        return (rest, None);
+    };
+    let key = first.key.as_deref().map_or_else(|| "-".to_owned(), shown);
+    let error = CliError::failed(format!(
+        "{} not uploaded, because somebody else has changed the record since it was opened; the first of \
+         them is {key}",
+        match left.len() {
+            1 => "1 file was".to_owned(),
+            n => format!("{n} files were"),
+        }
+    ))
+    .hinted(format!(
+        "look at the record first; to overwrite that change: kvfs recover --upload {}",
+        first.id
+    ))
+    .hinted(format!("to drop the file instead: kvfs recover --discard {}", first.id));
+    (rest, Some(error))
 }
 
 /// Returns the first of several errors, the others as hints.
@@ -262,19 +291,20 @@ fn upload_dead(
         Arc::clone(journal),
         UploaderConfig::new(config.deadline),
         Arc::new(SystemClock),
-        metrics,
+        Arc::clone(&metrics),
     );
     let ours: Vec<_> = journal
         .entries()
         .into_iter()
         .filter(|entry| wanted.iter().any(|id| *id == entry.id.as_str()))
         .collect();
-    uploader.enqueue(wanted);
     for entry in ours.iter().filter(|entry| entry.pending.why.is_failed()) {
+        // What is named only by its key, or not at all, has no conflicts among it by now.
         uploader
-            .send_again(&entry.id)
+            .send_again(&entry.id, true)
             .map_err(|error| unusable(folder.path(), &error))?;
     }
+    uploader.enqueue(wanted);
     let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
     let waiting = uploader.wait_all(Deadline::after(timeout));
     uploader.stop();
@@ -283,12 +313,12 @@ fn upload_dead(
         .filter_map(|entry| journal.get(&entry.id))
         .collect();
     let Some(first) = left.first() else {
-        return Ok(ours.len());
+        return Ok(usize::try_from(metrics.uploads_total.get()).unwrap_or(usize::MAX));
     };
     let reason = Item::of(&first.id, &first.pending, State::Kept, None).reason;
     let still = waiting.iter().find(|pending| pending.entry.id == first.id);
     let reason = reason.or_else(|| match &still?.state {
-        crate::upload::lanes::LaneState::Retrying(_, error, _) => Some(error.clone()),
+        crate::upload::Progress::Retrying(_, error, _) => Some(error.clone()),
         _ => None,
     });
     let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));

@@ -9,6 +9,8 @@ use crate::store::{ErrorKind, StoreError, wait};
 pub enum FsError {
     /// It would have to wait, and the caller asked not to. Never reaches a program.
     WouldBlock,
+    /// The program that asked has ended; nothing was done.
+    Interrupted,
     /// The file does not exist.
     NoEntry,
     /// The inode or handle is of a version that is gone; the kernel looks the name up again.
@@ -78,6 +80,7 @@ impl FsError {
     pub fn errno(&self) -> c_int {
         match self {
             Self::WouldBlock => libc::EAGAIN,
+            Self::Interrupted => libc::EINTR,
             Self::NoEntry => libc::ENOENT,
             Self::Stale => libc::ESTALE,
             Self::ReadOnly => libc::EROFS,

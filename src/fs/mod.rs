@@ -53,11 +53,6 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How many names are remembered of which the kernel was told that they do not exist.
 const MOST_ABSENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
-/// Held back files stored at once.
-const HELD_AT_ONCE: usize = 16;
-/// Held back files waiting for that.
-const HELD_MOST: usize = 4096;
-
 /// What a filesystem shows of its store.
 #[derive(Clone, Debug)]
 pub struct FsConfig {
@@ -112,8 +107,6 @@ pub struct KvFs {
     prefetcher: Option<Prefetcher>,
     listers: Arc<Workers>,
     index: Option<Arc<Index>>,
-    /// Where what was held back is stored.
-    committers: Arc<Workers>,
     writing: Option<WriteSide>,
     status: OnceLock<StatusSource>,
 }
@@ -146,8 +139,10 @@ impl KvFs {
         let index = records
             .scope_dir()
             .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
-        let committers = Workers::new("kvfs-held", HELD_AT_ONCE, HELD_MOST, Arc::clone(&metrics));
-        let writing = config.write.clone().map(WriteSide::new);
+        let writing = config
+            .write
+            .clone()
+            .map(|config| WriteSide::new(config, &store, &clock, &metrics));
         let deadline = config.prefetch;
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
@@ -170,7 +165,6 @@ impl KvFs {
             prefetcher,
             listers,
             index,
-            committers,
             writing,
             status: OnceLock::new(),
         }

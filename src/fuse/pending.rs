@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use fuser::{
 };
 use libc::c_int;
 use parking_lot::{Condvar, Mutex};
+
+use crate::base::caller::Caller;
 
 /// How often waiting requests are looked at. The end of a program may take two of them one after the
 /// other, as of one in fsync, whose files are closed then.
@@ -57,27 +60,60 @@ refuse!(
 
 /// The right to answer a request, taken once.
 #[derive(Debug)]
-pub struct Ticket<R>(Arc<Mutex<Option<R>>>);
+pub struct Ticket<R>(Arc<Cell<R>>);
+
+#[derive(Debug)]
+struct Cell<R> {
+    reply: Mutex<Option<R>>,
+    /// What was asked for takes effect: whoever asked is told of that, and of nothing else.
+    claimed: AtomicBool,
+}
 
 impl<R> Ticket<R> {
     /// Takes the reply; `None` when the request has been answered.
     pub fn take(&self) -> Option<R> {
-        self.0.lock().take()
+        self.0.reply.lock().take()
+    }
+}
+
+impl<R: Send + 'static> Ticket<R> {
+    /// Returns what tells whether the program that asked still waits.
+    pub fn caller(&self) -> Box<dyn Caller> {
+        Box::new(Asking(Arc::clone(&self.0)))
+    }
+}
+
+struct Asking<R>(Arc<Cell<R>>);
+
+impl<R> Caller for Asking<R> {
+    fn waits(&self) -> bool {
+        self.0.reply.lock().is_some()
+    }
+
+    fn claim(&self) -> bool {
+        let reply = self.0.reply.lock();
+        self.0.claimed.store(true, Ordering::Relaxed);
+        reply.is_some()
     }
 }
 
 trait Answerable: Send + Sync {
     fn is_open(&self) -> bool;
-    fn refuse(&self, errno: Errno) -> bool;
+    /// Refuses it, unless what was asked for takes effect just now and nobody waits `long` for that.
+    fn refuse(&self, errno: Errno, long: bool) -> bool;
 }
 
-impl<R: Refuse> Answerable for Mutex<Option<R>> {
+impl<R: Refuse> Answerable for Cell<R> {
     fn is_open(&self) -> bool {
-        self.lock().is_some()
+        self.reply.lock().is_some()
     }
 
-    fn refuse(&self, errno: Errno) -> bool {
-        match self.lock().take() {
+    fn refuse(&self, errno: Errno, long: bool) -> bool {
+        let mut reply = self.reply.lock();
+        if self.claimed.load(Ordering::Relaxed) && !long {
+            return false;
+        }
+        match reply.take() {
             Some(reply) => {
                 reply.refuse(errno);
                 true
@@ -146,8 +182,11 @@ impl Watcher {
         pid: u32,
         deadline: Duration,
     ) -> Ticket<R> {
-        let cell = Arc::new(Mutex::new(Some(reply)));
-        let erased: Arc<dyn Answerable> = Arc::<Mutex<Option<R>>>::clone(&cell);
+        let cell = Arc::new(Cell {
+            reply: Mutex::new(Some(reply)),
+            claimed: AtomicBool::new(false),
+        });
+        let erased: Arc<dyn Answerable> = Arc::<Cell<R>>::clone(&cell);
         let since = Instant::now();
         let request = Arc::downgrade(&erased);
         let mut waiting = self.waiting.lock();
@@ -195,9 +234,9 @@ impl Watcher {
             .collect();
         drop(waiting);
         for (request, operation, pid, late) in due {
-            if late && request.refuse(Errno::ETIMEDOUT) {
+            if late && request.refuse(Errno::ETIMEDOUT, true) {
                 (self.late)(operation);
-            } else if ending_signal_pending(pid) && request.refuse(Errno::EINTR) {
+            } else if ending_signal_pending(pid) && request.refuse(Errno::EINTR, false) {
                 tracing::debug!("{operation}: given up because process {pid} is being ended");
             }
         }

@@ -1,7 +1,6 @@
 //! Puts a mount together: settings in, running filesystem out. Used by the command line and by tests.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,7 +25,7 @@ use crate::staging::folder::{StoreFile, scope_name};
 use crate::staging::{StagingConfig, StagingFolder};
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{Encoding, ErrorKind, Store, StoreError};
-use crate::upload::{UploadObserver, Uploader, UploaderConfig, Uploads};
+use crate::upload::{Uploader, UploaderConfig, Uploads};
 
 /// Everything a mount needs to know; the parent process hands it to the daemon through a pipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,8 +108,6 @@ pub enum MountAccess {
     Everybody,
 }
 
-/// How often the thread that stores what is held back looks whether it is still wanted.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Threads that wait for the store on behalf of programs.
 const WAITING_THREADS: usize = 96;
 /// Threads that upload, and wait for uploads, on behalf of programs.
@@ -298,9 +295,7 @@ pub fn mount_store(
         .zip(writing)
         .and_then(|(write, config)| {
             let uploader = config.uploader?;
-            fs.adopt_journal();
-            let observer: Arc<dyn UploadObserver> = Arc::clone(&fs) as Arc<dyn UploadObserver>;
-            uploader.start(Arc::downgrade(&observer));
+            fs.start_uploads();
             Some(Uploads::new(
                 config.staging,
                 uploader,
@@ -345,9 +340,6 @@ pub fn mount_store(
         appearance,
         deadline,
     );
-    if config.write.is_some() {
-        commit_what_is_due(&fs).map_err(failed)?;
-    }
     let options = MountOptions {
         mount_point: config.mount_point.clone(),
         source: format!("kvfs:{}", config.open.reference),
@@ -374,25 +366,6 @@ pub fn mount_store(
         .fs
         .connect_status(fs::StatusSource(Box::new(move || status().to_string())));
     Ok(mounted)
-}
-
-/// Starts the thread that stores what is held back; it ends with the filesystem.
-fn commit_what_is_due(fs: &Arc<KvFs>) -> io::Result<()> {
-    let fs = Arc::downgrade(fs);
-    std::thread::Builder::new()
-        .name("kvfs-due".into())
-        .stack_size(128 << 10)
-        .spawn(move || {
-            while let Some(fs) = fs.upgrade() {
-                fs.wait_due(LOOK_EVERY);
-                // What is due later is to be stored all the same.
-                if catch_unwind(AssertUnwindSafe(|| fs.commit_due())).is_err() {
-                    fs.metrics().caught_panic();
-                    tracing::error!("storing what was held back panicked; please report this");
-                }
-            }
-        })
-        .map(drop)
 }
 
 /// Opens the staging folder, and turns settings into what the filesystem wants.

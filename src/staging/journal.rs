@@ -119,32 +119,37 @@ impl Journal {
     /// # Errors
     /// That the disk refuses; there is then no entry.
     pub fn keep(&self, file: &File, pending: Pending, durable: bool) -> io::Result<EntryId> {
-        self.own
-            .within(|own| self.add(own, file, None, pending.clone(), durable))
+        let id = self.stamp();
+        self.keep_as(&id, file, pending, durable)?;
+        Ok(id)
     }
 
-    /// Makes an entry of a file, which may have a name in a journal already.
-    fn add(
+    /// The same under a name that [`Journal::stamp`] has given.
+    ///
+    /// # Errors
+    /// As for [`Journal::keep`].
+    pub fn keep_as(
         &self,
-        own: &Arc<OwnerDir>,
+        id: &EntryId,
         file: &File,
-        name: Option<&Path>,
         pending: Pending,
         durable: bool,
-    ) -> io::Result<EntryId> {
+    ) -> io::Result<()> {
         let data_checksum = entry::data_checksum(ReadAt(file, 0), pending.size)?;
-        let id = self.next_id();
-        let space = self.write(own, &id, file, name, (&pending, &data_checksum), durable)?;
+        let (own, space) = self.own.within(|own| {
+            let space = self.write(own, id, file, (&pending, &data_checksum), durable)?;
+            Ok((Arc::clone(own), space))
+        })?;
         let indexed = Indexed {
             pending,
             data_checksum,
-            owner: Arc::clone(own),
+            owner: own,
             adopted: false,
             sent: false,
             _space: space,
         };
         self.index.lock().add(id.clone(), indexed);
-        Ok(id)
+        Ok(())
     }
 
     /// Writes an entry's files; returns the room that they take.
@@ -153,12 +158,11 @@ impl Journal {
         own: &Arc<OwnerDir>,
         id: &EntryId,
         file: &File,
-        name: Option<&Path>,
         (pending, data_checksum): (&Pending, &str),
         durable: bool,
     ) -> io::Result<Space> {
-        let mut space = if name.is_some() || is_linkable(file) {
-            // The bytes of a staging file, and of another entry, which count once.
+        let mut space = if is_linkable(file) {
+            // The bytes of a staging file, which count once.
             self.budget.occupied_by(file, pending.size)
         } else {
             let mut space = self.budget.space();
@@ -167,11 +171,7 @@ impl Journal {
         };
         let data = owner::data_path(own.path(), id);
         let written = self.steps.next().and_then(|()| -> io::Result<()> {
-            let linked = match name {
-                Some(name) => fs::hard_link(name, &data),
-                None => link(file, &data),
-            };
-            let copied = match linked {
+            let copied = match link(file, &data) {
                 Ok(()) => None,
                 Err(_) => Some(copy(file, pending.size, &data)?),
             };
@@ -221,7 +221,7 @@ impl Journal {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let (own, space) = self.own.within(|own| {
-            let space = self.write(own, id, file, None, (&pending, &data_checksum), true)?;
+            let space = self.write(own, id, file, (&pending, &data_checksum), true)?;
             Ok((Arc::clone(own), space))
         })?;
         let mut index = self.index.lock();
@@ -321,21 +321,6 @@ impl Journal {
         if let Some(found) = self.index.lock().entries.get_mut(id) {
             found.sent = true;
         }
-    }
-
-    /// Makes a new, latest entry with the bytes of another one, which stays. Durable.
-    ///
-    /// # Errors
-    /// That there is no such entry, or the disk refuses; there is then no new one.
-    pub fn renew(&self, id: &EntryId, change: impl FnOnce(&mut Pending)) -> io::Result<EntryId> {
-        let entry = self.get(id).ok_or(io::ErrorKind::NotFound)?;
-        let mut pending = entry.pending;
-        let size = pending.size;
-        change(&mut pending);
-        pending.size = size;
-        let data = self.open(id)?;
-        self.own
-            .within(|own| self.add(own, &data, Some(&entry.data), pending.clone(), true))
     }
 
     /// Removes an entry, whose bytes are in the store or not wanted any more.
@@ -500,7 +485,8 @@ impl Journal {
         ))
     }
 
-    fn next_id(&self) -> EntryId {
+    /// Returns the name of an entry that is closed now: greater than all before.
+    pub fn stamp(&self) -> EntryId {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
@@ -517,7 +503,9 @@ impl Journal {
 impl Index {
     fn add(&mut self, id: EntryId, entry: Indexed) {
         let key = entry.pending.key.clone();
-        self.by_key.entry(key).or_default().push(id.clone());
+        let of_key = self.by_key.entry(key).or_default();
+        let at = of_key.partition_point(|known| *known < id);
+        of_key.insert(at, id.clone());
         self.entries.insert(id, entry);
     }
 

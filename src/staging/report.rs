@@ -57,6 +57,9 @@ pub struct Item {
     pub reason: Option<String>,
     /// How often it was tried in vain.
     pub attempts: u32,
+    /// Whether it was refused because somebody else has changed the record.
+    #[serde(default)]
+    pub conflict: bool,
     /// The living process whose it is.
     pub owner_pid: Option<u32>,
 }
@@ -75,6 +78,7 @@ impl Item {
                 Why::Failed { message, .. } => Some(message.clone()),
             },
             attempts: pending.attempts,
+            conflict: pending.why.is_conflict(),
             owner_pid,
         }
     }
@@ -89,6 +93,7 @@ impl Item {
             state: State::Damaged,
             reason: Some("its bytes or its description are not what was written".into()),
             attempts: 0,
+            conflict: false,
             owner_pid: None,
         }
     }

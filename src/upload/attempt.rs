@@ -3,29 +3,45 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
-use super::again::Files;
-use super::{UploadObserver, Uploader, Verdict};
+use super::indeterminate::{self, Found, may_have_arrived};
+use super::restore::Files;
+use super::{LAST_LOOK, UploadObserver, Uploader, Verdict};
 use crate::base::clock::Deadline;
-use crate::staging::entry::{EntryId, Why, is_transient};
+use crate::metrics::origin::{self, Origin};
+use crate::staging::entry::{EntryId, Pending, Why, is_transient};
 use crate::staging::journal::JournalEntry;
-use crate::staging::unanswered::{self, Found, may_have_arrived};
-use crate::store::{ETag, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
+use crate::staging::unanswered::Unanswered;
+use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload as Body};
 
 /// The longest wait before an upload is tried again while somebody waits for it.
 const WITH_WAITERS: Duration = Duration::from_secs(2);
 
-/// How often one attempt is repeated because of what an earlier upload left in the store.
+/// How often an upload is sent again because of what an earlier one left in the store.
 const MOST_REPEATS: u32 = 3;
+/// The pause before an upload that did not arrive is sent again while a program waits; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// How long an upload is tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Patience {
+    /// Once; the queue tries again later.
+    OneTry,
+    /// Until then, as nobody tries again later.
+    Until(Deadline),
+}
 
 impl Uploader {
     /// Makes one attempt. Afterwards the entry is gone, kept, or waits for the next attempt.
     pub(super) fn upload(self: &Arc<Self>, key: &Key, id: &EntryId) {
-        let files = self.keep_again(id);
-        self.keep_rest_again();
+        let files = self.restore(id);
+        self.restore_rest();
         let Some(entry) = self.journal.get(id) else {
-            self.state.lock().lanes.done(key);
+            self.state.lock().gates.done(key);
             return;
         };
         let (entry, open) = match files {
@@ -33,14 +49,14 @@ impl Uploader {
             Files::Open(entry, file) => (*entry, Some(file)),
             Files::Gone => return self.lost(&entry),
         };
-        match self.send(&entry, open) {
+        match self.send_entry(&entry, open) {
             Ok((file, meta)) => self.succeeded(&entry, &file, &meta),
             Err(error) => {
                 if may_have_arrived(&error) {
                     self.journal.note_sent(id);
                 }
                 let is_disk = error.kind() == ErrorKind::Disk;
-                let may_work = match self.keep_again(id) {
+                let may_work = match self.restore(id) {
                     Files::There => is_disk && self.is_unreadable(id),
                     Files::Anew | Files::Open(..) => is_disk,
                     Files::Gone => return self.lost(&entry),
@@ -56,13 +72,13 @@ impl Uploader {
 
     fn put_off(&self, key: &Key, error: &StoreError) {
         let mut state = self.state.lock();
-        let failures = state.lanes.failures(key);
+        let failures = state.gates.failures(key);
         let mut delay = self.delay(failures);
         if state.waiters > 0 {
             delay = delay.min(WITH_WAITERS);
         }
         state
-            .lanes
+            .gates
             .retry(key, self.clock.now() + delay, error.to_string());
         drop(state);
         self.metrics.uploads_retried.one();
@@ -77,7 +93,7 @@ impl Uploader {
     }
 
     /// Sends an entry's bytes: those of `open`, or of the journal.
-    fn send(
+    fn send_entry(
         &self,
         entry: &JournalEntry,
         open: Option<Arc<File>>,
@@ -89,7 +105,6 @@ impl Uploader {
             )
             .with_source(error)
         };
-        let pending = &entry.pending;
         if entry.adopted && open.is_none() {
             match self.journal.verify(&entry.id) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -103,34 +118,108 @@ impl Uploader {
             Some(file) => file,
             None => Arc::new(self.journal.open(&entry.id).map_err(disk)?),
         };
+        let mut pending = entry.pending.clone();
+        if entry.sent || !pending.if_absent {
+            pending.unanswered.add(entry.as_sent.clone());
+        }
+        let this = Some(entry.as_sent.clone());
+        let meta = self.send(&file, &mut pending, this, Patience::OneTry)?;
+        Ok((file, meta))
+    }
+
+    /// Sends bytes until it is known what became of them, as far as `patience` goes. What the store
+    /// may have of them in the end is added to what `pending` says.
+    ///
+    /// A plain upload is simply sent again by the store. One under a condition must not be, as the
+    /// first attempt may have changed the record: the store is asked what it has now.
+    pub(super) fn send(
+        &self,
+        file: &File,
+        pending: &mut Pending,
+        this: Option<Unanswered>,
+        patience: Patience,
+    ) -> Result<RecordMeta, StoreError> {
+        // For all of it: a server that says nothing is not waited for twice.
+        let deadline = match patience {
+            Patience::OneTry => Deadline::after(self.config.deadline),
+            Patience::Until(deadline) => deadline,
+        };
         let mut request = PutRequest {
             content_type: pending.content_type.clone(),
             encoding: pending.encoding.clone(),
             if_match: pending.if_match.clone(),
             if_absent: pending.if_absent,
         };
-        let mut ours = pending.unanswered.clone();
-        if entry.sent || !request.if_absent {
-            ours.add(entry.as_sent.clone());
-        }
-        let mut repeats = 0;
+        let (mut repeats, mut pause, mut this) = (0, FIRST_PAUSE, this);
         loop {
-            let deadline = Deadline::after(self.config.deadline);
-            let body = Upload::File(&file, pending.size);
+            origin::note(Origin::Network);
+            let body = Body::File(file, pending.size);
             let error = match self.store.put(&pending.key, &request, body, deadline) {
-                Err(error) if error.kind() == ErrorKind::Changed => error,
-                result => return Ok((file, result?)),
-            };
-            // Perhaps it was an upload of ours that changed it, and only its answer was lost.
-            let deadline = Deadline::after(self.config.deadline);
-            match ours.look(&*self.store, &pending.key, &request, deadline) {
-                Ok(Found::Ours(one, meta)) if one == entry.as_sent => return Ok((file, meta)),
-                Ok(Found::Ours(_, meta)) if repeats < MOST_REPEATS => {
-                    repeats += 1;
-                    unanswered::replace(&mut request, &meta);
+                Ok(meta) => {
+                    return Ok(RecordMeta {
+                        content_type: meta.content_type.or_else(|| request.content_type.clone()),
+                        encoding: request.encoding.clone(),
+                        stored_size: Some(pending.size),
+                        ..meta
+                    });
                 }
-                Err(unknown) if is_transient(unknown.kind()) => return Err(unknown),
-                _ => return Err(error),
+                Err(error) => error,
+            };
+            let refused = error.kind() == ErrorKind::Changed;
+            let arrived = !refused && may_have_arrived(&error);
+            if !arrived && (!refused || pending.unanswered.is_empty()) {
+                return Err(error);
+            }
+            let this = match &this {
+                Some(this) => this,
+                None => {
+                    let described = Unanswered::new(file, pending.size, &request.encoding);
+                    this.insert(described.map_err(unreadable)?)
+                }
+            };
+            if arrived {
+                pending.unanswered.add(this.clone());
+            }
+            let is_conditional = request.if_match.is_some() || request.if_absent;
+            if arrived && (!is_conditional || patience == Patience::OneTry) {
+                return Err(error);
+            }
+            // An upload that went on for long has left nothing of it.
+            let until = match deadline.remaining() {
+                Some(_) => deadline,
+                None => Deadline::after(LAST_LOOK.min(self.config.deadline)),
+            };
+            match indeterminate::look(
+                &pending.unanswered,
+                &*self.store,
+                &pending.key,
+                &request,
+                until,
+            ) {
+                Ok(Found::Ours(one, meta)) if one == *this => return Ok(meta),
+                Ok(Found::Ours(_, meta)) => indeterminate::replace(&mut request, &meta),
+                Ok(Found::Before) if arrived => {}
+                // As long as that is not known, nobody else is to blame.
+                Err(unknown)
+                    if refused
+                        && (patience != Patience::OneTry || is_transient(unknown.kind())) =>
+                {
+                    return Err(unknown);
+                }
+                Ok(Found::Other | Found::Before) | Err(_) => return Err(error),
+            }
+            if refused {
+                // What our own uploads leave behind changes a few times at most.
+                repeats += 1;
+                if repeats > MOST_REPEATS {
+                    return Err(error);
+                }
+            } else {
+                let Some(left) = deadline.remaining() else {
+                    return Err(error);
+                };
+                thread::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0).min(left));
+                pause = (2 * pause).min(LONGEST_PAUSE);
             }
         }
     }
@@ -140,24 +229,15 @@ impl Uploader {
         self.metrics.uploads_total.one();
         tracing::debug!("uploaded {key}");
         // A file that is just being closed becomes the successor, or finds this upload gone.
-        let marked = self.mark_end(key);
-        let next = self.state.lock().lanes.waiting(key).into_iter().next();
-        if let Some(next) = next.filter(|_| self.config.guard) {
-            let told = self.journal.update(&next, |pending| {
-                pending.if_match = meta.etag.clone().filter(ETag::is_strong);
-                pending.if_absent = false;
-                pending.unanswered.clear();
-            });
-            if let Err(error) = told {
-                tracing::warn!("cannot note which version {key} is now: {error}");
-            }
-        }
+        let latched = self.latch(key);
+        self.tell_followers(key, &entry.id, Ok(meta));
         if let Some(observer) = self.observer() {
             observer.uploaded(entry, file, meta);
         }
         self.drop_entry(&entry.id);
+        self.supersede_older(key, &entry.id);
         self.done(key, None);
-        drop(marked);
+        drop(latched);
     }
 
     fn refused(self: &Arc<Self>, entry: &JournalEntry, error: &StoreError) {
@@ -172,8 +252,8 @@ impl Uploader {
             "{key} was not uploaded: {error}{hint}; its {} bytes are kept, see kvfs recover",
             pending.size
         );
-        let marked = self.mark_end(key);
-        let failures = self.state.lock().lanes.failures(key);
+        let latched = self.latch(key);
+        let failures = self.state.lock().gates.failures(key);
         let why = Why::failed(error);
         let noted = self.journal.update(&entry.id, |pending| {
             pending.attempts = pending.attempts.saturating_add(failures).saturating_add(1);
@@ -191,8 +271,12 @@ impl Uploader {
         if let Some(observer) = self.observer() {
             observer.failed(entry, error);
         }
-        self.done(key, Some(Verdict::Kept(entry.id.clone())));
-        drop(marked);
+        self.done(
+            key,
+            Some(Verdict::Kept(entry.id.clone(), error.duplicate())),
+        );
+        self.supersede(key);
+        drop(latched);
     }
 
     /// Ends an upload whose bytes somebody has removed.
@@ -204,9 +288,9 @@ impl Uploader {
         )
         .with_hint("write the file again; kvfs status tells what waits there")
         .with_key(key);
-        let marked = self.mark_end(key);
+        let latched = self.latch(key);
         self.drop_entry(&entry.id);
-        if !self.state.lock().lanes.waiting(key).is_empty() {
+        if !self.state.lock().gates.waiting(key).is_empty() {
             // What comes after it is all there.
             self.done(key, None);
             return;
@@ -217,7 +301,7 @@ impl Uploader {
             observer.failed(entry, &error);
         }
         self.done(key, Some(Verdict::Lost(error)));
-        drop(marked);
+        drop(latched);
     }
 
     /// Tells whether the bytes of an entry that is still there cannot be read at the moment.
@@ -235,9 +319,9 @@ impl Uploader {
         if let Some(verdict) = verdict {
             state.untold.insert(key.clone(), verdict);
         }
-        state.lanes.done(key);
+        state.gates.done(key);
         // Before anybody who waits for the end can look at it.
-        self.metrics.uploads_pending.set(state.lanes.len() as u64);
+        self.metrics.uploads_pending.set(state.gates.len() as u64);
     }
 
     fn delay(&self, failures: u32) -> Duration {
@@ -246,5 +330,27 @@ impl Uploader {
             .saturating_mul(1 << failures.min(16))
             .min(self.config.max_delay)
             .mul_f64(1.0 + fastrand::f64() / 2.0)
+    }
+}
+
+fn unreadable(error: io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
+}
+
+/// Says what a refused upload means for whoever wrote the file.
+pub(super) fn explain(error: StoreError) -> StoreError {
+    match error.kind() {
+        ErrorKind::Changed => error.with_hint(
+            "somebody else has changed the record since it was opened here; open it again and make the change again, or mount with --overwrite=always to let the last writer win",
+        ),
+        ErrorKind::Denied => {
+            error.with_hint("check that the account of the token may write to the store")
+        }
+        ErrorKind::NotFound => {
+            error.with_hint("the server does not know the store any more: was it deleted?")
+        }
+        ErrorKind::TooLarge => error.with_hint("the server takes no records of that size"),
+        ErrorKind::Quota => error.with_hint("the account is out of quota: see its limits in Apify Console"),
+        _ => error,
     }
 }

@@ -1,18 +1,31 @@
-//! Uploads what is in the journal: in order for each key, several keys at a time, again and again
-//! while the store cannot be reached. What the store refuses for good is kept for `kvfs recover`.
+//! The one way from a file that was written to the store: uploads, deletions, and the gate of each key
+//! that all of them pass.
 //!
-//! An upload that was closed while an older one of the same key still waits replaces it: only the
-//! newest is sent. One that was closed while an older one is being sent follows it, and its
-//! precondition is the version that the older one became.
+//! Every close makes an [`Upload`]. What a program waits for is sent on its own thread
+//! ([`Entered::run`]) and journalled only if the store does not take it. What nobody waits for, and
+//! everything with `--write-back`, is journalled first ([`Uploader::submit`]) and sent from the queue
+//! of its key: in the order of closing, several keys at a time, again and again while the store cannot
+//! be reached. What the store refuses for good is kept for `kvfs recover`. An upload that was closed
+//! while an older one of its key still waits replaces it; one that was closed while an older one is
+//! being sent follows it, and its precondition is the version that the older one became.
 //!
-//! INVARIANT: an entry leaves the journal only after the store has its bytes, or a newer entry of
-//! its key is durable, or somebody asked for it to be dropped. A successor's precondition is
-//! durable before its predecessor leaves the journal, so that a crash at any moment repeats an
-//! upload at worst.
+//! It holds at every moment:
 //!
-//! Lock order: `state` alone; held across neither network nor disk I/O. Whoever changes a lane and
-//! the journal together has a mark on the lane instead: who closes a file, and the upload that
-//! ends, exclude each other; a hold excludes who closes, and waits for the upload that ends.
+//! * W1 What `close`, `fsync` or `sync` acknowledged is in the store or in the journal, byte for byte:
+//!   an entry leaves the journal only after the store has its bytes, or a younger entry of its key is
+//!   durable, or somebody asked for it to be dropped.
+//! * W2 At most one change of a key is under way: it is inside the key's gate (`gates`), and leaves it
+//!   when its outcome is known, or written down as unknown (`indeterminate`).
+//! * W3 What fails or is interrupted before its request was sent has no effect. What is interrupted
+//!   after that goes on inside the gate, and any later change of the key waits for it.
+//! * W4 Older bytes never replace newer ones: entries are sent in the order of closing, and one is
+//!   dropped when a younger one of its key is journalled or stored, or the key is deleted.
+//! * W5 A precondition is dropped only by a person who was told what is overwritten
+//!   ([`Uploader::send_again`]); what follows an upload of ours has the version that this made.
+//! * W6 A wait to enter ends with the caller's deadline, and the bytes are then in the journal.
+//!
+//! Lock order: `state` alone; held across neither network nor disk I/O. Whoever changes a queue and the
+//! journal together has latched the gate (`gate`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,29 +36,36 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use self::lanes::{LaneState, Lanes};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Deadline};
 use crate::base::workers::Workers;
 use crate::metrics::Metrics;
 use crate::staging::entry::{EntryId, Why};
 use crate::staging::journal::{Journal, JournalEntry};
 use crate::staging::report::Item;
-use crate::store::{Encoding, Key, RecordMeta, Store, StoreError};
+use crate::store::{Encoding, ErrorKind, Key, RecordMeta, Store, StoreError};
 
-mod again;
 mod attempt;
-mod hold;
-pub mod lanes;
-mod mark;
+mod gate;
+pub mod gates;
+mod indeterminate;
+mod restore;
+pub mod status;
 mod submit;
 #[cfg(test)]
 mod tests;
 mod threads;
-pub mod uploads;
 mod waiting;
 
-pub use hold::Hold;
-pub use uploads::Uploads;
+pub use gate::Entered;
+pub use gates::{Change, Progress};
+pub use indeterminate::may_have_arrived;
+pub use status::Uploads;
+pub use submit::{Submission, Upload};
+
+use gates::Gates;
+
+/// How long the store may be asked what it has, once the deadline of a change is over.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// How uploads are made.
 #[derive(Clone, Copy, Debug)]
@@ -79,13 +99,20 @@ impl UploaderConfig {
     }
 }
 
-/// Is told what became of uploads, before they are forgotten.
+/// Is told what became of the queue's uploads, before they are forgotten.
 pub trait UploadObserver: Send + Sync {
     /// The store has it.
     fn uploaded(&self, entry: &JournalEntry, bytes: &Arc<File>, meta: &RecordMeta);
 
+    /// It is dropped unsent: something younger of its key is journalled or stored, or the key is
+    /// deleted.
+    fn superseded(&self, _entry: &JournalEntry) {}
+
     /// The store refused it for good, and it is kept; or its bytes are gone.
     fn failed(&self, entry: &JournalEntry, error: &StoreError);
+
+    /// Journals what was closed and is not in the journal yet.
+    fn journal_closed(&self) {}
 
     /// Returns its bytes, how many, and how they are encoded, if they are at hand although somebody
     /// has removed them from the journal.
@@ -112,7 +139,7 @@ pub struct Uploader {
 
 #[derive(Default)]
 struct State {
-    lanes: Lanes,
+    gates: Gates,
     /// Threads that look for work or wait for some.
     threads: usize,
     idle: usize,
@@ -125,8 +152,8 @@ struct State {
 
 /// Why an upload has failed for good.
 enum Verdict {
-    /// The store refused it, and this entry says why.
-    Kept(EntryId),
+    /// The store refused it, and keeps it as this entry.
+    Kept(EntryId, StoreError),
     /// Its bytes are gone.
     Lost(StoreError),
 }
@@ -137,7 +164,7 @@ pub struct PendingUpload {
     /// What it is.
     pub entry: JournalEntry,
     /// Where it stands.
-    pub state: LaneState,
+    pub state: Progress,
 }
 
 impl fmt::Debug for Uploader {
@@ -191,34 +218,104 @@ impl Uploader {
         for entry in self.journal.entries() {
             let key = &entry.pending.key;
             let waits =
-                !entry.pending.why.is_failed() && state.lanes.state(key, &entry.id).is_none();
+                !entry.pending.why.is_failed() && state.gates.progress(key, &entry.id).is_none();
             if waits && Item::is_named(wanted, &entry.id, key) {
-                state.lanes.push(key, entry.id.clone());
+                state.gates.push(key, entry.id.clone(), None);
             }
         }
-        let waiting = state.lanes.len();
+        let waiting = state.gates.len();
         drop(state);
         self.count();
         self.staff();
         waiting
     }
 
-    /// Uploads a kept entry once more, whatever the record has become meanwhile.
+    /// Uploads a kept entry once more, in its place among those of its key. Returns whether it does:
+    /// not what something younger has superseded, nor, unless `overwrite`, what was refused because
+    /// somebody else has changed the record.
+    ///
+    /// With `overwrite` a conflict replaces whatever the record has become: that is for a person to
+    /// decide who knows of it. Any other condition stays.
     ///
     /// # Errors
-    /// That there is none, or the disk refuses.
-    pub fn send_again(self: &Arc<Self>, id: &EntryId) -> io::Result<()> {
+    /// That the disk refuses.
+    pub fn send_again(self: &Arc<Self>, id: &EntryId, overwrite: bool) -> io::Result<bool> {
+        let Some(entry) = self.journal.get(id) else {
+            return Ok(false);
+        };
+        let key = &entry.pending.key;
+        let latched = self.latch(key);
+        self.supersede(key);
+        let still = self.journal.get(id);
+        if still.is_none_or(|entry| !entry.pending.why.is_failed()) {
+            return Ok(false);
+        }
+        let is_conflict = entry.pending.why.is_conflict();
+        if is_conflict && !overwrite {
+            return Ok(false);
+        }
         self.journal.update(id, |pending| {
             pending.why = Why::WriteBack;
-            pending.if_match = None;
-            pending.if_absent = false;
-            pending.unanswered.clear();
+            if is_conflict {
+                pending.if_match = None;
+                pending.if_absent = false;
+                pending.unanswered.clear();
+            }
         })?;
-        let entry = self.journal.get(id).ok_or(io::ErrorKind::NotFound)?;
-        self.state.lock().lanes.push(&entry.pending.key, entry.id);
+        self.state.lock().gates.push(key, id.clone(), None);
+        drop(latched);
         self.count();
-        self.staff();
-        Ok(())
+        Ok(true)
+    }
+
+    /// Drops what is kept of `key`, which the caller has latched, and is older than something else of
+    /// it. Returns how many those were.
+    fn supersede(&self, key: &Key) -> usize {
+        let entries = self.journal.of_key(key);
+        let Some(youngest) = entries.iter().map(|entry| &entry.id).max() else {
+            return 0;
+        };
+        let older = |entry: &&JournalEntry| entry.id < *youngest && entry.pending.why.is_failed();
+        let gone: Vec<&JournalEntry> = entries.iter().filter(older).collect();
+        for entry in &gone {
+            tracing::info!(
+                "what was kept of {key} from {} is dropped: it was written again since",
+                entry.pending.closed_at
+            );
+            self.drop_superseded(entry);
+        }
+        gone.len()
+    }
+
+    /// Drops everything of `key`, which the caller has latched, that is older than `id`: the store has
+    /// something newer.
+    fn supersede_older(&self, key: &Key, id: &EntryId) {
+        for entry in self.journal.of_key(key) {
+            if entry.id < *id {
+                self.state.lock().gates.take(key, &entry.id);
+                self.drop_superseded(&entry);
+            }
+        }
+    }
+
+    fn drop_superseded(&self, entry: &JournalEntry) {
+        self.drop_entry(&entry.id);
+        if let Some(observer) = self.observer() {
+            observer.superseded(entry);
+        }
+    }
+
+    /// Deletes a record. An answer that is lost is looked for.
+    fn delete(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
+        let error = match self.store.delete(key, deadline) {
+            Err(error) if may_have_arrived(&error) => error,
+            result => return result,
+        };
+        let look = Deadline::after(LAST_LOOK.min(self.config.deadline));
+        match self.store.head(key, look) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// Returns the journal.
@@ -242,21 +339,15 @@ impl Uploader {
             .into_iter()
             .filter(|entry| !entry.pending.why.is_failed());
         let with_state = entries.filter_map(|entry| {
-            let state = state.lanes.state(&entry.pending.key, &entry.id)?;
+            let state = state.gates.progress(&entry.pending.key, &entry.id)?;
             Some(PendingUpload { entry, state })
         });
         with_state.collect()
     }
 
-    /// Returns the newest upload of `key` that waits or runs: what a reader must see.
-    pub fn newest(&self, key: &Key) -> Option<JournalEntry> {
-        let newest = self.state.lock().lanes.ids(key).pop()?;
-        self.journal.get(&newest)
-    }
-
     /// Tells whether anything of `key` waits or runs.
     pub fn has(&self, key: &Key) -> bool {
-        self.state.lock().lanes.has(key)
+        self.state.lock().gates.has(key)
     }
 
     fn drop_entry(&self, id: &EntryId) {
@@ -275,6 +366,6 @@ impl Uploader {
 
     fn count(&self) {
         let state = self.state.lock();
-        self.metrics.uploads_pending.set(state.lanes.len() as u64);
+        self.metrics.uploads_pending.set(state.gates.len() as u64);
     }
 }

@@ -1,80 +1,120 @@
-//! A file that was closed: into the journal, and behind or in place of what is on its way of its key.
+//! What was closed: sent on the thread of whoever waits for it, or journalled and queued.
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::Uploader;
+use super::attempt::Patience;
+use super::gate::Entered;
+use super::{Change, Uploader};
 use crate::base::clock::Deadline;
-use crate::staging::entry::{EntryId, Pending};
+use crate::staging::entry::{EntryId, Pending, Why};
 use crate::staging::journal::JournalEntry;
-use crate::upload::lanes::Mark;
+use crate::store::{ETag, ErrorKind, Key, RecordMeta, Result, StoreError};
+
+/// A file that was closed, and how it is to be stored.
+#[derive(Debug)]
+pub struct Upload<'a> {
+    /// Its place among the closes of its key; the name of its journal entry if it gets one.
+    pub id: EntryId,
+    /// What it is.
+    pub pending: Pending,
+    /// Its bytes. A file of [`StagingFolder::new_file`](crate::staging::StagingFolder::new_file)
+    /// becomes an entry without a copy; so nobody may write to it any more.
+    pub file: &'a File,
+}
+
+/// How an upload is journalled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Submission {
+    /// Whether it survives the end of the machine, not only that of the process.
+    pub durable: bool,
+    /// It may wait until then, because its name is probably not the last one.
+    pub not_before: Option<Instant>,
+    /// Whether the calling thread sends it, if nothing is in its way.
+    pub run_here: bool,
+}
 
 impl Uploader {
-    /// Journals a closed file and uploads it soon. Returns when it is safe on disk.
+    /// Journals a closed file, and uploads it soon. Returns when it is safe on disk.
     ///
-    /// The file is treated as by [`Journal::keep`](crate::staging::Journal::keep): nobody may write
-    /// to it any more. `named` is told the entry's name before its upload can begin. `current` sets
-    /// the conditions when nothing of the key is on its way: an upload may have ended since
-    /// `pending` was made.
+    /// `confirm` is asked when nothing else of the key can be journalled any more; it may change what
+    /// is said of the upload, and says whether the file still has the name: if not, nothing is done,
+    /// and nothing returned. It is told whether nothing of the key is on its way. `named` is told the
+    /// entry's name before its upload can begin.
     ///
     /// # Errors
-    /// That the disk refuses, or that too many uploads wait until the deadline.
+    /// That the disk refuses, or that too many keys wait until the deadline: then the bytes are kept
+    /// as an upload that has failed.
     pub fn submit(
         self: &Arc<Self>,
-        file: &File,
-        pending: Pending,
+        upload: &Upload<'_>,
+        how: Submission,
         deadline: Deadline,
-        current: impl FnOnce(&mut Pending),
+        confirm: impl FnOnce(&mut Pending, bool) -> bool,
         named: impl FnOnce(&EntryId),
-    ) -> io::Result<EntryId> {
+    ) -> io::Result<Option<EntryId>> {
+        let (mut pending, file) = (upload.pending.clone(), upload.file);
         let key = pending.key.clone();
-        let mut pending = pending;
-        {
-            let mut state = self.state.lock();
-            while state.lanes.len() >= self.config.max_waiting {
-                if self
-                    .changed
-                    .wait_until(&mut state, deadline.instant())
-                    .timed_out()
-                {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("{} uploads wait already", state.lanes.len()),
-                    ));
-                }
-            }
+        if let Err(full) = self.wait_for_room(&key, deadline) {
+            pending.why = Why::failed(&full);
+            let latched = self.latch(&key);
+            self.journal.keep(file, pending, how.durable)?;
+            self.supersede(&key);
+            drop(latched);
+            let hint = "the bytes are kept: see kvfs recover";
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{full}; {hint}"),
+            ));
         }
-        let marked = self
-            .mark(&key, Mark::Add, deadline)
-            .map_err(io::Error::other)?;
+        let latched = self.latch(&key);
         let (waiting, running) = {
             let state = self.state.lock();
-            let running = state.lanes.running(&key).cloned();
-            (state.lanes.waiting(&key), running)
+            let running = state.gates.running(&key).cloned();
+            (state.gates.waiting(&key), running)
         };
-        if waiting.is_empty() && running.is_none() {
-            current(&mut pending);
+        if !confirm(&mut pending, waiting.is_empty() && running.is_none()) {
+            return Ok(None);
         }
         if self.config.guard {
             self.follow(&mut pending, running.as_ref(), &waiting);
         }
-        let id = self.journal.keep(file, pending, true)?;
+        let id = self.journal.keep(file, pending, how.durable)?;
         named(&id);
         {
             let mut state = self.state.lock();
             for old in &waiting {
-                state.lanes.take(&key, old);
+                state.gates.take(&key, old);
             }
-            state.lanes.push(&key, id.clone());
+            state.gates.push(&key, id.clone(), how.not_before);
         }
         for old in &waiting {
-            self.drop_entry(old);
+            if let Some(entry) = self.journal.get(old) {
+                self.drop_superseded(&entry);
+            }
         }
-        drop(marked);
+        self.supersede(&key);
+        if how.run_here && latched.start(&id) {
+            self.upload(&key, &id);
+        }
         self.count();
-        self.keep_rest_again();
-        Ok(id)
+        self.restore_rest();
+        Ok(Some(id))
+    }
+
+    /// Waits until another key may wait. One that waits already always may.
+    fn wait_for_room(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.gates.len() >= self.config.max_waiting && !state.gates.has(key) {
+            let late = self.changed.wait_until(&mut state, deadline.instant());
+            if late.timed_out() {
+                let message = format!("{} uploads wait already", state.gates.len());
+                return Err(StoreError::new(ErrorKind::Timeout, message).with_key(key));
+            }
+        }
+        Ok(())
     }
 
     /// Sets the conditions of an upload to those of the one before it, as long as that one is not
@@ -101,6 +141,119 @@ impl Uploader {
             pending.unanswered.extend(&entry.pending.unanswered);
             if entry.sent || running == Some(&entry.id) {
                 pending.unanswered.add(entry.as_sent);
+            }
+        }
+    }
+
+    /// Tells what follows an upload of `key` what that has made of the record, or may have made.
+    pub(super) fn tell_followers(
+        &self,
+        key: &Key,
+        id: &EntryId,
+        sent: Result<&RecordMeta, &Pending>,
+    ) {
+        if !self.config.guard {
+            return;
+        }
+        let mut younger = self.journal.of_key(key);
+        younger.retain(|entry| entry.id > *id);
+        for entry in younger {
+            let told = self.journal.update(&entry.id, |next| match sent {
+                Ok(meta) => {
+                    next.if_match = meta.etag.clone().filter(ETag::is_strong);
+                    next.if_absent = false;
+                    next.unanswered.clear();
+                }
+                Err(pending) => next.unanswered.extend(&pending.unanswered),
+            });
+            if let Err(error) = told {
+                tracing::warn!("cannot note which version {key} is now: {error}");
+            }
+        }
+    }
+}
+
+impl Entered {
+    /// Sends a file's bytes on the calling thread, which is inside of its key's gate.
+    ///
+    /// # Errors
+    /// The store's verdict. With `keep` the bytes are then kept for `kvfs recover`, and the error
+    /// says so.
+    pub fn run(
+        &self,
+        upload: &mut Upload<'_>,
+        deadline: Deadline,
+        keep: bool,
+    ) -> Result<RecordMeta> {
+        let uploader = &self.uploader;
+        let key = upload.pending.key.clone();
+        let sent = uploader.send(
+            upload.file,
+            &mut upload.pending,
+            None,
+            Patience::Until(deadline),
+        );
+        let latched = uploader.latch(&key);
+        let error = match sent {
+            Ok(meta) => {
+                uploader.tell_followers(&key, &upload.id, Ok(&meta));
+                uploader.supersede_older(&key, &upload.id);
+                drop(latched);
+                uploader.count();
+                return Ok(meta);
+            }
+            Err(error) => super::attempt::explain(error.with_key(&key)),
+        };
+        uploader.tell_followers(&key, &upload.id, Err(&upload.pending));
+        Err(if keep {
+            uploader.keep(upload, error)
+        } else {
+            error
+        })
+    }
+}
+
+impl Uploader {
+    /// Stores what a program waits for: enters its key's gate, and sends it.
+    ///
+    /// # Errors
+    /// As [`Entered::run`], and that the wait to enter took too long.
+    pub fn run(
+        self: &Arc<Self>,
+        upload: &mut Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        let key = upload.pending.key.clone();
+        let entered = self.enter(&[&key], Change::Upload, deadline)?;
+        entered.run(upload, deadline, true)
+    }
+
+    /// Keeps the bytes of an upload that failed, for `kvfs recover`; the error says so. What was kept
+    /// of the key before goes.
+    pub fn keep_failed(self: &Arc<Self>, upload: &mut Upload<'_>, error: StoreError) -> StoreError {
+        let _latched = self.latch(&upload.pending.key);
+        self.keep(upload, error)
+    }
+
+    fn keep(&self, upload: &mut Upload<'_>, error: StoreError) -> StoreError {
+        let key = upload.pending.key.clone();
+        let pending = Pending {
+            why: Why::failed(&error),
+            attempts: upload.pending.attempts.saturating_add(1),
+            ..upload.pending.clone()
+        };
+        match self.journal.keep_as(&upload.id, upload.file, pending, true) {
+            Ok(()) => {
+                self.supersede(&key);
+                let hint = error.hint().map(|hint| format!("{hint}; "));
+                let hint = hint.unwrap_or_default();
+                error.with_hint(format!("{hint}the bytes are kept: see kvfs recover"))
+            }
+            Err(failure) => {
+                tracing::error!(
+                    "the bytes of {key} are lost: they could neither be stored nor kept in the staging folder ({failure})"
+                );
+                error
             }
         }
     }

@@ -6,10 +6,15 @@ use super::Uploader;
 use crate::store::Key;
 
 impl Uploader {
+    /// Looks again at what can start: the clock has moved.
+    pub fn look(self: &Arc<Self>) {
+        self.staff();
+    }
+
     /// Sees to it that there are threads for what can start.
     pub(super) fn staff(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        let wanted = state.lanes.startable() + usize::from(state.lanes.next_start().is_some());
+        let wanted = state.gates.startable() + usize::from(state.gates.next_start().is_some());
         let missing = wanted
             .saturating_sub(state.idle)
             .min(self.config.parallel.saturating_sub(state.threads));
@@ -28,7 +33,7 @@ impl Uploader {
     fn work(self: &Arc<Self>) {
         let mut state = self.state.lock();
         while !state.stopped {
-            if let Some((key, id)) = state.lanes.start(self.clock.now()) {
+            if let Some((key, id)) = state.gates.start(self.clock.now()) {
                 drop(state);
                 let attempt = Attempt(self, key);
                 self.upload(&attempt.1, &id);
@@ -37,7 +42,7 @@ impl Uploader {
                 state = self.state.lock();
                 continue;
             }
-            let Some(at) = state.lanes.next_start() else {
+            let Some(at) = state.gates.next_start() else {
                 break;
             };
             state.idle += 1;
@@ -46,7 +51,7 @@ impl Uploader {
             state.idle -= 1;
         }
         state.threads -= 1;
-        let last = state.threads == 0 && state.lanes.is_empty();
+        let last = state.threads == 0 && state.gates.is_empty();
         drop(state);
         if last {
             self.settle();
@@ -62,7 +67,7 @@ impl Drop for Attempt<'_> {
         let Self(uploader, key) = self;
         // Otherwise it has ended, and what runs by now is another thread's.
         if std::thread::panicking() {
-            let running = uploader.state.lock().lanes.running(key).cloned();
+            let running = uploader.state.lock().gates.running(key).cloned();
             if let Some(id) = running {
                 uploader.journal.note_sent(&id);
             }
@@ -70,7 +75,7 @@ impl Drop for Attempt<'_> {
                 let mut state = uploader.state.lock();
                 let next = uploader.clock.now() + uploader.config.max_delay;
                 let error = "kvfs has a bug; see the log".to_owned();
-                state.lanes.retry(key, next, error);
+                state.gates.retry(key, next, error);
                 state.threads -= 1;
             }
         }

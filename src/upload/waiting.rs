@@ -2,10 +2,8 @@
 
 use super::{PendingUpload, Uploader, Verdict};
 use crate::base::clock::Deadline;
-use crate::staging::entry::{self, Why};
-use crate::staging::journal::JournalEntry;
 use crate::store::{ErrorKind, Key, StoreError};
-use crate::upload::lanes::Lanes;
+use crate::upload::gates::Gates;
 
 impl Uploader {
     /// Waits until nothing of `key` is left to be uploaded.
@@ -16,22 +14,27 @@ impl Uploader {
     pub fn wait_key(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
         let _waits = Waits::new(self);
         let mut state = self.state.lock();
-        state.lanes.hurry(Some(key));
+        state.gates.hurry(Some(key));
         self.changed.notify_all();
-        while state.lanes.has(key) {
+        while state.gates.has(key) {
             if self
                 .changed
                 .wait_until(&mut state, deadline.instant())
                 .timed_out()
             {
-                let error = state.lanes.error(key).map(ToOwned::to_owned);
+                let error = state.gates.error(key).map(ToOwned::to_owned);
                 return Err(not_yet(key, error.as_deref()));
             }
         }
         let verdict = state.untold.remove(key);
         drop(state);
         let error = match verdict {
-            Some(Verdict::Kept(id)) => self.journal.get(&id).as_ref().and_then(kept_error),
+            // Unless somebody has seen to it since.
+            Some(Verdict::Kept(id, error)) => self.journal.get(&id).map(|_| {
+                error
+                    .with_key(key)
+                    .with_hint("its bytes are kept: see kvfs recover")
+            }),
             Some(Verdict::Lost(error)) => Some(error),
             None => None,
         };
@@ -49,11 +52,14 @@ impl Uploader {
 
     /// Waits until nothing is left to be uploaded; returns what still is when the deadline passed.
     pub fn wait_all(&self, deadline: Deadline) -> Vec<PendingUpload> {
+        if let Some(observer) = self.observer() {
+            observer.journal_closed();
+        }
         let _waits = Waits::new(self);
         let mut state = self.state.lock();
-        state.lanes.hurry(None);
+        state.gates.hurry(None);
         self.changed.notify_all();
-        while !state.lanes.is_empty() {
+        while !state.gates.is_empty() {
             if self
                 .changed
                 .wait_until(&mut state, deadline.instant())
@@ -63,7 +69,7 @@ impl Uploader {
                 break;
             }
         }
-        let settled = state.lanes.is_empty();
+        let settled = state.gates.is_empty();
         drop(state);
         if settled {
             self.settle();
@@ -71,7 +77,7 @@ impl Uploader {
         self.pending()
     }
 
-    /// Waits until the lanes allow what is to be done with that of `key`; `ready` may change them.
+    /// Waits until the gates allow what is to be done with that of `key`; `ready` may change them.
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`]
@@ -79,10 +85,10 @@ impl Uploader {
         &self,
         key: &Key,
         deadline: Deadline,
-        mut ready: impl FnMut(&mut Lanes) -> bool,
+        mut ready: impl FnMut(&mut Gates) -> bool,
     ) -> Result<(), StoreError> {
         let mut state = self.state.lock();
-        while !ready(&mut state.lanes) {
+        while !ready(&mut state.gates) {
             if self
                 .changed
                 .wait_until(&mut state, deadline.instant())
@@ -119,17 +125,4 @@ fn not_yet(key: &Key, error: Option<&str>) -> StoreError {
     )
     .with_key(key)
     .with_hint("its bytes are safe on disk and the upload goes on; see kvfs status")
-}
-
-/// Returns why an entry was refused.
-fn kept_error(entry: &JournalEntry) -> Option<StoreError> {
-    let Why::Failed { kind, message } = &entry.pending.why else {
-        return None;
-    };
-    let kind = entry::kind_of(kind);
-    Some(
-        StoreError::new(kind, message.clone())
-            .with_key(&entry.pending.key)
-            .with_hint("its bytes are kept: see kvfs recover"),
-    )
 }

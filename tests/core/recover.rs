@@ -159,7 +159,14 @@ fn what_a_dead_mount_left_is_listed_and_uploaded() {
         Some("theirs"),
         "not asked for"
     );
-    let uploaded = desk.run(&["--upload"]);
+    for how in [&["--upload"][..], &["--upload", "changed"]] {
+        desk.run(how).fails(
+            1,
+            &["somebody else has changed the record", refused.as_str()],
+        );
+        assert_eq!(desk.stored("changed").as_deref(), Some("theirs"), "unasked");
+    }
+    let uploaded = desk.run(&["--upload", refused.as_str()]);
     assert_eq!(uploaded.code, 0, "{uploaded:?}");
     assert!(uploaded.err.contains("uploaded 1 file"), "{uploaded:?}");
     assert_eq!(
@@ -198,7 +205,7 @@ fn what_a_mount_of_a_local_folder_left_is_stored_there() {
     })
     .expect("a staging folder");
     leave(&folder, "waiting.txt", "closed in time", None);
-    leave(&folder, "kept.txt", "mine", Some(ErrorKind::Changed));
+    leave(&folder, "kept.txt", "mine", Some(ErrorKind::Denied));
     drop(folder);
     let mut command = user.kvfs();
     let ran = ran(command

@@ -19,7 +19,7 @@ use kvfs::staging::folder::StoreFile;
 use kvfs::staging::{StagingConfig, StagingFolder};
 use kvfs::store::Store;
 use kvfs::store::reference::StoreRef;
-use kvfs::upload::{UploadObserver, Uploader, UploaderConfig};
+use kvfs::upload::{Uploader, UploaderConfig};
 use parking_lot::Mutex;
 
 /// The metadata TTL of the cores under test.
@@ -87,21 +87,15 @@ impl Setup {
             Arc::clone(&metrics),
         );
         let mut config = self.fs.clone();
-        let uploader = config
-            .write
-            .as_mut()
-            .filter(|write| write.write_back)
-            .map(|write| {
-                let uploader = Uploader::new(
-                    Arc::clone(&store),
-                    Arc::clone(write.staging.journal()),
-                    UploaderConfig::new(write.deadline),
-                    Arc::new(SystemClock),
-                    Arc::clone(&metrics),
-                );
-                write.uploader = Some(Arc::clone(&uploader));
-                uploader
-            });
+        if let Some(write) = config.write.as_mut().filter(|write| write.write_back) {
+            write.uploader = Some(Uploader::new(
+                Arc::clone(&store),
+                Arc::clone(write.staging.journal()),
+                UploaderConfig::new(write.deadline),
+                Arc::new(SystemClock),
+                Arc::clone(&metrics),
+            ));
+        }
         let fs = Arc::new(KvFs::new(
             store,
             Arc::clone(&records),
@@ -109,11 +103,7 @@ impl Setup {
             shared,
             Arc::clone(&metrics),
         ));
-        if let Some(uploader) = uploader {
-            fs.adopt_journal();
-            let observer: Arc<dyn UploadObserver> = Arc::<KvFs>::clone(&fs);
-            uploader.start(Arc::downgrade(&observer));
-        }
+        fs.start_uploads();
         let kernel = Arc::new(KernelLog::default());
         fs.connect_kernel(Arc::<KernelLog>::clone(&kernel));
         Core {

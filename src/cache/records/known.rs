@@ -99,6 +99,18 @@ impl Records {
         self.memory.lock().remove(key);
     }
 
+    /// Has the next question about a record go to the store, which is asked whether it is still what is
+    /// known of it.
+    pub fn doubt(&self, key: &Key) {
+        let long_ago = self.config.ttl.and_then(|ttl| self.now().checked_sub(ttl));
+        let slot = self.slots.lock().peek(key).cloned();
+        if let Some(slot) = slot
+            && let (Some(known), Some(long_ago)) = (&mut slot.state.lock().known, long_ago)
+        {
+            known.validated = known.validated.min(long_ago);
+        }
+    }
+
     pub(in crate::cache) fn slot(&self, key: &Key) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         let slot = Arc::clone(slots.get_or_insert(key.clone(), Arc::default));

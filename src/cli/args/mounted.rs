@@ -53,7 +53,7 @@ pub struct RecoverArgs {
     /// List what is not in its store (the default)
     #[arg(long, conflicts_with_all = ["upload", "discard"])]
     pub list: bool,
-    /// Upload it; what the store refused because the record has changed now replaces that
+    /// Upload it; what somebody else's change is in the way of only if its ID is given: it overwrites that
     #[arg(long, conflicts_with = "discard")]
     pub upload: bool,
     /// Drop it for good

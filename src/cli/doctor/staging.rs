@@ -168,6 +168,7 @@ mod tests {
             state,
             reason: Some("the record is too large".into()),
             attempts: 1,
+            conflict: false,
             owner_pid,
         }
     }

@@ -3,10 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
-
-use parking_lot::Mutex;
+use std::time::SystemTime;
 
 use super::content_type;
 use super::draft::{Begin, Draft, DraftFacts, Place, Ticket, Why};
@@ -15,15 +12,13 @@ use super::{Overwrite, WriteSide};
 use crate::base::clock::Deadline;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
-use crate::metrics::origin::{self, Origin};
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{EntryId, Pending};
-use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload};
+use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError};
+use crate::upload::{Change as Changing, Entered, Submission, Upload};
 
 /// Smaller contents are not compressed, in bytes.
 const COMPRESS_FROM: u64 = 1024;
-/// Files stored at once when the mount ends.
-const AT_ONCE: usize = 16;
 
 /// Encoded bytes, and how many.
 pub(in crate::fs) type Packed = (Arc<StagingFile>, u64);
@@ -33,47 +28,70 @@ pub(in crate::fs) type Packed = (Arc<StagingFile>, u64);
 pub struct Unfinished(pub(super) Arc<Draft>);
 
 impl KvFs {
-    /// Stores a draft, unless the store has it or is not to have it.
+    /// Stores a draft, unless the store has it or is not to have it: on this thread where a program
+    /// waits for the store's verdict, else from the journal.
     ///
     /// # Errors
-    /// The store's verdict.
+    /// The store's verdict, and errors of the local disk.
     pub(in crate::fs) fn commit(&self, draft: &Arc<Draft>, why: Why) -> Result<()> {
         let side = self.write_side()?;
-        let ticket = match draft.begin(why) {
-            Begin::Nothing => return Ok(()),
-            Begin::Refused(error) => return Err(error),
-            Begin::Go(ticket) => *ticket,
-        };
-        self.store_ticket(side, ticket)
+        if let Some(how) = self.journals_first(side, draft, why) {
+            return self.journal(side, draft, why, how);
+        }
+        let deadline = Deadline::after(side.config.deadline);
+        loop {
+            let Place::Record(key) = draft.place() else {
+                return Ok(());
+            };
+            if draft.is_settled(why) {
+                return Ok(());
+            }
+            let entered = side.uploader.enter(&[&key], Changing::Upload, deadline);
+            let waited = entered.as_ref().map_or(true, Entered::waited);
+            if draft.place() != Place::Record(key) {
+                // The name has changed hands meanwhile.
+                continue;
+            }
+            let ticket = match draft.begin(why, waited, || side.stamp()) {
+                Begin::Nothing => return Ok(()),
+                Begin::Refused(error) => return Err(error),
+                Begin::Go(ticket) => *ticket,
+            };
+            return match entered {
+                Ok(entered) => self.store(side, &entered, ticket, deadline),
+                Err(late) => self.keep_late(side, ticket, late),
+            };
+        }
     }
 
-    /// Stores what a ticket is for.
-    fn store_ticket(&self, side: &WriteSide, ticket: Ticket) -> Result<()> {
-        if side.config.write_back
-            && let Some(uploader) = &side.config.uploader
-        {
-            return self.journal(side, uploader, ticket);
-        }
-        // What an earlier mount left of this record must not come after this.
-        let stored = self
-            .hold_uploads(side, &[&ticket.key])
-            .and_then(|hold| Ok((self.upload(side, &ticket)?, hold)));
-        match stored {
-            Ok((meta, hold)) => {
-                if let Some(hold) = hold {
-                    hold.discard(&ticket.key);
-                }
-                ticket.forget_journalled();
+    /// Returns how a draft is journalled that is not sent on the thread of whoever wants it stored.
+    fn journals_first(&self, side: &WriteSide, draft: &Draft, why: Why) -> Option<Submission> {
+        let held_back =
+            why != Why::Now && draft.is_temporary() && !side.config.scratch_delay.is_zero();
+        let unasked = matches!(why, Why::Last | Why::Release);
+        (side.config.write_back || held_back || unasked).then(|| Submission {
+            durable: side.config.write_back || why == Why::Sync,
+            not_before: held_back.then(|| self.clock.now() + side.config.scratch_delay),
+            run_here: why == Why::Release && !side.config.write_back && !held_back,
+        })
+    }
+
+    /// Sends what a ticket is for; whoever calls this is inside the gate of its key.
+    fn store(
+        &self,
+        side: &WriteSide,
+        entered: &Entered,
+        ticket: Ticket,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let sent = self.send_ticket(side, entered, &ticket, deadline, true);
+        match sent {
+            Ok(meta) => {
                 self.stored(side, &ticket, &meta);
-                if let Some(kept) = ticket.take_kept() {
-                    self.forget_kept(side, kept);
-                }
                 ticket.end(Ok(&meta));
                 Ok(())
             }
             Err(error) => {
-                self.metrics.commits_failed.one();
-                let error = self.keep(side, &ticket, explain(error.with_key(&ticket.key)));
                 ticket.end(Err(&error));
                 // Whatever it is, the program is told and the log: it is not that a name is absent.
                 Err(FsError::Store(error))
@@ -81,19 +99,162 @@ impl KvFs {
         }
     }
 
-    /// Sends the bytes.
-    fn upload(&self, side: &WriteSide, ticket: &Ticket) -> Result<RecordMeta, StoreError> {
+    /// Sends what a ticket is for. With `keep` bytes that the store does not take are kept.
+    pub(in crate::fs) fn send_ticket(
+        &self,
+        side: &WriteSide,
+        entered: &Entered,
+        ticket: &Ticket,
+        deadline: Deadline,
+        keep: bool,
+    ) -> Result<RecordMeta, StoreError> {
+        let mut begun = false;
+        let mut sent = self.with_upload(side, ticket, |upload| {
+            begun = true;
+            let sent = entered.run(upload, deadline, keep);
+            if keep {
+                ticket.set_unanswered(upload.pending.unanswered.clone());
+            }
+            sent
+        });
+        if !begun && keep {
+            sent = sent.map_err(|error| {
+                let mut upload = self.as_it_is(
+                    ticket,
+                    PutRequest::default(),
+                    (ticket.bytes.as_file(), ticket.size),
+                );
+                side.uploader.keep_failed(&mut upload, error)
+            });
+        }
+        match &sent {
+            Ok(_) => self.metrics.commits.one(),
+            Err(_) => self.metrics.commits_failed.one(),
+        }
+        sent
+    }
+
+    /// Keeps the bytes of a close that has waited for its turn until the deadline.
+    fn keep_late(&self, side: &WriteSide, ticket: Ticket, late: StoreError) -> Result<()> {
+        self.metrics.commits_failed.one();
+        let kept = self.with_upload(side, &ticket, |upload| {
+            Ok(side.uploader.keep_failed(upload, late))
+        });
+        let error = kept.unwrap_or_else(|error| error);
+        ticket.end(Err(&error));
+        Err(FsError::Store(error))
+    }
+
+    /// Makes the upload of a ticket, encoded as it is to be stored, and does something with it.
+    fn with_upload<T>(
+        &self,
+        side: &WriteSide,
+        ticket: &Ticket,
+        work: impl FnOnce(&mut Upload<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let (request, packed) = self.request_for(side, ticket)?;
         let (file, size) = packed
             .as_ref()
             .map_or((ticket.bytes.as_file(), ticket.size), |(file, size)| {
                 (file.as_file(), *size)
             });
-        let mut unanswered = ticket.unanswered();
-        let body = (file, size);
-        let sent = self.send_surely(side, &ticket.key, request, body, &mut unanswered);
-        ticket.set_unanswered(unanswered);
-        sent
+        work(&mut self.as_it_is(ticket, request, (file, size)))
+    }
+
+    fn as_it_is<'a>(
+        &self,
+        ticket: &Ticket,
+        request: PutRequest,
+        (file, size): (&'a File, u64),
+    ) -> Upload<'a> {
+        Upload {
+            id: ticket.id.clone(),
+            pending: Pending {
+                key: ticket.key.clone(),
+                content_type: request.content_type,
+                encoding: request.encoding,
+                if_match: request.if_match,
+                if_absent: request.if_absent,
+                size,
+                closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
+                why: crate::staging::Why::WriteBack,
+                attempts: 0,
+                unanswered: ticket.unanswered(),
+            },
+            file,
+        }
+    }
+
+    /// Journals a draft, so that the queue uploads it. Returns when it is safe on the local disk.
+    ///
+    /// # Errors
+    /// Those of the local disk, and of what was refused before.
+    fn journal(
+        &self,
+        side: &WriteSide,
+        draft: &Arc<Draft>,
+        why: Why,
+        how: Submission,
+    ) -> Result<()> {
+        loop {
+            let ticket = match draft.begin(why, false, || side.stamp()) {
+                Begin::Nothing => return Ok(()),
+                Begin::Refused(error) => return Err(error),
+                Begin::Go(ticket) => *ticket,
+            };
+            // Somebody has opened it again, and may have emptied it to write it again: that is not
+            // to be seen half way. Whoever closes it then stores it.
+            if why == Why::Release && self.is_open(draft.ino) {
+                ticket.give_back();
+                return Ok(());
+            }
+            let wanted = |pending: &mut Pending, first: bool| {
+                // What was on its way when the ticket was made may be in the store by now.
+                if first {
+                    (pending.if_match, pending.if_absent) =
+                        self.conditions(side, &ticket.facts_now());
+                }
+                ticket.is_wanted()
+            };
+            match self.submit(side, &ticket, how, wanted, |id| ticket.set_journalled(id)) {
+                Ok(Some(_)) => {
+                    ticket.give_back();
+                    return Ok(());
+                }
+                // Its name has changed hands, or something newer of it is journalled.
+                Ok(None) => ticket.give_back(),
+                Err(error) => {
+                    let failure = StoreError::new(
+                        ErrorKind::Disk,
+                        format!("cannot write the journal: {error}"),
+                    )
+                    .with_key(&ticket.key);
+                    self.metrics.commits_failed.one();
+                    ticket.end(Err(&failure));
+                    return Err(FsError::staging("cannot journal", &error));
+                }
+            }
+        }
+    }
+
+    /// Journals what a ticket is for, if that is `wanted` once nobody else can journal anything of the
+    /// key (see [`crate::upload::Uploader::submit`]); `named` is told the entry's name.
+    pub(in crate::fs) fn submit(
+        &self,
+        side: &WriteSide,
+        ticket: &Ticket,
+        how: Submission,
+        wanted: impl FnOnce(&mut Pending, bool) -> bool,
+        named: impl FnOnce(&EntryId),
+    ) -> io::Result<Option<EntryId>> {
+        let deadline = Deadline::after(side.config.deadline);
+        let submitted = self.with_upload(side, ticket, |upload| {
+            Ok(side.uploader.submit(upload, how, deadline, wanted, |id| {
+                side.drafts.note_entry(id, ticket.ino());
+                named(id);
+            }))
+        });
+        submitted.map_err(io::Error::other)?
     }
 
     /// Returns how the bytes are to be stored, and the encoded ones where they are to be.
@@ -141,27 +302,6 @@ impl KvFs {
         (etag.filter(ETag::is_strong), facts.exclusive)
     }
 
-    /// Sends a file's bytes as a record. It may take longer than the deadline while bytes go out.
-    pub(in crate::fs) fn send(
-        &self,
-        key: &Key,
-        request: &PutRequest,
-        (file, size): (&File, u64),
-        deadline: Deadline,
-    ) -> Result<RecordMeta, StoreError> {
-        origin::note(Origin::Network);
-        let meta = self
-            .store
-            .put(key, request, Upload::File(file, size), deadline)?;
-        self.metrics.commits.one();
-        Ok(RecordMeta {
-            content_type: meta.content_type.or_else(|| request.content_type.clone()),
-            encoding: request.encoding.clone(),
-            stored_size: Some(size),
-            ..meta
-        })
-    }
-
     /// Returns how the bytes are to be stored, and the encoded ones where that is another way.
     fn encode(
         &self,
@@ -193,61 +333,8 @@ impl KvFs {
         })
     }
 
-    /// Keeps the bytes that the store did not take, for `kvfs recover`; the error says so.
-    fn keep(&self, side: &WriteSide, ticket: &Ticket, error: StoreError) -> StoreError {
-        let facts = &ticket.facts;
-        let base = facts.base.as_ref();
-        let pending = Pending {
-            key: ticket.key.clone(),
-            content_type: facts
-                .content_type
-                .clone()
-                .or_else(|| base.and_then(|meta| meta.content_type.clone())),
-            encoding: if self.records.config().raw {
-                let kept = base.map(|meta| meta.encoding.clone());
-                facts.encoding.clone().or(kept).unwrap_or_default()
-            } else {
-                Encoding::Identity
-            },
-            if_match: base.and_then(|meta| meta.etag.clone()),
-            if_absent: facts.exclusive,
-            size: ticket.size,
-            closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
-            why: crate::staging::Why::failed(&error),
-            attempts: 1,
-            unanswered: ticket.unanswered(),
-        };
-        let journal = side.folder().journal();
-        match journal.keep(ticket.bytes.as_file(), pending, true) {
-            Ok(id) => {
-                if let Some(before) = ticket.set_kept(id) {
-                    self.forget_kept(side, before);
-                }
-                let hint = error
-                    .hint()
-                    .map(|hint| format!("{hint}; "))
-                    .unwrap_or_default();
-                error.with_hint(format!("{hint}the bytes are kept: see kvfs recover"))
-            }
-            Err(failure) => {
-                tracing::error!(
-                    "the bytes of {} are lost: they could neither be stored nor kept in {} ({failure})",
-                    ticket.key,
-                    side.folder().path().display()
-                );
-                error
-            }
-        }
-    }
-
-    pub(in crate::fs) fn forget_kept(&self, side: &WriteSide, id: EntryId) {
-        if let Err(error) = side.folder().journal().remove(&id) {
-            tracing::warn!("cannot remove a kept upload that is in the store by now: {error}");
-        }
-    }
-
     /// Makes what was stored known to everybody here, before anybody can ask.
-    fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
+    pub(in crate::fs) fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
         // Not what the server says: the time of a file that nobody writes to must not change.
         let modified = ticket.modified;
         let (bytes, size) = (ticket.bytes.freeze(), ticket.size);
@@ -290,30 +377,17 @@ impl KvFs {
         }
     }
 
-    /// Stores what is left of a closed file. An error reaches no program: it is in the log and
-    /// in `kvfs status`.
+    /// Stores what is left of a closed file, from the journal. An error reaches no program: it is in
+    /// the log and in `kvfs status`.
     pub fn release_end(&self, unfinished: Unfinished) {
         let Unfinished(draft) = unfinished;
-        let stored = self.write_side().and_then(|side| {
-            match draft.begin(Why::Release) {
-                Begin::Nothing => Ok(()),
-                Begin::Refused(error) => Err(error),
-                // Somebody has opened it again, and may have emptied it to write it anew: that is
-                // not to be seen half way. Whoever closes it then stores it.
-                Begin::Go(ticket) if self.is_open(draft.ino) => {
-                    ticket.give_back();
-                    Ok(())
-                }
-                Begin::Go(ticket) => self.store_ticket(side, *ticket),
-            }
-        });
-        if let Err(error) = stored {
+        if let Err(error) = self.commit(&draft, Why::Release) {
             self.report("close", Some(draft.ino), &error);
         }
         self.settle(&draft);
     }
 
-    fn is_open(&self, ino: Ino) -> bool {
+    pub(in crate::fs) fn is_open(&self, ino: Ino) -> bool {
         let inodes = self.inodes.lock();
         inodes.get(ino).is_some_and(|inode| inode.opens > 0)
     }
@@ -326,14 +400,23 @@ impl KvFs {
         if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
             return;
         }
+        if draft.is_refused() && !draft.is_committing() && draft.go_back() {
+            // What is journalled was promised; what came after it could not be, and was refused.
+            let version = self.records.new_version();
+            if let Some(inode) = inodes.get_mut(draft.ino) {
+                inode.set_version(Some((version, draft.size())));
+            }
+            drop(inodes);
+            self.note_present(side, draft);
+            return;
+        }
         let removed = side.drafts.remove_if(draft, |draft| {
             let place = draft.place();
             let unneeded = match &place {
                 Place::Gone => true,
                 Place::Scratch(_) => false,
                 Place::Record(_) => !draft.is_dirty() || draft.is_refused(),
-            } && !draft.is_committing()
-                && draft.due().is_none();
+            } && !draft.is_committing();
             if unneeded && draft.is_dirty() {
                 given_up = Some(place);
             }
@@ -357,74 +440,49 @@ impl KvFs {
         }
     }
 
-    /// Stores what was held back and is due.
-    pub fn commit_due(self: &Arc<Self>) {
+    /// Uploads what was held back and is due by now; for clocks that are moved by hand.
+    pub fn commit_due(&self) {
+        if let Ok(side) = self.write_side() {
+            side.uploader.look();
+        }
+    }
+
+    /// Journals what was closed and is not yet in the journal: its last handle is just being released.
+    pub fn journal_closed(&self) {
         let Ok(side) = self.write_side() else { return };
-        for draft in side.drafts.take_due(self.clock.now()) {
-            // Whoever has it open again holds it back again when it is closed.
-            if self.is_open(draft.ino) {
-                continue;
-            }
-            let (fs, unfinished) = (Arc::clone(self), Unfinished(Arc::clone(&draft)));
-            let queued = self.committers.spawn(move || fs.release_end(unfinished));
-            if queued.is_err() {
-                side.drafts
-                    .hold(&draft, self.clock.now() + side.config.scratch_delay);
+        for draft in side.drafts.all() {
+            if draft.needs_commit(Why::Release) && !self.is_open(draft.ino) {
+                self.release_end(Unfinished(draft));
             }
         }
     }
 
-    /// Waits until something held back is due, or `span` has passed.
-    pub fn wait_due(&self, span: Duration) {
-        match self.write_side() {
-            Ok(side) => side.drafts.wait_held(Instant::now() + span),
-            Err(_) => thread::park_timeout(span),
-        }
-    }
-
-    /// Stores everything that the store does not have, because the mount ends. Returns how many
-    /// files could not be stored.
+    /// Stores everything that the store does not have, because the mount ends: all that is open, too.
+    /// Returns how many files could not be stored, or, with `--write-back`, not be journalled.
     pub fn finish_writes(&self) -> usize {
         let Ok(side) = self.write_side() else {
             return 0;
         };
-        let left = Mutex::new(side.drafts.all());
-        let failed = Mutex::new(0);
-        thread::scope(|scope| {
-            let threads = left.lock().len().min(AT_ONCE);
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    loop {
-                        let Some(draft) = left.lock().pop() else {
-                            return;
-                        };
-                        if let Err(error) = self.commit(&draft, Why::Release) {
-                            *failed.lock() += 1;
-                            self.report("unmount", Some(draft.ino), &error);
-                        }
-                    }
-                });
+        let mut failed = 0;
+        let how = Submission {
+            durable: side.config.write_back,
+            ..Submission::default()
+        };
+        for draft in side.drafts.all() {
+            if let Err(error) = self.journal(side, &draft, Why::Last, how) {
+                failed += 1;
+                self.report("unmount", Some(draft.ino), &error);
             }
-        });
-        failed.into_inner()
-    }
-}
-
-/// Says what a refused upload means for whoever wrote the file.
-fn explain(error: StoreError) -> StoreError {
-    match error.kind() {
-        ErrorKind::Changed => error.with_hint(
-            "somebody else has changed the record since it was opened here; open it again and make the change anew, or mount with --overwrite=always to let the last writer win",
-        ),
-        ErrorKind::Denied => {
-            error.with_hint("check that the account of the token may write to the store")
         }
-        ErrorKind::NotFound => {
-            error.with_hint("the server does not know the store any more: was it deleted?")
+        if side.config.write_back {
+            return failed;
         }
-        ErrorKind::TooLarge => error.with_hint("the server takes no records of that size"),
-        ErrorKind::Quota => error.with_hint("the account is out of quota: see its limits in Apify Console"),
-        _ => error,
+        let kept = side.folder().journal().kept().len();
+        let left = side
+            .uploader
+            .wait_all(Deadline::after(side.config.deadline))
+            .len();
+        failed + left + side.folder().journal().kept().len().saturating_sub(kept)
     }
 }
 

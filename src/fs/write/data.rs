@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use super::WriteSide;
 use super::commit::Unfinished;
 use super::draft::{Draft, DraftFacts, Place, Why};
-use super::drafts::Found;
+use super::drafts::{Found, Making};
+use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, ContentReader, Data};
 use crate::cache::records::Peek;
@@ -38,6 +39,7 @@ impl KvFs {
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
+        self.await_names_of(side, ino, wait)?;
         if !truncate {
             return self.open_as(ino, true, wait);
         }
@@ -46,9 +48,29 @@ impl KvFs {
         match self.draft_emptied(side, ino, wait) {
             Ok(_) => Ok(self.hand_out_draft(ino, true)),
             Err(error) => {
-                self.inodes.lock().closed(ino);
+                self.let_go(ino);
                 Err(error)
             }
+        }
+    }
+
+    /// Waits until it is known which name a file has: whoever opens one that is being deleted would
+    /// write to nothing.
+    fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
+        let key = {
+            let inodes = self.inodes.lock();
+            let inode = inodes.get(ino).ok_or(FsError::Stale)?;
+            (!inode.detached).then(|| inode.key.clone())
+        };
+        let Some(key) = key else { return Ok(()) };
+        self.await_names(side, &key, wait)
+    }
+
+    /// Takes back an open that [`KvFs::hold_open`] has counted; stores what others have left of the
+    /// file meanwhile, on a thread that waits for nobody.
+    pub(in crate::fs) fn let_go(&self, ino: Ino) {
+        if let Some(unfinished) = self.closed(ino) {
+            self.release_end(unfinished);
         }
     }
 
@@ -62,7 +84,7 @@ impl KvFs {
         let now = self.clock.wall();
         match side.drafts.find_or_make(ino, wait)? {
             Found::Draft(draft) => {
-                let place = draft.place();
+                let (place, rebased) = (draft.place(), draft.rebased());
                 if let Place::Record(key) = &place
                     && !draft.is_dirty()
                     && !self
@@ -73,7 +95,10 @@ impl KvFs {
                 {
                     // What is replaced is what there is now, whatever other handles have open.
                     let base = self.describe(key, wait)?;
-                    draft.replaces(&place, base);
+                    draft.replaces(&place, base, rebased);
+                }
+                if !caller::claim() {
+                    return Err(FsError::Interrupted);
                 }
                 draft.set_size(0, now, side.folder(), wait)?;
                 Ok(draft)
@@ -93,13 +118,29 @@ impl KvFs {
                     base,
                     ..DraftFacts::default()
                 };
+                if !caller::claim() {
+                    return Err(FsError::Interrupted);
+                }
                 let place = Place::Record(key);
                 let draft = Draft::new(ino, place, file, 0, facts, now);
                 draft.set_size(0, now, side.folder(), wait)?;
-                making.done(&draft, !detached);
+                self.add_draft(making, &draft, detached)?;
                 Ok(draft)
             }
         }
+    }
+
+    /// Adds a draft that was made of an inode; what became of its name meanwhile holds for it, too.
+    fn add_draft(&self, making: Making<'_>, draft: &Arc<Draft>, detached: bool) -> Result<()> {
+        let inodes = self.inodes.lock();
+        let inode = inodes.get(draft.ino).ok_or(FsError::Stale)?;
+        if inode.gone {
+            draft.set_place(Place::Gone, false);
+        } else if matches!(draft.place(), Place::Record(key) if key != inode.key) {
+            draft.set_place(Place::Record(inode.key.clone()), false);
+        }
+        making.done(draft, !detached && !inode.detached);
+        Ok(())
     }
 
     fn version_of(&self, ino: Ino) -> Option<u64> {
@@ -145,6 +186,7 @@ impl KvFs {
             }
         })?;
         let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
+        let _changing = Changing::new(self, &draft)?;
         let write = || draft.write(offset, bytes, self.clock.wall(), side.folder(), wait);
         match write() {
             Err(error) if error.errno() == libc::ENOSPC && self.records.drop_staged() => write()?,
@@ -172,6 +214,7 @@ impl KvFs {
             side.check_size(end)?;
         }
         let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
+        let _changing = Changing::new(self, &draft)?;
         let now = self.clock.wall();
         draft.edit(now, side.folder(), wait, |file, size| {
             if clears && offset < size {
@@ -248,13 +291,11 @@ impl KvFs {
             return Err(FsError::WouldBlock);
         }
         // First, so that nobody forgets the draft meanwhile.
+        self.await_names_of(side, ino, wait)?;
         self.hold_open(ino)?;
         let resized = self.resize(side, ino, size, fh, wait);
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
-        self.inodes.lock().closed(ino);
-        if let Some(draft) = side.drafts.get(ino) {
-            self.settle(&draft);
-        }
+        self.let_go(ino);
         stored
     }
 
@@ -272,11 +313,13 @@ impl KvFs {
             let handle = fh.and_then(|fh| self.handles.lock().file(fh));
             let reader = handle.as_ref().and_then(|handle| handle.reader.as_ref());
             let draft = self.draft_to_change(side, ino, reader, wait)?;
+            let changing = Changing::new(self, &draft)?;
             if draft.size() == size {
                 draft.cut_off(size);
             } else {
                 draft.set_size(size, self.clock.wall(), side.folder(), wait)?;
             }
+            drop(changing);
             draft
         };
         self.changed_by_writing(ino);
@@ -310,6 +353,7 @@ impl KvFs {
             Found::Draft(draft) => return Ok(draft),
             Found::Missing(making) => making,
         };
+        self.await_names_of(side, ino, wait)?;
         let (key, detached) = {
             let inodes = self.inodes.lock();
             let inode = inodes.get(ino).ok_or(FsError::Stale)?;
@@ -337,7 +381,7 @@ impl KvFs {
             Place::Record(key)
         };
         let draft = Draft::new(ino, place, file, size, facts, content.modified);
-        making.done(&draft, !detached);
+        self.add_draft(making, &draft, detached)?;
         Ok(draft)
     }
 
@@ -402,7 +446,7 @@ impl KvFs {
 
     /// Stores a file because a program wants to be sure of it.
     ///
-    /// A file whose upload is held back for its final name is only made safe on the local disk.
+    /// A file whose upload is held back for its final name is only journalled.
     ///
     /// # Errors
     /// As [`KvFs::flush`].
@@ -425,8 +469,8 @@ impl KvFs {
                 Ok(())
             };
         };
-        let locally = why == Why::Sync && (draft.is_temporary() || draft.place() == Place::Gone);
-        if draft.is_settled(why) && !locally {
+        let waits = waits && !draft.is_temporary();
+        if draft.is_settled(why) {
             return if waits {
                 self.wait_uploaded(handle.ino)
             } else {
@@ -436,11 +480,8 @@ impl KvFs {
         if wait == Wait::Never {
             return Err(FsError::WouldBlock);
         }
-        if locally {
-            draft.sync_locally()?;
-        }
         self.commit(&draft, why)?;
-        if waits && !locally {
+        if waits {
             return self.wait_uploaded(handle.ino);
         }
         Ok(())
@@ -472,11 +513,29 @@ impl KvFs {
             self.settle(&draft);
             return None;
         }
-        if draft.is_temporary() && !side.config.scratch_delay.is_zero() {
-            let due = self.clock.now() + side.config.scratch_delay;
-            side.drafts.hold(&draft, due);
-            return None;
-        }
         Some(Unfinished(draft))
+    }
+}
+
+/// A change of a file's bytes that takes effect. What was changed after the last handle was closed, by
+/// a program that has been given up, is stored all the same.
+struct Changing<'a>(&'a KvFs, &'a Arc<Draft>);
+
+impl<'a> Changing<'a> {
+    fn new(fs: &'a KvFs, draft: &'a Arc<Draft>) -> Result<Self> {
+        if caller::claim() {
+            return Ok(Self(fs, draft));
+        }
+        fs.settle(draft);
+        Err(FsError::Interrupted)
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let Self(fs, draft) = self;
+        if !fs.is_open(draft.ino) && draft.needs_commit(Why::Release) {
+            fs.release_end(Unfinished(Arc::clone(draft)));
+        }
     }
 }

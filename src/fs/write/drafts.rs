@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +12,7 @@ use super::draft::{Draft, Place};
 use crate::base::clock::Wait;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, Result};
+use crate::staging::EntryId;
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// The table of drafts.
@@ -20,8 +20,6 @@ use crate::store::{ErrorKind, Key, StoreError};
 pub struct Drafts {
     table: Mutex<Table>,
     made: Condvar,
-    /// A draft is held back: whoever commits what is due must look again.
-    held: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +32,8 @@ struct Table {
     /// Records that were renamed to a scratch name: not shown any more, though the store keeps
     /// them until the scratch file is deleted or something takes the name.
     hidden: HashMap<Key, Ino>,
+    /// Whose bytes an entry of the journal has.
+    entries: HashMap<EntryId, Ino>,
 }
 
 #[derive(Debug)]
@@ -158,6 +158,24 @@ impl Drafts {
         true
     }
 
+    /// Notes whose bytes an entry of the journal has.
+    pub fn note_entry(&self, id: &EntryId, ino: Ino) {
+        self.table.lock().entries.insert(id.clone(), ino);
+    }
+
+    /// Returns the draft whose bytes an entry of the journal had, which is not there any more.
+    pub fn take_entry(&self, id: &EntryId) -> Option<Arc<Draft>> {
+        let mut table = self.table.lock();
+        let ino = table.entries.remove(id)?;
+        table.ready(ino)
+    }
+
+    /// Returns the draft whose bytes an entry of the journal has.
+    pub fn of_entry(&self, id: &EntryId) -> Option<Arc<Draft>> {
+        let table = self.table.lock();
+        table.ready(*table.entries.get(id)?)
+    }
+
     /// Hides a record that was renamed to a scratch file.
     pub fn hide(&self, key: &Key, ino: Ino) {
         self.table.lock().hidden.insert(key.clone(), ino);
@@ -195,37 +213,6 @@ impl Drafts {
             })
             .collect()
     }
-
-    /// Holds a draft's upload back until then.
-    pub fn hold(&self, draft: &Draft, due: Instant) {
-        // Under the lock that the waiter below sleeps on, or it could miss this.
-        let _table = self.table.lock();
-        draft.hold(Some(due));
-        self.held.notify_all();
-    }
-
-    /// Waits until a draft is held back, or until `until`.
-    pub fn wait_held(&self, until: Instant) {
-        let mut table = self.table.lock();
-        let next = table.next_due();
-        self.held
-            .wait_until(&mut table, next.map_or(until, |next| next.min(until)));
-    }
-
-    /// Takes the drafts whose held back upload is due.
-    pub fn take_due(&self, now: Instant) -> Vec<Arc<Draft>> {
-        let table = self.table.lock();
-        let mut due = Vec::new();
-        for entry in table.by_ino.values() {
-            if let Entry::Ready(draft) = entry
-                && draft.due().is_some_and(|at| at <= now)
-            {
-                draft.hold(None);
-                due.push(Arc::clone(draft));
-            }
-        }
-        due
-    }
 }
 
 impl Table {
@@ -234,16 +221,6 @@ impl Table {
             Entry::Ready(draft) => Some(Arc::clone(draft)),
             Entry::Making => None,
         }
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        self.by_ino
-            .values()
-            .filter_map(|entry| match entry {
-                Entry::Ready(draft) => draft.due(),
-                Entry::Making => None,
-            })
-            .min()
     }
 
     fn insert(&mut self, draft: &Arc<Draft>, named: bool) {

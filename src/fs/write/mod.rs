@@ -9,12 +9,14 @@ use self::draft::{Draft, Place};
 use self::drafts::Drafts;
 use self::overlay::{Change, Name, Overlay};
 use self::scratch::ScratchRules;
+use crate::base::clock::Clock;
 use crate::fs::types::{Ino, Shown};
 use crate::fs::{FsError, KvFs, Result};
-use crate::staging::StagingFolder;
+use crate::metrics::Metrics;
 use crate::staging::file::StagingFile;
-use crate::store::{Encoding, Key};
-use crate::upload::Uploader;
+use crate::staging::{EntryId, StagingFolder};
+use crate::store::{Encoding, Key, Store};
+use crate::upload::{Uploader, UploaderConfig};
 
 pub mod commit;
 pub mod content_type;
@@ -23,13 +25,12 @@ pub mod draft;
 pub mod drafts;
 mod namespace;
 pub mod overlay;
+mod queue;
 mod rename;
 mod resend;
 pub mod scratch;
 pub mod setattr;
 pub mod sharing;
-mod uncertain;
-mod write_back;
 
 /// How changes are made.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ pub struct WriteConfig {
     pub deadline: Duration,
     /// Where changed files are, and what could not be stored.
     pub staging: Arc<StagingFolder>,
-    /// What uploads the journal's entries; `None` if nobody does.
+    /// The one way to the store; `None` for one of its own.
     pub uploader: Option<Arc<Uploader>>,
     /// Whether closing a file waits for the journal only (`--write-back`).
     pub write_back: bool,
@@ -68,6 +69,8 @@ pub enum Overwrite {
 #[derive(Debug)]
 pub(in crate::fs) struct WriteSide {
     pub(super) config: WriteConfig,
+    /// The one way to the store.
+    pub(super) uploader: Arc<Uploader>,
     pub(super) drafts: Drafts,
     pub(super) overlay: Mutex<Overlay>,
     /// What programs have set on the root, and when its names last changed.
@@ -75,13 +78,36 @@ pub(in crate::fs) struct WriteSide {
 }
 
 impl WriteSide {
-    pub(in crate::fs) fn new(config: WriteConfig) -> Self {
+    pub(in crate::fs) fn new(
+        config: WriteConfig,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let uploader = config.uploader.clone().unwrap_or_else(|| {
+            Uploader::new(
+                Arc::clone(store),
+                Arc::clone(config.staging.journal()),
+                UploaderConfig {
+                    guard: config.overwrite == Overwrite::Unchanged,
+                    ..UploaderConfig::new(config.deadline)
+                },
+                Arc::clone(clock),
+                Arc::clone(metrics),
+            )
+        });
         Self {
             config,
+            uploader,
             drafts: Drafts::default(),
             overlay: Mutex::default(),
             root: Mutex::default(),
         }
+    }
+
+    /// Returns the place of a close among all of them.
+    pub(in crate::fs) fn stamp(&self) -> EntryId {
+        self.folder().journal().stamp()
     }
 
     pub(in crate::fs) fn folder(&self) -> &StagingFolder {

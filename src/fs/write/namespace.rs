@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::WriteSide;
 use super::draft::{Draft, DraftFacts, Place};
 use super::scratch::Class;
+use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::fs::attributes::Existence;
 use crate::fs::name::{self, Meaning};
@@ -13,6 +14,7 @@ use crate::fs::types::{Created, Ino};
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::store::Key;
+use crate::upload::{Change as Changing, Entered, may_have_arrived};
 
 /// What a key may consist of, for people.
 const KEY_RULE: &str =
@@ -39,6 +41,9 @@ impl KvFs {
         self.about(name);
         let side = self.write_side()?;
         Self::check_root(parent)?;
+        if let Some(key) = self.key_of_name(name) {
+            self.await_names(side, &key, wait)?;
+        }
         let (place, temporary) = self.place_for(side, name)?;
         if let Some(entry) = self.present(side, &place) {
             if exclusive {
@@ -64,9 +69,14 @@ impl KvFs {
             // It was renamed to a scratch file and is in the store still: this replaces it.
             facts.base = self.records.describe(key, wait)?;
             facts.exclusive = false;
-            side.drafts.unhide(key);
         }
         let file = side.new_file()?;
+        if !caller::claim() {
+            return Err(FsError::Interrupted);
+        }
+        if let Place::Record(key) = &place {
+            side.drafts.unhide(key);
+        }
         let now = self.clock.wall();
         let key = match &place {
             Place::Record(key) => key.clone(),
@@ -95,7 +105,8 @@ impl KvFs {
         })
     }
 
-    /// Deletes a file: its name is gone at once, its record when this returns.
+    /// Deletes a file: its name and its record are gone when this returns. Until then the file is what
+    /// it was, and whoever opens it to change it waits.
     ///
     /// # Errors
     /// [`FsError::NoEntry`], [`FsError::ReadOnly`], and those of the store; the file then stays.
@@ -110,44 +121,45 @@ impl KvFs {
         if side.drafts.is_hidden(&key) {
             return Err(FsError::NoEntry);
         }
-        if wait == Wait::Never && self.has_uploads(&key) {
-            return Err(FsError::WouldBlock);
-        }
-        let hold = self.hold_uploads(side, &[&key])?;
-        let draft = side.drafts.of_key(&key);
-        let only_here = draft.as_ref().is_some_and(|draft| {
-            !draft.is_stored() && !draft.may_be_stored() && !draft.is_committing()
-        });
-        if draft.is_none() && matches!(self.existence(&key), Existence::Absent(_)) {
-            return Err(FsError::NoEntry);
-        }
-        if !only_here && wait == Wait::Never {
-            return Err(FsError::WouldBlock);
-        }
-        let mut in_store = true;
-        if let Some(draft) = &draft {
-            side.drafts.unname(draft);
-            // An upload under way must not bring the record back.
-            draft.wait_idle();
-            // An upload that only seemed to fail must not bring it back either.
-            in_store = draft.is_stored()
-                || draft.may_be_stored()
-                || hold.as_ref().is_some_and(|hold| hold.may_be_stored(&key));
-        }
-        if in_store && let Err(error) = self.delete(side, &key) {
-            if let Some(draft) = &draft {
-                side.drafts.rename(draft, Place::Record(key), false);
+        let deadline = Deadline::after(side.config.deadline);
+        let entered = match wait {
+            // What is journalled is removed from the disk.
+            Wait::Never if side.uploader.has(&key) => return Err(FsError::WouldBlock),
+            Wait::Never => side.uploader.try_enter(&key, Changing::Name),
+            Wait::Until(_) => Some(side.uploader.enter(&[&key], Changing::Name, deadline)?),
+        };
+        let entered = entered.ok_or(FsError::WouldBlock)?;
+        let in_store = match side.drafts.of_key(&key) {
+            // Also by an upload that only seemed to fail.
+            Some(draft) => {
+                draft.is_stored() || draft.may_be_stored() || entered.may_be_stored(&key)
             }
-            return Err(error);
+            None if matches!(self.existence(&key), Existence::Absent(_)) => {
+                return Err(FsError::NoEntry);
+            }
+            None => true,
+        };
+        if in_store {
+            if wait == Wait::Never {
+                return Err(FsError::WouldBlock);
+            }
+            if !caller::waits() {
+                return Err(FsError::Interrupted);
+            }
+            self.delete(&entered, &key, deadline)?;
+        } else if !caller::claim() {
+            return Err(FsError::Interrupted);
         }
-        if let Some(hold) = &hold {
-            hold.discard(&key);
-        }
-        self.note_deleted(side, &key);
-        if let Some(draft) = &draft {
-            draft.forget_journalled();
-            self.settle(draft);
-        }
+        entered.discard(&key, || {
+            if let Some(draft) = side.drafts.of_key(&key) {
+                side.drafts.unname(&draft);
+                self.note_deleted(side, &key);
+                self.settle(&draft);
+            } else {
+                self.note_deleted(side, &key);
+            }
+            true
+        });
         Ok(())
     }
 
@@ -156,8 +168,16 @@ impl KvFs {
             if wait == Wait::Never {
                 return Err(FsError::WouldBlock);
             }
-            self.delete(side, &key)?;
-            self.note_hidden_gone(side, &key);
+            let deadline = Deadline::after(side.config.deadline);
+            let entered = side.uploader.enter(&[&key], Changing::Name, deadline)?;
+            // Somebody may have taken the name meanwhile.
+            if side.drafts.hidden_by(draft.ino).as_ref() == Some(&key) {
+                if !caller::waits() {
+                    return Err(FsError::Interrupted);
+                }
+                self.delete(&entered, &key, deadline)?;
+                self.note_hidden_gone(side, &key);
+            }
         }
         let place = draft.place();
         side.drafts.unname(draft);
@@ -169,13 +189,33 @@ impl KvFs {
         Ok(())
     }
 
-    /// Deletes a record from the store.
-    pub(in crate::fs) fn delete(&self, side: &WriteSide, key: &Key) -> Result<()> {
-        let deadline = Deadline::after(side.config.deadline);
+    /// Waits until nobody deletes or renames `key`, or stores it as something else.
+    ///
+    /// # Errors
+    /// [`FsError::WouldBlock`], and that it took too long.
+    pub(in crate::fs) fn await_names(&self, side: &WriteSide, key: &Key, wait: Wait) -> Result<()> {
+        if !side.uploader.is_renaming(key) {
+            return Ok(());
+        }
+        let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
+        Ok(side.uploader.await_names(key, deadline)?)
+    }
+
+    /// Deletes a record from the store; whoever calls this is inside its gate.
+    pub(in crate::fs) fn delete(
+        &self,
+        entered: &Entered,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<()> {
         origin::note(Origin::Network);
-        self.store
-            .delete(key, deadline)
-            .map_err(|error| error.with_key(key).into())
+        entered.delete(key, deadline).map_err(|error| {
+            if may_have_arrived(&error) {
+                // It may be gone, or go; what is remembered of it says nothing.
+                self.records.expire(key);
+            }
+            error.into()
+        })
     }
 
     /// Makes it known here that a record is gone from the store that was not shown any more.

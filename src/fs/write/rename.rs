@@ -5,14 +5,16 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::WriteSide;
-use super::draft::{Draft, DraftFacts, Paused, Place, Why};
+use super::draft::{Begin, Draft, DraftFacts, Journalled, Place, Ticket};
 use super::overlay::{Change, Name};
-use crate::base::clock::Wait;
+use crate::base::caller;
+use crate::base::clock::{Deadline, Wait};
 use crate::fs::attributes::Existence;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
-use crate::metrics::origin;
-use crate::store::{Key, RecordMeta};
+use crate::metrics::origin::{self, Origin};
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
+use crate::upload::{Change as Changing, Entered, Submission, may_have_arrived};
 
 impl KvFs {
     /// Renames a file, replacing what has the new name unless `keep_existing`.
@@ -42,15 +44,19 @@ impl KvFs {
         };
         let source = match side.drafts.of_scratch(name) {
             Some(draft) => draft.place(),
-            None => {
-                let key = self.key_of_name(name).ok_or(FsError::NoEntry)?;
-                if !self.exists(&key, wait)? {
-                    return Err(FsError::NoEntry);
-                }
-                Place::Record(key)
-            }
+            None => Place::Record(self.key_of_name(name).ok_or(FsError::NoEntry)?),
         };
-        let (target, temporary) = self.place_for(side, new_name)?;
+        let (target, _) = self.place_for(side, new_name)?;
+        let deadline = Deadline::after(side.config.deadline);
+        let entered = self.enter_names(side, &source, &target, deadline)?;
+        // Only now is it certain what the names lead to.
+        match &source {
+            Place::Record(key) if !self.exists(key, wait)? => return Err(FsError::NoEntry),
+            Place::Scratch(name) if side.drafts.of_scratch(name).is_none() => {
+                return Err(FsError::NoEntry);
+            }
+            _ => {}
+        }
         if keep_existing {
             let taken = match &target {
                 Place::Record(key) => self.exists(key, wait)?,
@@ -69,19 +75,17 @@ impl KvFs {
             Place::Scratch(name) => side.drafts.of_scratch(name),
             Place::Gone => None,
         };
-        let replaced = match &target {
-            Place::Record(key) => side.drafts.of_key(key),
-            _ => None,
+        let (target, temporary) = match target {
+            Place::Record(key) => (Place::Record(key), self.place_for(side, new_name)?.1),
+            other => (other, false),
         };
-        // An upload that begins meanwhile, because somebody has closed a file just now, would
-        // bring back the old name, or the bytes that are replaced.
-        let mut pauses = Pauses::of(draft.as_ref(), replaced.as_ref());
-        let renamed = match (source, target, draft) {
+        let entered = Renaming { entered, deadline };
+        match (source, target, draft) {
             (source, Place::Record(to), Some(draft)) => {
-                self.rename_draft(side, &draft, source, (to, temporary), &mut pauses, wait)
+                self.rename_draft(side, &entered, &draft, source, (to, temporary), wait)
             }
             (Place::Record(from), Place::Record(to), None) => {
-                self.rename_record(side, &from, &to, wait)
+                self.rename_record(side, &entered, &from, &to, wait)
             }
             (source, Place::Scratch(to), draft) => {
                 let draft = match (draft, &source) {
@@ -89,12 +93,50 @@ impl KvFs {
                     (None, Place::Record(key)) => self.draft_of_record(side, key, wait)?,
                     (None, _) => return Err(FsError::NoEntry),
                 };
-                self.rename_to_scratch(side, &draft, source, to)
+                self.rename_to_scratch(side, &entered, &draft, source, to)
             }
             _ => Err(FsError::NoEntry),
-        };
-        drop(pauses);
-        renamed
+        }
+    }
+
+    /// Enters the gates of all records whose names a rename changes. What is closed under the old name
+    /// and would be nowhere but here afterwards is uploaded first.
+    fn enter_names(
+        &self,
+        side: &WriteSide,
+        source: &Place,
+        target: &Place,
+        deadline: Deadline,
+    ) -> Result<Entered> {
+        loop {
+            let mut keys = Vec::new();
+            let mut hidden = Vec::new();
+            for place in [source, target] {
+                match place {
+                    Place::Record(key) => keys.push(key),
+                    Place::Scratch(name) => {
+                        let draft = side.drafts.of_scratch(name);
+                        hidden.extend(draft.and_then(|draft| side.drafts.hidden_by(draft.ino)));
+                    }
+                    Place::Gone => {}
+                }
+            }
+            keys.extend(&hidden);
+            let first = match (source, target) {
+                (Place::Record(from), Place::Scratch(_)) => Some(from),
+                // Without a draft, what waits is nothing that this mount could give another name.
+                (Place::Record(from), _) if side.drafts.of_key(from).is_none() => Some(from),
+                _ => None,
+            };
+            let waits = first.filter(|from| side.uploader.has(from));
+            if let Some(from) = waits {
+                side.uploader.wait_key(from, deadline)?;
+            }
+            let entered = side.uploader.enter(&keys, Changing::Name, deadline)?;
+            if first.is_none_or(|from| !side.uploader.has(from)) {
+                return Ok(entered);
+            }
+        }
     }
 
     /// Returns what is known of a record, asking for its metadata if need be; `None` when it does
@@ -119,157 +161,283 @@ impl KvFs {
         })
     }
 
-    /// Gives a changed file the name of a record.
+    /// Gives a changed file the name of a record: it is stored, or journalled, under the new name
+    /// before the old one goes. Until that has succeeded all names are what they were.
     fn rename_draft(
         &self,
         side: &WriteSide,
+        renaming: &Renaming,
         draft: &Arc<Draft>,
         source: Place,
         (to, temporary): (Key, bool),
-        pauses: &mut Pauses,
         wait: Wait,
     ) -> Result<()> {
         let from = match &source {
-            Place::Record(key) => Some(key.clone()),
+            Place::Record(key) => Some(key),
             _ => None,
         };
-        // What is journalled under the old name is not to be uploaded once the new one has it.
-        let hold = match &from {
-            Some(from) => self.hold_uploads(side, &[from])?,
-            None => None,
-        };
-        let journalled = draft.is_journalled();
         let before = draft.facts();
-        let was_stored = draft.is_stored() && matches!(source, Place::Record(_));
+        let was_stored = draft.is_stored() && from.is_some();
         // Also by an upload that only seemed to fail.
-        let held = from.as_ref().zip(hold.as_ref());
         let perhaps_stored = was_stored
             || draft.may_be_stored()
-            || held.is_some_and(|(from, hold)| hold.may_be_stored(from));
+            || from.is_some_and(|from| renaming.entered.may_be_stored(from));
         // What a scratch file hides was renamed to it: it goes when its bytes are stored.
         let hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
-        let replaced = self.describe(&to, wait)?;
         // Replacing is what renaming is for: no matter which version there is.
+        let replaced = self.describe(&to, wait)?;
         let base = replaced.map(|meta| RecordMeta { etag: None, ..meta });
-        if was_stored && let Some(own) = &before.base {
-            let (kind, encoding) = (own.content_type.clone(), own.encoding.clone());
-            draft.set_facts(|facts| {
-                facts.content_type = facts.content_type.take().or(kind);
-                facts.encoding = facts.encoding.take().or(Some(encoding));
-            });
+        let mut facts = DraftFacts {
+            base: base.clone(),
+            exclusive: false,
+            ..before.clone()
+        };
+        if let Some(own) = before.base.as_ref().filter(|_| was_stored) {
+            facts.content_type = facts.content_type.or_else(|| own.content_type.clone());
+            facts.encoding = facts.encoding.or_else(|| Some(own.encoding.clone()));
         }
-        let other = side
-            .drafts
-            .rename(draft, Place::Record(to.clone()), temporary);
-        draft.set_unstored(base);
-        // Whatever begins now is for the new name.
-        pauses.end();
         let being_written = !was_stored && self.is_being_written(draft.ino);
-        let later = being_written || temporary && !was_stored;
-        // Its old name was promised to be safe.
-        let stored_now = journalled || !later;
-        if stored_now && let Err(error) = self.commit(draft, Why::Now) {
-            side.drafts.rename(draft, source, false);
-            draft.set_base(before.base);
-            if let Some(other) = other {
-                side.drafts.rename(&other, Place::Record(to), false);
-            }
-            return Err(error);
+        let held_back = temporary && !was_stored && !side.config.scratch_delay.is_zero();
+        // What is being written is stored when it is closed, unless its old name was safe already.
+        let stored_now = draft.is_journalled() || !being_written;
+        let how = Submission {
+            durable: side.config.write_back,
+            not_before: held_back.then(|| self.clock.now() + side.config.scratch_delay),
+            run_here: false,
+        };
+        if !caller::waits() {
+            return Err(FsError::Interrupted);
         }
-        if let (Some(hold), Some(from)) = (&hold, &from) {
-            hold.discard(from);
-        }
-        side.drafts.unhide(&to);
-        let old = match (&source, perhaps_stored) {
-            (Place::Record(key), true) => Some(key.clone()),
+        let old = match &source {
+            Place::Record(key) if perhaps_stored => Some(key.clone()),
             _ => hidden,
         };
-        if let Some(old) = &old
-            && let Err(error) = self.delete(side, old)
-        {
-            return Err(self.half_renamed(side, draft, source, before, &to, error));
+        let mut deleted = false;
+        loop {
+            let stored = if stored_now {
+                let ticket = match draft.begin_as(&to, facts.clone(), side.stamp()) {
+                    Begin::Go(ticket) => *ticket,
+                    Begin::Refused(error) => return Err(error),
+                    Begin::Nothing => return Ok(()),
+                };
+                let stored = self.store_as(side, renaming, &ticket, how);
+                let change = ticket.change;
+                ticket.give_back();
+                Some((change, stored?))
+            } else {
+                None
+            };
+            if let Some(old) = old.as_ref().filter(|_| !deleted)
+                && let Err(error) = self.delete(&renaming.entered, old, renaming.deadline)
+            {
+                self.half_renamed(side, draft, &to, stored);
+                return Err(both_exist(error, &to));
+            }
+            deleted = true;
+            let switched = self.switch(
+                side,
+                renaming,
+                draft,
+                &source,
+                (&to, temporary),
+                stored,
+                &base,
+            );
+            if switched {
+                break;
+            }
         }
         if let Some(old) = &old {
             self.note_hidden_gone(side, old);
-        }
-        self.note_renamed(side, draft.ino, &source, &to);
-        self.note_present(side, draft);
-        if let Some(other) = other {
-            self.settle(&other);
-        }
-        if temporary && !being_written && draft.is_dirty() && !side.config.scratch_delay.is_zero() {
-            side.drafts
-                .hold(draft, self.clock.now() + side.config.scratch_delay);
         }
         self.settle(draft);
         Ok(())
     }
 
-    /// Puts the names right after the old record could not be deleted: both exist.
+    /// Stores or journals a file under its new name.
+    fn store_as(
+        &self,
+        side: &WriteSide,
+        renaming: &Renaming,
+        ticket: &Ticket,
+        how: Submission,
+    ) -> Result<Stored> {
+        if !side.config.write_back && how.not_before.is_none() {
+            let sent = self.send_ticket(side, &renaming.entered, ticket, renaming.deadline, false);
+            let meta = sent.inspect_err(|error| {
+                if may_have_arrived(error) {
+                    self.records.expire(&ticket.key);
+                }
+            });
+            // Whatever it is, it is not that a name is absent.
+            let meta = meta.map_err(FsError::Store)?;
+            self.stored(side, ticket, &meta);
+            return Ok(Stored::InStore(meta));
+        }
+        let submitted = self.submit(side, ticket, how, |_, _| true, |_| ());
+        let id = submitted.map_err(|error| FsError::staging("cannot journal", &error))?;
+        id.map(|id| Stored::Journalled(ticket.journalled(&id)))
+            .ok_or(FsError::Stale)
+    }
+
+    /// Gives a file its new name, for everybody here. Returns false, having changed nothing, if
+    /// something newer of it was journalled under the old name meanwhile.
+    fn switch(
+        &self,
+        side: &WriteSide,
+        renaming: &Renaming,
+        draft: &Arc<Draft>,
+        source: &Place,
+        (to, temporary): (&Key, bool),
+        stored: Option<(u64, Stored)>,
+        base: &Option<RecordMeta>,
+    ) -> bool {
+        let switch = || {
+            match stored {
+                Some((change, _)) if draft.committed() > change => return false,
+                Some((change, Stored::InStore(meta))) => draft.set_stored_as(change, meta),
+                Some((_, Stored::Journalled(journalled))) => {
+                    draft.set_journalled_as(journalled, base.clone());
+                }
+                None => draft.set_unstored(base.clone()),
+            }
+            let place = Place::Record(to.clone());
+            let other = side.drafts.rename(draft, place, temporary);
+            side.drafts.unhide(to);
+            self.note_renamed(side, draft.ino, source, to);
+            self.note_present(side, draft);
+            if let Some(other) = other {
+                self.settle(&other);
+            }
+            true
+        };
+        match source {
+            Place::Record(from) => renaming.entered.discard(from, switch),
+            _ => switch(),
+        }
+    }
+
+    /// Shows what a rename has made under the new name, after the old record could not be deleted:
+    /// both exist.
     fn half_renamed(
         &self,
         side: &WriteSide,
         draft: &Arc<Draft>,
-        source: Place,
-        before: DraftFacts,
         to: &Key,
-        error: FsError,
-    ) -> FsError {
-        side.drafts.rename(draft, source, false);
-        draft.set_base(before.base);
-        draft.set_committed();
-        draft.forget_journalled();
+        stored: Option<(u64, Stored)>,
+    ) {
         let ino = self.inodes.lock().fresh();
-        let change = Change::Present {
-            ino,
-            size: draft.size(),
-            modified: draft.modified(),
-        };
-        self.note(side, Name::Record(to.clone()), change);
-        self.settle(draft);
-        both_exist(error, to)
+        if let Some(other) = side.drafts.of_key(to) {
+            side.drafts.unname(&other);
+            self.inodes.lock().lose_name(to);
+            self.settle(&other);
+        }
+        match stored {
+            Some((_, Stored::Journalled(journalled))) => {
+                let (bytes, size) = (Arc::clone(&journalled.bytes), journalled.size);
+                let id = journalled.id.clone();
+                let facts = DraftFacts::default();
+                let place = Place::Record(to.clone());
+                let copy = Draft::new(ino, place, bytes, size, facts, journalled.modified);
+                copy.set_journalled_as(journalled, None);
+                side.drafts.insert(&copy);
+                side.drafts.note_entry(&id, ino);
+                self.note_present(side, &copy);
+            }
+            Some((_, Stored::InStore(_))) => self.note_copy(side, to, draft.size()),
+            None => {}
+        }
     }
 
-    fn is_being_written(&self, ino: Ino) -> bool {
-        self.handles.lock().is_being_written(ino)
-    }
-
-    /// Renames a record that this mount has not changed: its stored bytes are copied as they are.
-    fn rename_record(&self, side: &WriteSide, from: &Key, to: &Key, wait: Wait) -> Result<()> {
-        let hold = self.hold_uploads(side, &[from, to])?;
-        let size = self.resend(side, from, to, |_| {}, wait)?.unwrap_or(1);
-        if let Some(hold) = hold {
-            hold.discard(to);
-        }
-        let ino = self.inodes.lock().ino_of(from.as_str());
-        if let Err(error) = self.delete(side, from) {
-            let ino = self.inodes.lock().fresh();
-            let change = Change::Present {
-                ino,
-                size,
-                modified: self.clock.wall(),
-            };
-            self.note(side, Name::Record(to.clone()), change);
-            return Err(both_exist(error, to));
-        }
-        let other = side.drafts.of_key(to);
-        if let Some(other) = &other {
-            side.drafts.unname(other);
-        }
-        side.drafts.unhide(to);
-        self.records.removed(from);
-        let ino = ino.unwrap_or_else(|| self.inodes.lock().fresh());
-        self.note_renamed(side, ino, &Place::Record(from.clone()), to);
+    fn note_copy(&self, side: &WriteSide, to: &Key, size: u64) {
+        let ino = self.inodes.lock().fresh();
         let change = Change::Present {
             ino,
             size,
             modified: self.clock.wall(),
         };
         self.note(side, Name::Record(to.clone()), change);
-        if let Some(other) = other {
-            self.settle(&other);
-        }
+    }
+
+    fn is_being_written(&self, ino: Ino) -> bool {
+        self.handles.lock().is_being_written(ino)
+    }
+
+    /// Renames a record that this mount has not changed: its stored bytes are copied as they are now,
+    /// and deleted only if they are still those.
+    fn rename_record(
+        &self,
+        side: &WriteSide,
+        renaming: &Renaming,
+        from: &Key,
+        to: &Key,
+        wait: Wait,
+    ) -> Result<()> {
+        let Renaming { entered, deadline } = renaming;
+        let copied = self.store_again(side, entered, (from, to), |_| {}, wait)?;
+        let size = copied.size.unwrap_or(1);
+        let half = |error| {
+            self.note_copy(side, to, size);
+            both_exist(error, to)
+        };
+        self.check_unchanged(from, &copied.of, *deadline)
+            .map_err(half)?;
+        self.delete(entered, from, *deadline).map_err(half)?;
+        entered.discard(to, || true);
+        let ino = self.inodes.lock().ino_of(from.as_str());
+        let ino = ino.unwrap_or_else(|| self.inodes.lock().fresh());
+        // Somebody may have begun to change either meanwhile: the one goes along, the other is gone.
+        entered.discard(from, || {
+            self.records.removed(from);
+            match side.drafts.of_key(from) {
+                Some(draft) => {
+                    let before = draft.facts().base.unwrap_or_default();
+                    draft.follows(&before, &copied.now);
+                    if let Some(other) =
+                        side.drafts.rename(&draft, Place::Record(to.clone()), false)
+                    {
+                        self.settle(&other);
+                    }
+                }
+                None => {
+                    if let Some(other) = side.drafts.of_key(to) {
+                        side.drafts.unname(&other);
+                        self.settle(&other);
+                    }
+                }
+            }
+            side.drafts.unhide(to);
+            self.note_renamed(side, ino, &Place::Record(from.clone()), to);
+            true
+        });
+        let change = Change::Present {
+            ino,
+            size,
+            modified: self.clock.wall(),
+        };
+        self.note(side, Name::Record(to.clone()), change);
         Ok(())
+    }
+
+    /// Fails if a record is no longer the version of `meta`, where the server tells versions apart.
+    fn check_unchanged(&self, key: &Key, meta: &RecordMeta, deadline: Deadline) -> Result<()> {
+        let Some(etag) = meta.etag.as_ref().filter(|etag| etag.is_strong()) else {
+            return Ok(());
+        };
+        origin::note(Origin::Network);
+        match self.store.head(key, deadline) {
+            Ok(now) if now.etag.as_ref() == Some(etag) => Ok(()),
+            Ok(_) => {
+                self.records.expire(key);
+                let message = "somebody else has changed the record while it was renamed";
+                Err(StoreError::new(ErrorKind::Changed, message)
+                    .with_key(key)
+                    .into())
+            }
+            // Then there is nothing to lose.
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(FsError::Store(error.with_key(key))),
+        }
     }
 
     /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it
@@ -277,39 +445,46 @@ impl KvFs {
     fn rename_to_scratch(
         &self,
         side: &WriteSide,
+        renaming: &Renaming,
         draft: &Arc<Draft>,
         source: Place,
         to: std::ffi::OsString,
     ) -> Result<()> {
-        if draft.is_journalled() {
-            // What was closed as a record is promised to be one: a scratch file is in no journal.
-            self.wait_uploaded(draft.ino)?;
-        }
         if let Some(other) = side.drafts.of_scratch(&to)
             && let Some(hidden) = side.drafts.hidden_by(other.ino)
         {
-            self.delete(side, &hidden)?;
+            if !caller::waits() {
+                return Err(FsError::Interrupted);
+            }
+            self.delete(&renaming.entered, &hidden, renaming.deadline)?;
             self.note_hidden_gone(side, &hidden);
+        } else if !caller::claim() {
+            return Err(FsError::Interrupted);
         }
-        let other = side.drafts.rename(draft, Place::Scratch(to), false);
-        if let Place::Record(key) = &source {
-            if draft.is_stored() || draft.may_be_stored() {
-                side.drafts.hide(key, draft.ino);
-                side.overlay.lock().forget(&Name::Record(key.clone()));
-            } else {
-                self.note_absent(side, &source);
+        let switch = || {
+            let stays = draft.is_stored() || draft.may_be_stored();
+            let other = side.drafts.rename(draft, Place::Scratch(to), false);
+            match &source {
+                Place::Record(key) if stays => {
+                    side.drafts.hide(key, draft.ino);
+                    side.overlay.lock().forget(&Name::Record(key.clone()));
+                }
+                _ => self.note_absent(side, &source),
             }
-        } else {
-            self.note_absent(side, &source);
-        }
-        self.inodes.lock().detach(draft.ino);
-        self.note_present(side, draft);
-        if let Some(other) = other {
-            if let Some(inode) = self.inodes.lock().get_mut(other.ino) {
-                inode.gone = true;
+            self.inodes.lock().detach(draft.ino);
+            self.note_present(side, draft);
+            if let Some(other) = other {
+                if let Some(inode) = self.inodes.lock().get_mut(other.ino) {
+                    inode.gone = true;
+                }
+                self.settle(&other);
             }
-            self.settle(&other);
-        }
+            true
+        };
+        match &source {
+            Place::Record(from) => renaming.entered.discard(from, switch),
+            _ => switch(),
+        };
         Ok(())
     }
 
@@ -343,19 +518,16 @@ impl KvFs {
     }
 }
 
-/// The pauses of what is renamed and of what it replaces.
-struct Pauses([Option<Paused>; 2]);
+/// The gates that a rename is inside of, and until when it may take.
+struct Renaming {
+    entered: Entered,
+    deadline: Deadline,
+}
 
-impl Pauses {
-    fn of(renamed: Option<&Arc<Draft>>, replaced: Option<&Arc<Draft>>) -> Self {
-        let mut drafts = [renamed, replaced];
-        drafts.sort_by_key(|draft| draft.map(|draft| draft.ino));
-        Self(drafts.map(|draft| draft.map(Draft::pause)))
-    }
-
-    fn end(&mut self) {
-        self.0 = [None, None];
-    }
+/// Where the bytes are that a rename has stored under the new name.
+enum Stored {
+    InStore(RecordMeta),
+    Journalled(Journalled),
 }
 
 /// Says in an error that a rename got half way.

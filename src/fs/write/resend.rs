@@ -4,31 +4,44 @@ use std::io;
 use std::sync::Arc;
 
 use super::WriteSide;
-use super::draft::Why;
+use super::draft::Why as Commit;
+use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::VersionId;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::staging::file::StagingFile;
+use crate::staging::{Pending, UnansweredUploads, Why};
 use crate::store::{
     Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,
 };
+use crate::upload::{Change, Entered, Upload, may_have_arrived};
 
 /// Bytes copied at once from the store to a staging file.
 const CHUNK: usize = 256 << 10;
 
+/// A record that was stored again.
+pub(in crate::fs) struct Copied {
+    /// The content's size if it is known.
+    pub(in crate::fs) size: Option<u64>,
+    /// The version that was copied.
+    pub(in crate::fs) of: RecordMeta,
+    /// The version that it became.
+    pub(in crate::fs) now: RecordMeta,
+}
+
 impl KvFs {
-    /// Stores a record's stored bytes again, under the same key or another; `change` says what is
-    /// to be different. Returns the content's size if it is known.
-    pub(in crate::fs) fn resend(
+    /// Stores a record's stored bytes again, under the same key or another, whose gates the caller is
+    /// inside of; `change` says what is to be different.
+    pub(in crate::fs) fn store_again(
         &self,
         side: &WriteSide,
-        from: &Key,
-        to: &Key,
+        entered: &Entered,
+        (from, to): (&Key, &Key),
         change: impl FnOnce(&mut PutRequest),
         wait: Wait,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Copied> {
         let (file, size, meta, of) = self.stored_bytes(side, from, wait)?;
         let mut request = PutRequest {
             content_type: meta.content_type.clone(),
@@ -40,14 +53,35 @@ impl KvFs {
             request.if_match = meta.etag.clone().filter(|etag| etag.is_strong());
         }
         change(&mut request);
-        let stored = self
-            .send(
-                to,
-                &request,
-                (file.as_file(), size),
-                Deadline::after(side.config.deadline),
-            )
-            .map_err(|error| error.with_key(to))?;
+        if !caller::waits() {
+            return Err(FsError::Interrupted);
+        }
+        let mut upload = Upload {
+            id: side.stamp(),
+            pending: Pending {
+                key: to.clone(),
+                content_type: request.content_type.clone(),
+                encoding: request.encoding.clone(),
+                if_match: request.if_match.clone(),
+                if_absent: request.if_absent,
+                size,
+                closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
+                why: Why::WriteBack,
+                attempts: 0,
+                unanswered: UnansweredUploads::default(),
+            },
+            file: file.as_file(),
+        };
+        let deadline = Deadline::after(side.config.deadline);
+        let stored = entered
+            .run(&mut upload, deadline, false)
+            .inspect_err(|error| {
+                if may_have_arrived(error) {
+                    self.records.expire(to);
+                }
+            })?;
+        self.metrics.commits.one();
+        let now = stored.clone();
         // What compressed bytes hold is known if they have been read.
         let content_size = self.records.exact_size(from, Some(size));
         let shows_stored = self.records.config().raw || request.encoding.is_identity();
@@ -67,13 +101,21 @@ impl KvFs {
             }
         } else {
             self.records.stored_elsewhere(to);
-            return Ok(content_size);
+            return Ok(Copied {
+                size: content_size,
+                of: meta,
+                now,
+            });
         }
-        Ok(Some(size))
+        Ok(Copied {
+            size: Some(size),
+            of: meta,
+            now,
+        })
     }
 
-    /// Returns a record's stored bytes in a staging file, and the version of which they are the
-    /// content, if they are: from what is at hand where that is they.
+    /// Returns a record's stored bytes, as they are now, in a staging file, and the version of which they
+    /// are the content, if they are: from what is at hand where that is they.
     fn stored_bytes(
         &self,
         side: &WriteSide,
@@ -82,6 +124,8 @@ impl KvFs {
     ) -> Result<(Arc<StagingFile>, u64, RecordMeta, Option<VersionId>)> {
         let meta = self.records.describe(key, wait)?.ok_or(FsError::NoEntry)?;
         if self.records.config().raw || meta.encoding.is_identity() {
+            // Somebody else may have changed it since it was asked for: their bytes are not to go.
+            self.records.doubt(key);
             let reader = self.records.content(key, wait)?.reader()?;
             let (meta, version) = (reader.content().meta.clone(), reader.content().version);
             if self.records.config().raw || meta.encoding.is_identity() {
@@ -158,8 +202,13 @@ impl KvFs {
                 facts.encoding = encoding.or(facts.encoding.take());
             });
             // Nobody will close it.
-            if closed && !draft.is_temporary() {
-                let stored = self.commit(&draft, Why::Now);
+            if closed {
+                let why = if draft.is_temporary() {
+                    Commit::Close
+                } else {
+                    Commit::Now
+                };
+                let stored = self.commit(&draft, why);
                 self.settle(&draft);
                 stored?;
             }
@@ -172,10 +221,12 @@ impl KvFs {
         if says(self.records.describe(&key, wait)?.as_ref()) {
             return Ok(());
         }
-        self.resend(
+        let deadline = Deadline::after(side.config.deadline);
+        let entered = side.uploader.enter(&[&key], Change::Name, deadline)?;
+        let copied = self.store_again(
             side,
-            &key,
-            &key,
+            &entered,
+            (&key, &key),
             |request| {
                 if let Some(content_type) = content_type {
                     request.content_type = Some(content_type);
@@ -185,7 +236,11 @@ impl KvFs {
                 }
             },
             wait,
-        )
-        .map(drop)
+        )?;
+        // What somebody has begun to change meanwhile is made of the version that this replaced.
+        if let Some(draft) = side.drafts.of_key(&key) {
+            draft.follows(&copied.of, &copied.now);
+        }
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use fuser::{Errno, INodeNo, Request};
 
 use super::Adapter;
+use crate::base::caller;
 use crate::base::clock::Wait;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs};
@@ -69,7 +70,13 @@ impl Adapter {
             Lane::Upload => &self.uploads,
         };
         let queued = pool.spawn(move || {
-            let result = guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
+            let caller = job.caller();
+            // What is given up before it has begun does not begin; what was closed is stored.
+            if !caller.waits() && operation != "close" {
+                return;
+            }
+            let work = || guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
+            let result = caller::with(caller, work);
             asked.answered(&fs, result.as_ref().err());
             match (job.take(), result) {
                 (Some(reply), Ok(answer)) => done(reply, answer),

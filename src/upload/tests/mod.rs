@@ -1,6 +1,6 @@
 //! The uploader against a store that fails as it is told.
 
-mod again;
+mod restore;
 mod search;
 mod unanswered;
 mod uploading;
@@ -129,9 +129,27 @@ impl Bench {
             attempts: 0,
             unanswered: Default::default(),
         };
-        self.uploader
-            .submit(&file, pending, soon(), |_| {}, |_| {})
-            .expect("journalled")
+        self.submit(&file, pending, soon()).expect("journalled")
+    }
+
+    fn submit(&self, file: &File, pending: Pending, deadline: Deadline) -> io::Result<EntryId> {
+        let upload = Upload {
+            id: self.folder.journal().stamp(),
+            pending,
+            file,
+        };
+        let how = Submission {
+            durable: true,
+            ..Submission::default()
+        };
+        let submitted = self
+            .uploader
+            .submit(&upload, how, deadline, |_, _| true, |_| ())?;
+        Ok(submitted.expect("it was wanted"))
+    }
+
+    fn newest(&self, name: &str) -> Option<JournalEntry> {
+        self.folder.journal().of_key(&key(name)).pop()
     }
 
     fn etag(&self, name: &str) -> Option<crate::store::ETag> {
@@ -166,7 +184,7 @@ fn put_off(bench: &Bench, name: &str) {
     let waits = || {
         let pending = bench.uploader.pending();
         pending.iter().any(|upload| {
-            upload.entry.pending.key == key && matches!(upload.state, LaneState::Retrying(..))
+            upload.entry.pending.key == key && matches!(upload.state, Progress::Retrying(..))
         })
     };
     while !waits() {

@@ -54,17 +54,18 @@ proptest! {
                 }
                 Op::Discard(k) => {
                     let key = key(&name(k));
-                    let hold = bench.uploader.hold(&[&key], soon()).expect("held");
+                    let entered = bench.uploader.enter(&[&key], Change::Name, soon()).expect("held");
                     bench.memory.delete(&key, soon()).expect("deleted");
-                    hold.discard(&key);
+                    entered.discard(&key, || true);
                     last.remove(&name(k));
                 }
                 Op::Rename(from, to) if from != to => {
                     let (old, new) = (key(&name(from)), key(&name(to)));
-                    let hold = bench.uploader.hold(&[&old, &new], soon()).expect("held");
-                    if hold.rename(&old, &new).expect("renamed") {
+                    let entered = bench.uploader.enter(&[&old, &new], Change::Name, soon()).expect("held");
+                    if let Some(text) = last.remove(&name(from)) {
+                        bench.close(&name(to), &text);
                         bench.memory.delete(&old, soon()).expect("deleted");
-                        let text = last.remove(&name(from)).expect("closed");
+                        entered.discard(&old, || true);
                         last.insert(name(to), text);
                     }
                 }

@@ -161,10 +161,7 @@ fn a_refusal_counts_only_once_the_store_was_asked_what_it_has() {
     bench.close_if("k", "mine", before);
     put_off(&bench, "k");
     bench.store.fail_next(Call::Get, 1, ErrorKind::Network);
-    assert_eq!(
-        bench.uploader.newest(&key("k")).expect("it").pending.size,
-        4
-    );
+    assert_eq!(bench.newest("k").expect("it").pending.size, 4);
     let late = Deadline::after(Duration::from_millis(200));
     let error = bench.uploader.wait_key(&key("k"), late);
     assert_eq!(error.expect_err("not known").kind(), ErrorKind::Timeout);
@@ -180,7 +177,10 @@ fn whoever_deletes_is_told_that_an_upload_without_an_answer_may_be_in_the_store(
     for expected in [false, true] {
         bench.close("k", "text");
         put_off(&bench, "k");
-        let hold = bench.uploader.hold(&[&key("k")], soon()).expect("held");
-        assert_eq!(hold.may_be_stored(&key("k")), expected);
+        let entered = bench
+            .uploader
+            .enter(&[&key("k")], Change::Name, soon())
+            .expect("held");
+        assert_eq!(entered.may_be_stored(&key("k")), expected);
     }
 }

@@ -32,7 +32,7 @@ fn keys_are_uploaded_in_parallel_up_to_the_bound() {
     let running = bench.uploader.pending();
     let running = running
         .iter()
-        .filter(|pending| pending.state == LaneState::Running);
+        .filter(|pending| pending.state == Progress::Running);
     assert_eq!(running.count(), 4);
     bench.store.release(Call::Put);
     assert!(bench.uploader.wait_all(soon()).is_empty());
@@ -47,7 +47,7 @@ fn of_several_that_wait_only_the_newest_is_sent_and_it_follows_the_one_under_way
     bench.close("k", "second");
     bench.close("k", "third");
     assert_eq!(bench.folder.journal().entries().len(), 2);
-    let newest = bench.uploader.newest(&key("k")).expect("pending");
+    let newest = bench.newest("k").expect("pending");
     assert_eq!(newest.pending.size, 5);
     bench.store.release(Call::Put);
     bench
@@ -141,7 +141,7 @@ fn what_the_store_refuses_is_kept_with_the_reason_and_told_to_who_waits() {
 }
 
 #[test]
-fn a_held_key_stands_still_and_can_be_discarded_or_renamed() {
+fn nothing_of_a_key_is_sent_while_its_name_changes() {
     let bench = Bench::new();
     bench.store.block(Call::Put);
     bench.close("k", "first");
@@ -150,7 +150,7 @@ fn a_held_key_stands_still_and_can_be_discarded_or_renamed() {
     let late = Deadline::after(Duration::from_millis(10));
     let error = bench
         .uploader
-        .hold(&[&key("k")], late)
+        .enter(&[&key("k")], Change::Name, late)
         .expect_err("one is under way");
     assert_eq!(error.kind(), ErrorKind::Timeout);
     bench.store.release(Call::Put);
@@ -162,14 +162,18 @@ fn a_held_key_stands_still_and_can_be_discarded_or_renamed() {
     bench.close("target", "replaced");
     bench.close("gone", "deleted");
     let [temporary, target, gone] = ["temporary", "target", "gone"].map(key);
-    let hold = bench
+    let entered = bench
         .uploader
-        .hold(&[&temporary, &target, &gone], soon())
-        .expect("held");
-    assert!(hold.rename(&temporary, &target).expect("renamed"));
-    assert!(!hold.rename(&temporary, &target).expect("nothing left"));
-    hold.discard(&gone);
-    drop(hold);
+        .enter(&[&temporary, &target, &gone], Change::Name, soon())
+        .expect("entered");
+    assert!(bench.uploader.is_renaming(&gone));
+    bench.close("target", "final text");
+    assert!(!entered.discard(&temporary, || false));
+    assert!(bench.uploader.has(&temporary));
+    entered.discard(&temporary, || true);
+    entered.discard(&gone, || true);
+    drop(entered);
+    assert!(!bench.uploader.is_renaming(&gone));
     assert_eq!(bench.folder.journal().entries().len(), 1);
     let error = bench
         .uploader
@@ -182,7 +186,7 @@ fn a_held_key_stands_still_and_can_be_discarded_or_renamed() {
     let pending = bench.uploader.pending();
     assert!(matches!(
         &pending[0].state,
-        LaneState::Retrying(..) | LaneState::Running
+        Progress::Retrying(..) | Progress::Running
     ));
     bench.store.clear_faults(Call::Put);
     assert!(bench.uploader.wait_all(soon()).is_empty());
@@ -215,10 +219,7 @@ fn closing_waits_for_room_when_too_many_wait() {
         ..entry.pending
     };
     let late = Deadline::after(Duration::from_millis(10));
-    let error = bench
-        .uploader
-        .submit(&file, pending, late, |_| {}, |_| {})
-        .expect_err("no room");
+    let error = bench.submit(&file, pending, late).expect_err("no room");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     std::thread::scope(|scope| {
         let third = scope.spawn(|| bench.close("c", "3"));

@@ -1,5 +1,8 @@
-//! Storing a draft: one commit at a time, of frozen bytes, with one verdict for everybody who wanted
-//! the same bytes stored; and pauses, in which none begins.
+//! Storing a draft: a ticket for frozen bytes, and one verdict for everybody who wanted the same bytes
+//! stored.
+//!
+//! Who sends them to the store is inside the gate of the key meanwhile (`upload::gate`), so that no two
+//! of one file do; who only journals them is not.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,26 +13,30 @@ use crate::fs::FsError;
 use crate::fs::types::Ino;
 use crate::staging::file::Frozen;
 use crate::staging::{EntryId, UnansweredUploads};
-use crate::store::{Key, RecordMeta, StoreError};
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 
 /// Why somebody wants the store to have a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// A descriptor was closed: not yet for what is only held back, or empty and untouched.
+    /// A descriptor was closed: not yet for what is empty and untouched.
     Close,
+    /// The last descriptor of the process that opened it was closed.
+    Last,
     /// `fsync`: what failed before is tried again.
     Sync,
-    /// The last handle is gone.
+    /// The last handle is gone, and no program waits.
     Release,
-    /// Nothing comes after this: an attribute was set, a name given, the mount ends.
+    /// Nothing comes after this: an attribute was set, a size without a handle.
     Now,
 }
 
-/// What is to be stored, kept as it is while it is uploaded.
+/// What is to be stored, kept as it is while it is uploaded or journalled.
 ///
-/// Whoever holds it must end it with [`Ticket::end`]; dropping it counts as a failure.
+/// Whoever holds it must end it; dropping it counts as a failure.
 #[derive(Debug)]
 pub struct Ticket {
+    /// Its place among the closes of its key.
+    pub id: EntryId,
     /// The record.
     pub key: Key,
     /// The bytes.
@@ -40,20 +47,10 @@ pub struct Ticket {
     pub facts: DraftFacts,
     /// When a program last changed it.
     pub modified: SystemTime,
-    change: u64,
+    /// Up to which change it has everything.
+    pub change: u64,
     draft: Arc<Draft>,
     ended: bool,
-}
-
-/// The time in which no commit of a draft begins; dropping it ends that.
-#[derive(Debug)]
-pub struct Paused(Arc<Draft>);
-
-impl Drop for Paused {
-    fn drop(&mut self) {
-        self.0.state.lock().paused = false;
-        self.0.ended.notify_all();
-    }
 }
 
 /// What came of asking to commit.
@@ -68,97 +65,86 @@ pub enum Begin {
 }
 
 impl Draft {
-    /// Tells whether [`Draft::begin`] would have nothing to do and need not wait.
+    /// Returns whether [`Draft::begin`] would have nothing to do, and nothing is under way.
     pub fn is_settled(&self, why: Why) -> bool {
         let state = self.state.lock();
-        !state.committing && !state.needs_commit(why)
+        state.tickets == 0 && !state.needs_commit(why)
     }
 
-    /// Begins to store it. Waits for a commit that is under way: what that stores need not be
-    /// stored again, and its verdict holds for everybody who wanted the same bytes stored.
-    pub fn begin(self: &Arc<Self>, why: Why) -> Begin {
+    /// Returns whether [`Draft::begin`] would have something to do.
+    pub fn needs_commit(&self, why: Why) -> bool {
+        self.state.lock().needs_commit(why)
+    }
+
+    /// Begins to store it. What the same bytes were refused with holds for whoever wants them stored,
+    /// unless that is a program that asks once more, and has not just `waited` for that refusal.
+    pub fn begin(
+        self: &Arc<Self>,
+        why: Why,
+        waited: bool,
+        stamp: impl FnOnce() -> EntryId,
+    ) -> Begin {
+        // No change may be half way when the bytes are frozen.
+        let _order = self.order.lock();
         let mut state = self.state.lock();
-        let wanted = state.change;
-        let mut waited = false;
-        loop {
-            if state.committing {
-                waited = true;
-                self.ended.wait(&mut state);
-                continue;
-            }
-            if state.paused {
-                self.ended.wait(&mut state);
-                continue;
-            }
-            if !state.needs_commit(why) {
-                return Begin::Nothing;
-            }
-            if let Some(lost) = &state.lost {
-                return Begin::Refused(lost.error());
-            }
-            if let Some((change, error)) = &state.failed
-                && *change == state.change
-                && (why == Why::Close || why == Why::Release || (waited && *change >= wanted))
-            {
-                return Begin::Refused(FsError::Store(error.duplicate()));
-            }
-            // No change may be half way when the bytes are frozen.
-            let order = match self.order.try_lock() {
-                Some(order) => order,
-                None => {
-                    drop(state);
-                    let order = self.order.lock();
-                    state = self.state.lock();
-                    if state.committing || state.paused || state.lost.is_some() {
-                        drop(order);
-                        continue;
-                    }
-                    order
-                }
-            };
-            let Place::Record(key) = state.place.clone() else {
-                return Begin::Nothing;
-            };
-            state.committing = true;
-            state.due = None;
-            let ticket = Ticket {
-                key,
-                bytes: state.file.freeze(),
-                size: state.size,
-                facts: state.facts.clone(),
-                modified: state.modified,
-                change: state.change,
-                draft: Arc::clone(self),
-                ended: false,
-            };
-            drop(order);
-            return Begin::Go(Box::new(ticket));
+        if !state.needs_commit(why) {
+            return Begin::Nothing;
+        }
+        if let Some(lost) = &state.lost {
+            return Begin::Refused(lost.error());
+        }
+        if let Some((change, error)) = &state.failed
+            && *change == state.change
+            && (matches!(why, Why::Close | Why::Last | Why::Release) || waited)
+        {
+            return Begin::Refused(FsError::Store(error.duplicate()));
+        }
+        let Place::Record(key) = state.place.clone() else {
+            return Begin::Nothing;
+        };
+        let facts = state.facts.clone();
+        Begin::Go(Box::new(self.ticket(&mut state, key, facts, stamp())))
+    }
+
+    /// Begins to store it under a name that it does not have yet.
+    pub fn begin_as(self: &Arc<Self>, key: &Key, facts: DraftFacts, id: EntryId) -> Begin {
+        let _order = self.order.lock();
+        let mut state = self.state.lock();
+        match &state.lost {
+            Some(lost) => Begin::Refused(lost.error()),
+            None => Begin::Go(Box::new(self.ticket(&mut state, key.clone(), facts, id))),
         }
     }
 
-    /// Waits until no commit is under way.
-    pub fn wait_idle(&self) {
-        let mut state = self.state.lock();
-        while state.committing {
-            self.ended.wait(&mut state);
+    fn ticket(
+        self: &Arc<Self>,
+        state: &mut State,
+        key: Key,
+        facts: DraftFacts,
+        id: EntryId,
+    ) -> Ticket {
+        state.tickets += 1;
+        Ticket {
+            id,
+            key,
+            bytes: state.file.freeze(),
+            size: state.size,
+            facts,
+            modified: state.modified,
+            change: state.change,
+            draft: Arc::clone(self),
+            ended: false,
         }
     }
 
-    /// Waits until no commit is under way, and lets none begin as long as the result lives.
-    ///
-    /// Whoever pauses several drafts does it in the order of their inodes.
-    pub fn pause(self: &Arc<Self>) -> Paused {
-        let mut state = self.state.lock();
-        while state.committing || state.paused {
-            self.ended.wait(&mut state);
-        }
-        state.paused = true;
-        Paused(Arc::clone(self))
-    }
-
-    /// Tells whether a commit is under way.
+    /// Returns whether a commit is under way.
     pub fn is_committing(&self) -> bool {
-        self.state.lock().committing
+        self.state.lock().tickets > 0
+    }
+
+    /// Returns up to which change its bytes are in the store or in the journal.
+    pub fn committed(&self) -> u64 {
+        self.state.lock().committed
     }
 }
 
@@ -167,13 +153,8 @@ impl State {
         if self.change <= self.committed || !matches!(self.place, Place::Record(_)) {
             return false;
         }
-        let held_back = self.temporary && self.facts.base.is_none();
-        match why {
-            // A shell closes a duplicate of a new file's descriptor before anything is written.
-            Why::Close => !held_back && (!self.untouched || self.size > 0 || self.lost.is_some()),
-            Why::Sync => !held_back,
-            Why::Release | Why::Now => true,
-        }
+        // A shell closes a duplicate of a new file's descriptor before anything is written.
+        why != Why::Close || !self.untouched || self.size > 0 || self.lost.is_some()
     }
 }
 
@@ -181,18 +162,6 @@ impl Ticket {
     /// Returns the inode whose bytes they are.
     pub fn ino(&self) -> Ino {
         self.draft.ino
-    }
-
-    /// Remembers under which name the bytes are kept; returns the name that earlier ones have.
-    pub fn set_kept(&self, id: EntryId) -> Option<EntryId> {
-        let kept = Some((id, self.bytes.freeze()));
-        let before = std::mem::replace(&mut self.draft.state.lock().kept, kept);
-        before.map(|(id, _)| id)
-    }
-
-    /// Takes the name under which earlier bytes are kept.
-    pub fn take_kept(&self) -> Option<EntryId> {
-        self.draft.state.lock().kept.take().map(|(id, _)| id)
     }
 
     /// Returns what earlier uploads without an answer may have made of the record.
@@ -210,68 +179,78 @@ impl Ticket {
         self.draft.facts()
     }
 
-    /// Forgets what the journal has of this file.
-    pub fn forget_journalled(&self) {
-        self.draft.forget_journalled();
+    /// Returns whether the file still has the name, and nothing newer of it is journalled or stored.
+    pub fn is_wanted(&self) -> bool {
+        let state = self.draft.state.lock();
+        state.committed < self.change
+            && matches!(&state.place, Place::Record(key) if *key == self.key)
     }
 
-    /// Remembers under which name the journal has the bytes.
-    pub fn set_journalled(&self, id: EntryId) {
-        self.draft.state.lock().journalled = Some(Journalled {
-            id,
+    /// Notes under which name the journal has the bytes: they are safe from here on.
+    pub fn set_journalled(&self, id: &EntryId) {
+        let mut state = self.draft.state.lock();
+        state.journalled = Some(self.journalled(id));
+        state.committed = state.committed.max(self.change);
+        state.failed = None;
+        state.settle_lost();
+    }
+
+    /// Returns what it is in the journal.
+    pub(in crate::fs::write) fn journalled(&self, id: &EntryId) -> Journalled {
+        Journalled {
+            id: id.clone(),
             change: self.change,
             bytes: self.bytes.freeze(),
             size: self.size,
             modified: self.modified,
-        });
+        }
     }
 
-    /// Ends the commit before it has begun: nothing is stored, and nothing has failed.
+    /// Ends the commit without a verdict: nothing was to be done, somebody else does it, or it is
+    /// journalled.
     pub fn give_back(mut self) {
-        self.ended = true;
-        self.draft.state.lock().committing = false;
-        self.draft.ended.notify_all();
-    }
-
-    /// Ends the commit of bytes that are safe in the journal.
-    pub fn end_journalled(mut self) {
-        self.ended = true;
-        let mut state = self.draft.state.lock();
-        state.committing = false;
-        state.committed = state.committed.max(self.change);
-        state.failed = None;
-        state.settle_lost();
-        drop(state);
-        self.draft.ended.notify_all();
+        self.finish(|_| ());
     }
 
     /// Ends the commit: with what the store said of the new version, or why it has none.
     pub fn end(mut self, outcome: Result<&RecordMeta, &StoreError>) {
-        self.finish(outcome);
+        self.conclude(outcome);
     }
 
-    fn finish(&mut self, outcome: Result<&RecordMeta, &StoreError>) {
-        self.ended = true;
-        let mut state = self.draft.state.lock();
-        state.committing = false;
-        match outcome {
+    fn conclude(&mut self, outcome: Result<&RecordMeta, &StoreError>) {
+        let (own, kept) = (self.change, self.bytes.freeze());
+        self.finish(|state| match outcome {
             Ok(meta) => {
-                state.committed = state.committed.max(self.change);
+                state.committed = state.committed.max(own);
                 state.failed = None;
+                state.kept = None;
+                // What of it was journalled before is older.
+                state
+                    .journalled
+                    .take_if(|journalled| journalled.change <= own);
                 state.settle_lost();
                 state.facts.base = Some(meta.clone());
                 state.facts.exclusive = false;
+                state.rebased += 1;
                 state.unanswered.clear();
-                if state.change == self.change {
+                if state.change == own {
                     // From now on it is the record's own.
                     state.facts.content_type = None;
                     state.facts.encoding = None;
                 }
             }
-            Err(error) => state.failed = Some((self.change, error.duplicate())),
-        }
-        drop(state);
-        self.draft.ended.notify_all();
+            Err(error) => {
+                state.failed = Some((own, error.duplicate()));
+                state.kept = Some(kept);
+            }
+        });
+    }
+
+    fn finish(&mut self, end: impl FnOnce(&mut State)) {
+        self.ended = true;
+        let mut state = self.draft.state.lock();
+        state.tickets -= 1;
+        end(&mut state);
     }
 }
 
@@ -279,10 +258,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.ended {
             let error = StoreError::new(
-                crate::store::ErrorKind::Protocol,
+                ErrorKind::Protocol,
                 "the upload ended without a result; please report this",
             );
-            self.finish(Err(&error));
+            self.conclude(Err(&error));
         }
     }
 }

@@ -1,21 +1,22 @@
-//! What of a draft is safe in the journal and on its way to the store (`--write-back`).
+//! What of a draft is safe in the journal and on its way to the store.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Draft;
-use crate::staging::EntryId;
 use crate::staging::file::Frozen;
+use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{RecordMeta, StoreError};
 
 /// Bytes that are safe in the journal and on their way to the store.
 #[derive(Debug)]
-pub(super) struct Journalled {
-    pub(super) id: EntryId,
-    pub(super) change: u64,
+pub(in crate::fs::write) struct Journalled {
+    pub(in crate::fs::write) id: EntryId,
+    pub(in crate::fs::write) change: u64,
     /// They therefore stay as they are.
-    pub(super) bytes: Frozen,
-    pub(super) size: u64,
-    pub(super) modified: SystemTime,
+    pub(in crate::fs::write) bytes: Frozen,
+    pub(in crate::fs::write) size: u64,
+    pub(in crate::fs::write) modified: SystemTime,
 }
 
 impl Draft {
@@ -37,9 +38,41 @@ impl Draft {
         });
     }
 
-    /// Forgets what is journalled: it is no longer what is to become of this file.
-    pub fn forget_journalled(&self) {
-        self.state.lock().journalled = None;
+    /// Takes over what its new name has in the journal: all that is safe of it.
+    pub(in crate::fs::write) fn set_journalled_as(
+        &self,
+        journalled: Journalled,
+        base: Option<RecordMeta>,
+    ) {
+        let mut state = self.state.lock();
+        state.committed = journalled.change;
+        state.journalled = Some(journalled);
+        state.rename(base);
+    }
+
+    /// Takes over what earlier uploads may have left of the record.
+    pub fn set_unanswered(&self, unanswered: UnansweredUploads) {
+        self.state.lock().unanswered = unanswered;
+    }
+
+    /// Gives up what could be neither stored nor journalled, if something older is journalled: the file
+    /// is that again. Returns whether it is.
+    pub fn go_back(&self) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(journalled) = &state.journalled else {
+            return false;
+        };
+        state.file = Arc::clone(&journalled.bytes);
+        (state.size, state.modified) = (journalled.size, journalled.modified);
+        state.change += 1;
+        state.committed = state.change;
+        (state.failed, state.lost, state.emptied, state.kept) = (None, None, None, None);
+        state.untouched = false;
+        if let Some(journalled) = &mut state.journalled {
+            journalled.change = state.change;
+        }
+        true
     }
 
     /// Returns what the journal calls so, if nothing newer of this file is on its way: the bytes,
@@ -55,6 +88,7 @@ impl Draft {
         let mut state = self.state.lock();
         state.facts.base = Some(meta.clone());
         state.facts.exclusive = false;
+        state.rebased += 1;
         state.unanswered.clear();
         if let Some(journalled) = state.journalled.take_if(|found| found.id == *id)
             && state.change == journalled.change
@@ -62,6 +96,14 @@ impl Draft {
             state.facts.content_type = None;
             state.facts.encoding = None;
         }
+    }
+
+    /// Notes that the journal has dropped what it called so: something newer is journalled or stored.
+    pub fn superseded(&self, id: &EntryId) {
+        self.state
+            .lock()
+            .journalled
+            .take_if(|found| found.id == *id);
     }
 
     /// Takes note that the store refused what the journal calls so; whoever wants the file stored
@@ -75,7 +117,7 @@ impl Draft {
             state.committed = journalled.change.saturating_sub(1);
             state.failed = Some((journalled.change, error.duplicate()));
         }
-        state.kept = Some((journalled.id, journalled.bytes));
+        state.kept = Some(journalled.bytes);
         true
     }
 }

@@ -6,14 +6,14 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::fs::FsError;
 use crate::fs::types::Ino;
+use crate::staging::UnansweredUploads;
 use crate::staging::file::{Frozen, StagingFile};
-use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};
 
 mod bytes;
@@ -21,8 +21,8 @@ mod commit;
 mod journalled;
 mod lost;
 
-pub use commit::{Begin, Paused, Ticket, Why};
-use journalled::Journalled;
+pub use commit::{Begin, Ticket, Why};
+pub(in crate::fs::write) use journalled::Journalled;
 use lost::Lost;
 
 /// What a changed file is called, and whether the store is to have it.
@@ -43,8 +43,6 @@ pub struct Draft {
     pub ino: Ino,
     order: Mutex<()>,
     state: Mutex<State>,
-    /// A commit or a pause has ended.
-    ended: Condvar,
 }
 
 #[derive(Debug)]
@@ -56,9 +54,10 @@ struct State {
     change: u64,
     /// The change up to which the store has the file.
     committed: u64,
-    committing: bool,
-    /// No commit may begin: the file is getting another name, or losing its own.
-    paused: bool,
+    /// Commits under way.
+    tickets: u32,
+    /// Grows whenever this mount has learnt what its own upload has made of the record.
+    rebased: u64,
     failed: Option<(u64, StoreError)>,
     /// It was emptied to be written anew, which has failed: the record stays what it was.
     lost: Option<Lost>,
@@ -68,10 +67,8 @@ struct State {
     untouched: bool,
     /// Whether its name is one that programs soon give up for another.
     temporary: bool,
-    due: Option<Instant>,
-    /// The journal's entry of bytes that the store refused. They are those of `.1`, which
-    /// therefore stays as it is.
-    kept: Option<(EntryId, Frozen)>,
+    /// Bytes that the store refused and the journal keeps: they therefore stay as they are.
+    kept: Option<Frozen>,
     /// What is journalled and will be uploaded (`--write-back`).
     journalled: Option<Journalled>,
     facts: DraftFacts,
@@ -112,21 +109,19 @@ impl Draft {
                 size,
                 change: 0,
                 committed: 0,
-                committing: false,
-                paused: false,
+                tickets: 0,
+                rebased: 0,
                 failed: None,
                 lost: None,
                 emptied: None,
                 untouched: false,
                 temporary: false,
-                due: None,
                 kept: None,
                 journalled: None,
                 facts,
                 unanswered: UnansweredUploads::default(),
                 modified,
             }),
-            ended: Condvar::new(),
         })
     }
 
@@ -146,42 +141,55 @@ impl Draft {
         self.state.lock().place.clone()
     }
 
-    /// Gives it another name, or none. The store is to have it again under that name.
+    /// Gives it another name, or none.
     pub fn set_place(&self, place: Place, temporary: bool) {
         let mut state = self.state.lock();
         state.place = place;
         state.temporary = temporary;
-        state.due = None;
     }
 
-    /// Marks it as not stored under its present name.
+    /// Marks it as not stored under its new name, which leads to `base` so far.
     pub fn set_unstored(&self, base: Option<RecordMeta>) {
         let mut state = self.state.lock();
         state.change += 1;
-        state.facts.base = base;
-        state.facts.exclusive = false;
-        state.unanswered.clear();
-        state.failed = None;
+        state.rename(base);
     }
 
-    /// Puts back what it replaces, after a rename that failed.
-    pub fn set_base(&self, base: Option<RecordMeta>) {
-        self.state.lock().facts.base = base;
+    /// Marks it as stored under its new name, up to the change of the bytes that were.
+    pub fn set_stored_as(&self, change: u64, meta: RecordMeta) {
+        let mut state = self.state.lock();
+        state.committed = change;
+        state.rename(Some(meta));
+        if state.change == change {
+            state.facts.content_type = None;
+            state.facts.encoding = None;
+        }
     }
 
-    /// Takes note of what it is to replace if it has no changes of its own, and that name still.
-    pub fn replaces(&self, place: &Place, base: Option<RecordMeta>) {
+    /// Returns a number that is another one when this mount has learnt meanwhile what its own upload
+    /// has made of the record.
+    pub fn rebased(&self) -> u64 {
+        self.state.lock().rebased
+    }
+
+    /// Notes what it is to replace if it has no changes of its own, that name still, and nothing newer
+    /// was learnt since it was `rebased`.
+    pub fn replaces(&self, place: &Place, base: Option<RecordMeta>, rebased: u64) {
         let mut state = self.state.lock();
         let is_clean = state.change <= state.committed && state.journalled.is_none();
-        if is_clean && !state.committing && state.place == *place {
+        if is_clean && state.tickets == 0 && state.place == *place && state.rebased == rebased {
             state.facts.base = base;
         }
     }
 
-    /// Marks it as stored as it is.
-    pub fn set_committed(&self) {
+    /// Notes that this mount has stored the record again, in place of the version `before`.
+    pub fn follows(&self, before: &RecordMeta, now: &RecordMeta) {
         let mut state = self.state.lock();
-        state.committed = state.change;
+        let of_before = |base: &&mut RecordMeta| base.etag == before.etag;
+        if let Some(base) = state.facts.base.as_mut().filter(|base| of_before(base)) {
+            base.clone_from(now);
+            state.rebased += 1;
+        }
     }
 
     /// Returns its size in bytes.
@@ -245,13 +253,19 @@ impl Draft {
         state.temporary && state.facts.base.is_none()
     }
 
-    /// Returns when a held back upload is to begin.
-    pub fn due(&self) -> Option<Instant> {
-        self.state.lock().due
+    /// Returns whether nothing was written since it was made or emptied.
+    pub fn is_untouched(&self) -> bool {
+        let state = self.state.lock();
+        state.untouched && state.size == 0
     }
+}
 
-    /// Holds its upload back until then.
-    pub fn hold(&self, due: Option<Instant>) {
-        self.state.lock().due = due;
+impl State {
+    fn rename(&mut self, base: Option<RecordMeta>) {
+        self.facts.base = base;
+        self.facts.exclusive = false;
+        self.unanswered.clear();
+        self.failed = None;
+        self.rebased += 1;
     }
 }

@@ -10,9 +10,8 @@ use super::Uploader;
 use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Pending};
 use crate::staging::journal::JournalEntry;
-use crate::upload::lanes::Mark;
 
-/// How long a lane that others are changing is waited for: they see to its entry themselves.
+/// How long a gate that others are changing is waited for: they see to its entry themselves.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// Where an entry's bytes are.
@@ -29,8 +28,8 @@ pub(super) enum Files {
 
 impl Uploader {
     /// Writes an entry anew if its files were removed. Whoever calls this keeps others from removing
-    /// the entry: it is being uploaded, or its lane is marked.
-    pub(super) fn keep_again(&self, id: &EntryId) -> Files {
+    /// the entry: it is being uploaded, or its gate is latched.
+    pub(super) fn restore(&self, id: &EntryId) -> Files {
         // Two that do it at the same time would be in each other's way.
         let _one = self.again.lock();
         if !self.journal.is_lost(id) {
@@ -67,10 +66,10 @@ impl Uploader {
     }
 
     /// Has all that waits written anew soon, if the folder was made anew.
-    pub(super) fn keep_rest_again(self: &Arc<Self>) {
+    pub(super) fn restore_rest(self: &Arc<Self>) {
         if self.journal.take_made_anew() {
             let this = Arc::clone(self);
-            if self.workers.spawn(move || this.keep_all_again()).is_err() {
+            if self.workers.spawn(move || this.restore_all()).is_err() {
                 // The threads are busy, and each looks here when it has done.
                 self.journal.set_made_anew();
             }
@@ -78,13 +77,13 @@ impl Uploader {
     }
 
     /// Writes all anew that waits and whose files were removed.
-    pub fn keep_all_again(self: &Arc<Self>) {
+    pub fn restore_all(self: &Arc<Self>) {
         for pending in self.pending() {
             let entry = pending.entry;
             if self.journal.is_lost(&entry.id)
-                && let Ok(_marked) = self.mark(&entry.pending.key, Mark::Add, Deadline::after(BUSY))
+                && let Some(_latched) = self.latch_until(&entry.pending.key, Deadline::after(BUSY))
             {
-                self.keep_again(&entry.id);
+                self.restore(&entry.id);
             }
         }
     }

@@ -94,7 +94,7 @@ fn many_that_find_the_folder_removed_at_once_are_not_in_each_others_way() {
         bench.remove_staging();
         std::thread::scope(|scope| {
             scope.spawn(|| bench.close("next", "waits"));
-            scope.spawn(|| bench.uploader.keep_all_again());
+            scope.spawn(|| bench.uploader.restore_all());
             assert!(bench.uploader.wait_all(soon()).is_empty());
         });
         assert!(bench.uploader.wait_all(soon()).is_empty());
@@ -145,10 +145,7 @@ fn an_upload_that_was_encoded_when_its_files_were_removed_is_known_as_ours() {
         attempts: 0,
         unanswered: Default::default(),
     };
-    bench
-        .uploader
-        .submit(&file, pending, soon(), |_| {}, |_| {})
-        .expect("journalled");
+    bench.submit(&file, pending, soon()).expect("journalled");
     assert!(bench.store.wait_blocked(Call::Put, 1, soon()), "no upload");
     bench.remove_staging();
     bench.close("next", "waits");
@@ -166,7 +163,7 @@ fn what_is_deleted_while_it_is_written_anew_does_not_come_back() {
         bench.close_put_off("k", &"x".repeat(100_000));
         bench.remove_staging();
         std::thread::scope(|scope| {
-            let again = scope.spawn(|| bench.uploader.keep_all_again());
+            let again = scope.spawn(|| bench.uploader.restore_all());
             while round % 2 == 0
                 && !again.is_finished()
                 && !bench.dir.path().join("staging").exists()
@@ -174,8 +171,11 @@ fn what_is_deleted_while_it_is_written_anew_does_not_come_back() {
                 std::thread::yield_now();
             }
             let key = key("k");
-            let hold = bench.uploader.hold(&[&key], soon()).expect("held");
-            hold.discard(&key);
+            let entered = bench
+                .uploader
+                .enter(&[&key], Change::Name, soon())
+                .expect("held");
+            entered.discard(&key, || true);
         });
         assert!(bench.folder.journal().entries().is_empty());
         let left = std::fs::read_dir(bench.folder.own_path())

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::Progress;
 use super::Uploader;
-use super::lanes::LaneState;
 use crate::base::clock::Deadline;
 use crate::staging::folder::StagingFolder;
 use crate::staging::report::{Item, State};
@@ -44,12 +44,12 @@ impl Uploads {
         let mut items: Vec<Item> = Vec::new();
         for pending in self.uploader.pending() {
             let state = match pending.state {
-                LaneState::Waiting => State::Waiting,
-                LaneState::Running => State::Uploading,
-                LaneState::Retrying(..) => State::Retrying,
+                Progress::Waiting => State::Waiting,
+                Progress::Running => State::Uploading,
+                Progress::Retrying(..) => State::Retrying,
             };
             let mut item = Item::of(&pending.entry.id, &pending.entry.pending, state, pid);
-            if let LaneState::Retrying(failures, error, _) = pending.state {
+            if let Progress::Retrying(failures, error, _) = pending.state {
                 item.attempts = failures;
                 item.reason = Some(error);
             }
@@ -96,7 +96,7 @@ impl Uploads {
         }
         if let Some(first) = left.first() {
             let why = match &first.state {
-                LaneState::Retrying(_, error, _) => format!(": {error}"),
+                Progress::Retrying(_, error, _) => format!(": {error}"),
                 _ => String::new(),
             };
             return Err(format!(
@@ -114,21 +114,20 @@ impl Uploads {
         Ok(())
     }
 
-    /// Tries kept uploads once more, those that `wanted` names by key or id, or all of them;
-    /// returns how many.
+    /// Tries kept uploads once more, those that `wanted` names by key or id, or all of them; returns how
+    /// many. Conflicts, which overwrite somebody else's change, only if they are named by id.
     pub fn send_again(&self, wanted: &[String]) -> usize {
         let kept = self.uploader.journal().kept();
-        let wanted = kept
-            .into_iter()
-            .filter(|entry| Item::is_named(wanted, &entry.id, &entry.pending.key));
-        wanted
+        kept.into_iter()
+            .filter(|entry| Item::is_named(wanted, &entry.id, &entry.pending.key))
             .filter(|entry| {
+                let overwrite = wanted.iter().any(|name| name == entry.id.as_str());
                 self.uploader
-                    .send_again(&entry.id)
+                    .send_again(&entry.id, overwrite)
                     .inspect_err(|error| {
                         tracing::warn!("cannot upload {} again: {error}", entry.id)
                     })
-                    .is_ok()
+                    .unwrap_or(false)
             })
             .count()
     }
@@ -162,7 +161,7 @@ impl Uploads {
         }
         let left = self.uploader.wait_all(Deadline::after(self.patience));
         self.uploader.stop();
-        self.uploader.keep_all_again();
+        self.uploader.restore_all();
         self.folder.end();
         if !left.is_empty() {
             let bytes: u64 = left.iter().map(|left| left.entry.pending.size).sum();

@@ -1,0 +1,180 @@
+//! What is journalled of this filesystem's files, by this mount and by those before it.
+//!
+//! A journalled file keeps its draft until the store has it, so that everybody here sees what was
+//! closed, also after a remount.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::WriteSide;
+use super::draft::{Draft, DraftFacts, Place};
+use crate::base::clock::Deadline;
+use crate::fs::types::Ino;
+use crate::fs::{KvFs, Result};
+use crate::staging::file::{Frozen, StagingFile};
+use crate::staging::{JournalEntry, Pending};
+use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
+use crate::upload::UploadObserver;
+
+impl KvFs {
+    /// Waits until the store has what was journalled of a file.
+    ///
+    /// # Errors
+    /// The store's verdict, also on what was uploaded before somebody asked.
+    pub(in crate::fs) fn wait_uploaded(&self, ino: Ino) -> Result<()> {
+        let side = self.write_side()?;
+        let key = match self.draft(ino).map(|draft| draft.place()) {
+            Some(Place::Record(key)) => key,
+            Some(_) => return Ok(()),
+            None => self.key_of(ino)?,
+        };
+        let deadline = Deadline::after(side.config.deadline);
+        Ok(side.uploader.wait_key(&key, deadline)?)
+    }
+
+    /// Shows and uploads what earlier mounts have journalled and not uploaded, and from now on what
+    /// this one journals. To be called once, before anything is changed.
+    pub fn start_uploads(self: &Arc<Self>) {
+        let Ok(side) = self.write_side() else { return };
+        self.adopt_journal();
+        let observer: Arc<dyn UploadObserver> = Arc::<Self>::clone(self);
+        side.uploader.start(Arc::downgrade(&observer));
+    }
+
+    /// Shows what earlier mounts have journalled and not uploaded.
+    fn adopt_journal(&self) {
+        let Ok(side) = self.write_side() else { return };
+        let mut newest: std::collections::BTreeMap<Key, JournalEntry> = Default::default();
+        for entry in side.folder().journal().entries() {
+            if !entry.pending.why.is_failed() {
+                newest.insert(entry.pending.key.clone(), entry);
+            }
+        }
+        for entry in newest.into_values() {
+            if let Err(error) = self.adopt_entry(side, &entry) {
+                tracing::warn!(
+                    "what was written to {} before is not shown until it is uploaded: {error}",
+                    entry.pending.key
+                );
+            }
+        }
+    }
+
+    fn adopt_entry(&self, side: &WriteSide, entry: &JournalEntry) -> io::Result<()> {
+        let pending = &entry.pending;
+        let data = side.folder().journal().open(&entry.id)?;
+        let shows_stored = self.records.config().raw || pending.encoding.is_identity();
+        let (bytes, size) = if shows_stored {
+            (StagingFile::of_entry(data, side.folder()), pending.size)
+        } else {
+            decoded(side, data, pending)?
+        };
+        let facts = DraftFacts {
+            // Perhaps there is such a record: it is deleted and renamed as if there was.
+            // What is made of it is made of what it was made of.
+            base: Some(RecordMeta {
+                content_type: pending.content_type.clone(),
+                encoding: pending.encoding.clone(),
+                etag: pending.if_match.clone(),
+                ..RecordMeta::default()
+            }),
+            exclusive: pending.if_absent,
+            ..DraftFacts::default()
+        };
+        let mut unanswered = pending.unanswered.clone();
+        unanswered.add(entry.as_sent.clone());
+        let ino = self.inodes.lock().fresh();
+        let draft = Draft::new(
+            ino,
+            Place::Record(pending.key.clone()),
+            Arc::clone(&bytes),
+            size,
+            facts,
+            pending.closed_at.into(),
+        );
+        draft.set_journalled(entry.id.clone(), bytes);
+        draft.set_unanswered(unanswered);
+        side.drafts.note_entry(&entry.id, ino);
+        side.drafts.insert(&draft);
+        self.note_present(side, &draft);
+        Ok(())
+    }
+}
+
+/// Undoes the encoding of a journalled upload.
+fn decoded(side: &WriteSide, data: File, pending: &Pending) -> io::Result<(Frozen, u64)> {
+    let file = StagingFile::new(side.folder())?;
+    let mut decoder = codec::decoder(&pending.encoding, Box::new(data))?;
+    let mut size = 0;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match io::Read::read(&mut decoder, &mut buffer)? {
+            0 => return Ok((file.freeze(), size)),
+            n => {
+                file.write_at(size, &buffer[..n])?;
+                size += n as u64;
+            }
+        }
+    }
+}
+
+impl UploadObserver for KvFs {
+    fn uploaded(&self, entry: &JournalEntry, _: &Arc<File>, meta: &RecordMeta) {
+        let Ok(side) = self.write_side() else { return };
+        let key = &entry.pending.key;
+        self.metrics.commits.one();
+        // First, or somebody who finds the draft settled would take the old version for the current.
+        let draft = side.drafts.take_entry(&entry.id);
+        let own = draft.as_ref().and_then(|draft| draft.journalled(&entry.id));
+        match (&draft, own) {
+            (Some(draft), Some((bytes, size, modified))) => {
+                let modified = meta.modified().unwrap_or(modified);
+                self.adopt_stored(side, (draft.ino, key), bytes, size, modified, meta);
+            }
+            // What comes after it may fail, and then this is the record.
+            _ => self.records.stored_elsewhere(key),
+        }
+        let named = side.drafts.of_key(key);
+        let named = named.filter(|named| draft.as_ref().is_none_or(|own| !Arc::ptr_eq(own, named)));
+        for draft in draft.into_iter().chain(named) {
+            draft.uploaded(&entry.id, meta);
+            self.settle(&draft);
+        }
+    }
+
+    fn superseded(&self, entry: &JournalEntry) {
+        let Ok(side) = self.write_side() else { return };
+        if let Some(draft) = side.drafts.take_entry(&entry.id) {
+            draft.superseded(&entry.id);
+            self.settle(&draft);
+        }
+    }
+
+    fn journal_closed(&self) {
+        Self::journal_closed(self);
+    }
+
+    fn bytes(&self, entry: &JournalEntry) -> Option<(File, u64, Encoding)> {
+        let side = self.write_side().ok()?;
+        let draft = side.drafts.of_entry(&entry.id)?;
+        let (bytes, size, _) = draft.journalled(&entry.id)?;
+        let encoding = if self.records.config().raw {
+            entry.pending.encoding.clone()
+        } else {
+            Encoding::Identity
+        };
+        Some((bytes.as_file().try_clone().ok()?, size, encoding))
+    }
+
+    fn failed(&self, entry: &JournalEntry, error: &StoreError) {
+        let Ok(side) = self.write_side() else { return };
+        self.metrics.commits_failed.one();
+        if let Some(draft) = side.drafts.take_entry(&entry.id)
+            && draft.refused(&entry.id, error)
+        {
+            self.report("close", Some(draft.ino), &error.duplicate().into());
+            self.settle(&draft);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Entering the gates of keys, and latching them.
+//!
+//! Who is inside may wait for the store. Who has latched a gate changes its queue and the journal
+//! together, which takes no longer than the local disk; nobody waits for the store, or for another
+//! gate, meanwhile. So nobody inside ever waits for somebody who waits to enter.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Uploader;
+use super::gates::Change;
+use crate::base::clock::Deadline;
+use crate::staging::EntryId;
+use crate::store::{ErrorKind, Key, Result, StoreError};
+
+impl Uploader {
+    /// Enters the gates of `keys`; waits for whoever is inside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] when the deadline passed first.
+    pub fn enter(
+        self: &Arc<Self>,
+        keys: &[&Key],
+        change: Change,
+        deadline: Deadline,
+    ) -> Result<Entered> {
+        let mut sorted = keys.to_vec();
+        // Two that enter the same gates must not wait for each other.
+        sorted.sort();
+        sorted.dedup();
+        let mut entered = Entered {
+            uploader: Arc::clone(self),
+            keys: Vec::new(),
+            waited: false,
+        };
+        for key in sorted {
+            let mut state = self.state.lock();
+            state.gates.want(key, true);
+            let let_in = loop {
+                if state.gates.try_enter(key, change) {
+                    break true;
+                }
+                entered.waited = true;
+                let late = self.changed.wait_until(&mut state, deadline.instant());
+                if late.timed_out() {
+                    break state.gates.try_enter(key, change);
+                }
+            };
+            state.gates.want(key, false);
+            drop(state);
+            if !let_in {
+                self.staff();
+                return Err(StoreError::new(
+                    ErrorKind::Timeout,
+                    "the deadline passed while another change of the record was under way",
+                )
+                .with_key(key)
+                .with_hint(
+                    "see kvfs status for what is on its way; a longer --deadline waits longer",
+                ));
+            }
+            entered.keys.push(key.clone());
+        }
+        Ok(entered)
+    }
+
+    /// Enters the gates of `keys` unless somebody is inside of one of them.
+    pub fn try_enter(self: &Arc<Self>, key: &Key, change: Change) -> Option<Entered> {
+        let let_in = self.state.lock().gates.try_enter(key, change);
+        let_in.then(|| Entered {
+            uploader: Arc::clone(self),
+            keys: vec![key.clone()],
+            waited: false,
+        })
+    }
+
+    /// Returns whether somebody is deleting or renaming `key`, or storing it as something else.
+    pub fn is_renaming(&self, key: &Key) -> bool {
+        self.state.lock().gates.is_renaming(key)
+    }
+
+    /// Waits until the names of `key` are not changing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] when the deadline passed first.
+    pub fn await_names(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.wait_for(key, deadline, |gates| !gates.is_renaming(key))
+    }
+
+    /// Latches the gate of `key`. Waits for whoever has, who works on the local disk.
+    pub(super) fn latch(self: &Arc<Self>, key: &Key) -> Latched {
+        let mut state = self.state.lock();
+        while !state.gates.try_latch(key) {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
+        self.latched(key)
+    }
+
+    /// The same, but waits no longer than this.
+    pub(super) fn latch_until(self: &Arc<Self>, key: &Key, deadline: Deadline) -> Option<Latched> {
+        self.wait_for(key, deadline, |gates| gates.try_latch(key))
+            .ok()?;
+        Some(self.latched(key))
+    }
+
+    fn latched(self: &Arc<Self>, key: &Key) -> Latched {
+        Latched {
+            uploader: Arc::clone(self),
+            key: Some(key.clone()),
+        }
+    }
+}
+
+/// Gates that somebody is inside of. Dropping it leaves them.
+pub struct Entered {
+    pub(super) uploader: Arc<Uploader>,
+    keys: Vec<Key>,
+    waited: bool,
+}
+
+impl fmt::Debug for Entered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entered").field(&self.keys).finish()
+    }
+}
+
+impl Entered {
+    /// Returns whether somebody else was inside before.
+    pub fn waited(&self) -> bool {
+        self.waited
+    }
+
+    /// Returns whether the store may have something of `key` because of what is queued, though no
+    /// answer said so.
+    pub fn may_be_stored(&self, key: &Key) -> bool {
+        let waiting = self.uploader.state.lock().gates.waiting(key);
+        waiting.iter().any(|id| {
+            let entry = self.uploader.journal.get(id);
+            entry.is_some_and(|entry| entry.sent || !entry.pending.unanswered.is_empty())
+        })
+    }
+
+    /// Takes the name `key` from whichever file has it, which `unname` does, and drops everything
+    /// that is queued or kept under it: no close comes in between. Durable when this returns.
+    ///
+    /// Nothing is dropped when `unname` returns false.
+    pub fn discard(&self, key: &Key, unname: impl FnOnce() -> bool) -> bool {
+        let latched = self.uploader.latch(key);
+        if !unname() {
+            return false;
+        }
+        let gone = self.uploader.journal.of_key(key);
+        for entry in &gone {
+            self.uploader.state.lock().gates.take(key, &entry.id);
+            self.uploader.drop_superseded(entry);
+        }
+        drop(latched);
+        if !gone.is_empty() {
+            self.uploader.count();
+            self.uploader.settle();
+        }
+        true
+    }
+
+    /// Deletes a record. An answer that is lost is looked for.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.uploader
+            .delete(key, deadline)
+            .map_err(|error| error.with_key(key))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut state = self.uploader.state.lock();
+        for key in &self.keys {
+            state.gates.leave(key);
+        }
+        drop(state);
+        self.uploader.staff();
+    }
+}
+
+/// A latched gate; dropping it takes the latch off.
+pub(super) struct Latched {
+    uploader: Arc<Uploader>,
+    /// Which, until the latch is off.
+    key: Option<Key>,
+}
+
+impl Latched {
+    /// Takes the latch off, and lets this upload enter on the calling thread if nothing is in its
+    /// way. Returns whether it has.
+    pub(super) fn start(mut self, id: &EntryId) -> bool {
+        let Some(key) = self.key.take() else {
+            return false;
+        };
+        let mut state = self.uploader.state.lock();
+        state.gates.unlatch(&key);
+        let started = state.gates.start_this(&key, id);
+        drop(state);
+        self.uploader.staff();
+        started
+    }
+}
+
+impl Drop for Latched {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.uploader.state.lock().gates.unlatch(key);
+            self.uploader.staff();
+        }
+    }
+}
