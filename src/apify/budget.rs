@@ -21,9 +21,9 @@ use crate::base::sync::{self, Mutex, thread};
 use crate::store::Priority;
 
 /// Kinds of requests that have a pace of their own.
-pub const KINDS: usize = 3;
+pub const KINDS: usize = 4;
 
-const MAGIC: &[u8; 16] = b"kvfs budget 1\n\0\0";
+const MAGIC: &[u8; 16] = b"kvfs budget 2\n\0\0";
 const FILE_LEN: usize = MAGIC.len() + KINDS * PACE_LEN + 8;
 /// The lock is tried so often, and between tries others get so much time.
 const TRIES: usize = 50;
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     const NAME: &str = "store";
-    const LIMITS: [f64; KINDS] = [200.0, 60.0, 60.0];
+    const LIMITS: [f64; KINDS] = [200.0, 60.0, 60.0, 200.0];
 
     fn process(dir: &Path) -> Budgets {
         let budgets = Budgets::new(LIMITS, true);

@@ -84,7 +84,8 @@ impl<'a> Call<'a> {
         match self.purpose {
             Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
             Purpose::Head => Budget::Heads,
-            Purpose::List | Purpose::Other => Budget::Rest,
+            Purpose::List => Budget::Lists,
+            Purpose::Other => Budget::Rest,
         }
     }
 }

@@ -109,7 +109,10 @@ impl Failure {
             parse_retry_after(value, now)
         };
         let verdict = match status {
-            429 | 503 => Verdict::Transient {
+            429 => Verdict::Refused {
+                retry_after: retry_after(),
+            },
+            503 => Verdict::Transient {
                 retry_after: retry_after(),
             },
             500.. => Verdict::TRANSIENT,
@@ -181,6 +184,9 @@ impl Failure {
             );
         }
         if let Verdict::Transient {
+            retry_after: Some(wait),
+        }
+        | Verdict::Refused {
             retry_after: Some(wait),
         } = self.verdict
         {
@@ -334,7 +340,6 @@ mod tests {
         }
         for (status, kind) in [
             (408, ErrorKind::Timeout),
-            (429, ErrorKind::RateLimited),
             (500, ErrorKind::Server),
             (503, ErrorKind::Server),
             (599, ErrorKind::Server),
@@ -343,6 +348,9 @@ mod tests {
             assert_eq!(failure.kind, kind, "{status}");
             assert_eq!(failure.verdict, Verdict::TRANSIENT, "{status}");
         }
+        let refused = failure(429, "", record);
+        assert_eq!(refused.kind, ErrorKind::RateLimited);
+        assert!(matches!(refused.verdict, Verdict::Refused { .. }));
         let slow = failure(408, &api("operation-timed-out", "x"), record);
         assert_eq!(slow.verdict, Verdict::Permanent);
         assert_eq!(

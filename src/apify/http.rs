@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RETRY_AFTER};
+use parking_lot::Mutex;
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
@@ -23,6 +26,7 @@ use super::upload::Outgoing;
 use super::wire::{self, Envelope};
 use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;
+use crate::base::sync;
 use crate::metrics::Metrics;
 use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
@@ -31,6 +35,9 @@ const MAX_REDIRECTS: usize = 10;
 
 /// The attempts to connect to a server that has never answered.
 const UNREACHED_ATTEMPTS: u32 = 3;
+
+/// The log is told again after so long that requests wait for the server's limit.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// How many requests a second the server allows.
 const RATE_LIMIT: &str = "x-ratelimit-limit";
@@ -74,6 +81,8 @@ pub struct HttpClient {
     reached: AtomicBool,
     /// Whether an answer of the server has named its limit of requests; then all of the API's do.
     names_limit: AtomicBool,
+    /// When the log was last told that requests wait for the server's limit.
+    told: Mutex<Option<Duration>>,
 }
 
 impl HttpClient {
@@ -94,6 +103,7 @@ impl HttpClient {
             options,
             reached: AtomicBool::new(false),
             names_limit: AtomicBool::new(false),
+            told: Mutex::new(None),
         };
         client.show_budget();
         Ok(client)
@@ -111,6 +121,7 @@ impl HttpClient {
             (Budget::Records, &metrics.budget_records_per_second),
             (Budget::Heads, &metrics.budget_heads_per_second),
             (Budget::Rest, &metrics.budget_rest_per_second),
+            (Budget::Lists, &metrics.budget_lists_per_second),
         ] {
             gauge.set(self.limiter.allowed(budget));
         }
@@ -193,8 +204,16 @@ impl HttpClient {
                 "repeating a request for {}",
                 call.subject
             );
+            let is_refused = matches!(failure.verdict, Verdict::Refused { .. });
             before = Some(failure);
+            if is_refused {
+                self.tell_of_refusal(call);
+                self.metrics().requests_waiting_for_limit.add(1);
+            }
             std::thread::sleep(delay);
+            if is_refused {
+                self.metrics().requests_waiting_for_limit.sub(1);
+            }
             self.count_repeat();
         }
     }
@@ -206,6 +225,7 @@ impl HttpClient {
     pub fn json<T: DeserializeOwned>(&self, call: &Call<'_>, deadline: Deadline) -> Result<T> {
         self.call(call, None, deadline, |reply| {
             let body = reply.body.read_all(wire::MAX_JSON_LEN, deadline)?;
+            let body = wire::decoded(&reply.headers, body)?;
             let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|error| {
                 // serde_json names the place and what it expected, and quotes little.
                 let place = format!("line {} column {}", error.line(), error.column());
@@ -320,7 +340,8 @@ impl HttpClient {
                 Purpose::Head => Vec::new(),
                 _ => {
                     let deadline = deadline_of(outgoing.as_deref(), given);
-                    reply.body.read_some(wire::MAX_ERROR_LEN, deadline)
+                    let start = reply.body.read_some(wire::MAX_ERROR_LEN, deadline);
+                    wire::decoded(&reply.headers, start).unwrap_or_default()
                 }
             };
             let now = SystemTime::now();
@@ -355,6 +376,24 @@ impl HttpClient {
             Purpose::List | Purpose::Other => false,
         };
         is_success && self.lacks_limit(&reply.headers)
+    }
+
+    /// Says what is waited for, once for all that wait for it.
+    fn tell_of_refusal(&self, call: &Call<'_>) {
+        let now = sync::since_boot();
+        let mut told = self.told.lock();
+        if told.is_some_and(|told| now < told + TELL_AGAIN) {
+            return;
+        }
+        *told = Some(now);
+        drop(told);
+        let limit = match self.limiter.allowed(call.budget()) {
+            0 => String::new(),
+            limit => format!(" of {limit} a second"),
+        };
+        tracing::warn!(
+            "waiting for the server's limit of requests{limit} (429): other programs of this account or address use it up too; what waits goes on by itself"
+        );
     }
 
     fn count(&self, call: &Call<'_>) {
@@ -416,6 +455,9 @@ fn is_done(reply: &Reply) -> bool {
 /// Returns the headers of a call's request to this server, with the token if it may see that.
 fn headers_of(call: &Call<'_>, server: &Url) -> Result<HeaderMap, Failure> {
     let mut headers = call.headers.clone();
+    if matches!(call.purpose, Purpose::List | Purpose::Other) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     if let Some(token) = call.token
         && let Some(secret) = token.for_url(server)?
     {

@@ -4,6 +4,7 @@
 //! opens. Below them, a request goes through `record` (what to ask), `http` (tokens, redirects,
 //! limits, retries) and `transport` (one exchange); an answer's body comes back through `resume`.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -54,6 +55,16 @@ pub struct ApifyStore {
     endpoint: Endpoint,
     info: StoreInfo,
     signing_key: Option<Secret>,
+    explain: Option<Explain>,
+}
+
+/// Finds out what is behind an error about a store that nobody has asked about.
+struct Explain(Box<dyn Fn(StoreError, Deadline) -> StoreError + Send + Sync>);
+
+impl fmt::Debug for Explain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Explain").finish_non_exhaustive()
+    }
 }
 
 impl ApifyStore {
@@ -64,7 +75,24 @@ impl ApifyStore {
             endpoint,
             info,
             signing_key: None,
+            explain: None,
         }
+    }
+
+    /// Has errors explained: those of a store that was opened without asking what it is.
+    pub fn explaining(
+        mut self,
+        explain: impl Fn(StoreError, Deadline) -> StoreError + Send + Sync + 'static,
+    ) -> Self {
+        self.explain = Some(Explain(Box::new(explain)));
+        self
+    }
+
+    fn explained<T>(&self, result: Result<T>, deadline: Deadline) -> Result<T> {
+        result.map_err(|error| match &self.explain {
+            Some(explain) => (explain.0)(error, deadline),
+            None => error,
+        })
     }
 
     /// Lets the store make links, signed with its key.
@@ -126,17 +154,18 @@ impl Store for ApifyStore {
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
-        list_page(&self.api, &self.endpoint, None, query, deadline)
+        let page = list_page(&self.api, &self.endpoint, None, query, deadline);
+        self.explained(page, deadline)
     }
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
-        self.api
-            .head(self.endpoint.record(key, true)?, key, deadline)
+        let target = self.endpoint.record(key, true)?;
+        self.explained(self.api.head(target, key, deadline), deadline)
     }
 
     fn get(&self, key: &Key, request: &GetRequest, deadline: Deadline) -> Result<GetOutcome> {
-        self.api
-            .get(self.endpoint.record(key, true)?, key, request, deadline)
+        let target = self.endpoint.record(key, true)?;
+        self.explained(self.api.get(target, key, request, deadline), deadline)
     }
 
     fn put(
@@ -163,7 +192,8 @@ impl Store for ApifyStore {
         }
         call.once = request.if_match.is_some() || request.if_absent;
         let stored_size = body.size();
-        self.api
+        let stored = self
+            .api
             .http
             .call(&call, Some(&mut body), deadline, |reply| {
                 let (etag, last_modified) = self.api.validators_of_put(&reply);
@@ -175,7 +205,8 @@ impl Store for ApifyStore {
                     last_modified,
                     accepts_ranges: false,
                 })
-            })
+            });
+        self.explained(stored, deadline)
     }
 
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
@@ -184,7 +215,7 @@ impl Store for ApifyStore {
         let deleted = self.api.http.call(&call, None, deadline, |_| Ok(()));
         match deleted {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
+            other => self.explained(other, deadline),
         }
     }
 }

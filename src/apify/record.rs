@@ -418,7 +418,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Returns how a body is encoded, by all lines of the header; what cannot be read is unknown.
-fn encoding_of(headers: &HeaderMap) -> Encoding {
+pub(super) fn encoding_of(headers: &HeaderMap) -> Encoding {
     let lines: Vec<_> = headers
         .get_all(CONTENT_ENCODING)
         .iter()

@@ -38,6 +38,11 @@ pub enum Verdict {
         /// The server's `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// There were too many requests; in a second there may be room again.
+    Refused {
+        /// The server's `Retry-After`.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Verdict {
@@ -51,7 +56,12 @@ pub struct RetryState {
     policy: RetryPolicy,
     started: Instant,
     attempt: u32,
+    /// Attempts that were refused for too many requests: they do not count as failed.
+    refused: u32,
 }
+
+/// Attempts that may be refused, for each that may fail.
+const REFUSALS: u32 = 8;
 
 impl RetryState {
     /// Starts an operation with its first attempt.
@@ -60,6 +70,7 @@ impl RetryState {
             policy,
             started: now,
             attempt: 1,
+            refused: 0,
         }
     }
 
@@ -83,25 +94,37 @@ impl RetryState {
         remaining: Option<Duration>,
         jitter: f64,
     ) -> Option<Duration> {
-        let Verdict::Transient { retry_after } = verdict else {
-            return None;
-        };
         let remaining = remaining?;
-        if self.attempt >= self.policy.attempts {
-            return None;
-        }
-        let doublings = (self.attempt - 1).min(20);
-        let delay = self
-            .policy
-            .base_delay
-            .saturating_mul(1 << doublings)
-            .min(self.policy.max_delay)
-            .mul_f64(1.0 + jitter.clamp(0.0, 1.0));
+        let jitter = jitter.clamp(0.0, 1.0);
+        let failed = self.attempt - 1 - self.refused;
+        let (delay, retry_after) = match verdict {
+            Verdict::Permanent => return None,
+            Verdict::Transient { retry_after } => {
+                if failed + 1 >= self.policy.attempts {
+                    return None;
+                }
+                let delay = self.policy.base_delay.saturating_mul(1 << failed.min(20));
+                (
+                    delay.min(self.policy.max_delay).mul_f64(1.0 + jitter),
+                    retry_after,
+                )
+            }
+            Verdict::Refused { retry_after } => {
+                if self.refused + 1 >= self.policy.attempts.saturating_mul(REFUSALS) {
+                    return None;
+                }
+                // The limit is one of requests a second, so it is no use to wait for many.
+                let most = if self.refused == 0 { 0.3 } else { 1.0 };
+                let delay = (2 * self.policy.base_delay).mul_f64(1.0 + most * jitter);
+                (delay, retry_after)
+            }
+        };
         let delay = delay.max(retry_after.unwrap_or_default());
         if delay >= remaining {
             return None;
         }
         self.attempt += 1;
+        self.refused += u32::from(matches!(verdict, Verdict::Refused { .. }));
         Some(delay)
     }
 }
@@ -135,6 +158,31 @@ mod tests {
                 .collect();
         assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 16000, 20000]);
         assert_eq!(state.attempt(), 8);
+    }
+
+    #[test]
+    fn a_refusal_costs_a_second_or_two_each_time_and_no_attempt() {
+        let refused = Verdict::Refused { retry_after: None };
+        let mut state = state();
+        let first = state.next_delay(refused, PLENTY, 1.0).expect("again");
+        assert_eq!(first, Duration::from_millis(1300));
+        for _ in 0..20 {
+            let next = state.next_delay(refused, PLENTY, 1.0).expect("again");
+            assert_eq!(next, Duration::from_secs(2));
+        }
+        // Then it fails, as often as any other request may.
+        let after = state.next_delay(Verdict::TRANSIENT, PLENTY, 0.0);
+        assert_eq!(after, Some(Duration::from_millis(500)));
+        assert_eq!(state.attempt(), 23);
+        // It ends.
+        let left = std::iter::from_fn(|| state.next_delay(refused, PLENTY, 0.0)).count();
+        assert!((1..100).contains(&left), "{left}");
+        let asked = Verdict::Refused {
+            retry_after: Some(Duration::from_secs(7)),
+        };
+        let mut state = RetryState::new(RetryPolicy::default(), Instant::now());
+        let delay = state.next_delay(asked, PLENTY, 0.0);
+        assert_eq!(delay, Some(Duration::from_secs(7)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The JSON of the API, read leniently: unknown fields are skipped, optional ones may be missing.
 
+use std::io::Read;
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -7,8 +8,12 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
+use super::errors::Failure;
+use super::record::encoding_of;
 use crate::base::redact::{self, SafeUrl, Secret};
-use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError};
+use crate::store::{
+    ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError, codec,
+};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
 pub const MAX_JSON_LEN: usize = 32 << 20;
@@ -192,6 +197,36 @@ impl ApiError {
             message,
         }
     }
+}
+
+/// Undoes the encoding of an answer that is the API's own, at most [`MAX_JSON_LEN`] bytes of it.
+///
+/// # Errors
+/// Transient: the bytes do not decode as the headers say. Permanent: there are too many.
+pub fn decoded(headers: &HeaderMap, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    let encoding = encoding_of(headers);
+    if encoding.is_identity() {
+        return Ok(body);
+    }
+    let corrupt = |error: StoreError| {
+        Failure::transient(
+            ErrorKind::Protocol,
+            format!("the answer cannot be read: {error}"),
+        )
+    };
+    let mut text = Vec::new();
+    codec::decoder(&encoding, Box::new(body.as_slice()))
+        .map_err(corrupt)?
+        .take(MAX_JSON_LEN as u64 + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| corrupt(StoreError::from_io(error, ErrorKind::Protocol)))?;
+    if text.len() > MAX_JSON_LEN {
+        return Err(Failure::permanent(
+            ErrorKind::Protocol,
+            format!("the answer is longer than {MAX_JSON_LEN} bytes"),
+        ));
+    }
+    Ok(text)
 }
 
 /// Tells whether an answer is a page for browsers.

@@ -28,7 +28,7 @@ pub fn run(args: &CatArgs, global: GlobalArgs, environment: &Environment) -> Res
         .iter()
         .map(|typed| key(typed))
         .collect::<Result<_, _>>()?;
-    let direct = Direct::open(&args.store, &args.access, global, environment)?;
+    let direct = Direct::open_unasked(&args.store, &args.access, global, environment)?;
     let disk = disk_cache(&args.disk, environment)?
         .and_then(|disk| open_disk(&disk, &*direct.store, args.raw, &direct.metrics));
     let records = Records::new(

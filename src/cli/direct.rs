@@ -10,6 +10,7 @@ use super::settings::{Environment, open_config};
 use crate::base::clock::Deadline;
 use crate::daemon::{LogConfig, LogLevel, causes, logging};
 use crate::metrics::Metrics;
+use crate::mount::open::OpenConfig;
 use crate::store::reference::StoreRef;
 use crate::store::{ErrorKind, Key, Store, StoreError};
 
@@ -42,6 +43,27 @@ impl Direct {
         Self::open_reference(reference, args, environment)
     }
 
+    /// As [`Direct::open`], for requests that need not know what the store is: where it is on a server,
+    /// nothing is asked yet.
+    ///
+    /// # Errors
+    /// As [`Direct::open`].
+    pub fn open_unasked(
+        typed: &str,
+        args: &StoreArgs,
+        global: GlobalArgs,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
+        start_log(global, environment)?;
+        let reference = reference::parse(&[typed.to_owned()])?;
+        Self::open_with(
+            reference,
+            args,
+            environment,
+            crate::mount::open::open_unasked,
+        )
+    }
+
     /// Opens a store whose reference has been parsed; nothing is logged yet.
     ///
     /// # Errors
@@ -51,10 +73,19 @@ impl Direct {
         args: &StoreArgs,
         environment: &Environment,
     ) -> Result<Self, CliError> {
+        Self::open_with(reference, args, environment, crate::mount::open::open)
+    }
+
+    fn open_with(
+        reference: StoreRef,
+        args: &StoreArgs,
+        environment: &Environment,
+        open: fn(&OpenConfig, Arc<Metrics>) -> crate::store::Result<Arc<dyn Store>>,
+    ) -> Result<Self, CliError> {
         let shown = reference.to_string();
         let config = open_config(args, environment, reference)?;
         let metrics = Arc::new(Metrics::default());
-        let store = crate::mount::open::open(&config, Arc::clone(&metrics))
+        let store = open(&config, Arc::clone(&metrics))
             .map_err(|error| failure("cannot open the store", &error))?;
         Ok(Self {
             store,

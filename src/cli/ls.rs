@@ -29,7 +29,7 @@ pub fn run(
     global: GlobalArgs,
     environment: &Environment,
 ) -> std::result::Result<(), CliError> {
-    let direct = Direct::open(&args.store, &args.access, global, environment)?;
+    let direct = Direct::open_unasked(&args.store, &args.access, global, environment)?;
     let query = ListQuery {
         prefix: args.prefix.as_deref().map(Into::into),
         collection: args.collection.as_deref().map(Into::into),

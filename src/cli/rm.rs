@@ -22,7 +22,7 @@ pub fn run(
         .iter()
         .map(|typed| key(typed))
         .collect::<Result<_, _>>()?;
-    let direct = Direct::open(&args.store, &args.access, global, environment)?;
+    let direct = Direct::open_unasked(&args.store, &args.access, global, environment)?;
     for key in &keys {
         direct
             .store

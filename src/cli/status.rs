@@ -179,7 +179,10 @@ fn overview(mounts: &[Value]) -> String {
                     .as_u64()
                     .map_or("-".to_owned(), |pid| pid.to_string()),
                 or_dash(text(mount, "mode")),
-                text(mount, "state").replace('_', " "),
+                match counter(mount, "requests_waiting_for_limit") {
+                    Some(1..) => "waits for the request limit".to_owned(),
+                    _ => text(mount, "state").replace('_', " "),
+                },
                 mount["uptime_s"].as_u64().map_or("-".to_owned(), uptime),
                 count("requests_total"),
                 cache(mount).map_or("-".to_owned(), |size| size.to_string()),

@@ -174,6 +174,10 @@ metrics! {
     budget_heads_per_second: gauge,
     /// Other requests a second that the server allows; 0 while it is not known to limit.
     budget_rest_per_second: gauge,
+    /// Requests for pages of keys a second that the server allows; 0 while it is not known to limit.
+    budget_lists_per_second: gauge,
+    /// Requests that wait because the server has refused them for its limit (429).
+    requests_waiting_for_limit: gauge,
     /// Body bytes received.
     received_bytes,
     /// Body bytes sent.

@@ -1,7 +1,8 @@
 //! From what the user typed for STORE, and credentials, to a [`crate::store::Store`].
 //!
 //! Opening asks the server what the reference means, so that a typo, a missing permission or an
-//! expired link fails here, with its reason, and not at the first `ls`.
+//! expired link fails here, with its reason, and not at the first `ls`. Commands that make a request or
+//! two skip that question ([`open_unasked`]): theirs fail with the same reasons.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,12 +91,7 @@ pub enum TokenSource {
 /// [`ErrorKind::StoreNotFound`], [`ErrorKind::Denied`], [`ErrorKind::SignatureExpired`], or that
 /// the server could not be asked; [`ErrorKind::NotFound`] for a record's URL.
 pub fn open(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
-    let options = HttpOptions {
-        resume_timeout: config.deadline,
-        plain_http: config.plain_http,
-        ..HttpOptions::new(config.attempt_timeout)
-    };
-    open_with(config, options, metrics)
+    open_with(config, usual(config), metrics)
 }
 
 /// Opens a store to be changed: a local folder, too, which [`open`] only reads.
@@ -109,6 +105,23 @@ pub fn open_writable(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<d
     }
 }
 
+/// Opens a store for a few requests at once, and does not ask what it is where they can be made
+/// without: [`Store::info`] then says no more than what was typed.
+///
+/// # Errors
+/// As [`open`]; those about the store come from its operations.
+pub fn open_unasked(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
+    open_as(config, usual(config), metrics, false)
+}
+
+fn usual(config: &OpenConfig) -> HttpOptions {
+    HttpOptions {
+        resume_timeout: config.deadline,
+        plain_http: config.plain_http,
+        ..HttpOptions::new(config.attempt_timeout)
+    }
+}
+
 /// Opens a store with other than the usual retries.
 ///
 /// # Errors
@@ -117,6 +130,15 @@ pub fn open_with(
     config: &OpenConfig,
     options: HttpOptions,
     metrics: Arc<Metrics>,
+) -> Result<Arc<dyn Store>> {
+    open_as(config, options, metrics, true)
+}
+
+fn open_as(
+    config: &OpenConfig,
+    options: HttpOptions,
+    metrics: Arc<Metrics>,
+    ask: bool,
 ) -> Result<Arc<dyn Store>> {
     let (base, remote, signature) = match &config.reference {
         StoreRef::Directory(path) => return crate::local::open_directory(path),
@@ -139,7 +161,16 @@ pub fn open_with(
     let api = RecordApi::new(Arc::clone(&http), token);
     let deadline = Deadline::after(config.deadline);
     let store = match signature {
-        Some(signature) => open_signed(api, &base, remote, signature, deadline),
+        Some(signature) => open_signed(api, &base, remote, signature, ask.then_some(deadline)),
+        // Which run was the last may change from one request to the next.
+        None if !ask
+            && !matches!(
+                remote,
+                RemoteRef::LastRunOfActor(_) | RemoteRef::LastRunOfTask(_)
+            ) =>
+        {
+            open_by_reference(api, &base, remote)
+        }
         None => open_by_name(config, api, &base, remote, deadline),
     }?;
     if let Some(dir) = &config.budget_dir {
@@ -202,10 +233,7 @@ fn open_by_name(
     let target = named.store_with(&parameters);
     let call = api.call(Purpose::Other, target, Subject::Store);
     let found: Result<StoreObject> = api.http.json(&call, deadline);
-    let access = match &api.token {
-        Some(token) => format!("token:{}", token.current()?.expose()),
-        None => "public".to_owned(),
-    };
+    let access = access_of(&api)?;
     let (endpoint, info, signing_key) = match found {
         Ok(store) => {
             let path = format!("key-value-stores/{}", encode(&store.id));
@@ -232,10 +260,7 @@ fn open_by_name(
             if probe.list_page(&one_key(), deadline).is_err() {
                 return Err(describe(error, remote, api.token.is_some()));
             }
-            if !matches!(remote, RemoteRef::Id(_) | RemoteRef::Named { .. }) {
-                // The API has no HEAD for a run's records.
-                api.avoid_head();
-            }
+            avoid_head_of_runs(&api, remote);
             (named, info, None)
         }
         Err(error) => return Err(describe(error, remote, api.token.is_some())),
@@ -244,13 +269,60 @@ fn open_by_name(
     Ok(Arc::new(store))
 }
 
-/// Checks that the signature opens the listing.
+/// Uses a store by the reference as it was typed; asks about the store only when a record is missing.
+fn open_by_reference(api: RecordApi, base: &Url, remote: &RemoteRef) -> Result<Arc<dyn Store>> {
+    avoid_head_of_runs(&api, remote);
+    let named = Endpoint::new(base, &remote.api_path());
+    let id = remote.to_string();
+    let info = StoreInfo {
+        cache_scope: cache_scope(base, &id, &access_of(&api)?),
+        upload_scope: cache_scope(base, &id, ANYBODY),
+        id,
+        ..StoreInfo::default()
+    };
+    let (asker, target, remote) = (api.clone(), named.store(), remote.clone());
+    let explain = move |error: StoreError, deadline: Deadline| {
+        let has_token = asker.token.is_some();
+        // A typed error tells whether the record is missing or the store.
+        if error.kind() == ErrorKind::NotFound && error.api_type().is_none() {
+            let call = asker.call(Purpose::Other, target.clone(), Subject::Store);
+            let found: Result<StoreObject> = asker.http.json(&call, deadline);
+            return match found {
+                Err(missing) if missing.kind() == ErrorKind::StoreNotFound => {
+                    describe(missing, &remote, has_token)
+                }
+                _ => error,
+            };
+        }
+        describe(error, &remote, has_token)
+    };
+    Ok(Arc::new(
+        ApifyStore::new(api, named, info).explaining(explain),
+    ))
+}
+
+fn avoid_head_of_runs(api: &RecordApi, remote: &RemoteRef) {
+    if !matches!(remote, RemoteRef::Id(_) | RemoteRef::Named { .. }) {
+        // The API has no HEAD for a run's records.
+        api.avoid_head();
+    }
+}
+
+/// Returns who asks, to tell apart what accounts may see.
+fn access_of(api: &RecordApi) -> Result<String> {
+    Ok(match &api.token {
+        Some(token) => format!("token:{}", token.current()?.expose()),
+        None => "public".to_owned(),
+    })
+}
+
+/// Opens a store by a signature; where there is a deadline, checks that this opens the listing.
 fn open_signed(
     api: RecordApi,
     base: &Url,
     remote: &RemoteRef,
     signature: &Secret,
-    deadline: Deadline,
+    check: Option<Deadline>,
 ) -> Result<Arc<dyn Store>> {
     let id = remote.to_string();
     let info = StoreInfo {
@@ -262,6 +334,9 @@ fn open_signed(
     };
     let endpoint = Endpoint::new(base, &remote.api_path());
     let store = SignedKeysStore::new(api, endpoint, signature.clone(), info);
+    let Some(deadline) = check else {
+        return Ok(Arc::new(store));
+    };
     store.list_page(&one_key(), deadline).map_err(|error| {
         if error.kind() == ErrorKind::Denied && keys_expiry(signature.expose()).is_none() {
             return error.with_hint(

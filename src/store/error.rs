@@ -126,6 +126,11 @@ impl StoreError {
         self.status
     }
 
+    /// Returns the API's error type, if the server named one.
+    pub fn api_type(&self) -> Option<&str> {
+        self.api_type.as_deref()
+    }
+
     /// Returns what the person can do about it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref().or(match self.kind {

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use kvfs::store::Encoding;
 
 use crate::cli::{Ran, User, ran};
+use crate::support::scripted::{Answer, Cost, ScriptedServer};
 use crate::support::served::{STORE, TOKEN, TestServer};
 
 /// Runs kvfs against `server`; `$STORE` stands for its store.
@@ -172,4 +173,55 @@ fn completions_and_manual_pages_know_the_commands() {
     );
     let page = std::fs::read_to_string(user.path("pages/kvfs-mount.1")).expect("a page");
     assert!(page.contains("exact\\-sizes"));
+}
+
+#[test]
+fn printing_and_listing_ask_one_question_and_explain_a_missing_store_afterwards() {
+    let there = |path: &str| path.contains("/WkzbQMuFYuamGv3YF");
+    let server = ScriptedServer::start(move |seen, _| match seen.path() {
+        path if !there(path) => {
+            Answer::error(404, "record-not-found", "Key-value Store was not found")
+        }
+        path if path.ends_with("/keys") => Answer::new(
+            200,
+            r#"{"data":{"items":[{"key":"a","size":5}],"isTruncated":false}}"#,
+        ),
+        path if path.ends_with("/records/a") => Answer::new(200, "hello"),
+        _ => Answer::error(404, "record-not-found", "Record was not found"),
+    });
+    let user = User::new();
+    let run = |args: &[&str]| {
+        let (ran, cost) = server.cost_of(|| {
+            let mut command = user.kvfs();
+            command.args(args).env("APIFY_TOKEN", TOKEN);
+            command.env("APIFY_CLIENT_BASE_URL", server.url());
+            ran(command.output().expect("kvfs runs"))
+        });
+        (ran, cost)
+    };
+    let one = Cost {
+        connections: 1,
+        rounds: 1,
+        requests: 1,
+    };
+    let store = "WkzbQMuFYuamGv3YF";
+    for (args, printed) in [
+        (["cat", store, "a"].as_slice(), "hello"),
+        (&["ls", store], "a\n"),
+    ] {
+        let (ran, cost) = run(args);
+        prints(&ran, printed);
+        assert_eq!(cost, one, "{args:?}");
+    }
+    let (missing, cost) = run(&["cat", store, "none"]);
+    assert_eq!((missing.code, cost), (4, one), "{missing:?}");
+    for args in [
+        ["cat", "~typo", "a"].as_slice(),
+        &["ls", "~typo"],
+        &["rm", "~typo", "a"],
+    ] {
+        let (ran, cost) = run(args);
+        assert_eq!((ran.code, cost), (4, one), "{ran:?}");
+        assert!(ran.err.contains("check user and name"), "{ran:?}");
+    }
 }

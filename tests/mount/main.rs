@@ -14,6 +14,7 @@ mod outage;
 mod reading;
 mod readme;
 mod requests;
+mod round_trips;
 mod sandbox;
 mod secrets;
 mod slow_servers;

@@ -204,9 +204,23 @@ impl Answer {
 
 type Handler = dyn Fn(&Seen, usize) -> Answer + Send + Sync;
 
+/// What was asked of a server, or since a moment: what it costs on a line on which only waiting counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Connections.
+    pub connections: usize,
+    /// Questions that were asked one after the other, each when the one before was answered.
+    pub rounds: usize,
+    /// Requests.
+    pub requests: usize,
+}
+
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Vec<Seen>>,
+    cost: Mutex<Cost>,
+    /// How many rounds have been answered.
+    answered: Mutex<usize>,
     closed: Mutex<usize>,
     closing: Condvar,
     connections: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
@@ -280,6 +294,24 @@ impl ScriptedServer {
         self.shared.seen.lock().clone()
     }
 
+    /// Returns what has been asked so far.
+    pub fn cost(&self) -> Cost {
+        *self.shared.cost.lock()
+    }
+
+    /// Returns what is asked while `work` runs.
+    pub fn cost_of<T>(&self, work: impl FnOnce() -> T) -> (T, Cost) {
+        let before = self.cost();
+        let done = work();
+        let after = self.cost();
+        let cost = Cost {
+            connections: after.connections - before.connections,
+            rounds: after.rounds - before.rounds,
+            requests: after.requests - before.requests,
+        };
+        (done, cost)
+    }
+
     /// Waits until clients have closed so many of the connections of answers that did not end.
     pub fn wait_until_closed(&self, count: usize) {
         let until = Instant::now() + Duration::from_secs(20);
@@ -315,7 +347,15 @@ impl Drop for ScriptedServer {
 fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
+    let mut is_new = true;
     while let Some(request) = read_request(&mut reader)? {
+        let round = *shared.answered.lock() + 1;
+        {
+            let mut cost = shared.cost.lock();
+            cost.connections += usize::from(std::mem::take(&mut is_new));
+            cost.requests += 1;
+            cost.rounds = cost.rounds.max(round);
+        }
         let is_head = request.method == "HEAD";
         let count = {
             let mut seen = shared.seen.lock();
@@ -339,6 +379,11 @@ fn serve(stream: &TcpStream, shared: &Shared, handler: &Handler) -> std::io::Res
                 }
             }
             continue;
+        }
+        {
+            // Before the client can have it and ask the next.
+            let mut answered = shared.answered.lock();
+            *answered = (*answered).max(round);
         }
         answer.write(&mut BufWriter::new(stream), is_head)?;
         match answer.after {

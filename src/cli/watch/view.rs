@@ -76,7 +76,7 @@ fn requests(span: &Span<'_>) -> Vec<Line<'static>> {
         0 => format!("{rate:.0}/s"),
         allowed => format!("{rate:.0}/s of {allowed} {}", bar(rate / allowed as f64)),
     };
-    let others = stats.budget_rest_per_second;
+    let others = stats.budget_lists_per_second;
     let bytes = |rate: f64| format!("{}/s", ByteSize(rate as u64));
     vec![
         head(
@@ -239,7 +239,7 @@ pub(super) mod tests {
             "uptime_s": 7384,
             "stats": {
                 "requests_total": requests, "requests_get": requests,
-                "budget_records_per_second": 200, "budget_rest_per_second": 60,
+                "budget_records_per_second": 200, "budget_lists_per_second": 60,
                 "budget_waited_us": 1_500_000, "received_bytes": received,
                 "cache_memory_hits": opens * 8, "cache_disk_hits": opens, "cache_misses": opens,
                 "cache_kernel_hits": 45, "prefetched": 120, "prefetch_used": 118,

@@ -63,7 +63,7 @@ fn attempts_end_with_an_error_that_counts_them() {
         api.get("a").expect_err("refused").kind(),
         ErrorKind::RateLimited
     );
-    assert_eq!(api.metrics.snapshot().responses_rate_limited, 4);
+    assert_eq!(api.metrics.snapshot().responses_rate_limited, 32);
 }
 
 #[test]

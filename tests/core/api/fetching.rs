@@ -371,3 +371,33 @@ fn a_304_about_another_version_is_not_believed() {
         assert_eq!(outcome.is_ok(), believed, "{value}");
     }
 }
+
+#[test]
+fn answers_of_the_api_are_asked_for_compressed() {
+    let keys = r#"{"data":{"items":[{"key":"a","size":1}],"isTruncated":false}}"#;
+    let packed = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("in memory");
+        encoder.finish().expect("in memory")
+    };
+    let gzip = |answer: Answer| answer.header("content-encoding", "gzip");
+    let missing = r#"{"error":{"type":"record-not-found","message":"Store was not found"}}"#;
+    let mut cut = packed(keys);
+    cut.truncate(20);
+    let api = Scripted::queue([
+        gzip(Answer::new(200, packed(keys))).chunked(),
+        gzip(Answer::new(200, cut)),
+        Answer::new(200, keys),
+        gzip(Answer::new(404, packed(missing))),
+    ]);
+    let list = || api.store.list_page(&ListQuery::default(), deadline());
+    for _ in 0..2 {
+        assert_eq!(list().expect("a page").items.len(), 1);
+    }
+    let error = list().expect_err("no store");
+    assert_eq!(error.kind(), ErrorKind::StoreNotFound, "{error}");
+    for seen in api.seen() {
+        assert_eq!(seen.header("accept-encoding"), Some("gzip"));
+    }
+    assert_eq!(api.seen().len(), 4);
+}
