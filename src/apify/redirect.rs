@@ -1,12 +1,15 @@
-//! Where a redirect may lead: not into the open, and with a change to no other server.
+//! Where a redirect or link may lead: not into the open, not from the Internet to what only this machine
+//! or its network reaches, and with a change to no other server.
+
+use std::net::Ipv4Addr;
 
 use reqwest::header::LOCATION;
-use url::Url;
+use url::{Host, Url};
 
 use super::call::Purpose;
 use super::errors::Failure;
 use super::plain::PlainHttp;
-use super::transport::Reply;
+use super::transport::{Reply, is_loopback};
 use crate::store::ErrorKind;
 
 /// Finds out where a redirect leads, and whether it may.
@@ -39,6 +42,11 @@ pub(super) fn redirect_target(
         }
         _ => return Err(refuse("leads to something that is not HTTP")),
     }
+    if leads_inside(from, &next) {
+        return Err(refuse(
+            "leads from a public server to an address of this machine or its network",
+        ));
+    }
     let changes = matches!(purpose, Purpose::Put | Purpose::Delete);
     if changes && !matches!(reply.status, 307 | 308) {
         return Err(refuse("does not say to repeat the request elsewhere"));
@@ -49,6 +57,41 @@ pub(super) fn redirect_target(
     Ok(next)
 }
 
+/// Tells whether a server of the Internet sends its clients to an address that it cannot know: that of
+/// this machine, or of a network around it. Only what the addresses themselves show counts.
+pub(super) fn leads_inside(from: &Url, to: &Url) -> bool {
+    let is_public = from.domain().is_some_and(|name| {
+        let local = ["localhost", "local", "internal", "lan", "home", "test"];
+        let top = name
+            .trim_end_matches('.')
+            .rsplit_once('.')
+            .map(|(_, top)| top);
+        top.is_some_and(|top| !local.contains(&top))
+    });
+    is_public && is_inside(to)
+}
+
+fn is_inside(url: &Url) -> bool {
+    let is_inside_v4 = |address: Ipv4Addr| {
+        address.is_private()
+            || address.is_loopback()
+            || address.is_link_local()
+            || address.is_unspecified()
+    };
+    match url.host() {
+        Some(Host::Domain(_)) => is_loopback(url),
+        Some(Host::Ipv4(address)) => is_inside_v4(address),
+        Some(Host::Ipv6(address)) => {
+            address.is_loopback()
+                || address.is_unspecified()
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+                || address.to_ipv4_mapped().is_some_and(is_inside_v4)
+        }
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -56,6 +99,49 @@ mod tests {
 
     use super::*;
     use crate::apify::body::HttpBody;
+
+    #[test]
+    fn the_internet_does_not_lead_into_networks_behind_it() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        for inside in [
+            "https://10.0.0.1/",
+            "https://192.168.1.1:8443/x",
+            "https://172.16.0.1/",
+            "https://169.254.169.254/latest",
+            "https://127.0.0.1/",
+            "https://0.0.0.0/",
+            "https://localhost/",
+            "https://a.localhost/",
+            "https://[::1]/",
+            "https://[fd00::1]/",
+            "https://[fe80::1]/",
+            "https://[::ffff:10.0.0.1]/",
+        ] {
+            assert!(
+                leads_inside(&url("https://api.apify.com/"), &url(inside)),
+                "{inside}"
+            );
+            // Who is inside knows its network.
+            for from in [
+                "https://10.0.0.2/",
+                "https://nas/",
+                "https://apify.lan/",
+                "http://localhost/",
+            ] {
+                assert!(!leads_inside(&url(from), &url(inside)), "{from} {inside}");
+            }
+        }
+        for outside in [
+            "https://s3.amazonaws.com/",
+            "https://8.8.8.8/",
+            "https://[2001:db8::1]/",
+        ] {
+            assert!(
+                !leads_inside(&url("https://api.apify.com/"), &url(outside)),
+                "{outside}"
+            );
+        }
+    }
 
     #[test]
     fn a_redirect_never_leads_from_an_encrypted_connection_to_a_plain_one_unasked() {

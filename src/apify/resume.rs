@@ -9,7 +9,8 @@
 //!   then exactly the newer transfer.
 //!
 //! Whatever differs is [`ErrorKind::Changed`]. Resumptions are bounded between two bytes of
-//! progress by the retry policy, and in all by `MAX_RESUMES`.
+//! progress by the retry policy, whose time does not run while what is known comes again, and in all by
+//! `MAX_RESUMES`.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -56,16 +57,10 @@ pub struct ResumingBody {
 
 /// Why going on did not work.
 enum Setback {
-    /// The new transfer broke too.
-    Broken(Broken),
+    /// The new transfer broke too, and perhaps bytes had come.
+    Broken(Broken, bool),
     /// It cannot work.
     Failed(StoreError),
-}
-
-impl From<Broken> for Setback {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
-    }
 }
 
 impl From<StoreError> for Setback {
@@ -163,7 +158,13 @@ impl ResumingBody {
             self.api.http.count_repeat();
             match self.reopen(deadline) {
                 Ok(()) => return Ok(()),
-                Err(Setback::Broken(again)) => broken = again,
+                Err(Setback::Broken(again, has_moved)) => {
+                    broken = again;
+                    if has_moved && let Some((_, deadline, _)) = &mut self.retry {
+                        // While bytes come, what they are for is not given up: only attempts count.
+                        *deadline = Deadline::after(options.resume_timeout);
+                    }
+                }
                 Err(Setback::Failed(error)) if error.kind() == ErrorKind::NotFound => {
                     return Err(self.changed("the record was deleted while it was read"));
                 }
@@ -262,13 +263,17 @@ fn skip(
     body: &mut HttpBody,
     mut count: u64,
     mut hash: Option<&mut XxHash3_128>,
-) -> Result<bool, Broken> {
+) -> Result<bool, Setback> {
     if count == 0 {
         return Ok(true);
     }
+    let all = count;
     let mut scratch = vec![0; SKIP_LEN];
     while count > 0 {
-        if !body.fill(None)? {
+        let is_there = body
+            .fill(None)
+            .map_err(|broken| Setback::Broken(broken, count < all))?;
+        if !is_there {
             return Ok(false);
         }
         let most = usize::try_from(count).map_or(SKIP_LEN, |count| count.min(SKIP_LEN));

@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use url::Url;
 
 use super::endpoint::{Endpoint, linked_record};
 use super::record::RecordApi;
+use super::redirect::leads_inside;
 use super::{list_page, read_only};
 use crate::base::clock::Deadline;
 use crate::base::redact::{SafeUrl, Secret};
@@ -86,9 +88,13 @@ impl SignedKeysStore {
                 item.public_url
             }
         };
-        // A link is followed wherever it leads, but not from an encrypted listing into the open.
+        // A link is followed wherever it leads, but not from an encrypted listing into the open, nor
+        // from the Internet into the network around this machine.
         let is_encrypted = plain.expose().scheme() == "https";
-        let link = link.filter(|link| !is_encrypted || link.expose().scheme() == "https");
+        let may_follow = |link: &Url| {
+            (!is_encrypted || link.scheme() == "https") && !leads_inside(plain.expose(), link)
+        };
+        let link = link.filter(|link| may_follow(link.expose()));
         Ok(link.map_or(plain, |link| linked_record(&link)))
     }
 

@@ -44,10 +44,16 @@ impl fmt::Display for Secret {
 #[serde(transparent)]
 pub struct SafeUrl(Url);
 
-/// Query parameters that grant access: Apify's own, and those of S3 redirects.
-const SECRET_PARAMETERS: [&str; 6] = [
+/// Query parameters that grant access: Apify's own, and those of redirects to the storages of Amazon,
+/// Google and Microsoft.
+const SECRET_PARAMETERS: [&str; 11] = [
     "signature",
     "token",
+    "access_token",
+    "sig",
+    "x-goog-signature",
+    "x-goog-credential",
+    "googleaccessid",
     "x-amz-signature",
     "x-amz-credential",
     "x-amz-security-token",
@@ -94,7 +100,9 @@ impl fmt::Debug for SafeUrl {
 
 /// Returns whether a URL grants access to who sees it.
 pub fn has_secret(url: &Url) -> bool {
-    url.password().is_some() || url.query_pairs().any(|(name, _)| is_secret(&name))
+    // Some servers take a token for the user's name.
+    let has_credentials = url.password().is_some() || !url.username().is_empty();
+    has_credentials || url.query_pairs().any(|(name, _)| is_secret(&name))
 }
 
 /// Returns a URL without query and credentials.
@@ -111,11 +119,12 @@ pub fn bare(url: &Url) -> String {
 /// Replaces what grants access in a text of any origin: `known` secrets, Apify's tokens, values
 /// that are called a token, signature or password, and credentials in URLs.
 pub fn text(text: &str, known: &[Secret]) -> String {
-    const NAMED: &str = r#"(?i)\b([\w-]*(?:token|signature|password|secret|authorization|x-amz-credential|awsaccesskeyid)(?:_?(?:access_)?key)?)("?\s*(?:=|:|%3D)\s*"?)(?:bearer\s+)?[^\s"'&,;)}\]]+"#;
-    const PATTERNS: [(&str, &str); 4] = [
+    const NAMED: &str = r#"(?i)\b([\w-]*(?:token|signature|password|secret|authorization|x-(?:amz|goog)-credential|awsaccesskeyid|googleaccessid)(?:_?(?:access_)?key)?)("?\s*(?:=|:|%3D)\s*"?)(?:bearer\s+)?[^\s"'&,;)}\]]+"#;
+    const PATTERNS: [(&str, &str); 5] = [
         (r"apify_(?:api|proxy)_[A-Za-z0-9]+", "[redacted]"),
         (r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]+", "Bearer [redacted]"),
         (r"(://)[^/\s@]+@", "${1}[redacted]@"),
+        (r#"(?i)([?&]sig=)[^&\s"']+"#, "${1}[redacted]"),
         (NAMED, "${1}${2}[redacted]"),
     ];
     // Once: it costs more than all else that is done with an error of a server, and many a name
@@ -157,6 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn every_form_of_access_in_a_url_is_known() {
+        for (url, expected) in [
+            ("https://h/keys?prefix=a", false),
+            ("https://me@h/", true),
+            ("https://me:pw@h/", true),
+            ("https://h/?Sig=x", true),
+            ("https://h/?X-Goog-Signature=x", true),
+            ("https://h/?X-Amz-Signature=x", true),
+            ("https://h/?access_token=x", true),
+            ("https://h/?design=x", false),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(has_secret(&url), expected, "{url}");
+        }
+    }
+
+    #[test]
     fn texts_lose_whatever_grants_access() {
         let known = [Secret::new("kn0wn")];
         for line in [
@@ -169,6 +195,8 @@ mod tests {
             "the token apify_api_s3cret is not known",
             "https://me:s3cret@h/",
             "X-Amz-Signature=s3cret",
+            "X-Goog-Credential=s3cret",
+            "https://h/b/k?sv=2024&sig=s3cret&se=2030",
             "proxy-password%3Ds3cret",
             "AWS_SECRET_ACCESS_KEY=s3cret",
         ] {

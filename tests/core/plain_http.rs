@@ -200,7 +200,7 @@ fn every_command_that_talks_to_a_server_refuses_by_name_of_the_option_and_heeds_
 fn a_proxy_is_never_asked_for_what_is_on_this_machine() {
     let here = ScriptedServer::start(|_, _| Answer::new(200, "here"));
     let link = here.url() + "bucket/k?signature=s3cret";
-    let proxy = scripted(move |_, _| Answer::new(302, "").header("location", &link));
+    let proxy = ScriptedServer::start(move |_, _| Answer::new(302, "").header("location", &link));
     let user = User::new();
     let away = elsewhere(&here.url());
     let args = ["cat", SCRIPTED_ID, "k", "--insecure-http", "--api-url"];

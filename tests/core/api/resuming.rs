@@ -1,7 +1,9 @@
 //! Bodies that break off, and go on without a byte of another version.
 
 use std::io::Read;
+use std::time::Duration;
 
+use kvfs::apify::http::HttpOptions;
 use kvfs::store::{ErrorKind, GetRequest, StoreError};
 
 use super::{Scripted, bytes, impatient, options, read, shown};
@@ -271,4 +273,31 @@ fn a_rest_in_another_encoding_or_of_another_length_is_another_version() {
             }
         }
     }
+}
+
+#[test]
+fn a_transfer_that_moves_is_not_given_up_for_having_taken_long() {
+    let stored = bytes(200);
+    let whole = Answer::new(200, stored.clone());
+    let slow = |len| {
+        whole
+            .clone()
+            .cut_after(len)
+            .trickle_body(Duration::from_millis(5))
+    };
+    let answers = [
+        whole.clone().cut_after(150),
+        slow(140),
+        slow(149),
+        whole.clone(),
+    ];
+    // Each repetition takes longer than a resumption may be without a byte.
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_millis(500),
+        resume_timeout: Duration::from_millis(600),
+        ..options()
+    };
+    let api = Scripted::with(options, move |_, count| answers[count.min(3)].clone());
+    assert_eq!(api.read("a").expect("a record"), stored);
+    assert_eq!(api.seen().len(), 4);
 }
