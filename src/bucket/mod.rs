@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 mod body;
 mod catalog;
 mod options;
+mod secret;
 mod store;
 
 pub use catalog::{Description, NameTaken};

@@ -12,6 +12,7 @@ use super::settings::Environment;
 use super::ui::{Ui, table};
 use crate::apify::http::PLATFORM_HOST;
 use crate::base::redact::bare;
+use crate::base::text;
 
 /// What stands for a secret.
 const HIDDEN: &str = "(hidden)";
@@ -203,7 +204,8 @@ fn place(from: &From) -> String {
 }
 
 fn as_json(file: &ConfigFile, rows: &[Row]) -> String {
-    serde_json::to_string_pretty(&as_value(file, rows)).unwrap_or_default()
+    let text = serde_json::to_string_pretty(&as_value(file, rows)).unwrap_or_default();
+    text::json(&text).into_owned()
 }
 
 fn as_value(file: &ConfigFile, rows: &[Row]) -> serde_json::Value {

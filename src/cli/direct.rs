@@ -8,6 +8,7 @@ use super::error::{CliError, Kind};
 use super::reference;
 use super::settings::{Environment, open_config};
 use crate::base::clock::Deadline;
+use crate::base::text::Line;
 use crate::daemon::{LogConfig, LogLevel, causes, logging};
 use crate::metrics::Metrics;
 use crate::mount::open::OpenConfig;
@@ -145,12 +146,7 @@ pub fn failure(what: &str, error: &StoreError) -> CliError {
     }
 }
 
-/// Returns a key as it is shown on a line of its own: control characters are escaped.
-pub fn shown(key: &Key) -> String {
-    let text = key.as_str();
-    if text.contains(char::is_control) {
-        text.escape_debug().to_string()
-    } else {
-        text.to_owned()
-    }
+/// Returns a key as it is shown to people.
+pub fn shown(key: &Key) -> Line<&str> {
+    Line(key.as_str())
 }

@@ -8,6 +8,7 @@ use super::error::CliError;
 use super::ls::timestamp;
 use super::settings::Environment;
 use super::ui::Ui;
+use crate::base::text;
 use crate::store::{ErrorKind, RecordMeta};
 
 /// Tells what is known of a store, or of a record without fetching it.
@@ -26,7 +27,7 @@ pub fn run(
         Some(typed) => record(&direct, typed)?,
     };
     if args.json {
-        ui.data(serde_json::to_string_pretty(&facts).unwrap_or_default())?;
+        ui.json(&facts)?;
     } else {
         ui.data(lines(&facts))?;
     }
@@ -90,7 +91,7 @@ fn lines(facts: &Value) -> String {
         .iter()
         .map(|(name, value)| {
             let value = match value {
-                Value::String(text) => text.clone(),
+                Value::String(text) => text::line(text).into_owned(),
                 Value::Null => "unknown".into(),
                 other => other.to_string(),
             };

@@ -12,6 +12,7 @@ use super::args::{GlobalArgs, LsArgs};
 use super::direct::{Direct, failure, shown};
 use super::error::CliError;
 use super::settings::Environment;
+use crate::base::text;
 use crate::store::pager::Pager;
 use crate::store::{ErrorKind, ListItem, ListQuery, RecordMeta, Result, StoreError};
 
@@ -72,7 +73,7 @@ fn print(
     if !args.long {
         for item in page {
             if args.json {
-                writeln!(out, "{}", describe(item, None))?;
+                writeln!(out, "{}", text::json(&describe(item, None).to_string()))?;
             } else {
                 writeln!(out, "{}", shown(&item.key))?;
             }
@@ -91,7 +92,8 @@ fn print(
                 }
             };
             if args.json {
-                writeln!(out, "{}", describe(item, Some(&meta)))?;
+                let described = describe(item, Some(&meta)).to_string();
+                writeln!(out, "{}", text::json(&described))?;
             } else {
                 writeln!(out, "{}", line(item, &meta))?;
             }
@@ -126,9 +128,10 @@ fn heads(direct: &Direct, items: &[ListItem]) -> Vec<Result<RecordMeta>> {
 fn line(item: &ListItem, meta: &RecordMeta) -> String {
     let size = item.stored_size.or(meta.stored_size);
     let modified = item.modified.or_else(|| meta.modified());
-    let mut kind = meta.content_type.as_deref().unwrap_or("-").to_owned();
+    let kind = meta.content_type.as_deref().unwrap_or("-");
+    let mut kind = text::line(kind).into_owned();
     if let Some(encoding) = meta.encoding.header_value() {
-        kind = format!("{kind} ({encoding})");
+        kind = format!("{kind} ({})", text::line(encoding));
     }
     format!(
         "{:>12}  {:20}  {kind:32}  {}",

@@ -12,6 +12,7 @@ use super::error::CliError;
 use super::settings::{Environment, open_config};
 use super::ui::{Ui, table};
 use crate::base::clock::{Deadline, SystemClock};
+use crate::base::text;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
 use crate::metrics::Metrics;
@@ -72,7 +73,7 @@ fn select(mut scopes: Vec<Scope>, args: &RecoverArgs) -> Result<Vec<Scope>, CliE
 fn list(ui: Ui, args: &RecoverArgs, scopes: &[Scope]) -> Result<(), CliError> {
     if args.json {
         let items: Vec<_> = scopes.iter().flat_map(as_json).collect();
-        ui.data(serde_json::to_string_pretty(&items).unwrap_or_default())?;
+        ui.json(&items)?;
         return Ok(());
     }
     if scopes.is_empty() {
@@ -117,13 +118,9 @@ fn row(scope: &Scope, item: &Item) -> Vec<String> {
     ]
 }
 
-/// Returns text as it is shown on a line: control characters are escaped.
+/// Returns text as it is shown on a line.
 fn shown(text: &str) -> String {
-    if text.contains(char::is_control) {
-        text.escape_debug().to_string()
-    } else {
-        text.to_owned()
-    }
+    text::line(text).into_owned()
 }
 
 fn upload(

@@ -1,6 +1,5 @@
 //! `kvfs refresh`.
 
-use serde_json::json;
 
 use super::args::RefreshArgs;
 use super::error::CliError;
@@ -21,7 +20,7 @@ pub fn run(ui: Ui, args: &RefreshArgs, environment: &Environment) -> Result<(), 
     };
     let done = daemon.ask(&request, &mut |_| true)?.unwrap_or_default();
     if args.json {
-        ui.data(json!(done))?;
+        ui.json_line(&done)?;
         return Ok(());
     }
     let contents = match done["contents"].as_u64().unwrap_or(0) {

@@ -17,6 +17,7 @@ use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
 use crate::apify::plain::is_exposed;
+use crate::base::random::letters;
 use crate::base::redact::Secret;
 use crate::bucket::Bucket;
 use crate::daemon::{LogConfig, logging};
@@ -30,6 +31,9 @@ use crate::store::reference::bucket_address;
 
 /// Letters and digits of a token that was made up: 190 bits.
 const TOKEN_LENGTH: usize = 32;
+
+/// The least length of a token where others can reach the server, and try.
+const LEAST_TOKEN: usize = 16;
 
 /// The store that programs use when they name none.
 const DEFAULT_STORE: &str = "default";
@@ -144,6 +148,10 @@ pub fn run(
         None => random_token()?,
     };
     let users = accounts(args, &token)?;
+    check_tokens(
+        args.listen,
+        users.iter().map(|(_, token)| token).chain([&token]),
+    )?;
     let runs = runs(args)?;
     let settings = ServeSettings {
         root: root(&args.dir, environment)?,
@@ -162,13 +170,31 @@ pub fn run(
     // Caught before anything is announced, so that whoever waits for that may end this.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| CliError::failed("cannot catch signals").caused_by(&error))?;
-    let running = start_with(&settings, |config| configure(config, args, users, runs))?;
+    let running = start_with(&settings, |config| {
+        configure(config, args, users, runs);
+        config.state = environment.serve_dir();
+    })?;
     let owner = User::default().id;
     let store = shown_store(&**running.server.catalog(), &owner, !args.read_only);
     announce(ui, &settings, &running.url, &store, made_up);
     signals.forever().next();
     stop(ui, running.server, args.grace, signals);
     Ok(())
+}
+
+/// Refuses tokens that can be guessed where others can try.
+fn check_tokens<'a>(
+    listen: SocketAddr,
+    mut tokens: impl Iterator<Item = &'a Secret>,
+) -> Result<(), CliError> {
+    if listen.ip().is_loopback() || tokens.all(|token| token.expose().len() >= LEAST_TOKEN) {
+        return Ok(());
+    }
+    Err(CliError::usage(format!(
+        "{listen} can be reached from other machines, so tokens must have at least {LEAST_TOKEN} \
+         characters"
+    ))
+    .hinted("make one with: head -c 24 /dev/urandom | base64"))
 }
 
 fn configure(
@@ -333,7 +359,11 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
     };
     ui.say(format_args!("serving {} at {url}", settings.root));
     if settings.public {
-        ui.say("everybody who reaches this address can read the stores");
+        ui.say(if settings.listen.ip().is_loopback() {
+            "every program of this machine can read the stores; pages of web sites cannot"
+        } else {
+            "everybody who reaches this address can read the stores, web pages in their browsers too"
+        });
     }
     let insecure = if is_exposed { " --insecure-http" } else { "" };
     ui.say(format_args!(
@@ -351,23 +381,9 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
 /// # Errors
 /// That there are none.
 pub fn random_token() -> Result<Secret, CliError> {
-    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut token = String::from("kvfs_");
-    let mut noise = [0; 64];
-    let no_noise =
-        |error: std::io::Error| CliError::failed("cannot make up a token").caused_by(&error);
-    let mut source = fs::File::open("/dev/urandom").map_err(no_noise)?;
-    while token.len() < TOKEN_LENGTH + 5 {
-        std::io::Read::read_exact(&mut source, &mut noise).map_err(no_noise)?;
-        let fair = noise.iter().map(|byte| usize::from(byte & 63));
-        let letters = fair.filter_map(|index| ALPHABET.get(index));
-        token.extend(
-            letters
-                .take(TOKEN_LENGTH + 5 - token.len())
-                .map(|byte| char::from(*byte)),
-        );
-    }
-    Ok(Secret::new(token))
+    let letters = letters(TOKEN_LENGTH)
+        .map_err(|error| CliError::failed("cannot make up a token").caused_by(&error))?;
+    Ok(Secret::new(format!("kvfs_{letters}")))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub fn run(
             "mount": mount,
             "expires": expires.map(timestamp),
         });
-        ui.data(serde_json::to_string_pretty(&facts).unwrap_or_default())?;
+        ui.json(&facts)?;
         return Ok(());
     }
     ui.data(link)?;
@@ -65,7 +65,11 @@ pub fn run(
     }
     ui.say(format_args!("mount it with:\n  {mount}"));
     ui.say(match expires {
-        Some(at) => format!("the link is good until {}", timestamp(at)),
+        Some(at) => format!(
+            "the link is good until {}; links to single records, which the listing behind it \
+             holds on the Apify platform, do not expire",
+            timestamp(at)
+        ),
         None => {
             "the link does not expire; who has it can read on until the store is deleted".to_owned()
         }

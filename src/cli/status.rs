@@ -12,6 +12,7 @@ use super::settings::Environment;
 use super::ui::{Ui, table};
 use super::unmount::resolve_mounted;
 use super::watch;
+use crate::base::text::{self, Line};
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::serve::describe;
@@ -40,7 +41,7 @@ pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), C
         None => all(&registry),
     };
     if args.json {
-        ui.data(serde_json::to_string_pretty(&mounts).unwrap_or_default())?;
+        ui.json(&mounts)?;
     } else if mounts.is_empty() {
         ui.say("nothing is mounted");
     } else if args.mountpoint.is_some() {
@@ -205,7 +206,7 @@ fn details(mount: &Value) -> String {
         .iter()
         .map(|(name, value)| {
             let shown = match value {
-                Value::String(text) => text.clone(),
+                Value::String(text) => text::line(text).into_owned(),
                 Value::Null => "-".to_owned(),
                 other => other.to_string(),
             };
@@ -223,7 +224,7 @@ fn details(mount: &Value) -> String {
     for error in errors.into_iter().flatten() {
         lines.push(String::new());
         let about = match error["key"].as_str() {
-            Some(key) => format!(" of '{key}'"),
+            Some(key) => format!(" of '{}'", Line(key)),
             None => String::new(),
         };
         let times = match error["count"].as_u64() {
@@ -237,10 +238,10 @@ fn details(mount: &Value) -> String {
             text(error, "operation"),
             text(error, "errno"),
             uptime(ago),
-            text(error, "message"),
+            Line(text(error, "message")),
         ));
         if let Some(hint) = error["hint"].as_str() {
-            lines.push(format!("  hint: {hint}"));
+            lines.push(format!("  hint: {}", Line(hint)));
         }
     }
     lines.join("\n")
@@ -281,13 +282,14 @@ pub fn micros(us: u64) -> String {
 /// Returns the line of a file that is not in the store.
 fn upload(item: &Value) -> String {
     let reason = match item["reason"].as_str() {
-        Some(reason) => format!(": {reason}"),
+        Some(reason) => format!(": {}", Line(reason)),
         None => String::new(),
     };
     let size = ByteSize(item["size"].as_u64().unwrap_or(0));
     let name = item["key"].as_str().unwrap_or(text(item, "id"));
     format!(
-        "not in the store: '{name}', {size}, {}{reason}",
+        "not in the store: '{}', {size}, {}{reason}",
+        Line(name),
         text(item, "state")
     )
 }

@@ -16,6 +16,7 @@ use super::mounted::Daemon;
 use super::settings::Environment;
 use super::status::micros;
 use super::ui::{Ui, table};
+use crate::base::text;
 use crate::daemon::control::Request;
 use crate::metrics::trace::Event;
 use crate::registry::mount_point::quoted;
@@ -53,7 +54,7 @@ pub fn run(ui: Ui, args: &TraceArgs, environment: &Environment) -> Result<(), Cl
             .iter()
             .map(|event| {
                 if args.json {
-                    json!(event).to_string()
+                    text::json(&json!(event).to_string()).into_owned()
                 } else {
                     line(event, &TimeZone::system())
                 }
@@ -87,7 +88,7 @@ pub fn run(ui: Ui, args: &TraceArgs, environment: &Environment) -> Result<(), Cl
     if args.summary {
         let summary = tally.summary();
         if args.json {
-            ui.data(json!({ "summary": tally.json() }))?;
+            ui.json_line(&json!({ "summary": tally.json() }))?;
         } else {
             ui.data(summary)?;
         }
@@ -112,7 +113,7 @@ fn line(event: &Event, zone: &TimeZone) -> String {
         micros(event.duration_us),
         event.result,
         event.origin.name(),
-        event.key.as_deref().unwrap_or("."),
+        text::line(event.key.as_deref().unwrap_or(".")),
     )
 }
 

@@ -1,9 +1,13 @@
-//! What is printed, and where: data to standard output, talk to standard error.
+//! What is printed, and where: data to standard output, talk to standard error. Nothing that a
+//! server or a folder says gives orders to the terminal: all of it goes through `base::text`.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use super::error::CliError;
+use crate::base::text::{self, Line};
 
 /// The two output channels.
 #[derive(Clone, Copy, Debug)]
@@ -26,20 +30,44 @@ impl Ui {
     /// That standard output is closed or full.
     pub fn data(&self, text: impl Display) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{text}")?;
+        writeln!(stdout, "{}", text::lines(&text.to_string()))?;
+        stdout.flush()
+    }
+
+    /// Prints data for programs, one value in several lines.
+    ///
+    /// # Errors
+    /// That standard output is closed or full.
+    pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).unwrap_or_default();
+        self.json_text(&text)
+    }
+
+    /// The same in one line.
+    ///
+    /// # Errors
+    /// That standard output is closed or full.
+    pub fn json_line(&self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        self.json_text(&text)
+    }
+
+    fn json_text(&self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{}", text::json(text))?;
         stdout.flush()
     }
 
     /// Tells what was done; not with `--quiet`.
     pub fn say(&self, text: impl Display) {
         if !self.quiet {
-            talk(text);
+            talk("", text);
         }
     }
 
     /// Tells of something that may be a problem.
     pub fn warn(&self, text: impl Display) {
-        talk(format_args!("{} {text}", self.label(YELLOW, "warning:")));
+        talk(&self.label(YELLOW, "warning: "), text);
     }
 
     /// Prints a failure with its causes and what to do.
@@ -47,13 +75,9 @@ impl Ui {
         if error.message.is_empty() {
             return;
         }
-        talk(format_args!(
-            "{} {}",
-            self.label(RED, "error:"),
-            error.message
-        ));
+        talk(&self.label(RED, "error: "), &error.message);
         for cause in &error.causes {
-            talk(format_args!("  caused by: {cause}"));
+            talk("  caused by: ", Line(cause));
         }
         for hint in &error.hints {
             self.hint(hint);
@@ -62,25 +86,31 @@ impl Ui {
 
     /// Prints what to do about what was printed.
     pub fn hint(&self, hint: impl Display) {
-        talk(format_args!("{} {hint}", self.label(CYAN, "hint:")));
+        talk(&self.label(CYAN, "hint: "), hint);
     }
 
     fn label(&self, color: &str, text: &str) -> String {
         if self.color {
-            format!("{color}{text}{RESET}")
+            format!("{color}{}{RESET} ", text.trim_end())
         } else {
             text.to_owned()
         }
     }
 }
 
-fn talk(text: impl Display) {
+fn talk(label: &str, text: impl Display) {
+    let text = text.to_string();
     // Nobody can be told that standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{label}{}", text::lines(&text));
 }
 
 /// Lines up the cells of `rows` under `header`.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let safe = |cell: &String| text::line(cell).into_owned();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(safe).collect())
+        .collect();
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))

@@ -36,7 +36,7 @@ pub fn run(ui: Ui, args: &WarmArgs, environment: &Environment) -> Result<(), Cli
     bar.finish_and_clear();
     let told = told?.unwrap_or_default();
     if args.json {
-        ui.data(&told)?;
+        ui.json_line(&told)?;
     }
     let told: WarmProgress = serde_json::from_value(told).map_err(|error| {
         CliError::failed("the daemon's answer makes no sense").caused_by(&error)

@@ -66,7 +66,7 @@ fn serve_detached(order: &Order, report: &Report) -> Result<(), Failure> {
         announcer.ready()?;
         // Panics and the like have gone to whoever started this; from now on the log has them.
         if let Some(log) = log {
-            rustix::stdio::dup2_stderr(log)?;
+            log.take_stderr()?;
         }
         Ok(())
     });

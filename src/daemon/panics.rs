@@ -22,6 +22,13 @@ pub fn watch(metrics: &Arc<Metrics>, known: Vec<Secret>) {
         metrics.panics_total.one();
         if tracing::dispatcher::has_been_set() {
             tracing::error!("{}; please report this", told(info, &known));
+            let trace = Backtrace::capture();
+            if trace.status() == BacktraceStatus::Captured {
+                // One event is one line.
+                for line in trace.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+            }
         } else {
             before(info);
         }
@@ -33,12 +40,7 @@ fn told(info: &PanicHookInfo<'_>, known: &[Secret]) -> String {
     let name = thread.name().unwrap_or("without a name");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let message = redact::text(message(info.payload()), known);
-    let trace = Backtrace::capture();
-    let trace = match trace.status() {
-        BacktraceStatus::Captured => format!("\n{trace}"),
-        _ => String::new(),
-    };
-    format!("the thread '{name}' panicked at {place}: {message}{trace}")
+    format!("the thread '{name}' panicked at {place}: {message}")
 }
 
 fn message(payload: &dyn Any) -> &str {

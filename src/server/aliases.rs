@@ -10,7 +10,8 @@ use super::{App, Call};
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub entry: StoreEntry,
-    /// Whether a name led there, which some stores do not allow everybody.
+    /// Whether something else than the store's id led there, which some stores do not allow
+    /// everybody.
     pub by_name: bool,
 }
 
@@ -20,17 +21,20 @@ pub(super) fn resolve(app: &App, call: &Call, target: &Target) -> Result<Resolve
         Target::Store(reference) => by_reference(app, call, reference),
         run => {
             let run = find_run(app, run, &call.query)?;
+            // Runs are the server's own account's, and so are their stores: others may have one of
+            // the same id or name.
+            let owner = &app.config.owner.id;
             let by_id = app.catalog.find(Lookup::Id(&run.store))?;
-            let entry = match by_id {
+            let entry = match by_id.filter(|entry| entry.owner == *owner) {
                 Some(entry) => Some(entry),
                 None => app.catalog.find(Lookup::Name {
-                    owner: &app.config.owner.id,
+                    owner,
                     name: &run.store,
                 })?,
             };
             Ok(Resolved {
                 entry: entry.ok_or_else(ApiError::store_not_found)?,
-                by_name: false,
+                by_name: true,
             })
         }
     }
@@ -42,9 +46,14 @@ pub(super) fn find_run<'a>(app: &'a App, target: &Target, query: &Query) -> Resu
     let found = match target {
         Target::Store(_) => None,
         Target::Run(id) => runs.rev().find(|run| run.id.eq_ignore_ascii_case(id)),
-        Target::LastOfActor(actor) => last(runs, query, |run| {
-            is_called(app, actor, &run.actor_id, run.actor_name.as_deref())
-        }),
+        Target::LastOfActor(actor) => {
+            let is_meant =
+                |run: &RunEntry| is_called(app, actor, &run.actor_id, run.actor_name.as_deref());
+            if !app.config.runs.iter().any(is_meant) {
+                return Err(ApiError::actor_not_found());
+            }
+            last(runs, query, is_meant)
+        }
         Target::LastOfTask(task) => last(runs, query, |run| {
             let id = run.task_id.as_deref().unwrap_or_default();
             is_called(app, task, id, run.task_name.as_deref())
@@ -86,8 +95,8 @@ fn is_called(app: &App, reference: &str, id: &str, name: Option<&str>) -> bool {
 }
 
 fn by_reference(app: &App, call: &Call, reference: &str) -> Result<Resolved> {
-    let (lookup, by_name) = match split(reference) {
-        None => (Lookup::Id(reference), false),
+    let lookup = match split(reference) {
+        None => Lookup::Id(reference),
         Some((_, "")) => {
             return Err(ApiError::invalid_request(
                 "Resource name parameter cannot be empty",
@@ -96,24 +105,23 @@ fn by_reference(app: &App, call: &Call, reference: &str) -> Result<Resolved> {
         // Without an account the caller's own is meant; who has none sees public stores.
         Some(("", name)) => {
             let owner = call.caller.user().unwrap_or(&app.config.owner);
-            (
-                Lookup::Name {
-                    owner: &owner.id,
-                    name,
-                },
-                true,
-            )
+            Lookup::Name {
+                owner: &owner.id,
+                name,
+            }
         }
         Some((user, name)) => {
             let owner = app.config.users().find(|known| known.is_called(user));
             let owner = &owner.ok_or_else(ApiError::store_not_found)?.id;
-            (Lookup::Name { owner, name }, true)
+            Lookup::Name { owner, name }
         }
     };
     let entry = app.catalog.find(lookup)?;
+    let entry = entry.ok_or_else(ApiError::store_not_found)?;
     Ok(Resolved {
-        entry: entry.ok_or_else(ApiError::store_not_found)?,
-        by_name,
+        // `default` finds a store, too, but is not its id.
+        by_name: !entry.id.eq_ignore_ascii_case(reference),
+        entry,
     })
 }
 

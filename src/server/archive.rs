@@ -14,7 +14,7 @@ use zip::write::{SimpleFileOptions, StreamWriter, ZipWriter};
 
 use super::aliases::resolve;
 use super::auth::{self, Wanted};
-use super::errors::Result;
+use super::errors::{ApiError, Result};
 use super::negotiate::decoded;
 use super::routes::Target;
 use super::schema::{Selection, select};
@@ -52,7 +52,13 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let store = entry.store;
     // What is wrong with the store is said before the archive begins.
     selection.page(&*store, None, 1, Deadline::after(REQUEST_DEADLINE))?;
-    let body = body::written(move |out| pack(&*store, &selection, out));
+    let place = app.archives.clone().try_acquire_owned();
+    let place = place.map_err(|_| ApiError::busy())?;
+    let body = body::written(move |out| {
+        let packed = pack(&*store, &selection, out);
+        drop(place);
+        packed
+    });
     let mut response = reply::empty(StatusCode::OK);
     *response.body_mut() = body;
     let headers = response.headers_mut();

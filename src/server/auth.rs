@@ -10,7 +10,7 @@ use super::config::{GeneralAccess, ServerConfig, User};
 use super::errors::{ApiError, Result};
 use super::routes::Query;
 use crate::base::redact::Secret;
-use crate::base::signature::{constant_time_eq, verify_keys, verify_record};
+use crate::base::signature::{constant_time_eq, keys_expiry, verify_keys, verify_record};
 use crate::store::Key;
 
 /// Who is calling.
@@ -35,8 +35,10 @@ pub(super) enum Wanted<'a> {
 pub(super) enum Sight {
     /// Everything, the signing key included.
     Owner,
-    /// What a valid signature shows.
+    /// What a valid signature shows, for ever.
     Signed,
+    /// What a signature shows until it expires.
+    SignedForNow,
     /// What everybody may see.
     Public,
 }
@@ -95,21 +97,37 @@ pub(super) fn sight(
     if call.caller.must_be(&store.owner).is_ok() {
         return Ok(Sight::Owner);
     }
-    let secret = &store.signing_key;
-    let signed = call
-        .query
-        .text("signature")
-        .is_some_and(|given| match wanted {
-            Wanted::Store => false,
-            Wanted::Keys => verify_keys(secret, &store.id, given, SystemTime::now()),
-            Wanted::Record(key) => verify_record(secret, key.as_str(), given),
-        });
-    if signed {
-        return Ok(Sight::Signed);
+    let given = call.query.text("signature");
+    if let Some(signed) = given.and_then(|given| signed(store, wanted, given)) {
+        return Ok(signed);
     }
-    match store.access {
-        GeneralAccess::AnyoneWithNameCanRead => Ok(Sight::Public),
-        GeneralAccess::AnyoneWithIdCanRead if !by_name => Ok(Sight::Public),
+    let public = match store.access {
+        GeneralAccess::AnyoneWithNameCanRead => true,
+        GeneralAccess::AnyoneWithIdCanRead => !by_name,
+        _ => false,
+    };
+    match &call.caller {
+        _ if public && call.is_local => Ok(Sight::Public),
+        _ if public => Err(ApiError::foreign_host()),
+        Caller::Anonymous if given.is_none() => Err(ApiError::no_token()),
         _ => Err(ApiError::no_permission()),
+    }
+}
+
+/// Returns what a signature shows of a store.
+fn signed(store: &StoreEntry, wanted: Wanted<'_>, given: &str) -> Option<Sight> {
+    let secret = &store.signing_key;
+    let of_listing =
+        |sight| verify_keys(secret, &store.id, given, SystemTime::now()).then_some(sight);
+    let expires = || keys_expiry(given).is_some_and(|expiry| expiry.time().is_some());
+    match wanted {
+        Wanted::Store => None,
+        Wanted::Keys if expires() => of_listing(Sight::SignedForNow),
+        Wanted::Keys => of_listing(Sight::Signed),
+        Wanted::Record(key) if verify_record(secret, key.as_str(), given) => Some(Sight::Signed),
+        // The signatures of records never expire. A listing that was opened for a while shows none
+        // of them: its own signature opens the records as long as it.
+        Wanted::Record(_) if expires() => of_listing(Sight::SignedForNow),
+        Wanted::Record(_) => None,
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::{GeneralAccess, ServerConfig};
 use super::folders::metadata::random_id;
+use super::secret;
 use crate::base::redact::Secret;
 use crate::base::signature::sign_record;
 use crate::bucket::{Bucket, Description, NameTaken};
@@ -28,12 +29,15 @@ impl BucketCatalog {
     /// may read them.
     pub fn new(bucket: Bucket, config: &ServerConfig) -> Self {
         Self {
-            bucket,
             general_access: match config.general_access {
                 GeneralAccess::FollowUserSetting => GeneralAccess::Restricted,
                 other => other,
             },
-            signing_secret: config.signing_secret(),
+            signing_secret: match &config.signing_secret {
+                Some(secret) => secret.clone(),
+                None => secret::or_passing(bucket.secret().map(Secret::new)),
+            },
+            bucket,
             owner: config.owner.id.clone(),
         }
     }
@@ -95,7 +99,7 @@ impl Catalog for BucketCatalog {
         }
         let now = Some(Timestamp::now());
         let (made, is_new) = self.bucket.create(&Description {
-            id: random_id(),
+            id: random_id()?,
             owner: owner.map(str::to_owned),
             name: new.name.clone(),
             created_at: now,
@@ -106,12 +110,12 @@ impl Catalog for BucketCatalog {
         Ok((self.entry(made), is_new))
     }
 
-    fn update(&self, id: &str, change: &StoreChange) -> Result<Changed> {
+    fn update(&self, entry: &StoreEntry, change: &StoreChange) -> Result<Changed> {
         let access = match &change.general_access {
             Some(access) => serde_json::to_value(access).ok(),
             None => None,
         };
-        let changed = self.bucket.change(id, |description| {
+        let changed = self.bucket.change(&entry.id, |description| {
             if let Some(name) = &change.name {
                 description.name.clone_from(name);
             }
@@ -132,7 +136,7 @@ impl Catalog for BucketCatalog {
         })
     }
 
-    fn delete(&self, id: &str) -> Result<bool> {
-        self.bucket.remove(id)
+    fn delete(&self, entry: &StoreEntry) -> Result<bool> {
+        self.bucket.remove(&entry.id)
     }
 }

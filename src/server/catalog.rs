@@ -125,15 +125,15 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     /// Those of the disk, and [`crate::store::ErrorKind::Unsupported`].
     fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)>;
 
-    /// Changes a store.
+    /// Changes the store that was found, and no other that has taken its place since.
     ///
     /// # Errors
     /// As for [`Catalog::create`].
-    fn update(&self, id: &str, change: &StoreChange) -> Result<Changed>;
+    fn update(&self, entry: &StoreEntry, change: &StoreChange) -> Result<Changed>;
 
-    /// Deletes a store with all its records; false if there was none.
+    /// Deletes the store that was found, with all its records; false if it is gone.
     ///
     /// # Errors
     /// As for [`Catalog::create`].
-    fn delete(&self, id: &str) -> Result<bool>;
+    fn delete(&self, entry: &StoreEntry) -> Result<bool>;
 }

@@ -11,7 +11,6 @@ use super::faults::FaultRule;
 use super::folders::metadata::{derived_id, is_id};
 use super::profile::Platform;
 use crate::base::redact::Secret;
-use crate::base::signature::{base62, sign_record};
 
 /// What a server serves, to whom, and how.
 #[derive(Clone, Debug)]
@@ -33,9 +32,11 @@ pub struct ServerConfig {
     pub read_only: bool,
     /// Runs whose default stores can be asked for.
     pub runs: Vec<RunEntry>,
-    /// From what the signing keys of stores are derived. `None`: from the token, else at random
-    /// for each server, so that signed links end with it.
+    /// From what the signing keys of stores are derived. `None`: from a random secret that is kept
+    /// with the stores.
     pub signing_secret: Option<Secret>,
+    /// A folder of this user, where that secret is kept if `root` may not be written to.
+    pub state: Option<PathBuf>,
     /// The base of public URLs, `/v2` not included; `None` for what the request's `Host` says.
     pub public_url: Option<String>,
     /// Deviations, for tests.
@@ -59,6 +60,7 @@ impl ServerConfig {
             read_only: false,
             runs: Vec::new(),
             signing_secret: None,
+            state: None,
             public_url: None,
             knobs: Knobs::default(),
             platform: None,
@@ -68,15 +70,6 @@ impl ServerConfig {
 }
 
 impl ServerConfig {
-    /// Returns that from which the signing keys of stores are derived.
-    pub(super) fn signing_secret(&self) -> Secret {
-        match (&self.signing_secret, &self.token) {
-            (Some(secret), _) => secret.clone(),
-            (None, Some(token)) => sign_record(token, "kvfs signing secret"),
-            (None, None) => Secret::new(base62(fastrand::u128(..))),
-        }
-    }
-
     /// Returns all accounts.
     pub(super) fn users(&self) -> impl Iterator<Item = &User> {
         std::iter::once(&self.owner).chain(self.other_users.iter().map(|(user, _)| user))

@@ -50,17 +50,60 @@ impl Throttle {
 }
 
 /// What a connection and the requests on it tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Signals {
-    /// A request is being answered: silence is not the client's fault.
-    busy: AtomicBool,
+    turn: Mutex<Turn>,
     /// The connection is to end with a reset.
     reset: AtomicBool,
 }
 
+/// Whose turn it is on a connection.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// The client's, since then: it may send a request.
+    Request(Instant),
+    /// The server's: silence is not the client's fault.
+    Answer,
+    /// The client's, since then: the body of its request is being waited for.
+    Body(Instant),
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            turn: Mutex::new(Turn::Request(Instant::now())),
+            reset: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Signals {
-    pub(super) fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Release);
+    /// Notes that a request is being answered.
+    pub(super) fn begin(&self) {
+        *self.turn.lock() = Turn::Answer;
+    }
+
+    /// Notes that a request has been answered.
+    pub(super) fn end(&self) {
+        *self.turn.lock() = Turn::Request(Instant::now());
+    }
+
+    /// Returns since when a request could have come; `None` while one is being answered.
+    pub(super) fn unused_since(&self) -> Option<Instant> {
+        match *self.turn.lock() {
+            Turn::Request(since) => Some(since),
+            Turn::Answer | Turn::Body(_) => None,
+        }
+    }
+
+    /// Notes whether more of the request's body is being waited for.
+    pub(super) fn await_body(&self, waiting: bool) {
+        let mut turn = self.turn.lock();
+        *turn = match (*turn, waiting) {
+            (Turn::Answer, true) => Turn::Body(Instant::now()),
+            (Turn::Body(_), false) => Turn::Answer,
+            (turn, _) => turn,
+        };
     }
 
     pub(super) fn reset(&self) {
@@ -128,14 +171,16 @@ impl Connection {
     }
 
     /// Ends a wait for the client that lasts too long.
-    fn poll_idle(&mut self, excused: bool, context: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_idle(&mut self, turn: Turn, context: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.timer.as_mut().poll(context));
             let now = Instant::now();
-            let end = match excused {
-                true => now + self.idle,
-                false => self.moved + self.idle,
+            let silent_since = match turn {
+                Turn::Answer => now,
+                Turn::Request(_) => self.moved,
+                Turn::Body(since) => self.moved.max(since),
             };
+            let end = silent_since + self.idle;
             if end <= now {
                 return Poll::Ready(io::Error::from(io::ErrorKind::TimedOut));
             }
@@ -172,8 +217,8 @@ impl AsyncRead for Connection {
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => {
-                let busy = this.signals.busy.load(Ordering::Acquire);
-                this.poll_idle(busy, context).map(Err)
+                let turn = *this.signals.turn.lock();
+                this.poll_idle(turn, context).map(Err)
             }
         }
     }
@@ -235,7 +280,7 @@ impl Connection {
                 Poll::Ready(Ok(written))
             }
             // A client that does not read is idle whatever is being answered.
-            Poll::Pending => self.poll_idle(false, context).map(Err),
+            Poll::Pending => self.poll_idle(Turn::Request(self.moved), context).map(Err),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! From a request to its answer: counted, let in, and worked off on a blocking thread.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, Limited};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::connection::Signals;
 use super::errors::{ApiError, Result};
@@ -18,14 +18,15 @@ use super::routes::{Query, Route};
 use super::stats::{Kind, LoggedRequest};
 use super::tracked::{Tracked, Underway};
 use super::{
-    App, Call, UPLOAD_TIMEOUT, accounts, archive, auth, body, cors, keys, records, reply, stats,
-    stores,
+    App, Call, OBJECT_TIMEOUT, UPLOAD_TIMEOUT, accounts, archive, auth, body, cors, keys, records,
+    reply, stats, stores,
 };
 
 /// The largest body of a request about a store object, in bytes.
 const MAX_OBJECT: usize = 1 << 20;
 
-/// Requests a second that the platform allows for records of a store, and for the rest.
+/// Requests a second that the platform allows for records of a store and their listing, and for
+/// the rest.
 const RATE_LIMITS: (u32, u32) = (200, 60);
 
 /// What becomes of a request.
@@ -71,6 +72,7 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
+    let readable = cors::may_read(app.addr, &parts.headers, &query);
     let response = match fault {
         Some(FaultAction::Reset) => None,
         Some(FaultAction::Status(status)) => {
@@ -102,10 +104,10 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         return Outcome::Reset;
     };
     let limit = match kind {
-        Kind::List | Kind::Other => RATE_LIMITS.1,
+        Kind::Other => RATE_LIMITS.1,
         _ => RATE_LIMITS.0,
     };
-    cors::open(response.headers_mut());
+    cors::describe(response.headers_mut(), readable);
     let limit = match (profile, &asked) {
         (Some(profile), Some(asked)) => profile.limit(asked),
         _ => Some(limit),
@@ -126,10 +128,13 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
 fn logged(method: &Method, uri: &Uri, headers: &HeaderMap) -> LoggedRequest {
     let range = headers.get(header::RANGE);
     LoggedRequest {
-        method: method.as_str().to_owned(),
-        path: stats::redacted(uri.path_and_query().map_or("", |path| path.as_str())),
+        method: stats::short(method.as_str().to_owned()),
+        path: stats::short(stats::redacted(
+            uri.path_and_query().map_or("", |path| path.as_str()),
+        )),
         status: 0,
-        range: range.map(|range| String::from_utf8_lossy(range.as_bytes()).into()),
+        range: range
+            .map(|range| stats::short(String::from_utf8_lossy(range.as_bytes()).into_owned())),
         conditional: [
             header::IF_MATCH,
             header::IF_NONE_MATCH,
@@ -201,6 +206,7 @@ async fn answer(
     }
     let call = Call {
         base: app.base(&headers),
+        is_local: app.is_local(&headers),
         caller: auth::caller(&app.config, &headers, &query)?,
         method,
         headers,
@@ -228,35 +234,47 @@ async fn answer(
                 stored => stored,
             }
         }
-        Route::Stores | Route::Store(_) => {
-            let body = Limited::new(body, MAX_OBJECT).collect().await;
-            let body = body.map_err(|_| ApiError::too_large())?.to_bytes();
-            blocking(move || match (&route, &call.method) {
-                (Route::Store(target), _) => stores::store(&app, &call, target, &body),
-                (_, &Method::POST) => stores::create(&app, &call, &body),
-                _ => stores::list(&app, &call),
-            })
-            .await
+        Route::Stores if call.method == Method::POST => {
+            if let Err(refused) = stores::may_create(&app, &call) {
+                body::drain(&mut body).await;
+                return Err(refused);
+            }
+            match object_body(body).await? {
+                Some(body) => blocking(move || stores::create(&app, &call, &body)).await,
+                None => Ok(reply::empty(StatusCode::REQUEST_TIMEOUT)),
+            }
         }
-        route if is_read(&route, &call.method) && app.catalog.is_near() && app.pace.is_fast() => {
-            let read = AssertUnwindSafe(|| small(&app, &call, &route));
-            let done = app.pace.measure(|| catch_unwind(read));
-            done.unwrap_or_else(|_| Err(panicked()))
+        Route::Store(target) if call.method == Method::PUT => {
+            let (asked, call) = (app.clone(), Arc::new(call));
+            let caller = call.clone();
+            let entry = match blocking(move || stores::to_change(&asked, &caller, &target)).await {
+                Ok(entry) => entry,
+                Err(refused) => {
+                    body::drain(&mut body).await;
+                    return Err(refused);
+                }
+            };
+            match object_body(body).await? {
+                Some(body) => blocking(move || stores::change(&app, &call, &entry, &body)).await,
+                None => Ok(reply::empty(StatusCode::REQUEST_TIMEOUT)),
+            }
         }
         route => blocking(move || small(&app, &call, &route)).await,
     }
 }
 
-fn is_read(route: &Route, method: &Method) -> bool {
-    matches!(route, Route::Record(..)) && (method == Method::GET || method == Method::HEAD)
+/// Returns the body of a request about a store object; `None` if it does not come in time.
+async fn object_body(body: Body) -> Result<Option<Bytes>> {
+    let collecting = Limited::new(body, MAX_OBJECT).collect();
+    match tokio::time::timeout(OBJECT_TIMEOUT, collecting).await {
+        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
+        Ok(Err(_)) => Err(ApiError::aborted()),
+        Err(_) => Ok(None),
+    }
 }
 
-fn panicked() -> ApiError {
-    tracing::error!("a request ended in a panic");
-    ApiError::internal()
-}
-
-/// Answers requests that have no body.
+/// Answers requests that have no body, or whose body says nothing.
 fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
     match route {
         Route::Stats if call.method == Method::DELETE => {
@@ -266,11 +284,7 @@ fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
         }
         Route::Stats => {
             call.caller.must_be(&app.config.owner.id)?;
-            let answer = serde_json::json!({
-                "counts": app.stats.counts(),
-                "requests": app.stats.log(),
-            });
-            Ok(reply::json(StatusCode::OK, &answer))
+            Ok(reply::json(StatusCode::OK, &app.stats.report()))
         }
         Route::Me => accounts::me(call),
         Route::User(id) => accounts::user(app, id),
@@ -281,13 +295,17 @@ fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
             records::delete(app, call, target, key)
         }
         Route::Record(target, key) => records::get(app, call, target, key),
-        Route::Stores | Route::Store(_) => Err(ApiError::internal()),
+        Route::Stores => stores::list(app, call),
+        Route::Store(target) if call.method == Method::DELETE => stores::delete(app, call, target),
+        Route::Store(target) => stores::get(app, call, target),
     }
 }
 
-async fn blocking(work: impl FnOnce() -> Result<Response> + Send + 'static) -> Result<Response> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(answer) => answer,
-        Err(_) => Err(panicked()),
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        tracing::error!("a request ended in a panic");
+        Err(ApiError::internal())
+    })
 }

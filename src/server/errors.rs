@@ -57,6 +57,14 @@ impl ApiError {
         )
     }
 
+    pub(super) fn actor_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "record-or-token-not-found",
+            "Actor was not found or access denied",
+        )
+    }
+
     pub(super) fn user_not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -98,6 +106,16 @@ impl ApiError {
         )
     }
 
+    /// A page of another site may have had its browser ask, under a name of its own.
+    pub(super) fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "insufficient-permissions",
+            "This server answers requests without a token only under this machine's own names, \
+             such as localhost, and under that of --public-url",
+        )
+    }
+
     pub(super) fn service_worker() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -108,6 +126,10 @@ impl ApiError {
 
     pub(super) fn invalid_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
+    }
+
+    pub(super) fn no_object() -> Self {
+        Self::invalid_request("The body is not a JSON object")
     }
 
     pub(super) fn invalid_key() -> Self {
@@ -160,6 +182,22 @@ impl ApiError {
             StatusCode::PAYLOAD_TOO_LARGE,
             "request-too-large",
             "The body of the request is too large",
+        )
+    }
+
+    pub(super) fn record_too_large() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "record-too-large",
+            "The record is larger than this server takes",
+        )
+    }
+
+    pub(super) fn busy() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate-limit-exceeded",
+            "The server makes as many archives as it can at once; try again later",
         )
     }
 
@@ -262,7 +300,7 @@ impl From<StoreError> for ApiError {
                 Self::no_permission()
             }
             ErrorKind::InvalidKey => Self::invalid_key(),
-            ErrorKind::TooLarge => Self::too_large(),
+            ErrorKind::TooLarge => Self::record_too_large(),
             ErrorKind::Quota => Self::new(
                 StatusCode::PAYMENT_REQUIRED,
                 "not-enough-usage-to-run-paid-actor",

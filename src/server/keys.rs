@@ -9,7 +9,7 @@ use super::aliases::resolve;
 use super::auth::{self, Sight, Wanted};
 use super::catalog::StoreEntry;
 use super::config::GeneralAccess;
-use super::errors::{ApiError, Result};
+use super::errors::Result;
 use super::routes::Target;
 use super::schema::select;
 use super::{App, Call, REQUEST_DEADLINE, reply};
@@ -54,15 +54,6 @@ pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> 
         call.query.text("prefix"),
     )?;
     // 0 counts as absent, and what is too much is cut.
-    if call
-        .query
-        .given("limit")
-        .is_some_and(|limit| limit.starts_with('-'))
-    {
-        return Err(ApiError::invalid_request(
-            "Query parameter \"limit\" must be at least 0",
-        ));
-    }
     let limit = match call.query.number("limit")? {
         None | Some(0) => MAX_PAGE,
         Some(limit) => usize::try_from(limit).unwrap_or(MAX_PAGE).min(MAX_PAGE),
@@ -71,14 +62,19 @@ pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> 
     app.stats.store(&entry.id).listed();
     let deadline = Deadline::after(REQUEST_DEADLINE);
     let page = selection.page(&*entry.store, after, limit, deadline)?;
-    let signed = sight != Sight::Public && entry.access == GeneralAccess::Restricted;
+    let signature = match sight {
+        Sight::Public => Signed::No,
+        _ if entry.access != GeneralAccess::Restricted => Signed::No,
+        Sight::Owner | Sight::Signed => Signed::Own,
+        Sight::SignedForNow => Signed::As(call.query.text("signature").unwrap_or_default()),
+    };
     let items: Vec<Item<'_>> = page
         .items
         .iter()
         .map(|item| Item {
             key: item.key.as_str(),
             size: item.stored_size.unwrap_or_default(),
-            record_public_url: record_url(&call.base, entry, &item.key, signed),
+            record_public_url: record_url(&call.base, entry, &item.key, signature),
         })
         .collect();
     let answer = Page {
@@ -92,8 +88,19 @@ pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> 
     Ok(reply::data(StatusCode::OK, &answer))
 }
 
-/// Returns a record's address, signed or plain.
-pub(super) fn record_url(base: &str, entry: &StoreEntry, key: &Key, signed: bool) -> String {
+/// How the address of a record is signed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Signed<'a> {
+    /// Not at all.
+    No,
+    /// With the record's own signature, which does not expire.
+    Own,
+    /// With the one that opened the listing.
+    As(&'a str),
+}
+
+/// Returns a record's address.
+pub(super) fn record_url(base: &str, entry: &StoreEntry, key: &Key, signed: Signed<'_>) -> String {
     // Clients would take dots alone for steps in the path.
     let encoded = match key.as_str() {
         "." => "%2E".to_owned(),
@@ -101,10 +108,15 @@ pub(super) fn record_url(base: &str, entry: &StoreEntry, key: &Key, signed: bool
         key => utf8_percent_encode(key, COMPONENT).to_string(),
     };
     let url = format!("{base}/v2/key-value-stores/{}/records/{encoded}", entry.id);
-    if signed {
-        let signature = sign_record(&entry.signing_key, key.as_str());
-        format!("{url}?signature={}", signature.expose())
-    } else {
-        url
+    match signed {
+        Signed::No => url,
+        Signed::Own => {
+            let signature = sign_record(&entry.signing_key, key.as_str());
+            format!("{url}?signature={}", signature.expose())
+        }
+        Signed::As(signature) => {
+            let signature = utf8_percent_encode(signature, COMPONENT);
+            format!("{url}?signature={signature}")
+        }
     }
 }

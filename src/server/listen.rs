@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,10 +19,13 @@ use tokio::task::JoinSet;
 use super::App;
 use super::connection::{Connection, Signals, Throttle};
 use super::dispatch::{self, Outcome};
-use super::lanes::Dispatcher;
+use super::tracked::Awaited;
 
 /// The wait after a connection could not be accepted, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection may bring no request while others wait for its place.
+const SPARED: Duration = Duration::from_secs(2);
 
 /// Headers of a request, at most.
 const MAX_HEADERS: usize = 100;
@@ -38,22 +42,22 @@ pub(super) enum Phase {
 }
 
 /// Serves connections until the phase says otherwise.
-pub(super) async fn serve(
-    app: Arc<App>,
-    listener: TcpListener,
-    dispatcher: Dispatcher,
-    mut phase: watch::Receiver<Phase>,
-) {
+pub(super) async fn serve(app: Arc<App>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
     let limits = app.config.limits;
     let places = Arc::new(Semaphore::new(limits.connections.max(1)));
     let throttle = app.config.knobs.bandwidth;
     let throttle = throttle.map(|bandwidth| Arc::new(Throttle::new(bandwidth)));
+    // Whether a client waits for a place.
+    let (crowd, crowded) = watch::channel(false);
     let mut connections = JoinSet::new();
     while *phase.borrow() == Phase::Run {
         let next = async {
+            let accepted = listener.accept().await;
+            crowd.send_replace(accepted.is_ok() && places.available_permits() == 0);
             // Closed only with this function.
             let place = places.clone().acquire_owned().await.ok();
-            (place, listener.accept().await)
+            crowd.send_replace(false);
+            (place, accepted)
         };
         let (place, accepted) = tokio::select! {
             next = next => next,
@@ -63,17 +67,17 @@ pub(super) async fn serve(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                // Each loop waits for its own connections.
-                let (Some(lane), Ok(stream)) = (dispatcher.place(), stream.into_std()) else {
-                    continue;
-                };
-                let serving = connection(app.clone(), stream, throttle.clone(), phase.clone());
-                let handle = lane.lane().clone();
-                let serving = async move {
+                let serving = connection(
+                    app.clone(),
+                    stream,
+                    throttle.clone(),
+                    phase.clone(),
+                    crowded.clone(),
+                );
+                connections.spawn(async move {
                     serving.await;
-                    drop((lane, place));
-                };
-                connections.spawn_on(serving, &handle);
+                    drop(place);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
@@ -102,14 +106,11 @@ async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
 
 async fn connection(
     app: Arc<App>,
-    stream: std::net::TcpStream,
+    stream: TcpStream,
     throttle: Option<Arc<Throttle>>,
     mut phase: watch::Receiver<Phase>,
+    crowded: watch::Receiver<bool>,
 ) {
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::warn!(%error, "a connection cannot be waited for"),
-    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection cannot be made prompt");
     }
@@ -117,10 +118,18 @@ async fn connection(
     let signals = Arc::new(Signals::default());
     let _open = app.stats.connected();
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (app, signals) = (app.clone(), signals.clone());
+        let (app, signals, crowded) = (app.clone(), signals.clone(), &crowded);
         async move {
-            match dispatch::handle(app, signals.clone(), request.map(Body::new)).await {
-                Outcome::Answer(response) => Ok::<Response, Reset>(response),
+            let request = request.map(|body| Body::new(Awaited::new(body, signals.clone())));
+            match dispatch::handle(app, signals.clone(), request).await {
+                Outcome::Answer(mut response) => {
+                    // Others wait for this place, whether this client wants to ask more or not.
+                    if *crowded.borrow() {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(header::CONNECTION, close);
+                    }
+                    Ok::<Response, Reset>(response)
+                }
                 Outcome::Reset => {
                     signals.reset();
                     Err(Reset)
@@ -138,6 +147,10 @@ async fn connection(
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = unwanted(&signals, crowded.clone()) => {
+            tracing::debug!("a connection that brings no request makes way for another");
+            return;
+        }
         () = reached(&mut phase, Phase::Finish) => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -145,6 +158,22 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Waits until somebody waits for the place of a connection that brings no request.
+async fn unwanted(signals: &Signals, mut crowded: watch::Receiver<bool>) {
+    loop {
+        if crowded.wait_for(|crowded| *crowded).await.is_err() {
+            // The server takes no more connections.
+            return std::future::pending().await;
+        }
+        let unused = signals.unused_since().map(|since| since.elapsed());
+        match unused {
+            Some(unused) if unused >= SPARED => return,
+            Some(unused) => tokio::time::sleep(SPARED - unused).await,
+            None => tokio::time::sleep(SPARED).await,
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! An Apify-compatible HTTP server over local stores: what `kvfs serve` runs and tests talk to.
 //!
-//! Connections are spread over event loops (`lanes`). Stores block, so requests are worked off on
-//! other threads, but for reads that are faster than waking one (`inline`); bodies go through
-//! small bounded channels both ways and are never held whole. Which stores there are is a
-//! [`Catalog`]'s business.
+//! Stores block, so requests are worked off on threads for that; bodies go through small bounded
+//! channels both ways and are never held whole. Who may not do something is told so before a byte
+//! of the request's body is read. Which stores there are is a [`Catalog`]'s business.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 mod accounts;
@@ -31,9 +32,7 @@ mod dispatch;
 mod errors;
 mod faults;
 pub mod folders;
-mod inline;
 mod keys;
-mod lanes;
 mod listen;
 mod negotiate;
 mod preconditions;
@@ -43,6 +42,7 @@ mod records;
 mod reply;
 mod routes;
 mod schema;
+mod secret;
 mod stats;
 mod stores;
 mod tracked;
@@ -59,8 +59,6 @@ use crate::local::Access;
 use auth::Caller;
 use errors::{ApiError, Result};
 use faults::Faults;
-use inline::Pace;
-use lanes::Lanes;
 use listen::Phase;
 use profile::Profile;
 use routes::{Query, Target};
@@ -72,10 +70,17 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// The longest that an upload may take, as on the platform.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The longest that the body of a request about a store object may take.
+const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Archives that are made at once: the table of one's files is in memory, for large stores some
+/// 20 MiB of it.
+const MOST_ARCHIVES: usize = 4;
+
 /// Stores whose requests are reckoned at once where there is a rate limit.
 const MOST_ALLOWANCES: usize = 10_000;
 
-/// Threads for what is slow, beyond those that connections take.
+/// Threads for the work of stores, beyond those that uploads may take: one a connection.
 const MORE_THREADS: usize = 64;
 
 /// How long requests under way may take to end when the server stops, where nothing else is said.
@@ -92,7 +97,8 @@ pub struct RunningServer {
     addr: SocketAddr,
     phase: watch::Sender<Phase>,
     serving: Option<JoinHandle<()>>,
-    lanes: Lanes,
+    /// `None` once it has been stopped.
+    runtime: Option<Runtime>,
 }
 
 /// What all requests share.
@@ -104,9 +110,13 @@ struct App {
     addr: SocketAddr,
     faults: Faults,
     profile: Option<Profile>,
-    pace: Pace,
-    /// Requests left for each store, and when that was reckoned.
-    allowances: Mutex<HashMap<String, (f64, Instant)>>,
+    /// Places for archives that are being made.
+    archives: Arc<Semaphore>,
+    /// Requests left for each store, and when that was reckoned. By a hash of what the address
+    /// calls the store: strangers choose that text.
+    allowances: Mutex<HashMap<u64, (f64, Instant)>>,
+    /// Hashes those texts.
+    hasher: RandomState,
 }
 
 /// A request, but for its body.
@@ -116,6 +126,8 @@ struct Call {
     headers: HeaderMap,
     query: Query,
     caller: Caller,
+    /// Whether the name by which the server was asked is one that no other site can have.
+    is_local: bool,
     /// Base of public URLs.
     base: String,
 }
@@ -135,7 +147,8 @@ impl Server {
             &config.root,
             access,
             config.general_access,
-            config.signing_secret(),
+            config.signing_secret.clone(),
+            config.state.as_deref(),
             &config.owner.id,
         )?;
         Self::start_with(config, Arc::new(catalog))
@@ -149,11 +162,15 @@ impl Server {
         config: ServerConfig,
         catalog: Arc<dyn Catalog>,
     ) -> io::Result<RunningServer> {
-        let lanes = Lanes::start(config.limits.connections.saturating_add(MORE_THREADS))?;
+        let runtime = Builder::new_multi_thread()
+            .max_blocking_threads(config.limits.connections.saturating_add(MORE_THREADS))
+            .thread_name("kvfs-serve")
+            .enable_all()
+            .build()?;
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let listener = {
-            let _context = lanes.first().enter();
+            let _context = runtime.enter();
             TcpListener::from_std(listener)?
         };
         let addr = listener.local_addr()?;
@@ -163,19 +180,19 @@ impl Server {
             config,
             catalog,
             stats: Arc::default(),
-            pace: Pace::default(),
             addr,
+            archives: Arc::new(Semaphore::new(MOST_ARCHIVES)),
             allowances: Mutex::default(),
+            hasher: RandomState::new(),
         });
         let (phase, phases) = watch::channel(Phase::Run);
-        let serving = listen::serve(app.clone(), listener, lanes.dispatcher(), phases);
-        let serving = lanes.first().spawn(serving);
+        let serving = runtime.spawn(listen::serve(app.clone(), listener, phases));
         Ok(RunningServer {
             app,
             addr,
             phase,
             serving: Some(serving),
-            lanes,
+            runtime: Some(runtime),
         })
     }
 }
@@ -226,11 +243,11 @@ impl RunningServer {
             }
             runs
         });
-        let Some(serving) = self.serving.take() else {
+        let (Some(serving), Some(runtime)) = (self.serving.take(), &self.runtime) else {
             return true;
         };
         let ending = async { tokio::time::timeout(grace, serving).await.is_ok() };
-        let ended = self.lanes.first().block_on(ending);
+        let ended = runtime.block_on(ending);
         ended && *self.phase.borrow() != Phase::End
     }
 
@@ -254,6 +271,10 @@ impl Stopper {
 impl Drop for RunningServer {
     fn drop(&mut self) {
         self.phase.send_replace(Phase::End);
+        if let Some(runtime) = self.runtime.take() {
+            // Work on other threads may wait for a disk.
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -299,6 +320,25 @@ impl App {
         }
     }
 
+    /// Returns whether a request came by a name that only this machine, or the owner's own domain,
+    /// can have. A server that other machines reach is asked by any name.
+    fn is_local(&self, headers: &HeaderMap) -> bool {
+        if !self.addr.ip().is_loopback() {
+            return true;
+        }
+        // Browsers, which are what this is about, always send one.
+        let Some(host) = headers.get(header::HOST).map(HeaderValue::to_str) else {
+            return true;
+        };
+        let host = cors::host_of(host.unwrap_or_default());
+        let public = self.config.public_url.as_deref();
+        cors::is_loopback(host)
+            || public
+                .and_then(|url| url::Url::parse(url).ok())
+                .and_then(|url| url.host_str().map(|own| own.eq_ignore_ascii_case(host)))
+                .unwrap_or(false)
+    }
+
     /// Takes one request out of a store's allowance: as many as the limit at once, and as many
     /// again each second.
     fn admit(&self, target: &Target) -> Result<()> {
@@ -312,7 +352,7 @@ impl App {
             allowances.clear();
         }
         let (left, reckoned) = allowances
-            .entry(format!("{target:?}"))
+            .entry(self.hasher.hash_one(target))
             .or_insert((most, now));
         *left = (*left + now.duration_since(*reckoned).as_secs_f64() * most).min(most);
         *reckoned = now;

@@ -23,8 +23,15 @@ use crate::store::{
 const NO_COOKIES: &str = "<script>Object.defineProperty(document,\"cookie\",\
                           {get:()=>\"\",set:()=>{}});</script>";
 
+/// What keeps records that a browser shows from running scripts: they share their origin with all
+/// others, and their address may hold a token.
+const NO_SCRIPTS: &str = "sandbox; script-src 'none'";
+
 /// What a record without a content type is sent and stored as.
 const DEFAULT_TYPE: &str = "application/octet-stream";
+
+/// The encodings that the platform takes.
+const ENCODINGS: [&str; 4] = ["gzip", "br", "deflate", "identity"];
 
 /// In what form a record goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +40,9 @@ enum Form {
     Decoded,
     /// Decoded, with [`NO_COOKIES`] in front.
     Html,
+    /// As stored, but without a word of the encoding: the client does not take it, and the bytes are
+    /// not encoded so anyway.
+    Broken,
 }
 
 /// How often a range is looked for in a record that is being replaced.
@@ -72,14 +82,29 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
         "if-unmodified-since",
     ];
     let probe = probes.iter().any(|name| call.headers.contains_key(*name));
-    let (meta, fetched) = if probe || call.method == Method::HEAD {
+    let (meta, mut fetched) = if probe || call.method == Method::HEAD {
         let meta = store.head(key, deadline());
         (meta.map_err(|error| missing(key, error))?, None)
     } else {
         let fetched = fetch(store, key, &GetRequest::default())?;
         (fetched.meta.clone(), Some(fetched))
     };
-    let form = form(call, &meta, attachment);
+    let same = GetRequest {
+        if_match: meta.etag.clone(),
+        ..GetRequest::default()
+    };
+    let mut form = form(call, &meta, attachment);
+    let mut plain = None;
+    if form != Form::Stored {
+        let stored = match fetched.take() {
+            Some(fetched) => fetched,
+            None => fetch(store, key, &same)?,
+        };
+        plain = decoded(&meta.encoding, stored.body)?;
+        if plain.is_none() {
+            form = Form::Broken;
+        }
+    }
     let mut headers = describe(app, &meta, form, attachment);
     if app.config.knobs.etags {
         match precondition(call, &headers) {
@@ -121,27 +146,11 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
             }
         }
     }
-    let same = GetRequest {
-        if_match: meta.etag.clone(),
-        ..GetRequest::default()
-    };
-    let fetched = match fetched {
-        Some(fetched) => fetched,
-        None => fetch(store, key, &same)?,
-    };
-    if form == Form::Stored {
-        let body = send(app, fetched.body, meta.stored_size, &mut headers)?;
-        return Ok(answer(StatusCode::OK, headers, body));
-    }
-    let plain = decoded(&meta.encoding, fetched.body)?;
-    let (form, body): (Form, Box<dyn Read + Send>) = match (form, plain) {
-        (Form::Html, Some(plain)) => (form, Box::new(Cursor::new(NO_COOKIES).chain(plain))),
-        (_, Some(plain)) => (form, plain),
-        // Not encoded as its sender said: all there is are the stored bytes.
-        (_, None) => {
-            headers = describe(app, &meta, Form::Stored, attachment);
-            (Form::Stored, fetch(store, key, &same)?.body)
-        }
+    let body: Box<dyn Read + Send> = match (form, plain, fetched) {
+        (Form::Html, Some(plain), _) => Box::new(Cursor::new(NO_COOKIES).chain(plain)),
+        (_, Some(plain), _) => plain,
+        (_, None, Some(fetched)) => fetched.body,
+        (_, None, None) => fetch(store, key, &same)?.body,
     };
     let body = send(app, body, length(&meta, form), &mut headers)?;
     Ok(answer(StatusCode::OK, headers, body))
@@ -171,15 +180,16 @@ pub(super) fn put(
             )
         })?,
     };
-    let given = call.header("content-encoding");
-    let encoding = match given {
-        // No encoding has this name.
-        Some("") => Encoding::Unknown("".into()),
-        given => Encoding::from_header(given),
-    };
-    if let Encoding::Unknown(value) = &encoding {
-        return Err(ApiError::unsupported_encoding(value, is_html(content_type)));
+    let given = call.headers.get(header::CONTENT_ENCODING);
+    let given = given.map(|given| given.to_str().unwrap_or_default());
+    // As they are written here, and nothing else: what is stored is what was sent.
+    if let Some(unknown) = given.filter(|given| !ENCODINGS.contains(given)) {
+        return Err(ApiError::unsupported_encoding(
+            unknown,
+            is_html(content_type),
+        ));
     }
+    let encoding = Encoding::from_header(given);
     app.stats.store(&resolved.entry.id).written();
     let (if_match, if_absent) = put_preconditions(call, &*resolved.entry.store, key)?;
     let request = PutRequest {
@@ -193,7 +203,7 @@ pub(super) fn put(
         .and_then(|length| length.parse().ok());
     let most = app.config.limits.record.unwrap_or(u64::MAX);
     if length.is_some_and(|length: u64| length > most) {
-        return Err(ApiError::too_large());
+        return Err(ApiError::record_too_large());
     }
     let mut body = Bounded { body, left: most };
     let upload = Upload::Stream(&mut body, length);
@@ -213,7 +223,7 @@ pub(super) fn put(
     set(
         headers,
         header::LOCATION,
-        &keys::record_url(&call.base, &resolved.entry, key, false),
+        &keys::record_url(&call.base, &resolved.entry, key, keys::Signed::No),
     );
     if let Some(etag) = meta.etag.filter(|_| app.config.knobs.etags) {
         set(headers, header::ETAG, etag.as_str());
@@ -247,6 +257,11 @@ pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Resu
     let resolved = resolve(app, call, target)?;
     call.may_write(app, &resolved.entry)?;
     app.stats.store(&resolved.entry.id).deleted();
+    // A local program may have made a record that the API could not make; that can be deleted.
+    if !key.is_valid() {
+        let found = resolved.entry.store.head(key, deadline());
+        found.map_err(|error| missing(key, error))?;
+    }
     resolved.entry.store.delete(key, deadline())?;
     app.written(&resolved.entry);
     Ok(reply::empty(StatusCode::NO_CONTENT))
@@ -296,6 +311,8 @@ fn describe(app: &App, meta: &RecordMeta, form: Form, attachment: bool) -> Heade
     set(&mut headers, header::CONTENT_TYPE, content_type);
     if attachment {
         set(&mut headers, header::CONTENT_DISPOSITION, "attachment");
+    } else {
+        set(&mut headers, header::CONTENT_SECURITY_POLICY, NO_SCRIPTS);
     }
     if let Some(encoding) = meta.encoding.header_value() {
         set(&mut headers, header::VARY, "Accept-Encoding");
@@ -312,6 +329,7 @@ fn describe(app: &App, meta: &RecordMeta, form: Form, attachment: bool) -> Heade
                 Form::Stored => "",
                 Form::Decoded => "-decoded",
                 Form::Html => "-html",
+                Form::Broken => "-bare",
             };
             let opened = etag.as_str().trim_end_matches('"');
             set(&mut headers, header::ETAG, &format!("{opened}{form_of}\""));
@@ -326,7 +344,7 @@ fn describe(app: &App, meta: &RecordMeta, form: Form, attachment: bool) -> Heade
 /// Returns how long the body is in this form, where that is known without decoding it.
 fn length(meta: &RecordMeta, form: Form) -> Option<u64> {
     match form {
-        Form::Stored => meta.stored_size,
+        Form::Stored | Form::Broken => meta.stored_size,
         Form::Html if meta.encoding.is_identity() => {
             meta.stored_size.map(|size| size + NO_COOKIES.len() as u64)
         }
@@ -348,7 +366,9 @@ fn send(
 }
 
 fn answer_head(app: &App, meta: &RecordMeta, form: Form, mut headers: HeaderMap) -> Response {
-    if let Some(length) = length(meta, form).filter(|_| app.config.knobs.content_length) {
+    // As on the platform, the length as stored where the other would have to be counted.
+    let length = length(meta, form).or(meta.stored_size);
+    if let Some(length) = length.filter(|_| app.config.knobs.content_length) {
         set(&mut headers, header::CONTENT_LENGTH, &length.to_string());
     }
     answer(StatusCode::OK, headers, Body::empty())

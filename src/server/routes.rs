@@ -23,7 +23,7 @@ pub(super) enum Route {
 }
 
 /// How a store is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     /// By id or name.
     Store(String),
@@ -107,12 +107,15 @@ impl Route {
             Method::POST,
             Method::DELETE,
         ];
+        // The platform knows no HEAD there.
+        const RECORD_OF_RUN: &[Method] = &[Method::GET, Method::PUT, Method::POST, Method::DELETE];
         match self {
             Self::Stats => &[Method::GET, Method::DELETE],
             Self::Me | Self::User(_) | Self::Run(_) | Self::Keys(_) | Self::Records(_) => READ,
             Self::Stores => STORES,
             Self::Store(_) => STORE,
-            Self::Record(..) => RECORD,
+            Self::Record(Target::Store(_), _) => RECORD,
+            Self::Record(..) => RECORD_OF_RUN,
         }
     }
 
@@ -187,7 +190,10 @@ impl Query {
             return Ok(Some(number));
         }
         match text.parse::<f64>() {
-            // Conversion cuts what is too large or below 0.
+            Ok(number) if number < 0.0 => Err(ApiError::invalid_request(format!(
+                "Query parameter \"{name}\" must be at least 0"
+            ))),
+            // Conversion cuts what is too large.
             Ok(number) if !number.is_nan() => Ok(Some(number as u64)),
             _ => Err(ApiError::invalid_request(format!(
                 "Query parameter \"{name}\" must be a number"

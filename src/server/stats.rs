@@ -12,6 +12,12 @@ use crate::metrics::Counter;
 /// How many requests are remembered.
 const REMEMBERED: usize = 10_000;
 
+/// How many bytes of them, at most: strangers write some of that.
+const REMEMBERED_BYTES: usize = 4 << 20;
+
+/// Bytes of a path or a header that are remembered.
+const LONGEST: usize = 512;
+
 /// Query parameters whose values are not remembered.
 const SECRETS: [&str; 2] = ["token", "signature"];
 
@@ -42,9 +48,39 @@ pub(super) struct Stats {
     connections: AtomicU64,
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
-    log: Mutex<VecDeque<Arc<LoggedRequest>>>,
+    log: Mutex<Log>,
     /// By the store's id.
     stores: Mutex<HashMap<String, Arc<StoreStats>>>,
+}
+
+/// The last requests.
+#[derive(Debug, Default)]
+struct Log {
+    requests: VecDeque<Arc<LoggedRequest>>,
+    bytes: usize,
+}
+
+impl Log {
+    /// Adds a request; returns those that make way for it, to be dropped without the lock.
+    fn push(&mut self, request: Arc<LoggedRequest>) -> Vec<Arc<LoggedRequest>> {
+        self.bytes += request.bytes();
+        self.requests.push_back(request);
+        let mut gone = Vec::new();
+        while (self.requests.len() > REMEMBERED || self.bytes > REMEMBERED_BYTES)
+            && let Some(oldest) = self.requests.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+            gone.push(oldest);
+        }
+        gone
+    }
+}
+
+/// What the server tells its owner of itself.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    counts: Counts,
+    requests: Vec<Arc<LoggedRequest>>,
 }
 
 /// What was done with one store since the server started.
@@ -127,15 +163,24 @@ impl Counts {
 pub struct LoggedRequest {
     /// The method.
     pub method: String,
-    /// Path and query as they came, the values of secret parameters replaced.
+    /// Path and query as they came, the values of secret parameters replaced; of long ones the
+    /// first 512 bytes.
     pub path: String,
     /// The status of the answer.
     pub status: u16,
-    /// `Range`, verbatim.
+    /// `Range`, of a long one the first 512 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<String>,
     /// Whether it carried a precondition.
     pub conditional: bool,
+}
+
+impl LoggedRequest {
+    /// Returns about how much memory this takes.
+    fn bytes(&self) -> usize {
+        let range = self.range.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.method.len() + self.path.len() + range
+    }
 }
 
 impl Stats {
@@ -155,11 +200,8 @@ impl Stats {
         if kind == Kind::Get && request.range.is_some() {
             self.ranged.one();
         }
-        let mut log = self.log.lock();
-        let oldest = (log.len() == REMEMBERED).then(|| log.pop_front());
-        log.push_back(request);
-        drop(log);
-        drop(oldest);
+        let gone = self.log.lock().push(request);
+        drop(gone);
     }
 
     /// Returns the counts of a store.
@@ -213,8 +255,20 @@ impl Stats {
     }
 
     pub(super) fn log(&self) -> Vec<LoggedRequest> {
-        let log = self.log.lock();
-        log.iter().map(|request| (**request).clone()).collect()
+        let requests = self.report().requests;
+        requests.iter().map(|request| (**request).clone()).collect()
+    }
+
+    pub(super) fn report(&self) -> Report {
+        Report {
+            counts: self.counts(),
+            requests: self.log.lock().requests.iter().cloned().collect(),
+        }
+    }
+
+    /// Forgets the counts of a store that is gone.
+    pub(super) fn forget(&self, id: &str) {
+        self.stores.lock().remove(id);
     }
 
     pub(super) fn reset(&self) {
@@ -232,7 +286,8 @@ impl Stats {
         ] {
             counter.set(0);
         }
-        self.log.lock().clear();
+        let log = std::mem::take(&mut *self.log.lock());
+        drop(log);
         self.stores.lock().clear();
         let now = self.in_flight.load(Ordering::Relaxed);
         self.most_in_flight.store(now, Ordering::Relaxed);
@@ -247,6 +302,16 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Returns what is remembered of a text that may be long.
+pub(super) fn short(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// Returns path and query with the values of secret parameters replaced.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -31,32 +31,45 @@ const MEASURED_PAGES: usize = 10;
 /// How long the signature in `keysPublicUrl` is valid.
 const KEYS_URL_VALID: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Answers `GET`, `PUT` and `DELETE` of a store object.
-pub(super) fn store(app: &App, call: &Call, target: &Target, body: &[u8]) -> Result<Response> {
-    if call.method != Method::GET {
-        call.caller.user()?;
-    }
+/// Answers `GET` of a store object.
+pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let resolved = resolve(app, call, target)?;
     let entry = resolved.entry;
-    if call.method == Method::GET {
-        let sight = auth::sight(call, &entry, resolved.by_name, Wanted::Store)?;
-        let mut object = object(app, call, &entry, sight);
-        if let Some(size) = size(&entry) {
-            object["stats"]["storageBytes"] = json!(size);
-            object["stats"]["s3StorageBytes"] = json!(size);
-        }
-        return Ok(reply::data(StatusCode::OK, &object));
+    let sight = auth::sight(call, &entry, resolved.by_name, Wanted::Store)?;
+    let mut object = object(app, call, &entry, sight);
+    if sight == Sight::Owner {
+        object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
     }
+    if let Some(size) = size(&entry) {
+        object["stats"]["storageBytes"] = json!(size);
+        object["stats"]["s3StorageBytes"] = json!(size);
+    }
+    Ok(reply::data(StatusCode::OK, &object))
+}
+
+/// Finds the store that the caller wants to change, and may.
+pub(super) fn to_change(app: &App, call: &Call, target: &Target) -> Result<StoreEntry> {
+    call.caller.user()?;
+    let entry = resolve(app, call, target)?.entry;
     call.may_write(app, &entry)?;
-    if call.method == Method::DELETE {
-        return if app.catalog.delete(&entry.id)? {
-            Ok(reply::empty(StatusCode::NO_CONTENT))
-        } else {
-            Err(ApiError::store_not_found())
-        };
+    Ok(entry)
+}
+
+/// Answers `DELETE` of a store object.
+pub(super) fn delete(app: &App, call: &Call, target: &Target) -> Result<Response> {
+    let entry = to_change(app, call, target)?;
+    if !app.catalog.delete(&entry)? {
+        return Err(ApiError::store_not_found());
     }
+    app.stats.forget(&entry.id);
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// Answers `PUT` of a store object, which [`to_change`] has found.
+pub(super) fn change(app: &App, call: &Call, entry: &StoreEntry, body: &[u8]) -> Result<Response> {
     let change = read_change(body)?;
-    match app.catalog.update(&entry.id, &change)? {
+    match app.catalog.update(entry, &change)? {
+        // Without the signing key, as the platform's answer is.
         Changed::Done(entry) => Ok(reply::data(
             StatusCode::OK,
             &object(app, call, &entry, Sight::Owner),
@@ -113,13 +126,21 @@ pub(super) fn list(app: &App, call: &Call) -> Result<Response> {
     Ok(reply::data(StatusCode::OK, &answer))
 }
 
+/// Fails unless the caller may make a store.
+pub(super) fn may_create(app: &App, call: &Call) -> Result<()> {
+    call.caller.user()?;
+    app.must_be_writable()
+}
+
 /// Answers `POST /v2/key-value-stores`.
 pub(super) fn create(app: &App, call: &Call, body: &[u8]) -> Result<Response> {
     let user = call.caller.user()?;
     app.must_be_writable()?;
-    // Bodies are `{"schema": …}` in JSON, or anything that is none.
+    // Bodies are `{"schema": …}`, or empty; the official clients send forms, too.
+    let said_json = call.header("content-type").is_some_and(is_json);
     let schema = match serde_json::from_slice(body) {
         Ok(Value::Object(mut fields)) => fields.remove("schema").filter(|schema| !schema.is_null()),
+        _ if said_json && !body.is_empty() => return Err(ApiError::no_object()),
         _ => None,
     };
     if let Some(schema) = &schema {
@@ -139,7 +160,9 @@ pub(super) fn create(app: &App, call: &Call, body: &[u8]) -> Result<Response> {
     } else {
         StatusCode::OK
     };
-    let mut response = reply::data(status, &object(app, call, &entry, Sight::Owner));
+    let mut object = object(app, call, &entry, Sight::Owner);
+    object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
+    let mut response = reply::data(status, &object);
     let address = format!("{}/v2/key-value-stores/{}", call.base, entry.id);
     if new && let Ok(address) = HeaderValue::from_str(&address) {
         response.headers_mut().insert(header::LOCATION, address);
@@ -188,7 +211,6 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
         object["title"] = json!(title);
     }
     if sight == Sight::Owner {
-        object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
         if entry.access == GeneralAccess::Restricted {
             let expires = SystemTime::now() + KEYS_URL_VALID;
             let signature = sign_keys(&entry.signing_key, id, Some(expires));
@@ -203,8 +225,8 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
 }
 
 fn read_change(body: &[u8]) -> Result<StoreChange> {
-    let fields: Map<String, Value> = serde_json::from_slice(body)
-        .map_err(|_| ApiError::invalid_request("The body is not a JSON object"))?;
+    let fields: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|_| ApiError::no_object())?;
     let text = |field: &str| match fields.get(field) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
@@ -238,6 +260,11 @@ fn read_change(body: &[u8]) -> Result<StoreChange> {
         title: text("title")?,
         general_access,
     })
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
 }
 
 /// Names are DNS labels.

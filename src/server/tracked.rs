@@ -1,4 +1,5 @@
-//! Requests under way: the body of an answer that tells when it has gone out.
+//! Requests under way: the body of a request that says when the client is waited for, and the
+//! body of an answer that says when it has gone out.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 
 use super::connection::Signals;
 use super::stats::{LoggedRequest, Stats};
@@ -24,7 +25,7 @@ pub(super) struct Underway {
 
 impl Underway {
     pub(super) fn new(signals: Arc<Signals>, stats: Arc<Stats>) -> Self {
-        signals.set_busy(true);
+        signals.begin();
         stats.began();
         Self {
             signals,
@@ -43,7 +44,7 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        self.signals.set_busy(false);
+        self.signals.end();
         self.stats.ended();
         if let Some(request) = &self.line {
             let LoggedRequest {
@@ -94,5 +95,46 @@ impl HttpBody for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    inner: Incoming,
+    signals: Arc<Signals>,
+}
+
+impl Awaited {
+    pub(super) fn new(inner: Incoming, signals: Arc<Signals>) -> Self {
+        Self { inner, signals }
+    }
+}
+
+impl HttpBody for Awaited {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(context);
+        self.signals.await_body(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.signals.await_body(false);
     }
 }

@@ -205,7 +205,7 @@ impl TestServer {
         };
         self.server
             .catalog()
-            .update(&self.entry.id, &change)
+            .update(&self.entry, &change)
             .expect("a change");
     }
 

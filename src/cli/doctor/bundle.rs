@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Finding, lines};
 use crate::base::redact;
+use crate::base::text;
 use crate::cli::config;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::error::CliError;
@@ -58,6 +59,8 @@ pub fn write(
         Some(home) if home != Path::new("/") => text.replace(&*home.to_string_lossy(), "~"),
         _ => text,
     };
+    // Whoever reads it does so on a terminal.
+    let text = text::lines(&text);
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -71,7 +74,7 @@ pub fn write(
 }
 
 fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
+    text::json(&serde_json::to_string_pretty(value).unwrap_or_default()).into_owned()
 }
 
 fn now() -> String {

@@ -109,7 +109,7 @@ pub fn run(
 
     if args.json {
         let shown = as_json(&findings);
-        ui.data(serde_json::to_string_pretty(&shown).unwrap_or_default())?;
+        ui.json(&shown)?;
     } else {
         ui.data(lines(&findings))?;
     }

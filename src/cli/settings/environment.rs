@@ -182,6 +182,11 @@ impl Environment {
         self.folder(self.state_home.as_ref(), ".local/state")
     }
 
+    /// Returns where `kvfs serve` keeps the secret of a folder that may not be written to.
+    pub fn serve_dir(&self) -> Option<PathBuf> {
+        Some(self.state_dir().ok()?.join("serve"))
+    }
+
     /// Returns the proxies, with what may be credentials.
     pub fn proxies(&self) -> &[(&'static str, String)] {
         &self.proxies

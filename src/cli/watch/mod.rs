@@ -87,7 +87,7 @@ fn lines(ui: Ui, path: &Path, json: bool, ask: Ask<'_>) -> Result<(), CliError> 
     loop {
         let state = live(ask()?, path)?;
         if json {
-            ui.data(&state)?;
+            ui.json_line(&state)?;
         } else {
             window.take(&state);
             if let Some(span) = window.span() {

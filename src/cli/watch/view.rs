@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span as Words};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::sample::Span;
+use crate::base::text;
 use crate::base::units::ByteSize;
 use crate::cli::status::{micros, unix_now};
 use crate::metrics::ErrorEntry;
@@ -32,7 +33,7 @@ fn lines(span: &Span<'_>) -> Vec<Line<'static>> {
     let up = up.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let mut lines = vec![
         head(
-            &format!("{} on {}", now.store, now.mount_point),
+            &text::line(&format!("{} on {}", now.store, now.mount_point)),
             &format!("  {}, up {up}; q quits", now.mode),
         ),
         Line::default(),
@@ -171,7 +172,7 @@ fn operations(span: &Span<'_>) -> Vec<Line<'static>> {
 }
 
 fn transfer(transfer: &TransferEntry) -> Line<'static> {
-    let key: String = transfer.key.chars().take(24).collect();
+    let key: String = text::line(&transfer.key).chars().take(24).collect();
     let way = match transfer.direction {
         Direction::Down => "in ",
         Direction::Up => "out",
@@ -193,7 +194,7 @@ fn transfer(transfer: &TransferEntry) -> Line<'static> {
 
 fn error(entry: &ErrorEntry) -> Vec<Line<'static>> {
     let about = match &entry.key {
-        Some(key) => format!(" '{key}'"),
+        Some(key) => format!(" '{}'", text::line(key)),
         None => String::new(),
     };
     let ago = unix_now().saturating_sub(entry.at_unix_s);
@@ -202,13 +203,13 @@ fn error(entry: &ErrorEntry) -> Vec<Line<'static>> {
         entry.operation,
         entry.errno,
         crate::cli::status::uptime(ago),
-        entry.message
+        text::line(&entry.message)
     ))];
     lines.extend(
         entry
             .hint
             .iter()
-            .map(|hint| Line::raw(format!("  hint: {hint}"))),
+            .map(|hint| Line::raw(format!("  hint: {}", text::line(hint)))),
     );
     lines
 }

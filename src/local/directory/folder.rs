@@ -3,15 +3,16 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FlockOperation, Stat};
+use rustix::io::Errno;
 
+use super::dir::{Dir, split};
 use super::sidecar::{Identity, Sidecar};
 use crate::base::clock::Deadline;
 
@@ -27,7 +28,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Waits between two tries for the lock of the folder.
 const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
 
-/// A folder. It is opened anew for each use: crawlers remove and re-create theirs.
+/// A folder. It is opened again for each use: crawlers remove and re-create theirs. Its path is
+/// canonical, and is never followed once a link has been put into it.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -42,22 +44,22 @@ impl Folder {
             path: path.to_owned(),
             sidecars: Mutex::new(LruCache::new(KNOWN_SIDECARS)),
         };
-        folder.fd(OFlags::RDONLY)?;
+        folder.dir()?;
         Ok(folder)
     }
 
-    fn fd(&self, flags: OFlags) -> io::Result<OwnedFd> {
-        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?)
+    /// Opens the folder.
+    pub(super) fn dir(&self) -> io::Result<Dir> {
+        Dir::open(&self.path)
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns what is known of the folder itself.
-    pub(super) fn metadata(&self) -> io::Result<Metadata> {
-        std::fs::metadata(&self.path)
+    /// Returns when an entry of the folder was last made, renamed or removed.
+    pub(super) fn modified(&self) -> io::Result<SystemTime> {
+        modified(&self.dir()?.metadata()?)
     }
 
     /// Opens a regular file beneath the folder; symbolic links that lead out are refused.
@@ -77,62 +79,24 @@ impl Folder {
     }
 
     fn open_beneath(&self, relative: &str) -> io::Result<File> {
-        // A named pipe would block without NONBLOCK; it has no effect on regular files.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         // A path without links and without `..` cannot lead out: one call instead of three.
         if !relative.split('/').any(|part| part == "..") {
-            let mut path = self.path.clone().into_os_string();
-            path.push("/");
-            path.push(relative);
-            let opened = rustix::fs::openat2(
-                rustix::fs::CWD,
-                path,
-                flags,
-                Mode::empty(),
-                ResolveFlags::NO_SYMLINKS,
-            );
-            match opened {
-                Ok(fd) => return Ok(File::from(fd)),
-                // There are links, or the call is forbidden.
-                Err(
-                    rustix::io::Errno::LOOP | rustix::io::Errno::NOSYS | rustix::io::Errno::PERM,
-                ) => {}
-                Err(error) => return Err(error.into()),
+            match Dir::file_without_links(&self.path.join(relative)) {
+                // There are links, which may stay inside, or the call is forbidden.
+                Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {}
+                Ok(None) => {}
+                Ok(Some(file)) => return Ok(file),
+                Err(error) => return Err(error),
             }
         }
-        let folder = self.fd(OFlags::PATH)?;
-        let opened = rustix::fs::openat2(
-            &folder,
-            relative,
-            flags,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        );
-        let fd = match opened {
-            Ok(fd) => fd,
-            // Containers may forbid the system call.
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
-                self.check_beneath(relative)?;
-                rustix::fs::openat(&folder, relative, flags, Mode::empty())?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(File::from(fd))
-    }
-
-    fn check_beneath(&self, relative: &str) -> io::Result<()> {
-        let real = self.path.join(relative).canonicalize()?;
-        if real.starts_with(&self.path) {
-            Ok(())
-        } else {
-            Err(io::Error::from(io::ErrorKind::NotFound))
-        }
+        self.dir()?.file(relative)
     }
 
     /// Returns size and modification time of a file.
-    pub(super) fn stat(&self, relative: &str) -> io::Result<(u64, SystemTime)> {
-        let metadata = std::fs::metadata(self.path.join(relative))?;
-        Ok((metadata.len(), metadata.modified()?))
+    pub(super) fn stat(&self, dir: &Dir, relative: &str) -> io::Result<(u64, SystemTime)> {
+        let found = dir.stat(relative)?;
+        let size = u64::try_from(found.st_size).unwrap_or_default();
+        Ok((size, modified(&found)?))
     }
 
     /// Reads a sidecar; `None` if there is none that can be understood.
@@ -160,8 +124,8 @@ impl Folder {
     /// Returns a sidecar that was read before, if the file is still the same.
     fn known_sidecar(&self, relative: &str) -> Option<Sidecar> {
         let identity = self.sidecars.lock().get(relative)?.0;
-        let metadata = std::fs::metadata(self.path.join(relative)).ok()?;
-        if identity_of(&metadata) != identity {
+        let (_, found) = self.opened(relative).ok()?;
+        if found != identity {
             return None;
         }
         let mut sidecars = self.sidecars.lock();
@@ -171,7 +135,12 @@ impl Folder {
 
     /// Removes a file; an absent one is fine.
     pub(super) fn remove(&self, relative: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path.join(relative)) {
+        let (parent, name) = split(relative);
+        let removed = self
+            .dir()
+            .and_then(|dir| dir.dir(parent))
+            .and_then(|parent| parent.remove(name));
+        match removed {
             Err(error) if is_absence(&error) => Ok(()),
             done => done,
         }
@@ -179,7 +148,7 @@ impl Folder {
 
     /// Makes renames and removals in the folder durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(self.fd(OFlags::RDONLY)?)?)
+        self.dir()?.sync()
     }
 
     /// Waits to be the only committer in this folder, in all processes that use kvfs.
@@ -187,15 +156,15 @@ impl Folder {
     /// `None` when the deadline passed. File systems without such locks do without.
     pub(super) fn lock(&self, deadline: Deadline) -> io::Result<Option<FolderLock>> {
         let [mut wait, longest] = LOCK_WAIT;
-        let fd = self.fd(OFlags::RDONLY)?;
+        let dir = self.dir()?;
         loop {
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(FolderLock { _fd: fd })),
+            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(FolderLock { _dir: dir })),
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => {
                     tracing::debug!(%error, "the folder cannot be locked");
-                    return Ok(Some(FolderLock { _fd: fd }));
+                    return Ok(Some(FolderLock { _dir: dir }));
                 }
             }
             if deadline.remaining().is_none() {
@@ -210,7 +179,7 @@ impl Folder {
 /// The right to change the folder; closing the descriptor gives it back.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _fd: OwnedFd,
+    _dir: Dir,
 }
 
 /// Returns the identity of an open file's present version.
@@ -224,6 +193,16 @@ fn identity_of(metadata: &Metadata) -> Identity {
         mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
         size: metadata.len(),
     }
+}
+
+/// Returns when a file was last changed.
+fn modified(found: &Stat) -> io::Result<SystemTime> {
+    // Before 1970 is as good as then.
+    let seconds = u64::try_from(found.st_mtime).unwrap_or_default();
+    let nanos = u32::try_from(found.st_mtime_nsec).unwrap_or_default();
+    UNIX_EPOCH
+        .checked_add(Duration::new(seconds, nanos))
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Tells whether a version is so old that the next one is certain to have another time.

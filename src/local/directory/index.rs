@@ -88,7 +88,7 @@ impl Index {
     /// index meanwhile. Own changes are in it at any age. Returns the unfinished files that were
     /// found if there was a scan.
     pub(super) fn refresh(&self, folder: &Folder, tolerated: Duration) -> io::Result<Vec<String>> {
-        let modified = folder.metadata()?.modified()?;
+        let modified = folder.modified()?;
         let known = {
             let mut state = self.state.lock();
             loop {

@@ -20,6 +20,7 @@ use crate::store::{
     PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
 };
 
+pub(crate) mod dir;
 mod folder;
 mod index;
 mod media;
@@ -31,6 +32,7 @@ mod tests;
 mod unfinished;
 mod write;
 
+use dir::Dir;
 use folder::{Folder, is_absence};
 use index::Index;
 use scan::Files;
@@ -79,12 +81,16 @@ impl DirectoryStore {
     /// [`ErrorKind::StoreNotFound`] if there is no folder at `path`, [`ErrorKind::Denied`] if it
     /// may not be read, [`ErrorKind::Disk`] if the disk fails.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let opened = path
-            .canonicalize()
-            .and_then(|real| Ok((Folder::open(&real)?, real)));
-        let (folder, real) = opened.map_err(|error| cannot_open(path, error))?;
-        std::fs::read_dir(&real).map_err(|error| cannot_open(path, error))?;
-        let metadata = folder.metadata().map_err(disk)?;
+        let real = path.canonicalize();
+        Self::open_real(&real.map_err(|error| cannot_open(path, error))?, access)
+    }
+
+    /// The same for a canonical path: one with a link in it leads to no store.
+    ///
+    /// # Errors
+    /// As [`DirectoryStore::open`].
+    pub(crate) fn open_real(real: &Path, access: Access) -> Result<Self> {
+        let folder = Folder::open(real).map_err(|error| cannot_open(real, error))?;
         let info = StoreInfo {
             id: real.display().to_string(),
             name: real
@@ -92,7 +98,7 @@ impl DirectoryStore {
                 .map(|name| name.to_string_lossy().into_owned()),
             cache_scope: format!("dir:{}", real.display()),
             upload_scope: format!("dir:{}", real.display()),
-            modified: metadata.modified().ok(),
+            modified: folder.modified().ok(),
             expires: None,
         };
         Ok(Self {
@@ -294,10 +300,11 @@ impl Store for DirectoryStore {
             Some((key, _)) if more => Some(key.as_str().into()),
             _ => None,
         };
+        let folder = self.folder.dir().map_err(|error| self.failed(error))?;
         let mut items = Vec::with_capacity(page.len());
         for (key, claim) in page {
             // Sizes change without the folder's time; what has vanished since is left out.
-            if let Ok((size, modified)) = self.folder.stat(&claim.files(&key).value) {
+            if let Ok((size, modified)) = self.folder.stat(&folder, &claim.files(&key).value) {
                 items.push(ListItem {
                     key,
                     stored_size: Some(size),
@@ -419,6 +426,11 @@ fn cannot_open(path: &Path, error: io::Error) -> StoreError {
             format!("{path} is not a folder"),
             "name the folder that holds the records, not one of its files",
         ),
+        _ if is_absence(&error) => (
+            ErrorKind::StoreNotFound,
+            format!("a symbolic link has been put into the path {path}"),
+            "open the folder again where it is now",
+        ),
         io::ErrorKind::PermissionDenied => (
             ErrorKind::Denied,
             format!("the folder {path} may not be read"),
@@ -439,11 +451,10 @@ fn cannot_open(path: &Path, error: io::Error) -> StoreError {
 ///
 /// # Errors
 /// [`ErrorKind::Disk`].
-pub(crate) fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let folder = Folder::open(folder).map_err(disk)?;
-    let mut file = Unfinished::create(&folder).map_err(disk)?;
+pub(crate) fn replace_file(folder: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
+    let mut file = folder.again().and_then(Unfinished::create).map_err(disk)?;
     transfer::copy(Upload::Bytes(bytes), &mut file)?;
     file.finish().map_err(disk)?;
-    file.publish(&folder, name).map_err(disk)?;
+    file.publish(name).map_err(disk)?;
     folder.sync().map_err(disk)
 }

@@ -17,6 +17,9 @@ pub(super) const SIDECAR_SUFFIX: &str = ".__metadata__.json";
 /// The file that describes the store itself.
 pub(crate) const STORE_METADATA: &str = "__metadata__.json";
 
+/// The file with the secret of whoever serves the folder; hidden as unfinished files are.
+pub(crate) const SECRET: &str = ".%kvfs-secret";
+
 /// How the names of unfinished files begin: `%k` appears in no quoted name.
 pub(super) const UNFINISHED: &str = ".%kvfs-";
 

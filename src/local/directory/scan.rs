@@ -4,11 +4,11 @@
 //! several files claim one key the order of [`Claim::rank`] decides and the rest are *rivals*.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::FileType;
 use std::io;
-use std::os::unix::fs::DirEntryExt;
-use std::path::Path;
 
+use rustix::fs::FileType;
+
+use super::dir::Dir;
 use super::folder::{Folder, is_absence};
 use super::names::{self, SIDECAR_SUFFIX, STORE_METADATA, UNFINISHED};
 use crate::store::Key;
@@ -103,9 +103,10 @@ impl Found {
 /// Scans a folder. Sidecars that `known` has seen at the same place are not read again.
 pub(super) fn scan(folder: &Folder, known: &dyn Fn(&Key) -> Option<Claim>) -> io::Result<Found> {
     let mut found = Found::default();
+    let root = folder.dir()?;
     let mut pending = vec![(String::new(), 0)];
     while let Some((prefix, depth)) = pending.pop() {
-        let listed = match list(folder, &prefix, &mut found) {
+        let listed = match list(folder, &root, &prefix, &mut found) {
             Ok(listed) => listed,
             // A sub-directory may vanish meanwhile or be somebody else's.
             Err(error) if !prefix.is_empty() => {
@@ -132,15 +133,16 @@ struct Listed {
     directories: Vec<String>,
 }
 
-fn list(folder: &Folder, prefix: &str, found: &mut Found) -> io::Result<Listed> {
+fn list(folder: &Folder, root: &Dir, prefix: &str, found: &mut Found) -> io::Result<Listed> {
     let mut listed = Listed::default();
-    for entry in std::fs::read_dir(folder.path().join(Path::new(prefix)))? {
+    let directory = root.dir(prefix.trim_end_matches('/'))?;
+    for entry in directory.entries()? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
+        let Some(name) = entry.name else {
             found.unnamed += 1;
             continue;
         };
-        let kind = entry.file_type()?;
+        let kind = entry.kind;
         if kind.is_dir() {
             listed.directories.push(name);
         } else if !is_readable(folder, prefix, &name, kind) || names::is_unfinished(&name) {
@@ -152,7 +154,7 @@ fn list(folder: &Folder, prefix: &str, found: &mut Found) -> io::Result<Listed> 
             }
         } else if name == STORE_METADATA {
         } else if let Some(stem) = name.strip_suffix(SIDECAR_SUFFIX) {
-            listed.sidecars.insert(stem.to_owned(), entry.ino());
+            listed.sidecars.insert(stem.to_owned(), entry.inode);
         } else {
             listed.values.insert(name);
         }

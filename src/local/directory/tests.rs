@@ -372,7 +372,7 @@ fn what_nobody_is_writing_any_more_is_removed_if_the_folder_may_be_written_to() 
     assert_eq!(keys(&reader), Vec::<String>::new());
     assert!(there(left), "a reader removes nothing");
 
-    let held = Unfinished::create(&store.folder).expect("a file");
+    let held = Unfinished::create(store.folder.dir().expect("it")).expect("a file");
     assert_eq!(keys(&store), Vec::<String>::new());
     assert!(!there(left));
     // Other programs' and the one that is being written stay.
@@ -389,6 +389,6 @@ fn what_nobody_is_writing_any_more_is_removed_if_the_folder_may_be_written_to() 
     assert_eq!(keys(&store), ["fresh"]);
     assert!(!there(of_others));
     fs::remove_file(dir.path().join("fresh")).expect("removed");
-    held.publish(&store.folder, "held").expect("published");
+    held.publish("held").expect("published");
     assert_eq!(keys(&store), ["held"]);
 }

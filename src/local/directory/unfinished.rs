@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::dir::Dir;
 use super::folder::{Folder, identity};
 use super::names::UNFINISHED;
 use super::sidecar::Identity;
@@ -37,14 +37,16 @@ static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
 /// A file on its way into a folder; it vanishes unless it is [`Unfinished::publish`]ed.
 #[derive(Debug)]
 pub(super) struct Unfinished {
-    path: Option<PathBuf>,
+    folder: Dir,
+    /// `None` once it has its own name.
+    name: Option<String>,
     file: File,
 }
 
 impl Unfinished {
-    /// Makes an empty one.
-    pub(super) fn create(folder: &Folder) -> io::Result<Self> {
-        let mut attempts = 0;
+    /// Makes an empty one in a folder.
+    pub(super) fn create(folder: Dir) -> io::Result<Self> {
+        let (mut folder, mut attempts) = (folder, 0);
         loop {
             attempts += 1;
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -54,8 +56,7 @@ impl Unfinished {
                 std::process::id(),
                 fastrand::u32(..)
             );
-            let path = folder.path().join(name);
-            let file = match File::options().write(true).create_new(true).open(&path) {
+            let file = match folder.create(&name) {
                 Ok(file) => file,
                 Err(error)
                     if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS =>
@@ -65,12 +66,14 @@ impl Unfinished {
                 Err(error) => return Err(error),
             };
             let made = Self {
-                path: Some(path),
+                folder,
+                name: Some(name),
                 file,
             };
             if made.is_held()? || attempts == ATTEMPTS {
                 return Ok(made);
             }
+            folder = made.folder.again()?;
         }
     }
 
@@ -96,10 +99,10 @@ impl Unfinished {
     }
 
     /// Gives the file its name, replacing what has it.
-    pub(super) fn publish(mut self, folder: &Folder, relative: &str) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            std::fs::rename(path, folder.path().join(relative))?;
-            self.path = None;
+    pub(super) fn publish(mut self, name: &str) -> io::Result<()> {
+        if let Some(unfinished) = &self.name {
+            self.folder.rename(unfinished, name)?;
+            self.name = None;
         }
         Ok(())
     }
@@ -117,8 +120,8 @@ impl Write for Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = std::fs::remove_file(path)
+        if let Some(name) = &self.name
+            && let Err(error) = self.folder.remove(name)
         {
             tracing::debug!(%error, "an unfinished file stays behind");
         }

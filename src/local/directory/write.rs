@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::folder::{FolderLock, is_absence};
+use super::folder::FolderLock;
 use super::names::{self, sidecar_name};
 use super::scan::{Claim, Files};
 use super::sidecar::{Description, Identity, Ours, Previous, Sidecar};
@@ -43,7 +43,7 @@ impl DirectoryStore {
         body: Upload<'_>,
         deadline: Deadline,
     ) -> Result<RecordMeta> {
-        let mut value = Unfinished::create(&self.folder).map_err(disk)?;
+        let mut value = self.unfinished()?;
         transfer::copy(body, &mut value)?;
         let identity = value.finish().map_err(disk)?;
         let content_type = request.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
@@ -93,6 +93,11 @@ impl DirectoryStore {
         Ok(meta(&identity, content_type.to_owned(), &description))
     }
 
+    fn unfinished(&self) -> Result<Unfinished> {
+        let folder = self.folder.dir().map_err(disk)?;
+        Unfinished::create(folder).map_err(disk)
+    }
+
     fn publish(
         &self,
         name: &str,
@@ -101,14 +106,12 @@ impl DirectoryStore {
         key: &Key,
     ) -> Result<Claim> {
         let text = serde_json::to_vec_pretty(sidecar).map_err(|error| disk(error.into()))?;
-        let mut beside = Unfinished::create(&self.folder).map_err(disk)?;
+        let mut beside = self.unfinished()?;
         transfer::copy(Upload::Bytes(&text), &mut beside)?;
         let Identity { inode, .. } = beside.finish().map_err(disk)?;
         let files = Files::named(name.to_owned());
-        beside
-            .publish(&self.folder, &sidecar_name(name))
-            .map_err(disk)?;
-        value.publish(&self.folder, name).map_err(disk)?;
+        beside.publish(&sidecar_name(name)).map_err(disk)?;
+        value.publish(name).map_err(disk)?;
         Ok(if files == Files::quoted(key) {
             Claim::Quoted(inode)
         } else {
@@ -167,11 +170,8 @@ impl DirectoryStore {
     /// Returns the name for a key's value, making way for files of other keys.
     fn choose_name(&self, key: &Key) -> Result<String> {
         let name = names::file_name(key.as_str());
-        let taken = match std::fs::symlink_metadata(self.folder.path().join(&name)) {
-            Ok(found) => Some(found.is_file()),
-            Err(error) if is_absence(&error) => None,
-            Err(error) => return Err(disk(error)),
-        };
+        let found = self.folder.dir().and_then(|dir| dir.entry(&name));
+        let taken = found.map_err(disk)?.map(|kind| kind.is_file());
         let sidecar = self.folder.sidecar(&sidecar_name(&name)).map_err(disk)?;
         let free = match (taken, sidecar) {
             (Some(false), _) => false,

@@ -2,8 +2,9 @@
 //!
 //! kvfs adds `title`, `general_access`, `owner` and `schema`, which the others ignore.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -11,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::base::signature::base62;
+use crate::base::random::letters;
+use crate::base::redact::Secret;
+use crate::base::signature::{base62, sign_record};
+use crate::local::directory::dir::Dir;
 use crate::local::directory::names::STORE_METADATA;
 use crate::local::directory::replace_file;
 use crate::server::config::GeneralAccess;
@@ -19,6 +23,12 @@ use crate::store::{ErrorKind, Result, StoreError};
 
 /// Length of the platform's ids.
 const ID_LEN: usize = 17;
+
+/// Larger files say nothing, in bytes.
+const MOST: u64 = 1 << 20;
+
+/// A version of the file: inode, modification time, size.
+pub(super) type Identity = (u64, SystemTime, u64);
 
 /// What the file says.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -43,16 +53,30 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// Reads the file of a store's folder; one that is missing or broken says nothing.
-    pub(super) fn read(folder: &Path) -> Self {
-        std::fs::read(folder.join(STORE_METADATA))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
+    /// Opens the file of a store's folder; `None` if there is none that is a regular file in the
+    /// folder. The second part tells one version of it from others.
+    pub(super) fn open(folder: &Dir) -> Option<(File, Identity)> {
+        let file = folder.file(STORE_METADATA).ok()?;
+        let metadata = file.metadata().ok()?;
+        let changed = metadata.modified().ok()?;
+        let identity = (metadata.ino(), changed, metadata.len());
+        metadata.is_file().then_some((file, identity))
+    }
+
+    /// Reads the file; a broken one says nothing.
+    pub(super) fn read(file: File) -> Self {
+        let mut text = Vec::new();
+        match file.take(MOST).read_to_end(&mut text) {
+            Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "the file {STORE_METADATA} of a store cannot be read");
+                Self::default()
+            }
+        }
     }
 
     /// Replaces the file.
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+    pub(super) fn write(&self, folder: &Dir) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| disk(error.into()))?;
         replace_file(folder, STORE_METADATA, &text)
     }
@@ -77,21 +101,29 @@ pub(in crate::server) fn is_id(text: &str) -> bool {
     text.len() == ID_LEN && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Returns the id of what has none of its own: always the same for the same text.
+/// Returns the id of an account or a run, which is no secret: always the same for the same text.
 pub(in crate::server) fn derived_id(text: &str) -> String {
     let hash = Sha256::digest(format!("kvfs {text}"));
     let number = hash[..16]
         .iter()
         .fold(0u128, |number, byte| (number << 8) | u128::from(*byte));
-    let digits = base62(number);
-    // The least significant digits; a number this large has 17 but for one in a million.
+    last_digits(&base62(number))
+}
+
+/// Returns the least significant digits; a number this large has 17 but for one in a million.
+fn last_digits(digits: &str) -> String {
     format!("{digits:0>ID_LEN$}")[digits.len().max(ID_LEN) - ID_LEN..].to_owned()
 }
 
-pub(in crate::server) fn random_id() -> String {
-    std::iter::repeat_with(fastrand::alphanumeric)
-        .take(ID_LEN)
-        .collect()
+/// Returns the id of a store that a program made without an id: always the same for the same
+/// folder, and nothing that can be computed from its name.
+pub(super) fn id_of_folder(secret: &Secret, folder: &str) -> String {
+    last_digits(sign_record(secret, &format!("id of {folder}")).expose())
+}
+
+/// Returns an id that nobody can guess.
+pub(in crate::server) fn random_id() -> Result<String> {
+    letters(ID_LEN).map_err(disk)
 }
 
 pub(super) fn disk(error: io::Error) -> StoreError {

@@ -2,27 +2,33 @@
 //!
 //! What a store is called and whose it is says its `__metadata__.json` (`metadata`). A store
 //! without that file is the server's own account's, and gets an id that follows from its
-//! folder's name, so that it is the same each time.
+//! folder's name and the server's secret, so that it is the same each time and nobody guesses it.
+//!
+//! Programs that share the folder may put links into it at any time. Everything is opened beneath
+//! a descriptor, or by a path that may hold no links any more, so that none of them leads out.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
+use super::secret;
 use crate::base::redact::Secret;
 use crate::base::signature::sign_record;
-use crate::local::directory::names::STORE_METADATA;
+use crate::local::directory::dir::Dir;
+use crate::local::directory::names::SECRET;
 use crate::local::{Access, DirectoryStore};
-use crate::store::{ErrorKind, Result, StoreError};
+use crate::store::{ErrorKind, Result, Store, StoreError};
 
+mod known;
 pub(super) mod metadata;
 
-use metadata::{Metadata, date, derived_id, disk, is_id, random_id, time};
+use known::{Stores, rank};
+use metadata::{Metadata, date, disk, id_of_folder, is_id, random_id, time};
 
 /// The folder of all key-value stores in a storage folder.
 const STORES: &str = "key_value_stores";
@@ -30,9 +36,16 @@ const STORES: &str = "key_value_stores";
 /// The folder of the store that a program uses when it names none; never a name.
 const DEFAULT: &str = "default";
 
+/// How the folders of stores that are being made are called.
+const UNFINISHED: &str = ".new-";
+
+/// How often a store that changes while it is looked for is looked for again.
+const ATTEMPTS: usize = 8;
+
 /// The stores of a folder.
 #[derive(Debug)]
 pub struct DirectoryCatalog {
+    /// Without links in its path.
     root: PathBuf,
     single: bool,
     access: Access,
@@ -42,28 +55,27 @@ pub struct DirectoryCatalog {
     owner: String,
     /// Held while a store is made, changed or deleted, so that names stay unique.
     changing: Mutex<()>,
-    /// By folder name. Never locked across I/O.
-    known: Mutex<HashMap<String, Known>>,
-}
-
-#[derive(Clone, Debug)]
-struct Known {
-    /// Modification time of the metadata file that `entry` was made from.
-    stamp: Option<SystemTime>,
-    entry: StoreEntry,
+    /// Held while all folders are looked at, so that many requests cost one look. Taken after
+    /// `changing`.
+    looking: Mutex<()>,
+    /// Never locked across I/O.
+    stores: Mutex<Stores>,
 }
 
 impl DirectoryCatalog {
     /// Looks at `root`: a folder with `key_value_stores` in it, or with no files at all, is a
-    /// storage folder; any other is the folder of a single store.
+    /// storage folder; any other is the folder of a single store. Without a `signing_secret` the one
+    /// that is kept in `root` is taken, else one in `state`, a folder of this user.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreNotFound`] if there is no such folder, [`ErrorKind::Disk`].
+    /// [`ErrorKind::StoreNotFound`] if there is no such folder, [`ErrorKind::Denied`] if its
+    /// stores lie outside of it, [`ErrorKind::Disk`].
     pub fn open(
         root: &Path,
         access: Access,
         general_access: GeneralAccess,
-        signing_secret: Secret,
+        signing_secret: Option<Secret>,
+        state: Option<&Path>,
         owner: &str,
     ) -> Result<Self> {
         let cannot = |error: io::Error| {
@@ -76,12 +88,25 @@ impl DirectoryCatalog {
             StoreError::new(kind, message).with_source(error)
         };
         let root = root.canonicalize().map_err(cannot)?;
+        let folder = Dir::open(&root).map_err(cannot)?;
         let mut files = false;
-        for entry in std::fs::read_dir(&root).map_err(cannot)? {
-            files |= !entry.map_err(cannot)?.path().is_dir();
+        for entry in folder.entries().map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let hidden = entry
+                .name
+                .as_deref()
+                .is_some_and(|name| name.starts_with(SECRET));
+            files |= !entry.kind.is_dir() && !hidden;
         }
+        let stores = folder.entry(STORES).map_err(cannot)?;
+        if stores.is_some_and(|kind| kind.is_symlink()) && folder.dir(STORES).is_err() {
+            return Err(leads_out(&root));
+        }
+        let writable = access == Access::ReadWrite;
+        let signing_secret = signing_secret
+            .unwrap_or_else(|| secret::or_passing(secret::of_folder(&root, writable, state)));
         Ok(Self {
-            single: files && !root.join(STORES).is_dir(),
+            single: files && folder.dir(STORES).is_err(),
             root,
             access,
             general_access: match general_access {
@@ -91,35 +116,52 @@ impl DirectoryCatalog {
             signing_secret,
             owner: owner.to_owned(),
             changing: Mutex::default(),
-            known: Mutex::default(),
+            looking: Mutex::default(),
+            stores: Mutex::default(),
         })
     }
 
-    fn path(&self, folder: &str) -> PathBuf {
+    /// Opens the folder of all stores.
+    fn stores_dir(&self) -> io::Result<Dir> {
+        Dir::open(&self.root)?.dir(STORES)
+    }
+
+    fn open_folder(&self, folder: &str) -> io::Result<Dir> {
         if self.single {
-            self.root.clone()
+            Dir::open(&self.root)
         } else {
-            self.root.join(STORES).join(folder)
+            self.stores_dir()?.dir(folder)
         }
     }
 
+    /// Returns the path of a store's folder, without links in it.
+    fn real_path(&self, folder: &str) -> io::Result<PathBuf> {
+        if self.single {
+            return Ok(self.root.clone());
+        }
+        let path = self.root.join(STORES).join(folder).canonicalize()?;
+        match path.starts_with(&self.root) {
+            true => Ok(path),
+            false => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
+
+    /// Returns the names of all stores' folders, sorted.
     fn folders(&self) -> Result<Vec<String>> {
         if self.single {
             let name = self.root.file_name().unwrap_or_default();
             return Ok(vec![name.to_string_lossy().into_owned()]);
         }
-        let listed = match std::fs::read_dir(self.root.join(STORES)) {
-            Ok(listed) => listed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        let stores = match self.stores_dir() {
+            Ok(stores) => stores,
+            Err(error) if is_absence(&error) => return Ok(Vec::new()),
             Err(error) => return Err(disk(error)),
         };
         let mut folders = Vec::new();
-        for entry in listed {
+        for entry in stores.entries().map_err(disk)? {
             let entry = entry.map_err(disk)?;
-            if let Ok(name) = entry.file_name().into_string()
-                && !name.starts_with('.')
-                && entry.path().is_dir()
-            {
+            let may_be = entry.kind.is_dir() || entry.kind.is_symlink();
+            if let Some(name) = entry.name.filter(|name| may_be && !name.starts_with('.')) {
                 folders.push(name);
             }
         }
@@ -127,70 +169,83 @@ impl DirectoryCatalog {
         Ok(folders)
     }
 
-    /// Returns when a store's folder was last changed. One that a symbolic link leads to from the
-    /// outside is none.
-    fn modified(&self, path: &Path) -> io::Result<SystemTime> {
-        let mut found = std::fs::symlink_metadata(path)?;
-        if found.is_symlink() {
-            if !path.canonicalize()?.starts_with(&self.root) {
-                return Err(io::Error::from(io::ErrorKind::NotFound));
-            }
-            found = std::fs::metadata(path)?;
-        }
-        found.modified()
-    }
-
-    /// Returns the store of a folder; `None` if the folder is gone.
+    /// Returns the store of a folder; `None` if the folder is gone, or leads out.
     fn load(&self, folder: &str) -> Result<Option<StoreEntry>> {
-        let path = self.path(folder);
-        let Ok(modified) = self.modified(&path) else {
-            self.known.lock().remove(folder);
-            return Ok(None);
+        let opened = self
+            .open_folder(folder)
+            .and_then(|dir| Ok((dir.metadata()?, dir)));
+        let (found, dir) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                if !is_absence(&error) {
+                    tracing::warn!(%error, folder, "the folder of a store cannot be opened");
+                }
+                self.stores.lock().remove(folder);
+                return Ok(None);
+            }
         };
-        let stamp = std::fs::metadata(path.join(STORE_METADATA))
-            .and_then(|found| found.modified())
-            .ok();
-        let known = self.known.lock().get(folder).cloned();
-        let mut known = match known {
-            Some(known) if known.stamp == stamp => known,
-            known => Known {
-                stamp,
-                entry: self.read(folder, &path, modified, known)?,
-            },
+        let place = (found.st_dev, found.st_ino);
+        let file = Metadata::open(&dir);
+        let stamp = file.as_ref().map(|(_, identity)| *identity);
+        let known = self.stores.lock().get(folder).cloned();
+        let known = known.filter(|known| known.place == place);
+        let modified = changed(found.st_mtime, found.st_mtime_nsec);
+        let mut entry = match known {
+            Some(known) if known.stamp == stamp => known.entry,
+            known => {
+                let store = match known {
+                    Some(known) => known.entry.store,
+                    None => match self.open_store(folder) {
+                        Err(error) if error.kind() == ErrorKind::StoreNotFound => return Ok(None),
+                        store => Arc::new(store?) as Arc<dyn Store>,
+                    },
+                };
+                let metadata = file.map(|(file, _)| Metadata::read(file));
+                self.describe(folder, metadata, modified, store)
+            }
         };
-        known.entry.modified = known.entry.modified.max(modified);
-        known.entry.accessed = known.entry.accessed.max(known.entry.modified);
-        let mut all = self.known.lock();
+        entry.modified = entry.modified.max(modified);
+        entry.accessed = entry.accessed.max(entry.modified);
+        let mut stores = self.stores.lock();
         // Two threads may have opened the store: the first one's index is kept.
-        if let Some(first) = all.get(folder).filter(|first| first.stamp == stamp) {
-            known.entry.store = first.entry.store.clone();
+        if let Some(first) = stores.get(folder).filter(|first| first.place == place) {
+            entry.store = first.entry.store.clone();
         }
-        all.insert(folder.to_owned(), known.clone());
-        Ok(Some(known.entry))
+        stores.insert(folder, stamp, place, entry.clone());
+        Ok(Some(entry))
     }
 
-    fn read(
+    fn open_store(&self, folder: &str) -> Result<DirectoryStore> {
+        let path = self.real_path(folder).map_err(|error| {
+            StoreError::new(ErrorKind::StoreNotFound, "the store is gone").with_source(error)
+        })?;
+        DirectoryStore::open_real(&path, self.access)
+    }
+
+    fn describe(
         &self,
         folder: &str,
-        path: &Path,
+        metadata: Option<Metadata>,
         modified: SystemTime,
-        known: Option<Known>,
-    ) -> Result<StoreEntry> {
-        let metadata = Metadata::read(path);
+        store: Arc<dyn Store>,
+    ) -> StoreEntry {
+        let said_nothing = metadata.is_none();
+        let metadata = metadata.unwrap_or_default();
         let id = match metadata.id {
             Some(id) if is_id(&id) => id,
             _ if is_id(folder) => folder.to_owned(),
-            _ => derived_id(&format!("store {folder}")),
+            _ => id_of_folder(&self.signing_secret, folder),
         };
         let name = match metadata.name {
-            Some(name) => Some(name),
-            None if path.join(STORE_METADATA).exists() => None,
-            None => (folder != DEFAULT && !is_id(folder)).then(|| folder.to_owned()),
+            None if said_nothing => {
+                (folder != DEFAULT && !is_id(folder)).then(|| folder.to_owned())
+            }
+            name => name,
         };
         let general_access = metadata
             .general_access
             .unwrap_or(GeneralAccess::FollowUserSetting);
-        Ok(StoreEntry {
+        StoreEntry {
             owner: metadata.owner.unwrap_or_else(|| self.owner.clone()),
             schema: metadata.schema.map(Arc::new),
             name,
@@ -204,43 +259,69 @@ impl DirectoryCatalog {
             },
             general_access,
             signing_key: sign_record(&self.signing_secret, &format!("store {id}")),
-            store: match known {
-                Some(known) => known.entry.store,
-                None => Arc::new(DirectoryStore::open(path, self.access)?),
-            },
+            store,
             id,
-        })
+        }
+    }
+
+    /// Looks at all folders, unless that was done a moment ago.
+    fn look(&self) -> Result<()> {
+        let _looking = self.looking.lock();
+        let modified = match self.single {
+            true => None,
+            false => self.stores_dir().and_then(|dir| dir.metadata()).ok(),
+        };
+        let modified = modified.map(|found| changed(found.st_mtime, found.st_mtime_nsec));
+        if self.stores.lock().are_all(modified) {
+            return Ok(());
+        }
+        let began = (Instant::now(), SystemTime::now());
+        let folders = self.folders()?;
+        for folder in &folders {
+            if let Err(error) = self.load(folder) {
+                tracing::warn!(%error, folder, "a store cannot be opened");
+            }
+        }
+        self.stores.lock().looked(modified, began, &folders);
+        Ok(())
     }
 
     fn find_folder(&self, lookup: Lookup<'_>) -> Result<Option<(String, StoreEntry)>> {
-        let guess = self
-            .known
-            .lock()
-            .iter()
-            .find(|(folder, known)| matches(folder, &known.entry, lookup))
-            .map(|(folder, _)| folder.clone());
-        for folder in guess.into_iter().chain(self.folders_unless_known(lookup)?) {
-            if let Some(entry) = self.load(&folder)?
-                && matches(&folder, &entry, lookup)
-            {
-                return Ok(Some((folder, entry)));
+        if !self.stores.lock().were_looked_at() {
+            self.look()?;
+        }
+        let mut looked = false;
+        for _ in 0..ATTEMPTS {
+            let known = self.stores.lock().find(lookup, &self.owner);
+            match known {
+                Some(folder) => {
+                    if let Some(entry) = self.load(&folder)?
+                        && rank(&folder, &entry, lookup, &self.owner).is_some()
+                    {
+                        return Ok(Some((folder, entry)));
+                    }
+                }
+                None if looked => return Ok(None),
+                None => {
+                    self.look()?;
+                    looked = true;
+                }
             }
         }
         Ok(None)
     }
 
-    /// Returns all folders, or none where what is known answers.
-    fn folders_unless_known(&self, lookup: Lookup<'_>) -> Result<Vec<String>> {
-        let known = self
-            .known
-            .lock()
-            .iter()
-            .any(|(folder, known)| matches(folder, &known.entry, lookup));
-        if known {
-            Ok(Vec::new())
-        } else {
-            self.folders()
-        }
+    /// Finds the folder of a store that was found, and maybe judged, a moment ago; `None` if another
+    /// has taken its place since.
+    fn folder_of(&self, entry: &StoreEntry) -> Result<Option<String>> {
+        let Some(folder) = self.stores.lock().folder_of(entry) else {
+            return Ok(None);
+        };
+        let now = self.load(&folder)?;
+        let same = now.is_some_and(|now| {
+            now.id == entry.id && now.owner == entry.owner && Arc::ptr_eq(&now.store, &entry.store)
+        });
+        Ok(same.then_some(folder))
     }
 
     fn must_write(&self) -> Result<()> {
@@ -252,6 +333,33 @@ impl DirectoryCatalog {
                 "stores cannot be made, changed or deleted here",
             ))
         }
+    }
+
+    /// Returns whether a store of this account may lie in a folder that is called like it: local
+    /// programs take such names for ids.
+    fn may_be_folder(&self, name: &str, owner: &str) -> bool {
+        !is_id(name) && (name != DEFAULT || owner == self.owner)
+    }
+
+    /// Gives a folder a name that is free and may be one, else the other, which is free.
+    fn place(
+        &self,
+        stores: &Dir,
+        from: &str,
+        name: Option<&str>,
+        otherwise: &str,
+    ) -> Result<String> {
+        if let Some(name) = name {
+            match stores.rename_anew(from, name) {
+                Ok(()) => return Ok(name.to_owned()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(disk(error)),
+            }
+        }
+        if otherwise != from {
+            stores.rename_anew(from, otherwise).map_err(disk)?;
+        }
+        Ok(otherwise.to_owned())
     }
 }
 
@@ -281,7 +389,7 @@ impl Catalog for DirectoryCatalog {
             return Ok((found, false));
         }
         self.must_write()?;
-        let id = random_id();
+        let id = random_id()?;
         let now = Some(date(SystemTime::now()));
         let metadata = Metadata {
             id: Some(id.clone()),
@@ -293,19 +401,36 @@ impl Catalog for DirectoryCatalog {
             schema: new.schema.clone(),
             ..Metadata::default()
         };
-        // Another account's store, or one that was renamed, may lie in the folder of that name.
-        let named = new.name.clone().filter(|name| !self.path(name).exists());
-        let folder = named.unwrap_or(id);
-        let path = self.path(&folder);
-        std::fs::create_dir_all(&path).map_err(disk)?;
-        metadata.write(&path)?;
+        match Dir::open(&self.root).and_then(|root| root.create_dir(STORES)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(disk(error)),
+            _ => {}
+        }
+        let stores = self.stores_dir().map_err(disk)?;
+        // It gets its name when it says whose it is.
+        let unfinished = format!("{UNFINISHED}{id}");
+        stores.create_dir(&unfinished).map_err(disk)?;
+        let made = stores
+            .dir(&unfinished)
+            .map_err(disk)
+            .and_then(|dir| metadata.write(&dir))
+            .and_then(|()| {
+                // Another account's store, or one that was renamed, may lie in the folder of that
+                // name.
+                let name = new.name.as_deref();
+                let name = name.filter(|name| self.may_be_folder(name, owner));
+                self.place(&stores, &unfinished, name, &id)
+            });
+        let folder = made.inspect_err(|_| {
+            // What failed is told already.
+            let _ = stores.remove_tree(&unfinished);
+        })?;
         let entry = self.load(&folder)?.ok_or_else(vanished)?;
         Ok((entry, true))
     }
 
-    fn update(&self, id: &str, change: &StoreChange) -> Result<Changed> {
+    fn update(&self, entry: &StoreEntry, change: &StoreChange) -> Result<Changed> {
         let _changing = self.changing.lock();
-        let Some((folder, entry)) = self.find_folder(Lookup::Id(id))? else {
+        let Some(folder) = self.folder_of(entry)? else {
             return Ok(Changed::Missing);
         };
         self.must_write()?;
@@ -314,67 +439,85 @@ impl Catalog for DirectoryCatalog {
                 owner: &entry.owner,
                 name,
             })?
-            && other.id != entry.id
+            && !Arc::ptr_eq(&other.store, &entry.store)
         {
             return Ok(Changed::NameTaken);
         }
-        let path = self.path(&folder);
-        let old = Metadata::read(&path);
+        let stores = self.stores_dir().map_err(disk)?;
+        let dir = stores.dir(&folder).map_err(disk)?;
+        let old = Metadata::open(&dir).map(|(file, _)| Metadata::read(file));
+        let old = old.unwrap_or_default();
         let metadata = Metadata {
             id: Some(entry.id.clone()),
-            name: change.name.clone().unwrap_or(entry.name),
+            name: change.name.clone().unwrap_or_else(|| entry.name.clone()),
             accessed_at: Some(date(entry.accessed)),
             created_at: Some(date(entry.created)),
             modified_at: Some(date(SystemTime::now())),
-            title: change.title.clone().unwrap_or(entry.title),
+            title: change.title.clone().unwrap_or_else(|| entry.title.clone()),
             general_access: change.general_access.or(old.general_access),
             owner: old.owner,
             schema: change.schema.clone().unwrap_or(old.schema),
         };
-        metadata.write(&path)?;
+        metadata.write(&dir)?;
         let renamed = match &change.name {
-            Some(Some(name)) if !self.path(name).exists() => name.clone(),
-            _ => folder.clone(),
+            _ if folder == DEFAULT => folder.clone(),
+            None => folder.clone(),
+            Some(Some(name)) if *name == folder => folder.clone(),
+            Some(Some(name)) => {
+                let name = Some(&**name).filter(|name| self.may_be_folder(name, &entry.owner));
+                self.place(&stores, &folder, name, &folder)?
+            }
+            // The name is free for another store of any account.
+            Some(None) => self.place(&stores, &folder, Some(&entry.id), &folder)?,
         };
         if renamed != folder {
-            std::fs::rename(&path, self.path(&renamed)).map_err(disk)?;
+            self.stores.lock().remove(&folder);
         }
-        self.known.lock().remove(&folder);
         match self.load(&renamed)? {
             Some(entry) => Ok(Changed::Done(Box::new(entry))),
             None => Ok(Changed::Missing),
         }
     }
 
-    fn delete(&self, id: &str) -> Result<bool> {
+    fn delete(&self, entry: &StoreEntry) -> Result<bool> {
         let _changing = self.changing.lock();
-        let Some((folder, _)) = self.find_folder(Lookup::Id(id))? else {
+        let Some(folder) = self.folder_of(entry)? else {
             return Ok(false);
         };
         self.must_write()?;
-        let path = self.path(&folder);
-        if path.is_symlink() {
-            std::fs::remove_file(&path).map_err(disk)?;
-        } else {
-            std::fs::remove_dir_all(&path).map_err(disk)?;
-        }
-        self.known.lock().remove(&folder);
+        let stores = self.stores_dir().map_err(disk)?;
+        stores.remove_tree(&folder).map_err(disk)?;
+        self.stores.lock().remove(&folder);
         Ok(true)
     }
 }
 
-fn matches(folder: &str, entry: &StoreEntry, lookup: Lookup<'_>) -> bool {
-    let named = entry.name.as_deref();
-    match lookup {
-        // The folder of a nameless store (`default`) is what local programs take for its id.
-        Lookup::Id(id) => {
-            entry.id.eq_ignore_ascii_case(id)
-                || (named.is_none() && folder.eq_ignore_ascii_case(id))
-        }
-        Lookup::Name { owner, name } => {
-            entry.owner == owner && named.unwrap_or(folder).eq_ignore_ascii_case(name)
-        }
-    }
+fn changed<N: TryInto<u32>>(seconds: i64, nanos: N) -> SystemTime {
+    let since = Duration::new(
+        u64::try_from(seconds).unwrap_or_default(),
+        nanos.try_into().unwrap_or_default(),
+    );
+    UNIX_EPOCH + since
+}
+
+fn leads_out(root: &Path) -> StoreError {
+    let link = root.join(STORES);
+    let target = std::fs::read_link(&link).unwrap_or_default();
+    let message = format!(
+        "{} is a link that leads out of the folder, to {}",
+        link.display(),
+        target.display()
+    );
+    StoreError::new(ErrorKind::Denied, message)
+        .with_hint("serve a folder that holds its stores itself, or mount them there with --bind")
+}
+
+/// Returns whether an error means that there is no such folder here: a link that leads out is none.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) || [libc::EXDEV, libc::ELOOP].contains(&error.raw_os_error().unwrap_or_default())
 }
 
 fn vanished() -> StoreError {

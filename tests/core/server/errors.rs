@@ -77,13 +77,13 @@ fn errors_have_the_platforms_statuses_and_types() {
     );
     assert_error(
         anonymous(format!("{store}/keys")),
-        403,
-        "insufficient-permissions",
+        401,
+        "token-not-provided",
     );
     assert_error(
         anonymous(format!("{store}/records/k")),
-        403,
-        "insufficient-permissions",
+        401,
+        "token-not-provided",
     );
     assert_error(
         with(format!("{store}/records/k"), "T2"),

@@ -1,8 +1,11 @@
 //! The server as its clients see it.
 
 mod access;
+mod accounts;
+mod adversary;
 mod crash;
 mod errors;
+mod links;
 mod platform;
 mod process;
 mod records;

@@ -32,14 +32,33 @@ impl Served {
         Self::with(folder, &[("KVFS_SERVE_TOKEN", TOKEN)], arguments)
     }
 
+    /// Starts one that may use so many bytes of addresses.
+    pub(super) fn within(addresses: u64, arguments: &[&str]) -> Self {
+        let mut limited = Command::new("sh");
+        let limit = format!("ulimit -v {}; exec \"$0\" \"$@\"", addresses >> 10);
+        limited.args(["-c", &limit, env!("CARGO_BIN_EXE_kvfs")]);
+        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+        Self::run(limited, &folder, &[("KVFS_SERVE_TOKEN", TOKEN)], arguments)
+    }
+
     fn with(folder: &Arc<TempDir>, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let program = Command::new(env!("CARGO_BIN_EXE_kvfs"));
+        Self::run(program, folder, variables, arguments)
+    }
+
+    fn run(
+        mut program: Command,
+        folder: &Arc<TempDir>,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         std::fs::write(folder.path().join("other-token"), "T2").expect("a file");
         std::fs::write(
             folder.path().join("runs"),
             "# a comment\nrun2=by-run,task=my-task\n",
         )
         .expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kvfs"))
+        let mut child = program
             .args(["serve", "--listen", "127.0.0.1:0", "storage"])
             .args(arguments)
             .env_clear()
@@ -86,7 +105,8 @@ impl Served {
         format!("{}/v2/key-value-stores/{id}", self.url)
     }
 
-    fn most_memory(&self) -> u64 {
+    /// Returns the most memory that it has used, in KiB.
+    pub(super) fn most_memory(&self) -> u64 {
         let status = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(status).expect("a status");
         let line = status.lines().find(|line| line.starts_with("VmHWM:"));

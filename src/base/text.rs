@@ -1,0 +1,124 @@
+//! Text of foreign origin on terminals and in logs: names, keys, types and messages that a server,
+//! a folder or a person gives. Control characters would give orders to a terminal, line breaks
+//! would forge lines, and characters that turn the direction of writing would show something else
+//! than there is. All of them are escaped here; whatever prints or logs goes through this.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+/// A value whose text stands on one line, with what is dangerous in it escaped as Rust does.
+///
+/// A backslash is doubled where something had to be escaped, so that nothing looks like an escape
+/// that is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Line<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Widths count what is shown.
+        f.pad(&line(&self.0.to_string()))
+    }
+}
+
+/// Returns a text as it may stand on one line of a terminal or a log.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escaped(text, is_dangerous)
+}
+
+/// Returns a text of several lines, with its line breaks and tabs: one that was put together here,
+/// and whose foreign parts have gone through [`line`] already.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_dangerous(c) && c != '\n' && c != '\t')
+}
+
+/// Returns JSON whose strings hold nothing dangerous, for people who look at it: it means the same.
+pub fn json(text: &str) -> Cow<'_, str> {
+    let dangerous = |c: char| is_dangerous(c) && !c.is_ascii_whitespace();
+    if !text.contains(dangerous) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if !dangerous(c) {
+            safe.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a string does not fail.
+            let _ = write!(safe, "\\u{unit:04x}");
+        }
+    }
+    Cow::Owned(safe)
+}
+
+fn escaped(text: &str, dangerous: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&dangerous) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\\' => safe.push_str("\\\\"),
+            c if dangerous(c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Returns whether a character does something instead of being shown: control characters (Unicode
+/// category Cc), separators of lines, and those of category Cf that no script needs.
+fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Bidirectional marks, embeddings, overrides and isolates.
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+            // Separators of lines and paragraphs.
+            | '\u{2028}' | '\u{2029}'
+            // What is not seen at all. Joiners belong to scripts and emoji, and stay.
+            | '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gives_orders_is_escaped_and_the_rest_stays() {
+        for (text, shown) in [
+            ("my!key'(v1).json", "my!key'(v1).json"),
+            ("größer 日本 👩‍👩‍👧", "größer 日本 👩‍👩‍👧"),
+            (r"C:\new", r"C:\new"),
+            ("\x1b]0;title\x07", r"\u{1b}]0;title\u{7}"),
+            ("two\nlines\r", r"two\nlines\r"),
+            ("\u{9b}31m", r"\u{9b}31m"),
+            ("\u{202e}txt.exe", r"\u{202e}txt.exe"),
+            ("\u{2066}\u{2028}\u{feff}", r"\u{2066}\u{2028}\u{feff}"),
+            ("\\n\n", r"\\n\n"),
+            ("\0\x7f\t", r"\u{0}\u{7f}\t"),
+        ] {
+            assert_eq!(line(text), shown);
+            assert_eq!(Line(text).to_string(), shown);
+        }
+        assert_eq!(format!("{:4}|", Line("a")), "a   |");
+        assert_eq!(lines("a\n\tb\x1b"), "a\n\tb\\u{1b}");
+    }
+
+    #[test]
+    fn json_means_the_same_as_before() {
+        let value = serde_json::json!({
+            "a\u{9b}": ["\u{202e}", "\x7f", "\n\x1b", "\u{e0041}", "plain"]
+        });
+        for text in [value.to_string(), format!("{value:#}")] {
+            let safe = json(&text);
+            assert!(
+                !safe.contains(|c: char| is_dangerous(c) && c != '\n'),
+                "{safe}"
+            );
+            let again: serde_json::Value = serde_json::from_str(&safe).expect("JSON");
+            assert_eq!(again, value);
+        }
+    }
+}

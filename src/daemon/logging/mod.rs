@@ -1,0 +1,277 @@
+//! Logging of the serving process: to its log file, or to standard error in the foreground.
+//!
+//! One event is one line, whatever its text holds (`base::text`). What a program does over and over
+//! leaves one line in a while (`folded`), and a file that grows large is put aside (`file`), so
+//! that no program fills the disk with them.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, layer};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::{LogConfig, LogFormat, LogLevel};
+use crate::base::text;
+
+mod file;
+mod folded;
+
+pub use file::LogFile;
+
+use folded::Folded;
+
+/// Starts logging; returns the log file, for what else the process has to say.
+///
+/// # Errors
+/// That the log file cannot be written.
+pub fn start(config: &LogConfig) -> io::Result<Option<LogFile>> {
+    // Libraries log URLs, with the signatures in them, below the level of warnings.
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("kvfs", level(config.level));
+    let (file, lines) = match &config.file {
+        Some(path) => {
+            let file = LogFile::open(path)?;
+            let to_file = file.clone();
+            (
+                Some(file),
+                lines(config.format, move || to_file.clone(), false),
+            )
+        }
+        None => {
+            let color = config.color && io::stderr().is_terminal();
+            (None, lines(config.format, io::stderr, color))
+        }
+    };
+    // Already started means that a test did.
+    let _ = tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
+        .try_init();
+    Ok(file)
+}
+
+/// Returns what writes lines of this format.
+fn lines<W>(format: LogFormat, writer: W, color: bool) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = layer().with_ansi(false);
+    match format {
+        LogFormat::Text => layer
+            .event_format(Lines::new(Style::Plain { color }, SystemTime))
+            .with_writer(writer)
+            .boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_writer(JsonLines(writer))
+            .boxed(),
+        LogFormat::Journal => layer
+            .event_format(Lines::new(Style::Journal, ()))
+            .with_writer(writer)
+            .boxed(),
+    }
+}
+
+/// How lines look.
+enum Style {
+    Plain {
+        /// Whether the level is coloured.
+        color: bool,
+    },
+    /// As sd-daemon(3) describes them, each with its priority in front.
+    Journal,
+}
+
+/// Writes an event as one line.
+struct Lines<T> {
+    format: Format<Full, T>,
+    style: Style,
+    folded: Folded,
+}
+
+impl<T> Lines<T> {
+    fn new(style: Style, timer: T) -> Self {
+        let level = matches!(style, Style::Plain { .. });
+        Self {
+            format: Format::default()
+                .with_timer(timer)
+                .with_level(level)
+                .with_ansi(false),
+            style,
+            folded: Folded::default(),
+        }
+    }
+}
+
+impl<S, N, T> FormatEvent<S, N> for Lines<T>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    T: FormatTime,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.format
+            .format_event(context, Writer::new(&mut text), event)?;
+        let level = *event.metadata().level();
+        // The time in front is another each time.
+        let what = match self.style {
+            Style::Plain { .. } => text.split_once(' ').map_or(&*text, |(_, what)| what),
+            Style::Journal => &text,
+        };
+        let Some(repeats) = self.folded.shown(what) else {
+            return Ok(());
+        };
+        let line = text::line(text.trim_end_matches('\n'));
+        match &self.style {
+            Style::Plain { color: true } => {
+                writer.write_str(&line.replacen(level.as_str(), colored(level), 1))
+            }
+            Style::Plain { color: false } => writer.write_str(&line),
+            Style::Journal => write!(writer, "<{}>{line}", priority(level)),
+        }?;
+        match repeats {
+            0 => writeln!(writer),
+            repeats => writeln!(writer, " ({repeats} more times before)"),
+        }
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+fn colored(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31mERROR\x1b[0m",
+        Level::WARN => "\x1b[33mWARN\x1b[0m",
+        Level::INFO => "\x1b[32mINFO\x1b[0m",
+        Level::DEBUG => "\x1b[34mDEBUG\x1b[0m",
+        Level::TRACE => "\x1b[35mTRACE\x1b[0m",
+    }
+}
+
+/// Writes lines of JSON in which nothing is dangerous to look at.
+struct JsonLines<W>(W);
+
+/// One line of JSON on its way.
+struct JsonLine<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonLines<W> {
+    type Writer = JsonLine<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        JsonLine(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for JsonLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // An event comes in one piece.
+        match std::str::from_utf8(bytes) {
+            Ok(line) => self.0.write_all(text::json(line).as_bytes())?,
+            Err(_) => self
+                .0
+                .write_all(bytes.escape_ascii().to_string().as_bytes())?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, color: bool, say: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let lines = lines(format, move || writer.clone(), color);
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, say);
+        let text = kept.0.lock().clone();
+        String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn foreign_text_gives_no_orders_and_forges_no_lines() {
+        const FOREIGN: &str = "a\nERROR forged\r\x1b[31m\u{9b}1m\u{202e}z";
+        for format in [LogFormat::Text, LogFormat::Json, LogFormat::Journal] {
+            for color in [false, true] {
+                let shown = logged(format, color, || {
+                    tracing::warn!(key = FOREIGN, other = %FOREIGN, third = ?FOREIGN, "{FOREIGN}");
+                });
+                assert_eq!(shown.lines().count(), 1, "{shown:?}");
+                let plain = shown.replace("\x1b[33mWARN\x1b[0m", "WARN");
+                let end = plain.strip_suffix('\n').expect("a line");
+                assert_eq!(
+                    text::line(end),
+                    end.replace('\\', "\\").as_str(),
+                    "{shown:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_repeats_is_told_once_in_a_while() {
+        let shown = logged(LogFormat::Text, false, || {
+            for n in 0..1000 {
+                tracing::warn!("the same");
+                if n == 500 {
+                    tracing::warn!("something else");
+                }
+            }
+        });
+        assert!(shown.lines().count() < 10, "{shown}");
+        assert!(shown.contains("something else"), "{shown}");
+    }
+}
