@@ -15,6 +15,7 @@ use reqwest::redirect;
 use rustls::crypto::ring;
 
 use super::errors::chain;
+use crate::base::proxies::Proxies;
 use crate::base::sync;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -124,11 +125,43 @@ impl Connections {
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS);
-        if !self.proxied {
-            builder = builder.no_proxy();
+        match (self.proxied, Proxies::given()) {
+            (true, None) => {}
+            (true, Some(proxies)) => builder = with_proxies(builder.no_proxy(), proxies)?,
+            (false, _) => builder = builder.no_proxy(),
         }
         builder.build().map_err(|error| cannot_start(&error))
     }
+}
+
+/// Has requests go through proxies.
+fn with_proxies(
+    mut builder: reqwest::ClientBuilder,
+    proxies: &Proxies,
+) -> Result<reqwest::ClientBuilder> {
+    for scheme in ["http", "https"] {
+        if let Some(address) = proxies.of(scheme) {
+            // The error would show the address, and with it a password.
+            let address = address.expose();
+            let made = match scheme {
+                "http" => reqwest::Proxy::http(address),
+                _ => reqwest::Proxy::https(address),
+            };
+            let proxy = made.map_err(|_| {
+                StoreError::new(
+                    ErrorKind::Network,
+                    format!("the address of the proxy for {scheme} makes no sense"),
+                )
+                .with_hint(format!(
+                    "check the variable {}_PROXY",
+                    scheme.to_uppercase()
+                ))
+            })?;
+            let excluded = proxies.excluded().and_then(reqwest::NoProxy::from_string);
+            builder = builder.proxy(proxy.no_proxy(excluded));
+        }
+    }
+    Ok(builder)
 }
 
 impl fmt::Debug for Connections {

@@ -4,6 +4,7 @@ pub mod caller;
 pub mod clock;
 pub mod content_type;
 pub mod folders;
+pub mod proxies;
 pub mod random;
 pub mod redact;
 pub mod signature;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{Bucket, Scope};
+use crate::base::proxies::Proxies;
 use crate::base::redact::{Secret, bare};
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -53,6 +54,16 @@ impl FromIterator<(String, String)> for Options {
 }
 
 impl Options {
+    /// Returns the values that grant access.
+    pub fn secrets(&self) -> impl Iterator<Item = Secret> {
+        self.0
+            .iter()
+            .filter(|(name, _)| {
+                SECRETS.iter().any(|part| name.contains(part)) || name.ends_with("_key")
+            })
+            .map(|(_, value)| value.clone())
+    }
+
     /// Whether whoever set the endpoint wants no encryption, as with servers on this machine.
     fn plain(&self) -> bool {
         self.0.iter().any(|(name, value)| {
@@ -100,6 +111,13 @@ impl Bucket {
         let mut all = vec![("timeout", TRANSFER), ("read_timeout", SILENCE)];
         if options.plain() {
             all.push(("allow_http", "true"));
+        }
+        let scheme = if options.plain() { "http" } else { "https" };
+        if let Some(proxies) = Proxies::given()
+            && let Some(proxy) = proxies.of(scheme)
+        {
+            all.push(("proxy_url", proxy.expose()));
+            all.extend(proxies.excluded().map(|hosts| ("proxy_excludes", hosts)));
         }
         let given = options.0.iter();
         all.extend(given.map(|(name, value)| (name.as_str(), value.expose())));

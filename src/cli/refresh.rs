@@ -1,6 +1,5 @@
 //! `kvfs refresh`.
 
-
 use super::args::RefreshArgs;
 use super::error::CliError;
 use super::mounted::Daemon;

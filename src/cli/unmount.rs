@@ -13,6 +13,7 @@ use super::ui::Ui;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
 use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted, resolve};
+use crate::registry::mounts::{self, MountInfo};
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::registry::{Entry, Registry};
 use crate::staging::report::{self, State};
@@ -45,6 +46,7 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
         (false, true) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Graceful,
     };
+    check_owner(&path)?;
     let question = match mode {
         UnmountMode::Force => HUNG_TIMEOUT,
         UnmountMode::Graceful | UnmountMode::Lazy => ANSWER_TIMEOUT,
@@ -81,6 +83,27 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
             Ok(())
         }
         None => Ok(()),
+    }
+}
+
+/// Refuses a mount of another user, which neither asking nor waiting ends.
+fn check_owner(path: &Path) -> Result<(), CliError> {
+    let me = rustix::process::geteuid();
+    // What cannot be read is found out below.
+    let mount = mounts::find(path).ok().flatten();
+    match mount
+        .filter(MountInfo::is_kvfs)
+        .and_then(|mount| mount.user_id)
+    {
+        Some(owner) if !me.is_root() && owner != me.as_raw() => Err(CliError::failed(format!(
+            "the mount on {} belongs to the user with id {owner}",
+            quoted(path)
+        ))
+        .hinted(format!(
+            "have that user unmount it, or root: sudo kvfs unmount {}",
+            quoted(path)
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -54,6 +54,7 @@ fn read_order() -> Result<Order, Failure> {
 fn serve_detached(order: &Order, report: &Report) -> Result<(), Failure> {
     leave_terminal()
         .map_err(|error| Failure::new("cannot leave the terminal").caused_by(&error))?;
+    order.proxies.clone().give();
     let log = logging::start(&order.log).map_err(|error| {
         let file = order.log.file.as_deref().map(|path| path.display());
         let name = file.map_or_else(String::new, |file| format!(" {file}"));

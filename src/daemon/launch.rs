@@ -1,5 +1,6 @@
 //! The parent's side: start the background process and wait until its mount answers.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::child::{FAILED, READY};
 use super::{Failure, Order, SUBCOMMAND};
+use crate::bucket;
 use crate::registry::mount_point::{self, Health};
 use crate::registry::unmount::{UnmountMode, unmount};
 
@@ -23,6 +25,9 @@ const MAX_REPORT: u64 = 1 << 20;
 /// Environment variables that the child must not keep: `/proc/PID/environ` shows them for as
 /// long as it lives. What they say is in the order.
 const SECRET_VARIABLES: [&str; 3] = ["APIFY_TOKEN", "KVFS_SIGNATURE", "KVFS_SERVE_TOKEN"];
+
+/// How the names of others end: proxies, whose addresses may hold passwords.
+const PROXY: &str = "_PROXY";
 
 /// Why there is no mount.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ fn spawn(order: &Order) -> io::Result<Child> {
         .arg(&order.mount.mount_point)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    for name in SECRET_VARIABLES {
+    for name in inherited_secrets() {
         command.env_remove(name);
     }
     // The daemon leaves the folder from which they may count.
@@ -98,6 +103,25 @@ fn spawn(order: &Order) -> io::Result<Child> {
     // Whom systemd waits for is the process that it has started.
     command.env_remove("NOTIFY_SOCKET");
     command.spawn()
+}
+
+/// Returns the variables of this process that its child must not have.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the names count: what they say has been read where it belongs"
+)]
+fn inherited_secrets() -> Vec<OsString> {
+    let is_secret = |name: &str| {
+        SECRET_VARIABLES.contains(&name)
+            || name.to_ascii_uppercase().ends_with(PROXY)
+            || bucket::VARIABLES
+                .iter()
+                .any(|begin| name.starts_with(begin))
+    };
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_str().is_some_and(is_secret))
+        .collect()
 }
 
 /// Returns the child's first line, `None` if it died without a word.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::proxies::Proxies;
 use crate::mount::build::MountConfig;
 use crate::registry::Registry;
 use crate::registry::mount_point::MountPointError;
@@ -47,6 +48,9 @@ pub struct Order {
     /// The variables that name certificates, with paths that hold wherever the daemon is.
     #[serde(default)]
     pub certificates: Vec<(String, PathBuf)>,
+    /// The proxies that the user's variables name, which the daemon's environment does not have.
+    #[serde(default)]
+    pub proxies: Proxies,
 }
 
 /// What to log, and where.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
@@ -90,12 +92,33 @@ pub fn unmount(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountError
             UnmountMode::Lazy => UnmountFlags::DETACH,
             UnmountMode::Force => UnmountFlags::FORCE | UnmountFlags::DETACH,
         };
-    match rustix::mount::unmount(mount_point, flags) {
+    match unmount_at(mount_point, flags) {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(UnmountError::Busy),
-        Err(Errno::INVAL | Errno::NOENT) => Err(UnmountError::NotMounted),
+        Err(Errno::INVAL | Errno::NOENT | Errno::LOOP) => Err(UnmountError::NotMounted),
         Err(Errno::PERM) => unmount_as_user(mount_point, mode),
         Err(error) => Err(UnmountError::Os(error.into())),
+    }
+}
+
+/// Unmounts at a canonical path. Whoever owns a folder in it may put a link in its place at any
+/// time, so the folder is opened first, without links, and the mount named by that.
+fn unmount_at(mount_point: &Path, flags: UnmountFlags) -> Result<(), Errno> {
+    let (Some(parent), Some(name)) = (mount_point.parent(), mount_point.file_name()) else {
+        return rustix::mount::unmount(mount_point, flags);
+    };
+    let how = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat2(CWD, parent, how, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let parent = match opened {
+        Ok(parent) => parent,
+        // The kernel does not know the call, or a container forbids it.
+        Err(Errno::NOSYS | Errno::PERM) => return rustix::mount::unmount(mount_point, flags),
+        Err(error) => return Err(error),
+    };
+    let here = format!("/proc/self/fd/{}", parent.as_raw_fd());
+    match Path::new(&here).exists() {
+        true => rustix::mount::unmount(Path::new(&here).join(name), flags),
+        false => rustix::mount::unmount(mount_point, flags),
     }
 }
 

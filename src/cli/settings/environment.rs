@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::files::absolute;
+use crate::base::proxies::Proxies;
 use crate::base::redact::Secret;
 use crate::bucket;
 use crate::cli::args::values::api_url;
@@ -187,6 +188,11 @@ impl Environment {
         Some(self.state_dir().ok()?.join("serve"))
     }
 
+    /// Returns the proxies for another process.
+    pub(super) fn given_proxies(&self) -> Proxies {
+        Proxies::new(self.proxies.iter().map(|(name, value)| (*name, &**value)))
+    }
+
     /// Returns the proxies, with what may be credentials.
     pub fn proxies(&self) -> &[(&'static str, String)] {
         &self.proxies
@@ -230,6 +236,8 @@ impl Environment {
             .into_iter()
             .flatten()
             .cloned()
+            .chain(self.bucket.secrets())
+            .chain(self.proxies.iter().filter_map(|(_, value)| password(value)))
             .collect()
     }
 
@@ -332,4 +340,11 @@ impl Environment {
 
 fn no_home() -> CliError {
     CliError::failed("there is no home folder").hinted("set the variable HOME")
+}
+
+/// Returns the password in the address of a proxy.
+fn password(address: &str) -> Option<Secret> {
+    let (credentials, _) = address.rsplit_once('@')?;
+    let (_, password) = credentials.rsplit_once(':')?;
+    Some(Secret::new(password)).filter(|password| !password.expose().starts_with("//"))
 }

@@ -110,6 +110,7 @@ pub fn mount_order(
         registry: environment.registry()?,
         metrics: args.metrics,
         certificates: environment.certificates()?,
+        proxies: environment.given_proxies(),
     })
 }
 
@@ -162,6 +163,7 @@ pub fn demo_order(
         registry: environment.registry()?,
         metrics: None,
         certificates: environment.certificates()?,
+        proxies: environment.given_proxies(),
     })
 }
 

@@ -204,7 +204,7 @@ impl Profile {
             return Ok(());
         };
         let class = format!("{:?} {target:?}", asked.kind);
-        match self.windows.admit(class, limit) {
+        match self.windows.admit(&class, limit) {
             true => Ok(()),
             false => Err(ApiError::rate_limit(limit)),
         }
