@@ -8,13 +8,14 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::content::{Content, Data, Opened, VersionId};
-use super::records::Records;
+use super::records::{Need, Records};
 use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::base::units::KIB;
 use crate::disk::{Checksum, DiskTier, Spool};
-use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError, codec};
+use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
+use crate::transfer::expansion;
 use crate::transfer::fill::Outcome;
 use crate::transfer::stream::{Body, Origin};
 
@@ -44,6 +45,7 @@ impl Records {
         fetched: Fetched,
         version: VersionId,
         before: Option<&Arc<Content>>,
+        need: Need,
         deadline: Deadline,
     ) -> Result<Arc<Content>> {
         let mut meta = fetched.meta;
@@ -57,7 +59,10 @@ impl Records {
         let mut body = if plain {
             counted
         } else {
-            codec::decoder(&meta.encoding, counted).map_err(|error| error.with_key(key))?
+            let read = Arc::clone(&count);
+            let most = self.config().max_content;
+            expansion::decoder(&meta.encoding, counted, move || *read.lock(), most)
+                .map_err(|error| error.with_key(key))?
         };
         let expected = meta.stored_size.filter(|_| plain);
         let mut head = Vec::new();
@@ -94,6 +99,7 @@ impl Records {
             head,
             body,
             expected,
+            need,
             deadline,
         )
     }
@@ -143,6 +149,7 @@ impl Records {
         head: Vec<u8>,
         mut body: Body,
         expected: Option<u64>,
+        need: Need,
         deadline: Deadline,
     ) -> Result<Arc<Content>> {
         let origin = self.origin(&content.key, &content.meta);
@@ -151,6 +158,9 @@ impl Records {
         if let Some(spool) = self.spool(room) {
             let tools = self.tools().clone();
             let download = Download::new(origin, Arc::clone(spool.file()), expected, tools);
+            if need == Need::Ahead {
+                download.is_ahead();
+            }
             let content = Arc::new(Content {
                 data: Data::Download(download),
                 ..content
@@ -161,6 +171,14 @@ impl Records {
         let (size, body) = match expected {
             Some(size) if head.is_empty() => (size, Some(Opened(body))),
             Some(size) => (size, None),
+            // Nobody may ever open it.
+            None if need == Need::Ahead => {
+                return Err(StoreError::new(
+                    ErrorKind::TooLarge,
+                    "there is no room for what it decodes to",
+                )
+                .with_key(&content.key));
+            }
             // Only reading all of it tells how large it is; nothing can keep it meanwhile.
             None => (
                 head.len() as u64

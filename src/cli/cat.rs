@@ -35,6 +35,7 @@ pub fn run(args: &CatArgs, global: GlobalArgs, environment: &Environment) -> Res
         Arc::clone(&direct.store),
         RecordsConfig {
             raw: args.raw,
+            max_content: args.max_content_size.map(|size| size.0),
             ttl: Some(Duration::ZERO),
             memory_capacity: MEMORY,
         },

@@ -57,6 +57,11 @@ impl<K: Hash + Eq + Clone, V> LruBytes<K, V> {
         Some(victims)
     }
 
+    /// Returns how many bytes are neither used nor set aside.
+    pub fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.used + self.reserved)
+    }
+
     /// Gives back what [`LruBytes::reserve`] set aside.
     pub fn unreserve(&mut self, bytes: u64) {
         self.reserved = self.reserved.saturating_sub(bytes);

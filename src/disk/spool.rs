@@ -98,6 +98,19 @@ impl Spool {
         true
     }
 
+    /// The same for a content whose size nobody knows: it gets half of the cache at most, and takes
+    /// no more than a quarter from what is there already. It may be worth less than that.
+    pub fn grow_some(&mut self, bytes: u64) -> bool {
+        let wanted = bytes.saturating_add(ENTRY_OVERHEAD);
+        let (capacity, free) = {
+            let index = self.tier.index.lock();
+            (index.lru.capacity(), index.lru.free())
+        };
+        let more = wanted.saturating_sub(self.reserved);
+        let fits = wanted <= capacity / 4 || (wanted <= capacity / 2 && more <= free);
+        fits && self.grow(bytes)
+    }
+
     /// Makes the content, `size` bytes with that checksum, an entry; returns its id.
     ///
     /// # Errors

@@ -36,6 +36,9 @@ pub struct MountConfig {
     pub mount_point: PathBuf,
     /// Whether files show stored bytes instead of decoded ones.
     pub raw: bool,
+    /// How large a decoded content may be; `None` for as large as honest ones of what is stored.
+    #[serde(default)]
+    pub max_content: Option<ByteSize>,
     /// Only keys that begin so.
     pub prefix: Option<String>,
     /// Only keys of this collection.
@@ -262,6 +265,7 @@ pub fn mount_store(
         Arc::clone(&store),
         RecordsConfig {
             raw: config.raw,
+            max_content: config.max_content.map(|size| size.0),
             ttl: config.ttl,
             memory_capacity: config.memory_cache.0,
         },

@@ -77,6 +77,10 @@ pub(super) struct State {
     /// Where the last read that had to wait ends: blocks end there too.
     pub phase: u64,
     pub users: usize,
+    /// Who waits to learn the size: it is used by them, too.
+    pub sizing: usize,
+    /// Whether it was begun for somebody who may never come.
+    pub ahead: bool,
     /// Since when nobody has used it, where that has been looked at.
     pub unused_since: Option<Instant>,
     /// Time that readers have spent on parts of their own.
@@ -165,6 +169,11 @@ impl Download {
         })
     }
 
+    /// Notes that it is begun for somebody who may never come.
+    pub fn is_ahead(&self) {
+        self.state.lock().ahead = true;
+    }
+
     /// Counts another handle; `false` when the download is over and of no use.
     ///
     /// One that the disk failed is: its readers go on past the disk.
@@ -218,12 +227,17 @@ impl Download {
                 Status::Abandoned => return Err(self.abandoned().into()),
                 Status::Running | Status::Paused(_) => {}
             }
-            wait_until(
+            let deadline = may_block(wait)?;
+            state.sizing += 1;
+            state.unused_since = None;
+            let waited = wait_until(
                 &self.changed,
                 &mut state,
-                may_block(wait)?,
+                deadline,
                 "the record, whose size only decoding tells",
-            )?;
+            );
+            state.sizing -= 1;
+            waited?;
         }
     }
 

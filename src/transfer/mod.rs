@@ -2,6 +2,7 @@
 
 pub mod connections;
 pub mod download;
+pub mod expansion;
 pub mod fill;
 pub mod ranges;
 pub mod stream;

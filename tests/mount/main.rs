@@ -7,6 +7,7 @@ mod daemon;
 mod disks;
 mod endings;
 mod faults;
+mod foreign_text;
 mod interrupts;
 mod limits;
 mod listings;

@@ -49,6 +49,7 @@ impl Scene {
             .expect("a cache folder");
         let config = RecordsConfig {
             raw: false,
+            max_content: None,
             ttl: Some(ttl),
             memory_capacity: 1500,
         };

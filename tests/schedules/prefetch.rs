@@ -42,6 +42,7 @@ impl Scene {
         let store: Arc<dyn Store> = Arc::<Stage>::clone(&stage);
         let config = RecordsConfig {
             raw: false,
+            max_content: None,
             ttl: Some(Duration::from_secs(3600)),
             memory_capacity: 1 << 20,
         };

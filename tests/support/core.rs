@@ -43,6 +43,7 @@ impl Setup {
             remote: None,
             records: RecordsConfig {
                 raw: false,
+                max_content: None,
                 ttl: Some(TTL),
                 memory_capacity: 64 << 20,
             },

@@ -232,6 +232,7 @@ impl MountedSession {
             open,
             mount_point,
             raw: false,
+            max_content: None,
             prefix: None,
             collection: None,
             ttl: Some(Duration::from_secs(10)),

@@ -202,7 +202,8 @@ impl Records {
                     }
                     _ => self.new_version(),
                 };
-                let content = self.receive(key, fetched, version, candidate.as_ref(), deadline)?;
+                let content =
+                    self.receive(key, fetched, version, candidate.as_ref(), need, deadline)?;
                 if need == Need::Ahead {
                     let (now, ttl) = (self.clock.now(), self.config.ttl);
                     self.ahead

@@ -39,6 +39,9 @@ const MOST_DOWNLOADS: usize = 256;
 pub struct RecordsConfig {
     /// Whether stored bytes are the content.
     pub raw: bool,
+    /// How large a decoded content may be, in bytes; `None` for as large as honest ones of what is
+    /// stored.
+    pub max_content: Option<u64>,
     /// How long an answer is believed; `None` for ever.
     pub ttl: Option<Duration>,
     /// Bytes of contents in memory.

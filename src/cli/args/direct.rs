@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::values::positive_duration;
 use super::{DiskArgs, StoreArgs};
+use crate::base::units::ByteSize;
 
 /// The arguments of `kvfs ls`.
 #[derive(Debug, Args)]
@@ -41,6 +42,9 @@ pub struct CatArgs {
     /// Print records as they are stored, compressed ones compressed
     #[arg(long)]
     pub raw: bool,
+    /// The largest content that a record is decoded to [default: 64MiB, or 1100 times what is stored]
+    #[arg(long, value_name = "SIZE", conflicts_with = "raw")]
+    pub max_content_size: Option<ByteSize>,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,

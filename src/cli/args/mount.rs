@@ -44,6 +44,14 @@ pub struct MountArgs {
     /// The store never changes: ask for everything only once
     #[arg(long, help_heading = "Caching", conflicts_with = "ttl")]
     pub immutable: bool,
+    /// The largest content that a record is decoded to [default: 64MiB, or 1100 times what is stored]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        help_heading = "Caching",
+        conflicts_with = "raw"
+    )]
+    pub max_content_size: Option<ByteSize>,
     /// How much content is kept in memory [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Caching")]
     pub memory_cache: Option<ByteSize>,

@@ -152,6 +152,15 @@ impl Index {
             .collect()
     }
 
+    /// Returns whether a file is the value of another key.
+    pub(super) fn is_of_another(&self, value: &str, key: &Key) -> bool {
+        let state = self.state.lock();
+        state.claims.iter().any(|(other, claim)| {
+            let is_it = matches!(claim, Claim::Other(files) if files.value == value);
+            is_it && other != key
+        })
+    }
+
     /// Returns up to `limit` records after `after`, and whether there are more.
     pub(super) fn page(
         &self,

@@ -35,6 +35,7 @@ mod write;
 use dir::Dir;
 use folder::{Folder, is_absence};
 use index::Index;
+use names::SIDECAR_SUFFIX;
 use scan::Files;
 use sidecar::{Description, Identity, NONE_TYPE, Sidecar};
 use unfinished::Unfinished;
@@ -152,8 +153,35 @@ impl DirectoryStore {
         Err(not_found(key))
     }
 
+    /// Returns the files of a key whose sidecar is this one, and says so.
+    fn described(&self, key: &Key, sidecar_path: &str, sidecar: &Sidecar) -> Result<Option<Files>> {
+        let value = match (&sidecar.filename, sidecar_path.strip_suffix(SIDECAR_SUFFIX)) {
+            (None, Some(stem)) => stem.to_owned(),
+            (Some(name), Some(stem)) => {
+                let (folder, own) = dir::split(stem);
+                let value = match folder {
+                    "" => name.clone(),
+                    folder => format!("{folder}/{name}"),
+                };
+                // A file that has a sidecar of its own is what that says.
+                if name != own {
+                    let other = self.folder.sidecar(&names::sidecar_name(&value));
+                    if other.map_err(|error| unreadable(key, error))?.is_some() {
+                        return Ok(None);
+                    }
+                }
+                value
+            }
+            (_, None) => return Ok(None),
+        };
+        Ok(Some(Files {
+            value,
+            sidecar: Some(sidecar_path.to_owned()),
+        }))
+    }
+
     /// Opens a value that has a sidecar; `None` unless both are there and about this key.
-    fn open_named(&self, key: &Key, files: Files) -> Result<Option<Opened>> {
+    fn open_named(&self, key: &Key, mut files: Files) -> Result<Option<Opened>> {
         let Some(sidecar_path) = files.sidecar.clone() else {
             return Ok(None);
         };
@@ -165,6 +193,12 @@ impl DirectoryStore {
             return Ok(None);
         };
         for attempt in 1.. {
+            if sidecar.extension.is_none() {
+                match self.described(key, &sidecar_path, &sidecar)? {
+                    Some(described) => files = described,
+                    None => return Ok(None),
+                }
+            }
             let Some((file, identity)) = self.open_value(key, &files.value)? else {
                 return Ok(None);
             };

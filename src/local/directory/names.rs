@@ -78,6 +78,17 @@ pub(super) fn sidecar_name(value: &str) -> String {
     format!("{value}{SIDECAR_SUFFIX}")
 }
 
+/// Returns whether a sidecar may name a value's file so: a file in its own folder that can hold a
+/// record. Whoever writes sidecars could name any other.
+pub(super) fn is_value(name: &str) -> bool {
+    !matches!(name, "" | "." | ".." | STORE_METADATA)
+        && name.len() <= 255
+        && !name.contains(['/', '\0'])
+        && !name.ends_with(SIDECAR_SUFFIX)
+        && !is_unfinished(name)
+        && !name.starts_with(SECRET)
+}
+
 /// Tells whether a file is one that is still being written: ours, or one of Crawlee for
 /// Python's (`mkstemp` with the prefix `<name>.` and the suffix `<.ext>.tmp`).
 pub(super) fn is_unfinished(name: &str) -> bool {

@@ -173,7 +173,9 @@ fn assign(
     known: &dyn Fn(&Key) -> Option<Claim>,
     found: &mut Found,
 ) -> io::Result<()> {
-    for (stem, inode) in std::mem::take(&mut listed.sidecars) {
+    let sidecars = std::mem::take(&mut listed.sidecars);
+    for (stem, inode) in &sidecars {
+        let (stem, inode) = (stem.clone(), *inode);
         let sidecar_path = format!("{prefix}{stem}{SIDECAR_SUFFIX}");
         let quoted = match prefix {
             "" => names::unquote(&stem).and_then(Key::new),
@@ -198,15 +200,18 @@ fn assign(
             }
         };
         // Only the plain layout has sidecars whose value has an extension of its own.
-        let value = match &sidecar.extension {
-            _ if has_value => stem,
-            Some(extension) => format!("{stem}.{extension}"),
-            None => continue,
+        let value = match (&sidecar.filename, &sidecar.extension) {
+            // A file that has a sidecar of its own is what that says.
+            (Some(name), _) if *name != stem && sidecars.contains_key(name) => continue,
+            (Some(name), _) => name.clone(),
+            _ if has_value => stem.clone(),
+            (None, Some(extension)) => format!("{stem}.{extension}"),
+            (None, None) => continue,
         };
         if !listed.values.remove(&value) {
             continue;
         }
-        let claim = if has_value
+        let claim = if value == stem
             && quoted
                 .as_ref()
                 .is_some_and(|key| key.as_str() == sidecar.key)

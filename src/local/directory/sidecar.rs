@@ -1,12 +1,14 @@
 //! The metadata file beside a value.
 //!
-//! Three writers, three shapes: Crawlee for Python `{"key","content_type","size"}`; Crawlee 4
-//! the same in camel case, size optional; Crawlee for JavaScript a JSON *string* that holds
-//! `{"extension","key","contentType"}`. kvfs writes the first and adds two fields that the
-//! others ignore: `contentEncoding`, and `kvfs`, which says which file the rest is about:
+//! Three writers, three shapes: Crawlee for Python `{"key","content_type","size"}`; Crawlee 4 and
+//! apify-cli the same in camel case, size optional, and `filename` where the value's file is not
+//! called like the quoted key (`INPUT.json` for the key `INPUT`), which then counts; Crawlee for
+//! JavaScript up to 3 a JSON *string* that holds `{"extension","key","contentType"}`. kvfs writes
+//! the second, which all but the last read, and adds two fields that the others ignore:
+//! `contentEncoding`, and `kvfs`, which says which file the rest is about:
 //!
 //! ```json
-//! {"key": "page", "content_type": "text/html", "size": 512, "contentEncoding": "br",
+//! {"key": "page", "contentType": "text/html", "size": 512, "contentEncoding": "br",
 //!  "kvfs": {"file": "<inode>-<mtime ns>-<size>", "previous": {"file": "…", "content_type": "…"}}}
 //! ```
 //!
@@ -18,6 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::names::is_value;
 use crate::store::Encoding;
 
 /// The content type that Crawlee for Python gives to a record of `None`: an empty file.
@@ -29,12 +32,16 @@ pub(super) struct Sidecar {
     pub key: String,
     #[serde(
         default,
-        alias = "contentType",
+        rename = "contentType",
+        alias = "content_type",
         skip_serializing_if = "Option::is_none"
     )]
     pub content_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// The name of the value's file, where it does not follow from that of the sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
     /// Only in the JavaScript shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extension: Option<String>,
@@ -98,13 +105,15 @@ pub(super) struct Description {
 }
 
 impl Sidecar {
-    /// Reads any of the shapes; `None` for anything else.
+    /// Reads any of the shapes; `None` for anything else, and for one that names a file elsewhere.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         match serde_json::from_slice::<serde_json::Value>(text).ok()? {
             serde_json::Value::String(inner) => serde_json::from_str(&inner).ok(),
             value => serde_json::from_value(value).ok(),
         }
-        .filter(|sidecar: &Self| !sidecar.key.is_empty())
+        .filter(|sidecar: &Self| {
+            !sidecar.key.is_empty() && sidecar.filename.as_deref().is_none_or(is_value)
+        })
     }
 
     /// Describes a value that has this identity.
@@ -189,7 +198,26 @@ mod tests {
             assert_eq!(sidecar.key, "k");
             assert_eq!(sidecar.content_type.as_deref(), Some("t/t"));
         }
-        for text in ["", "{", "{}", "[]", r#""no json""#, r#"{"key":""}"#] {
+        let named =
+            Sidecar::parse(br#"{"key":"INPUT","contentType":"t/t","filename":"INPUT.json"}"#);
+        let named = named.expect("a sidecar");
+        assert_eq!(named.filename.as_deref(), Some("INPUT.json"));
+        for text in [
+            "",
+            "{",
+            "{}",
+            "[]",
+            r#""no json""#,
+            r#"{"key":""}"#,
+            r#"{"key":"k","filename":"../../etc/passwd"}"#,
+            r#"{"key":"k","filename":"/etc/passwd"}"#,
+            r#"{"key":"k","filename":"sub/file"}"#,
+            r#"{"key":"k","filename":".."}"#,
+            r#"{"key":"k","filename":""}"#,
+            r#"{"key":"k","filename":"__metadata__.json"}"#,
+            r#"{"key":"k","filename":"other.__metadata__.json"}"#,
+            r#"{"key":"k","filename":".%kvfs-secret"}"#,
+        ] {
             assert_eq!(Sidecar::parse(text.as_bytes()), None, "{text}");
         }
     }

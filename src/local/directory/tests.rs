@@ -158,6 +158,70 @@ fn files_of_crawlee_python_and_crawlee_4_are_records() {
 }
 
 #[test]
+fn a_sidecar_names_the_file_of_its_value() {
+    let named = |key: &str, file: &str| {
+        format!(r#"{{"key":"{key}","contentType":"a/{key}","filename":"{file}"}}"#)
+    };
+    let (dir, store) = folder(&[
+        // As apify-cli leaves an input.
+        ("INPUT.json", "{}"),
+        ("INPUT.__metadata__.json", &named("INPUT", "INPUT.json")),
+        // The name counts, also where there is a file called like the key.
+        ("data", "stale"),
+        ("data.__metadata__.json", &named("data", "page.html")),
+        ("page.html", "<p>"),
+        // A file that has a sidecar of its own is what that says.
+        ("thief.__metadata__.json", &named("thief", "own.txt")),
+        ("own.txt", "mine"),
+        (
+            "own.txt.__metadata__.json",
+            r#"{"key":"own.txt","contentType":"a/own"}"#,
+        ),
+        // The generation before, side by side.
+        ("old.json", "[]"),
+    ]);
+    assert_eq!(keys(&store), ["INPUT", "data", "old", "own.txt"]);
+    assert_eq!(read(&store, "INPUT"), pair("{}", "a/INPUT"));
+    assert_eq!(read(&store, "data"), pair("<p>", "a/data"));
+    assert_eq!(read(&store, "own.txt"), pair("mine", "a/own"));
+    assert_eq!(read(&store, "old"), pair("[]", JSON));
+    assert!(store.head(&key("thief"), soon()).is_err());
+    // It keeps its file when it is written, and takes it along when it goes.
+    put(&store, "INPUT", Encoding::Identity, "new");
+    let file = |name: &str| fs::read_to_string(dir.path().join(name));
+    assert_eq!(file("INPUT.json").expect("the value"), "new");
+    assert!(file("INPUT").is_err());
+    let sidecar = file("INPUT.__metadata__.json").expect("a sidecar");
+    assert!(sidecar.contains(r#""filename": "INPUT.json""#), "{sidecar}");
+    assert_eq!(read(&store, "INPUT"), pair("new", "text/new"));
+    store.delete(&key("data"), soon()).expect("a delete");
+    assert!(file("page.html").is_err() && file("data.__metadata__.json").is_err());
+    store.delete(&key("INPUT"), soon()).expect("a delete");
+    assert!(file("INPUT.json").is_err());
+}
+
+#[test]
+fn a_sidecar_names_nothing_outside_its_folder() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let secret = outside.path().join("secret");
+    fs::write(&secret, "secret").expect("a file");
+    let up = "../".repeat(12) + secret.to_str().expect("text").trim_start_matches('/');
+    let absolute = secret.to_str().expect("text").to_owned();
+    for (name, path) in [("up", &*up), ("absolute", &*absolute), ("link", "link-out")] {
+        let sidecar = format!(r#"{{"key":"{name}","contentType":"a/b","filename":"{path}"}}"#);
+        let (dir, store) = folder(&[(&format!("{name}.__metadata__.json"), &sidecar)]);
+        symlink(&secret, dir.path().join("link-out")).expect("a link");
+        assert!(keys(&store).is_empty(), "{name}");
+        let error = store.head(&key(name), soon()).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error}");
+        put(&store, name, Encoding::Identity, "new");
+        assert_eq!(read(&store, name), pair("new", "text/new"));
+        store.delete(&key(name), soon()).expect("a delete");
+        assert_eq!(fs::read(&secret).expect("it"), b"secret", "{name}");
+    }
+}
+
+#[test]
 fn what_is_written_can_be_read_by_crawlee_for_python() {
     let (dir, store) = folder(&[]);
     put(&store, "a!'()-_.z", Encoding::Brotli, "text");
@@ -167,7 +231,7 @@ fn what_is_written_can_be_read_by_crawlee_for_python() {
     let sidecar: serde_json::Value =
         serde_json::from_slice(&fs::read(sidecar).expect("a sidecar")).expect("JSON");
     assert_eq!(sidecar["key"], "a!'()-_.z");
-    assert_eq!(sidecar["content_type"], "text/new");
+    assert_eq!(sidecar["contentType"], "text/new");
     assert_eq!(sidecar["size"], 4);
     assert_eq!(sidecar["contentEncoding"], "br");
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2);

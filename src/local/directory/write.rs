@@ -62,11 +62,28 @@ impl DirectoryStore {
         let current_meta = current.as_ref().map(Opened::meta);
         transfer::may_put(key, request, current_meta.as_ref())?;
         let others = self.other_claims(key, tolerated)?;
-        let name = self.choose_name(key)?;
+        // A value that its sidecar gives a name of its own, as apify-cli does with inputs, keeps it.
+        let quoted = names::quote(key.as_str());
+        let named = current
+            .as_ref()
+            .map(|current| &current.files)
+            .filter(|files| {
+                files.sidecar.as_deref() == Some(&*sidecar_name(&quoted))
+                    && files.value != quoted
+                    && names::is_value(&files.value)
+            });
+        let (name, beside) = match named {
+            Some(files) => (files.value.clone(), sidecar_name(&quoted)),
+            None => {
+                let name = self.choose_name(key)?;
+                (name.clone(), sidecar_name(&name))
+            }
+        };
         let sidecar = Sidecar {
             key: key.as_str().to_owned(),
             content_type: Some(content_type.to_owned()),
             size: Some(identity.size),
+            filename: (beside != sidecar_name(&name)).then(|| name.clone()),
             extension: None,
             encoding: request.encoding.header_value().map(str::to_owned),
             kvfs: Some(Ours {
@@ -76,10 +93,14 @@ impl DirectoryStore {
                     .and_then(|current| previous(&current)),
             }),
         };
-        let claim = self.publish(&name, &sidecar, value, key)?;
+        let files = Files {
+            value: name.clone(),
+            sidecar: Some(beside.clone()),
+        };
+        let claim = self.publish(files, &sidecar, value, key)?;
         for files in others {
             if files.value != name {
-                self.remove(&files, Some(&sidecar_name(&name)))?;
+                self.remove(&files, Some(&beside))?;
             }
         }
         self.index.note(key, Some(claim));
@@ -100,7 +121,7 @@ impl DirectoryStore {
 
     fn publish(
         &self,
-        name: &str,
+        files: Files,
         sidecar: &Sidecar,
         value: Unfinished,
         key: &Key,
@@ -109,9 +130,9 @@ impl DirectoryStore {
         let mut beside = self.unfinished()?;
         transfer::copy(Upload::Bytes(&text), &mut beside)?;
         let Identity { inode, .. } = beside.finish().map_err(disk)?;
-        let files = Files::named(name.to_owned());
-        beside.publish(&sidecar_name(name)).map_err(disk)?;
-        value.publish(name).map_err(disk)?;
+        let sidecar_path = files.sidecar.clone().unwrap_or_default();
+        beside.publish(&sidecar_path).map_err(disk)?;
+        value.publish(&files.value).map_err(disk)?;
         Ok(if files == Files::quoted(key) {
             Claim::Quoted(inode)
         } else {
@@ -123,8 +144,7 @@ impl DirectoryStore {
         let lock = self.lock(deadline)?;
         let mut removed = false;
         for name in [names::quote(key.as_str()), names::other_name(key.as_str())] {
-            let files = Files::named(name);
-            if self.owns(key, &files)? {
+            if let Some(files) = self.owned(key, &sidecar_name(&name))? {
                 self.remove(&files, None)?;
                 removed = true;
             }
@@ -158,13 +178,13 @@ impl DirectoryStore {
         Ok(files.filter(|files| *files != Files::quoted(key)).collect())
     }
 
-    /// Tells whether the sidecar of these files names this key.
-    fn owns(&self, key: &Key, files: &Files) -> Result<bool> {
-        let Some(path) = &files.sidecar else {
-            return Ok(false);
-        };
-        let sidecar = self.folder.sidecar(path).map_err(disk)?;
-        Ok(sidecar.is_some_and(|sidecar| sidecar.key == key.as_str()))
+    /// Returns the files that a sidecar describes, if it names this key.
+    fn owned(&self, key: &Key, sidecar_path: &str) -> Result<Option<Files>> {
+        let sidecar = self.folder.sidecar(sidecar_path).map_err(disk)?;
+        match sidecar.filter(|sidecar| sidecar.key == key.as_str()) {
+            Some(sidecar) => self.described(key, sidecar_path, &sidecar),
+            None => Ok(None),
+        }
     }
 
     /// Returns the name for a key's value, making way for files of other keys.
@@ -176,7 +196,9 @@ impl DirectoryStore {
         let free = match (taken, sidecar) {
             (Some(false), _) => false,
             (_, Some(sidecar)) => sidecar.key == key.as_str(),
-            (Some(true), None) => names::bare_key(&name) == key.as_str(),
+            (Some(true), None) => {
+                names::bare_key(&name) == key.as_str() && !self.index.is_of_another(&name, key)
+            }
             (None, None) => true,
         };
         Ok(if free {

@@ -14,6 +14,8 @@ const AHEAD: Range<u64> = MIB..64 * MIB;
 const AHEAD_OF_NOBODY: u64 = 64 * KIB;
 /// The same for several connections, which need room to work in.
 const AHEAD_OF_SEVERAL: u64 = 8 * MIB;
+/// How far a content of unknown size is decoded that nobody has opened.
+const AHEAD_OF_SIZE: u64 = 4 * MIB;
 /// How long a download waits for somebody to open the file.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -52,12 +54,13 @@ impl Download {
 
     /// Tells, and marks it, whether nobody has used the download for a while.
     pub(super) fn is_unused(&self, state: &mut State) -> bool {
-        if state.users > 0 {
+        if state.users + state.sizing > 0 {
             return false;
         }
         let now = sync::now();
         let since = *state.unused_since.get_or_insert(now);
-        let unused = now.saturating_duration_since(since) >= GRACE;
+        let far = state.ahead && self.expected.is_none() && state.position > AHEAD_OF_SIZE;
+        let unused = far || now.saturating_duration_since(since) >= GRACE;
         if unused {
             // Under this lock, so that no new handle gets in.
             state.status = Status::Abandoned;

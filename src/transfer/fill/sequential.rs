@@ -194,7 +194,11 @@ impl Download {
             return Ok(());
         };
         self.set_aside(end, &mut front.set_aside);
-        let kept = room.grow(end)
+        let has_room = match self.expected {
+            Some(_) => room.grow(end),
+            None => room.grow_some(end),
+        };
+        let kept = has_room
             && self
                 .file
                 .write_all_at(bytes, at)
@@ -264,11 +268,11 @@ impl Download {
                     _ => return Go::Overtaken,
                 }
             }
-            // Of one whose size is not known yet, somebody may wait for that.
-            if self.expected.is_none_or(|expected| position >= expected) {
+            if self.expected.is_some_and(|expected| position >= expected) {
                 return Go::On;
             }
-            if position < self.horizon(&state) {
+            // Of one whose size is not known yet, somebody may wait for that.
+            if self.expected.is_none() || position < self.horizon(&state) {
                 // A slow server could keep it up for hours.
                 return match self.is_unused(&mut state) {
                     true => Go::Unused,

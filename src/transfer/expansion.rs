@@ -1,0 +1,152 @@
+//! How far a record may be decoded: what a stranger's store holds costs what an ordinary one costs.
+//!
+//! gzip and deflate make 1 MB of at most 1 KB; brotli makes terabytes of a megabyte, so that one
+//! record could keep a processor busy for hours.
+
+use std::io::{self, Read};
+
+use super::stream::Body;
+use crate::base::units::{ByteSize, MIB};
+use crate::store::{Encoding, ErrorKind, Result, StoreError, codec};
+
+/// Content up to this size is decoded however little is stored, in bytes.
+const UNQUESTIONED: u64 = 64 * MIB;
+
+/// How many times its stored size a larger content may have. The most that deflate can is 1032.
+const MOST_TIMES: u64 = 1100;
+
+/// Decodes a body; `stored` counts the stored bytes that have been read from it. Content that
+/// grows beyond `most` bytes is an error, or where nothing is said, beyond what an honest record has.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for an unknown encoding; later, from reading, [`ErrorKind::TooLarge`].
+pub fn decoder(
+    encoding: &Encoding,
+    body: Body,
+    stored: impl Fn() -> u64 + Send + 'static,
+    most: Option<u64>,
+) -> Result<Body> {
+    let inner = codec::decoder(encoding, body)?;
+    Ok(Box::new(Bounded {
+        inner,
+        stored,
+        decoded: 0,
+        most,
+    }))
+}
+
+/// A decoder that ends where a content is too large.
+struct Bounded<F> {
+    inner: Body,
+    stored: F,
+    decoded: u64,
+    most: Option<u64>,
+}
+
+impl<F: Fn() -> u64> Read for Bounded<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.decoded += n as u64;
+        let most = match self.most {
+            Some(most) => most,
+            None if self.decoded <= UNQUESTIONED => return Ok(n),
+            None => UNQUESTIONED.max((self.stored)().saturating_mul(MOST_TIMES)),
+        };
+        if self.decoded <= most {
+            return Ok(n);
+        }
+        Err(too_large(most, (self.stored)()).into())
+    }
+}
+
+fn too_large(most: u64, stored: u64) -> StoreError {
+    let message = format!(
+        "the record decodes to more than {} ({} of it are stored)",
+        ByteSize(most),
+        ByteSize(stored)
+    );
+    StoreError::new(ErrorKind::TooLarge, message)
+        .with_hint("mount with --raw to read what is stored, or with a larger --max-content-size")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Zeros, encoded.
+    fn zeros(encoding: &Encoding, bytes: u64) -> Vec<u8> {
+        let mut zeros = io::repeat(0).take(bytes);
+        let mut out = Vec::new();
+        match encoding {
+            Encoding::Brotli => {
+                let mut encoder = brotli::CompressorWriter::new(&mut out, 1 << 16, 5, 22);
+                io::copy(&mut zeros, &mut encoder).expect("brotli");
+            }
+            _ => {
+                let level = flate2::Compression::best();
+                let mut encoder = flate2::write::GzEncoder::new(&mut out, level);
+                io::copy(&mut zeros, &mut encoder).expect("gzip");
+                encoder.flush().expect("gzip");
+                encoder.finish().expect("gzip");
+            }
+        }
+        out
+    }
+
+    fn decoded(encoding: Encoding, bytes: u64, most: Option<u64>) -> Result<u64> {
+        let stored = zeros(&encoding, bytes);
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = {
+            let count = Arc::clone(&count);
+            io::Cursor::new(stored).chain(io::empty()).inspected(count)
+        };
+        let read = move || count.load(Ordering::Relaxed);
+        let mut body = decoder(&encoding, Box::new(counted), read, most)?;
+        io::copy(&mut body, &mut io::sink())
+            .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))
+    }
+
+    /// A reader that counts.
+    struct Inspected<R>(R, Arc<AtomicU64>);
+
+    impl<R: Read> Read for Inspected<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = self.0.read(buffer)?;
+            self.1.fetch_add(n as u64, Ordering::Relaxed);
+            Ok(n)
+        }
+    }
+
+    trait Inspect: Read + Sized {
+        fn inspected(self, count: Arc<AtomicU64>) -> Inspected<Self> {
+            Inspected(self, count)
+        }
+    }
+
+    impl<R: Read> Inspect for R {}
+
+    #[test]
+    fn a_content_ends_where_no_honest_one_would() {
+        let large = UNQUESTIONED + MIB;
+        let whole = decoded(Encoding::Gzip, large, None).expect("gzip never makes so much");
+        assert_eq!(whole, large);
+        let small = decoded(Encoding::Brotli, MIB, None).expect("a small one");
+        assert_eq!(small, MIB);
+        let error = decoded(Encoding::Brotli, large, None).expect_err("a bomb");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(error.hint().is_some_and(|hint| hint.contains("--raw")));
+    }
+
+    #[test]
+    fn what_was_said_counts_instead() {
+        let large = UNQUESTIONED + MIB;
+        let whole = decoded(Encoding::Brotli, large, Some(large)).expect("as large as allowed");
+        assert_eq!(whole, large);
+        let error = decoded(Encoding::Gzip, MIB, Some(1000)).expect_err("too large");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+    }
+}
