@@ -4,7 +4,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +23,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// The token of the second account.
 const OTHER: &str = "T2";
+
+/// The token of the account that stores are made in.
+const MAKING: &str = "T3";
 
 /// Where `scripts/test` puts the official clients: beside the build's output.
 fn tools() -> PathBuf {
@@ -402,84 +404,38 @@ fn http() -> reqwest::blocking::Client {
     client.build().expect("a client")
 }
 
-/// Finds the API's contract, which lies beside the project.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "whoever runs the tests says where it is"
-)]
-fn contract() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/apify-kv-openapi.json");
-    let path = std::env::var_os("KVFS_CONTRACT").map_or_else(beside, PathBuf::from);
-    if path.is_file() {
-        return Some(path);
-    }
-    // Not through `eprintln`, which the test runner would swallow.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED the_server_keeps_the_contract: the API's contract, which is no part of this \
-         project, is not at {}; set KVFS_CONTRACT to its path",
-        path.display()
-    );
-    None
-}
-
-/// Corrects the contract where what the platform really does is known: its documentation or its
-/// clients contradict the contract. Everything else is checked as the contract has it.
-fn as_the_platform_is(contract: &Path, home: &Home) -> PathBuf {
-    let text = fs::read_to_string(contract).expect("the contract");
-    let mut contract: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    // Larger limits are cut to 1000 (the documentation: "limit" in the answer is the lesser of the
-    // requested one and the maximum), and 0 means none (so the official client says).
-    let limit = &mut contract["components"]["parameters"]["limit"]["schema"];
-    limit["minimum"] = json!(0);
-    let limit = limit.as_object_mut().expect("a schema");
-    limit.remove("maximum").expect("the contract's maximum");
-    // Names are DNS labels.
-    let name = &mut contract["components"]["schemas"]["UpdateStoreRequest"]["properties"]["name"];
-    assert!(name["type"].is_array(), "{name}");
-    name["pattern"] = json!("^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$");
-    // A record can be any JSON, not objects only: the contract's own known flaw.
-    for record in ["PutRecordRequest", "RecordResponse"] {
-        let schema = &mut contract["components"]["schemas"][record];
-        assert_eq!(schema["type"], "object", "{record}");
-        *schema = json!({});
-    }
-    // The official Python client sends empty records without a body.
-    let mut bodies = 0;
-    for (path, methods) in contract["paths"].as_object_mut().expect("paths") {
-        for method in ["put", "post"] {
-            if path.ends_with("/records/{recordKey}") && methods[method].is_object() {
-                methods[method]["requestBody"]["required"] = json!(false);
-                bodies += 1;
-            }
-        }
-    }
-    assert!(bodies > 1, "the contract has no records to be put");
-    let path = home.0.path().join("contract.json");
-    fs::write(&path, contract.to_string()).expect("a file");
-    path
-}
-
 #[test]
 fn the_server_keeps_the_contract() {
-    let Some(contract) = contract() else { return };
+    let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/serve-api.json");
     let run = |id: &str, actor: &str, store: &str| RunEntry {
         store: store.into(),
         ..format!("{id}=x,actor={actor}").parse().expect("a run")
     };
     // What tests/peers/contract/schemathesis.toml names.
     const STORE: &str = "WkzbQMuFYuamGv3YF";
-    let renaming = User::named("renaming");
-    let owner = renaming.id.clone();
+    let accounts = [("making", MAKING), ("renaming", OTHER)];
+    let renaming = User::named("renaming").id;
     let server = TestServer::start_with(|config| {
-        let token = Secret::new(OTHER);
-        config.other_users.push((renaming, token));
+        for (name, token) in accounts {
+            config
+                .other_users
+                .push((User::named(name), Secret::new(token)));
+        }
         config.runs = vec![
             run("3KH8gEpp4d8uQSe8T", "compass~google-maps-extractor", STORE),
             run("deleted", "other", "deleted-by-run"),
             run("last", "deleted", "deleted-by-actor"),
-            run("renamed", "renamed", "CCCCCCCCCCCCCCCCC"),
+            run("last-of-acts", "deleted-too", "deleted-by-act"),
+            run("renamed", "renamed", "DDDDDDDDDDDDDDDDD"),
         ];
+        for (task, store) in [
+            ("my-task", STORE),
+            ("deleted", "deleted-by-task"),
+            ("renamed", "DDDDDDDDDDDDDDDDD"),
+        ] {
+            let run = format!("of-{task}={store},task={task}");
+            config.runs.push(run.parse().expect("a run"));
+        }
         let stores = config.root.join("key_value_stores");
         let schema = json!({
             "actorKeyValueStoreSchemaVersion": 1,
@@ -491,13 +447,16 @@ fn the_server_keeps_the_contract() {
             ("HG7ML7M8z78YcAPEB", "deleted"),
             ("AAAAAAAAAAAAAAAAA", "deleted-by-run"),
             ("BBBBBBBBBBBBBBBBB", "deleted-by-actor"),
+            ("EEEEEEEEEEEEEEEEE", "deleted-by-act"),
+            ("FFFFFFFFFFFFFFFFF", "deleted-by-task"),
             ("CCCCCCCCCCCCCCCCC", "renamed"),
+            ("DDDDDDDDDDDDDDDDD", "renamed-by-run"),
         ] {
             let folder = stores.join(name);
             fs::create_dir_all(&folder).expect("a folder");
             let mut metadata = json!({ "id": id, "name": name, "schema": schema });
             if name == "renamed" {
-                metadata["owner"] = json!(owner);
+                metadata["owner"] = json!(renaming);
             }
             fs::write(folder.join("__metadata__.json"), metadata.to_string()).expect("a file");
         }
@@ -507,10 +466,11 @@ fn the_server_keeps_the_contract() {
         home.command(tool("contract").join("bin/schemathesis"))
             .env("TOKEN", TOKEN)
             .env("RENAMING_TOKEN", OTHER)
+            .env("MAKING_TOKEN", MAKING)
             .arg("--config-file")
             .arg(peers("contract/schemathesis.toml"))
             .arg("run")
-            .arg(as_the_platform_is(&contract, &home))
+            .arg(&contract)
             .args(["--url", &server.url()])
             .args(["--phases", "examples,coverage,fuzzing"])
             .args(["--max-examples", "25", "--seed", "1", "--no-color"])

@@ -252,7 +252,7 @@ fn what_cannot_be_uploaded_stays_and_says_why() {
     assert!(
         items[0]["reason"]
             .as_str()
-            .is_some_and(|reason| reason.contains("413")),
+            .is_some_and(|reason| reason.contains("record-too-large")),
         "{items:?}"
     );
 }
