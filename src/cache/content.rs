@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::written::read_staged;
 use crate::base::clock::Wait;
 use crate::base::sync::Mutex;
 use crate::metrics::origin;
@@ -202,7 +203,7 @@ impl ContentReader {
             }
             Data::Staged(bytes, _) => {
                 origin::note(origin::Origin::Disk);
-                Ok(read_file(bytes.as_file(), offset..end)?)
+                Ok(read_staged(bytes, offset..end)?)
             }
             Data::Download(download) => {
                 // Who may wait does so because the bytes were not there.

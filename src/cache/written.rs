@@ -1,7 +1,10 @@
 //! What this mount has stored or deleted itself: known at once, without asking the store for it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use bytes::Bytes;
 
 use super::content::{Content, Data, VersionId};
 use super::records::{Peek, Records};
@@ -9,7 +12,7 @@ use crate::base::clock::Wait;
 use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
 use crate::store::wait::{Result, may_block};
-use crate::store::{ErrorKind, Key, RecordMeta};
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 use crate::transfer::download::read_file;
 
 /// Bytes read at once for a checksum.
@@ -29,7 +32,7 @@ impl Records {
         modified: SystemTime,
     ) -> VersionId {
         let version = self.new_version();
-        let small = (size <= self.memory_record_max()).then(|| read_file(bytes.as_file(), 0..size));
+        let small = (size <= self.memory_record_max()).then(|| read_staged(&bytes, 0..size));
         let data = match small {
             Some(Ok(bytes)) => Data::Memory(bytes),
             _ => Data::Staged(bytes, size),
@@ -112,17 +115,21 @@ impl Records {
             let Some(spool) = disk.spool(*size) else {
                 return;
             };
-            let copied = file::copy(bytes.as_file(), spool.file(), *size).and_then(|()| {
-                let mut sum = Checksum::default();
-                let mut at = 0;
-                while at < *size {
-                    let end = (at + CHUNK).min(*size);
-                    let part = read_file(spool.file(), at..end).map_err(std::io::Error::from)?;
-                    sum.update(&part);
-                    at = end;
-                }
-                Ok(sum.finish())
-            });
+            let copied = bytes
+                .open()
+                .and_then(|from| file::copy(&from, spool.file(), *size))
+                .and_then(|()| {
+                    let mut sum = Checksum::default();
+                    let mut at = 0;
+                    while at < *size {
+                        let end = (at + CHUNK).min(*size);
+                        let part =
+                            read_file(spool.file(), at..end).map_err(std::io::Error::from)?;
+                        sum.update(&part);
+                        at = end;
+                    }
+                    Ok(sum.finish())
+                });
             match copied {
                 Ok(sum) => records.publish(&content, spool, *size, sum),
                 Err(error) => {
@@ -134,4 +141,12 @@ impl Records {
             tracing::debug!("the disk cache cannot keep up; a record stays out of it");
         }
     }
+}
+
+/// Reads a part of a content that was written here.
+pub(super) fn read_staged(bytes: &Frozen, range: Range<u64>) -> Result<Bytes, StoreError> {
+    let file = bytes.open().map_err(|error| {
+        StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
+    })?;
+    read_file(&file, range)
 }

@@ -53,6 +53,7 @@ const TOKEN_HINT: &str = "a token on the command line could be seen by others; s
 pub fn main() -> ExitCode {
     crate::daemon::memory::bound_arenas();
     crate::daemon::memory::forbid_core_files();
+    crate::daemon::memory::allow_files();
     let argv = std::env::args_os().collect();
     catch_unwind(AssertUnwindSafe(|| run(argv))).unwrap_or_else(|_| {
         // The panic itself has been printed.

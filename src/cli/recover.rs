@@ -16,6 +16,7 @@ use crate::base::text;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
 use crate::metrics::Metrics;
+use crate::mount::build;
 use crate::registry::{Entry, Registry};
 use crate::staging::StagingFolder;
 use crate::staging::report::{self, Item, Scope, State};
@@ -275,8 +276,11 @@ fn upload_dead(
         environment,
         file.open.clone(),
     )?;
-    // As it was mounted, so that the token goes where it went then.
-    config.api_url.clone_from(&file.api_url);
+    // As it was mounted, so that the token goes where it went then. A password is not written down.
+    let own = config.api_url.clone().map(build::without_password);
+    if own != file.api_url {
+        config.api_url.clone_from(&file.api_url);
+    }
     config.signature = None;
     let metrics = Arc::new(Metrics::default());
     let store = crate::mount::open::open_writable(&config, Arc::clone(&metrics))

@@ -1,4 +1,4 @@
-//! How much address space the process's allocator takes, and that none of it gets to a disk.
+//! What the process may have of the machine: address space, open files, and no core file.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,6 +22,19 @@ pub fn bound_arenas() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
     }
+}
+
+/// Lets this process open as many files as it may: every changed file and every download has one.
+pub fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // What the kernel does not allow is left as it is.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 /// Has a crash of this process leave no core file, which would hold the token for everybody who gets

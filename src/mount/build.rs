@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::base::units::ByteSize;
@@ -392,7 +393,7 @@ fn write_config(
         store: StoreFile {
             reference: config.open.reference.to_string(),
             open: by_id(&config.open.reference, info.id),
-            api_url: config.open.api_url.clone(),
+            api_url: config.open.api_url.clone().map(without_password),
             raw: config.raw,
         },
         limit: write.staging_size.map(|size| size.0),
@@ -407,7 +408,7 @@ fn write_config(
         Arc::clone(store),
         Arc::clone(staging.journal()),
         UploaderConfig {
-            max_waiting: waiting_uploads(),
+            max_open: open_uploads(),
             guard: write.overwrite == Overwrite::Unchanged,
             ..UploaderConfig::new(config.deadline)
         },
@@ -444,8 +445,16 @@ fn by_id(reference: &StoreRef, id: String) -> StoreRef {
     }
 }
 
-/// Returns how many uploads may wait: each has a file open.
-fn waiting_uploads() -> usize {
+/// Returns an address as it may be written to a disk.
+pub fn without_password(mut url: Url) -> Url {
+    // Addresses that cannot have either have none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
+}
+
+/// Returns how many of the files that wait may be open.
+fn open_uploads() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = usize::try_from(limit.current.unwrap_or(1 << 16)).unwrap_or(1 << 16);
     (files / 4).clamp(8, 10_000)

@@ -8,13 +8,15 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
 
 use super::StagingFolder;
+use super::adopted::{Adopted, Decode};
 use super::budget::Space;
+use super::entry::EntryId;
 
 /// Bytes copied at once where the disk cannot share or copy them itself.
 const CHUNK: usize = 1 << 20;
@@ -22,11 +24,19 @@ const CHUNK: usize = 1 << 20;
 /// A staging file. It has no name: what it holds goes away with its last user.
 #[derive(Debug)]
 pub struct StagingFile {
-    file: File,
+    source: Source,
     /// What it takes of the folder's budget: its whole length, holes included, since that is what
     /// is going to be uploaded.
     space: Mutex<Space>,
     frozen: AtomicU32,
+    /// What a write has left behind the end of the file that failed half way.
+    torn: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(Arc<File>),
+    Adopted(Adopted),
 }
 
 impl StagingFile {
@@ -38,20 +48,36 @@ impl StagingFile {
         let file = folder.new_file()?;
         let space = folder.budget().space_of(&file);
         Ok(Arc::new(Self {
-            file,
+            source: Source::Own(Arc::new(file)),
             space: Mutex::new(space),
             frozen: AtomicU32::new(0),
+            torn: AtomicBool::new(false),
         }))
     }
 
-    /// Wraps the bytes of a journal's entry, which counts them; nobody may change them.
-    pub fn of_entry(file: File, folder: &StagingFolder) -> Frozen {
+    /// Wraps the bytes of an entry that an earlier process journalled, which counts them; nobody may
+    /// change them. They are opened, and `decode`d, when they are read.
+    pub fn of_entry(id: &EntryId, decode: Option<Decode>, folder: &StagingFolder) -> Frozen {
+        let adopted = Adopted::new(folder.journal(), id, decode, folder.open_files());
         let this = Arc::new(Self {
-            file,
+            source: Source::Adopted(adopted),
             space: Mutex::new(folder.budget().space()),
             frozen: AtomicU32::new(0),
+            torn: AtomicBool::new(false),
         });
         this.freeze()
+    }
+
+    /// Returns whether they are an entry's, and opened only when they are read.
+    pub fn is_adopted(&self) -> bool {
+        matches!(self.source, Source::Adopted(_))
+    }
+
+    /// Keeps the bytes readable although their entry goes.
+    pub fn pin(&self) {
+        if let Source::Adopted(adopted) = &self.source {
+            adopted.pin();
+        }
     }
 
     /// Makes one of the first `len` bytes of another file.
@@ -61,13 +87,19 @@ impl StagingFile {
     pub fn copy_of(from: &File, len: u64, folder: &StagingFolder) -> io::Result<Arc<Self>> {
         let made = Self::new(folder)?;
         made.space.lock().grow_to(len)?;
-        copy(from, &made.file, len)?;
+        copy(from, &*made.open()?, len)?;
         Ok(made)
     }
 
     /// Returns the file itself, for reading and for keeping it.
-    pub fn as_file(&self) -> &File {
-        &self.file
+    ///
+    /// # Errors
+    /// That the bytes of an earlier process cannot be opened, or are not what it wrote.
+    pub fn open(&self) -> io::Result<Arc<File>> {
+        match &self.source {
+            Source::Own(file) => Ok(Arc::clone(file)),
+            Source::Adopted(adopted) => adopted.open(),
+        }
     }
 
     /// Keeps the bytes as they are until the result is dropped.
@@ -78,7 +110,7 @@ impl StagingFile {
 
     /// Tells whether somebody relies on the bytes as they are.
     pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire) > 0
+        matches!(self.source, Source::Adopted(_)) || self.frozen.load(Ordering::Acquire) > 0
     }
 
     /// Copies the first `len` bytes: shared with this file where the disk can do that.
@@ -86,7 +118,7 @@ impl StagingFile {
     /// # Errors
     /// Those of the disk; `ENOSPC` when there is no room.
     pub fn copy(&self, len: u64, folder: &StagingFolder) -> io::Result<Arc<Self>> {
-        Self::copy_of(&self.file, len, folder)
+        Self::copy_of(&*self.open()?, len, folder)
     }
 
     /// Reads `len` bytes at `offset`, fewer only at the end of the file.
@@ -96,11 +128,9 @@ impl StagingFile {
     pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; len];
         let mut filled = 0;
+        let file = self.open()?;
         while filled < len {
-            match self
-                .file
-                .read_at(&mut buffer[filled..], offset + filled as u64)
-            {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -118,7 +148,28 @@ impl StagingFile {
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let end = offset.saturating_add(bytes.len() as u64);
         self.space.lock().grow_to(end)?;
-        self.file.write_all_at(bytes, offset)
+        let written = self.open()?.write_all_at(bytes, offset);
+        if written.is_err() {
+            self.torn.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+
+    /// Takes away what a write that failed half way has left behind the first `len` bytes: it must not
+    /// become content when the file grows. To be called before a file of that length is changed.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn mend(&self, len: u64) -> io::Result<()> {
+        if !self.torn.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let file = self.open()?;
+        if file.metadata()?.len() > len {
+            file.set_len(len)?;
+        }
+        self.torn.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Cuts the file off, or lengthens it with zeros.
@@ -127,7 +178,7 @@ impl StagingFile {
     /// Those of the disk.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.space.lock().grow_to(len)?;
-        self.file.set_len(len)?;
+        self.open()?.set_len(len)?;
         self.space.lock().shrink_to(len);
         Ok(())
     }
@@ -138,11 +189,12 @@ impl StagingFile {
     /// Those of the disk.
     pub fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.space.lock().grow_to(offset.saturating_add(len))?;
-        match fallocate(&self.file, FallocateFlags::empty(), offset, len) {
+        let file = self.open()?;
+        match fallocate(&*file, FallocateFlags::empty(), offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 let end = offset.saturating_add(len);
-                if self.file.metadata()?.len() < end {
-                    self.file.set_len(end)?;
+                if file.metadata()?.len() < end {
+                    file.set_len(end)?;
                 }
                 Ok(())
             }
@@ -156,14 +208,15 @@ impl StagingFile {
     /// Those of the disk.
     pub fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, offset, len) {
+        let file = self.open()?;
+        match fallocate(&*file, flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 let zeros = vec![0; CHUNK];
                 let mut at = offset;
                 let end = offset.saturating_add(len);
                 while at < end {
                     let part = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
-                    self.file.write_all_at(&zeros[..part], at)?;
+                    file.write_all_at(&zeros[..part], at)?;
                     at += part as u64;
                 }
                 Ok(())
@@ -177,7 +230,7 @@ impl StagingFile {
     /// # Errors
     /// Those of the disk.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.open()?.sync_data()
     }
 }
 
@@ -292,6 +345,20 @@ mod tests {
         staged.clear(1, 3).expect("cleared");
         staged.reserve(4, 4).expect("reserved");
         assert_eq!(staged.read_at(0, 100).expect("read"), b"a\0\0\0ef\0\0");
+    }
+
+    #[test]
+    fn what_a_failed_write_has_left_behind_the_end_never_becomes_content() {
+        let (_dir, folder) = folder(None);
+        let staged = StagingFile::new(&folder).expect("a file");
+        staged.write_at(0, b"abc").expect("written");
+        // As a write does that the disk has no room for all of.
+        let file = staged.open().expect("it");
+        file.write_all_at(b"garbage", 3).expect("room");
+        staged.torn.store(true, Ordering::Relaxed);
+        staged.mend(3).expect("mended");
+        staged.set_len(6).expect("longer");
+        assert_eq!(staged.read_at(0, 100).expect("read"), b"abc\0\0\0");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::FOLDER;
+use super::adopted::OpenFiles;
 use super::budget::Budget;
 use super::entry::EntryId;
 use super::journal::Journal;
@@ -75,6 +76,7 @@ pub struct StagingFolder {
     scope: PathBuf,
     budget: Arc<Budget>,
     journal: Arc<Journal>,
+    open_files: Arc<OpenFiles>,
 }
 
 impl StagingFolder {
@@ -134,6 +136,7 @@ impl StagingFolder {
             scope: path,
             budget,
             journal: Arc::new(journal),
+            open_files: Arc::default(),
         }))
     }
 
@@ -172,6 +175,10 @@ impl StagingFolder {
     /// Returns the pending uploads.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    pub(super) fn open_files(&self) -> &Arc<OpenFiles> {
+        &self.open_files
     }
 
     /// Returns the folder of the scope.

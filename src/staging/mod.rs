@@ -18,6 +18,7 @@
 //! INVARIANT: whoever uploads, changes or removes an entry holds its owner's lock. `kvfs recover`
 //! asks a living owner to do it, and takes over from dead ones as the next mount does.
 
+pub mod adopted;
 pub mod budget;
 pub mod entry;
 pub mod file;

@@ -22,6 +22,8 @@ pub const DAMAGED: &str = "damaged";
 const DYING: Duration = Duration::from_secs(10);
 /// How long a program that this process starts may have copies of its locks, until it runs.
 const STARTING: Duration = Duration::from_millis(500);
+/// How long others may have a lock to see whether its owner lives.
+const LOOKED_AT: Duration = Duration::from_millis(50);
 /// How often it is looked at meanwhile.
 const DYING_POLL: Duration = Duration::from_millis(5);
 /// What ends the name of a description on its way.
@@ -85,8 +87,14 @@ impl OwnerDir {
         let began = Instant::now();
         loop {
             let locked = Self::lock(path, FlockOperation::NonBlockingLockExclusive)?;
-            let waits = (is_dying(path) && began.elapsed() < DYING)
-                || (is_own(path) && began.elapsed() < STARTING);
+            let patience = if is_dying(path) {
+                DYING
+            } else if is_own(path) {
+                STARTING
+            } else {
+                LOOKED_AT
+            };
+            let waits = began.elapsed() < patience;
             if locked.is_some() || !waits {
                 return Ok(locked.map(Arc::new));
             }
@@ -159,7 +167,8 @@ impl OwnerDir {
             None => return,
         };
         let moved = private_folder(&target).and_then(|()| {
-            for path in [json_path(&self.path, id), data_path(&self.path, id)] {
+            // The data first: without a description it would be taken for a leftover.
+            for path in [data_path(&self.path, id), json_path(&self.path, id)] {
                 let Some(name) = path.file_name() else {
                     continue;
                 };

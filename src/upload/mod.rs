@@ -78,8 +78,10 @@ pub struct UploaderConfig {
     pub first_delay: Duration,
     /// The longest such wait.
     pub max_delay: Duration,
-    /// How many uploads may wait; closing a file then waits for room.
+    /// How many keys may wait; closing another file then waits for room.
     pub max_waiting: usize,
+    /// How many of the files that wait may be open; the others are opened when they are read.
+    pub max_open: usize,
     /// Whether an upload that follows another of its key is made only if nobody else changed the
     /// record in between.
     pub guard: bool,
@@ -93,7 +95,8 @@ impl UploaderConfig {
             deadline,
             first_delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(60),
-            max_waiting: 10_000,
+            max_waiting: 100_000,
+            max_open: 64,
             guard: true,
         }
     }
@@ -299,10 +302,10 @@ impl Uploader {
     }
 
     fn drop_superseded(&self, entry: &JournalEntry) {
-        self.drop_entry(&entry.id);
         if let Some(observer) = self.observer() {
             observer.superseded(entry);
         }
+        self.drop_entry(&entry.id);
     }
 
     /// Deletes a record. An answer that is lost is looked for.
@@ -345,7 +348,12 @@ impl Uploader {
         with_state.collect()
     }
 
-    /// Tells whether anything of `key` waits or runs.
+    /// Returns whether so many files wait that not all may be open.
+    pub fn is_crowded(&self) -> bool {
+        self.state.lock().gates.len() > self.config.max_open
+    }
+
+    /// Returns whether anything of `key` waits or runs.
     pub fn has(&self, key: &Key) -> bool {
         self.state.lock().gates.has(key)
     }

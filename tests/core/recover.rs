@@ -77,7 +77,9 @@ fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKi
         key: key(name),
         content_type: Some("text/x-left; charset=utf-8".into()),
         encoding: Encoding::Identity,
-        if_match: refused.map(|_| kvfs::store::ETag::new("\"long gone\"")),
+        if_match: refused
+            .filter(|kind| *kind == ErrorKind::Changed)
+            .map(|_| kvfs::store::ETag::new("\"long gone\"")),
         if_absent: false,
         size: text.len() as u64,
         closed_at: "2026-02-03T04:05:06Z".parse().expect("a time"),

@@ -119,11 +119,11 @@ impl KvFs {
         });
         if !begun && keep {
             sent = sent.map_err(|error| {
-                let mut upload = self.as_it_is(
-                    ticket,
-                    PutRequest::default(),
-                    (ticket.bytes.as_file(), ticket.size),
-                );
+                let Ok(file) = ticket.bytes.open() else {
+                    return error;
+                };
+                let as_it_is = (&*file, ticket.size);
+                let mut upload = self.as_it_is(ticket, PutRequest::default(), as_it_is);
                 side.uploader.keep_failed(&mut upload, error)
             });
         }
@@ -153,12 +153,12 @@ impl KvFs {
         work: impl FnOnce(&mut Upload<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (request, packed) = self.request_for(side, ticket)?;
-        let (file, size) = packed
-            .as_ref()
-            .map_or((ticket.bytes.as_file(), ticket.size), |(file, size)| {
-                (file.as_file(), *size)
-            });
-        work(&mut self.as_it_is(ticket, request, (file, size)))
+        let (bytes, size) = match &packed {
+            Some((file, size)) => (file, *size),
+            None => (&*ticket.bytes, ticket.size),
+        };
+        let file = bytes.open().map_err(unreadable)?;
+        work(&mut self.as_it_is(ticket, request, (&file, size)))
     }
 
     fn as_it_is<'a>(
@@ -272,10 +272,7 @@ impl KvFs {
         let content_type = match ticket.facts.content_type.clone().or(kept) {
             Some(known) => known,
             None => content_type::guess(ticket.key.as_str(), &ticket.bytes, ticket.size)
-                .map_err(|error| {
-                    StoreError::new(ErrorKind::Disk, "cannot read the staging file")
-                        .with_source(error)
-                })?
+                .map_err(unreadable)?
                 .into(),
         };
         let (encoding, packed) = self.encode(side, ticket, &content_type)?;
@@ -392,9 +389,26 @@ impl KvFs {
         inodes.get(ino).is_some_and(|inode| inode.opens > 0)
     }
 
+    /// Closes the bytes of a file that only waits for its upload, where many do.
+    fn park(&self, side: &WriteSide, draft: &Arc<Draft>) {
+        if !side.uploader.is_crowded() || self.is_open(draft.ino) {
+            return;
+        }
+        let journal = side.folder().journal();
+        let entry = draft.to_park().and_then(|id| journal.get(&id));
+        if let Some(entry) = entry {
+            let decode = self.decoding(side, &entry.pending);
+            draft.park(
+                &entry.id,
+                StagingFile::of_entry(&entry.id, decode, side.folder()),
+            );
+        }
+    }
+
     /// Forgets a draft that nobody needs any more.
     pub(in crate::fs) fn settle(&self, draft: &Arc<Draft>) {
         let Ok(side) = self.write_side() else { return };
+        self.park(side, draft);
         let mut given_up = None;
         let mut inodes = self.inodes.lock();
         if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
@@ -484,6 +498,10 @@ impl KvFs {
             .len();
         failed + left + side.folder().journal().kept().len().saturating_sub(kept)
     }
+}
+
+fn unreadable(error: io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
 }
 
 fn compress(

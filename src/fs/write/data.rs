@@ -40,6 +40,11 @@ impl KvFs {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
         self.await_names_of(side, ino, wait)?;
+        let is_gone = self.inodes.lock().get(ino).is_none_or(|inode| inode.gone);
+        if is_gone {
+            // The kernel looks the name up again.
+            return Err(FsError::Stale);
+        }
         if !truncate {
             return self.open_as(ino, true, wait);
         }
@@ -412,12 +417,12 @@ impl KvFs {
         let size = reader.content().known_size().ok_or(FsError::Stale)?;
         side.check_size(size)?;
         let from = match &reader.content().data {
-            Data::File { file, .. } => Some(&**file),
-            Data::Staged(bytes, _) => Some(bytes.as_file()),
+            Data::File { file, .. } => Some(Arc::clone(file)),
+            Data::Staged(bytes, _) => Some(bytes.open().map_err(failed)?),
             _ => None,
         };
         let file = match from {
-            Some(from) => StagingFile::copy_of(from, size, side.folder()).map_err(failed)?,
+            Some(from) => StagingFile::copy_of(&from, size, side.folder()).map_err(failed)?,
             None => {
                 let file = side.new_file()?;
                 let mut at = 0;
@@ -442,6 +447,11 @@ impl KvFs {
     /// Those of the store. The handle stays usable; what is changed later is stored later.
     pub fn flush(&self, fh: Fh, wait: Wait) -> Result<()> {
         self.commit_handle(fh, Why::Close, wait)
+    }
+
+    /// The same for the last descriptor of the process that opened it: also what is empty is safe then.
+    pub(super) fn flush_last(&self, fh: Fh, wait: Wait) -> Result<()> {
+        self.commit_handle(fh, Why::Last, wait)
     }
 
     /// Stores a file because a program wants to be sure of it.

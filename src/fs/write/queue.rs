@@ -12,8 +12,9 @@ use super::draft::{Draft, DraftFacts, Place};
 use crate::base::clock::Deadline;
 use crate::fs::types::Ino;
 use crate::fs::{KvFs, Result};
-use crate::staging::file::{Frozen, StagingFile};
-use crate::staging::{JournalEntry, Pending};
+use crate::staging::adopted::Decode;
+use crate::staging::file::StagingFile;
+use crate::staging::{JournalEntry, Pending, StagingFolder};
 use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
 use crate::upload::UploadObserver;
 
@@ -61,15 +62,31 @@ impl KvFs {
         }
     }
 
+    /// Returns how the content of a journalled upload is made of its bytes, where they are not it.
+    pub(in crate::fs) fn decoding(&self, side: &WriteSide, pending: &Pending) -> Option<Decode> {
+        if self.records.config().raw || pending.encoding.is_identity() {
+            return None;
+        }
+        let (folder, encoding) = (
+            Arc::downgrade(&side.config.staging),
+            pending.encoding.clone(),
+        );
+        Some(Box::new(move |data| {
+            let folder = folder.upgrade().ok_or(io::ErrorKind::NotFound)?;
+            decoded(&folder, data, &encoding)
+        }))
+    }
+
     fn adopt_entry(&self, side: &WriteSide, entry: &JournalEntry) -> io::Result<()> {
         let pending = &entry.pending;
-        let data = side.folder().journal().open(&entry.id)?;
-        let shows_stored = self.records.config().raw || pending.encoding.is_identity();
-        let (bytes, size) = if shows_stored {
-            (StagingFile::of_entry(data, side.folder()), pending.size)
-        } else {
-            decoded(side, data, pending)?
+        let decode = self.decoding(side, pending);
+        let size = match &decode {
+            None => pending.size,
+            Some(decode) => decode(side.folder().journal().open(&entry.id)?)?
+                .metadata()?
+                .len(),
         };
+        let bytes = StagingFile::of_entry(&entry.id, decode, side.folder());
         let facts = DraftFacts {
             // Perhaps there is such a record: it is deleted and renamed as if there was.
             // What is made of it is made of what it was made of.
@@ -103,20 +120,11 @@ impl KvFs {
 }
 
 /// Undoes the encoding of a journalled upload.
-fn decoded(side: &WriteSide, data: File, pending: &Pending) -> io::Result<(Frozen, u64)> {
-    let file = StagingFile::new(side.folder())?;
-    let mut decoder = codec::decoder(&pending.encoding, Box::new(data))?;
-    let mut size = 0;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match io::Read::read(&mut decoder, &mut buffer)? {
-            0 => return Ok((file.freeze(), size)),
-            n => {
-                file.write_at(size, &buffer[..n])?;
-                size += n as u64;
-            }
-        }
-    }
+fn decoded(folder: &StagingFolder, data: File, encoding: &Encoding) -> io::Result<File> {
+    let mut file = folder.new_file()?;
+    let mut decoder = codec::decoder(encoding, Box::new(data))?;
+    io::copy(&mut decoder, &mut file)?;
+    Ok(file)
 }
 
 impl UploadObserver for KvFs {
@@ -129,6 +137,7 @@ impl UploadObserver for KvFs {
         let own = draft.as_ref().and_then(|draft| draft.journalled(&entry.id));
         match (&draft, own) {
             (Some(draft), Some((bytes, size, modified))) => {
+                bytes.pin();
                 let modified = meta.modified().unwrap_or(modified);
                 self.adopt_stored(side, (draft.ino, key), bytes, size, modified, meta);
             }
@@ -146,6 +155,7 @@ impl UploadObserver for KvFs {
     fn superseded(&self, entry: &JournalEntry) {
         let Ok(side) = self.write_side() else { return };
         if let Some(draft) = side.drafts.take_entry(&entry.id) {
+            draft.pin();
             draft.superseded(&entry.id);
             self.settle(&draft);
         }
@@ -164,7 +174,7 @@ impl UploadObserver for KvFs {
         } else {
             Encoding::Identity
         };
-        Some((bytes.as_file().try_clone().ok()?, size, encoding))
+        Some((bytes.open().ok()?.try_clone().ok()?, size, encoding))
     }
 
     fn failed(&self, entry: &JournalEntry, error: &StoreError) {

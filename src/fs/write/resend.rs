@@ -56,6 +56,9 @@ impl KvFs {
         if !caller::waits() {
             return Err(FsError::Interrupted);
         }
+        let opened = file
+            .open()
+            .map_err(|error| FsError::staging("cannot read", &error))?;
         let mut upload = Upload {
             id: side.stamp(),
             pending: Pending {
@@ -70,7 +73,7 @@ impl KvFs {
                 attempts: 0,
                 unanswered: UnansweredUploads::default(),
             },
-            file: file.as_file(),
+            file: &opened,
         };
         let deadline = Deadline::after(side.config.deadline);
         let stored = entered
@@ -196,6 +199,9 @@ impl KvFs {
             let facts = draft.facts();
             if !draft.is_dirty() && facts.content_type.is_none() && says(facts.base.as_ref()) {
                 return Ok(());
+            }
+            if !caller::claim() {
+                return Err(FsError::Interrupted);
             }
             draft.set_facts(|facts| {
                 facts.content_type = content_type.or(facts.content_type.take());

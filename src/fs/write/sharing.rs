@@ -6,7 +6,9 @@
 //! when the process that opened it closes a descriptor of it; and, once that process has none left,
 //! when one does that has written through it. Whatever else is left, the last close stores.
 
-use super::draft::Why;
+use std::sync::Arc;
+
+use super::draft::{Draft, Why};
 use crate::base::clock::Wait;
 use crate::fs::types::{Fh, Ino, Process, Thread};
 use crate::fs::{FsError, KvFs, Result};
@@ -125,7 +127,21 @@ impl KvFs {
             }
         };
         if stores {
-            return self.flush(fh, wait);
+            let is_last = |draft: Arc<Draft>| {
+                // Nothing was written: who still has it may do so, else nobody tells of it again.
+                draft.needs_commit(Why::Last) && !draft.needs_commit(Why::Close)
+            };
+            let asks = self.programs.get().is_some() && self.draft(handle.ino).is_some_and(is_last);
+            if !asks {
+                return self.flush(fh, wait);
+            }
+            if wait == Wait::Never {
+                return Err(FsError::WouldBlock);
+            }
+            return match process {
+                Some(process) if self.holds(process, handle.ino) => Ok(()),
+                _ => self.flush_last(fh, wait),
+            };
         }
         let refused = self.draft(handle.ino).and_then(|draft| draft.refusal());
         refused.map_or(Ok(()), Err)

@@ -2,6 +2,7 @@
 
 mod closing;
 mod failures;
+mod gate;
 mod names;
 mod others;
 mod types;

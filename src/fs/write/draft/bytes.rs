@@ -115,7 +115,8 @@ impl Draft {
                     .map_err(|error| FsError::staging("cannot copy", &error))?;
                 self.state.lock().file = Arc::clone(&file);
             }
-            change(&file, size).map_err(|error| FsError::staging("cannot write", &error))
+            let changed = file.mend(size).and_then(|()| change(&file, size));
+            changed.map_err(|error| FsError::staging("cannot write", &error))
         })();
         let mut state = self.state.lock();
         match changed {

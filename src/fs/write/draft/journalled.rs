@@ -98,6 +98,35 @@ impl Draft {
         }
     }
 
+    /// Returns what the journal calls it, if it has all of it and nobody uses its bytes.
+    pub fn to_park(&self) -> Option<EntryId> {
+        let state = self.state.lock();
+        let journalled = state.journalled.as_ref()?;
+        let is_all = state.change == journalled.change && !journalled.bytes.is_adopted();
+        (is_all && state.tickets == 0).then(|| journalled.id.clone())
+    }
+
+    /// Takes its bytes from the journal from now on, where they have that name.
+    pub fn park(&self, id: &EntryId, bytes: Frozen) {
+        let _order = self.order.lock();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if let Some(journalled) = &mut state.journalled
+            && journalled.id == *id
+            && state.change == journalled.change
+        {
+            state.file = Arc::clone(&bytes);
+            state.kept = None;
+            journalled.bytes = bytes;
+        }
+    }
+
+    /// Keeps its bytes readable although the entry that has them goes.
+    pub fn pin(&self) {
+        let file = Arc::clone(&self.state.lock().file);
+        file.pin();
+    }
+
     /// Notes that the journal has dropped what it called so: something newer is journalled or stored.
     pub fn superseded(&self, id: &EntryId) {
         self.state
