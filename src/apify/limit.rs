@@ -1,6 +1,7 @@
 //! How many requests may be in flight, how many may begin each second, and who is next.
 //!
-//! The cap on requests in flight always holds. The paces ([`super::budget`]) hold once the server
+//! The cap on requests in flight holds for those that have begun lately: a server that is silent about
+//! some records must not hold up all others. The paces ([`super::budget`]) hold once the server
 //! is known to limit: it is the platform, it sent `X-RateLimit-Limit`, or it answered 429.
 //!
 //! Requests wait in line, those of each kind by themselves: first by priority, then by arrival.
@@ -8,10 +9,10 @@
 //!
 //! Locks: none is held while waiting, and no two at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::budget::{self, Budgets, KINDS};
 use crate::base::clock::Deadline;
@@ -21,6 +22,11 @@ use crate::store::Priority;
 /// Requests in flight at once; hundreds more only queue at the server. Few where schedules are
 /// explored.
 pub const MAX_IN_FLIGHT: usize = if cfg!(feature = "shuttle") { 3 } else { 64 };
+
+/// A request that has been in flight for longer does not count any more.
+const SLOW: Duration = Duration::from_secs(2);
+/// Requests in flight at once, slow ones and all.
+pub const MAX_IN_ALL: usize = 8 * MAX_IN_FLIGHT;
 
 /// Of these, the ones that only requests somebody waits for may use.
 const FOREGROUND_ONLY: usize = if cfg!(feature = "shuttle") { 1 } else { 8 };
@@ -50,7 +56,9 @@ pub struct Limiter {
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight: usize,
+    /// Requests in flight by number, with when they began.
+    in_flight: BTreeMap<u64, Instant>,
+    last: u64,
     lines: [Line; KINDS],
 }
 
@@ -81,11 +89,25 @@ impl Line {
 
 /// The right to have one request in flight; ends when dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Limiter>);
+pub struct Permit(Arc<Limiter>, u64);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.end_one();
+        self.0.end_one(self.1);
+    }
+}
+
+impl State {
+    /// Returns whether another request may begin now, else when that may change by itself.
+    fn has_room(&self, most: usize, now: Instant) -> Result<(), Option<Instant>> {
+        let is_recent = |begun: &&Instant| now.saturating_duration_since(**begun) < SLOW;
+        let recent = self.in_flight.values().filter(is_recent).count();
+        let all = MAX_IN_ALL - (MAX_IN_FLIGHT - most);
+        if recent < most && self.in_flight.len() < all {
+            return Ok(());
+        }
+        let oldest = self.in_flight.values().find(is_recent);
+        Err(oldest.map(|begun| *begun + SLOW))
     }
 }
 
@@ -120,20 +142,26 @@ impl Limiter {
             let is_first = state.lines[kind]
                 .first()
                 .is_some_and(|first| Arc::ptr_eq(first, &turn));
-            if is_first && state.in_flight < most_in_flight(priority) {
+            let room = state.has_room(most_in_flight(priority), sync::now());
+            if let (true, Err(Some(later))) = (is_first, room) {
+                until = until.min(later);
+            }
+            if is_first && room.is_ok() {
                 // Counted before it is certain, so that no lock is held while asking.
-                state.in_flight += 1;
+                state.last += 1;
+                let number = state.last;
+                state.in_flight.insert(number, sync::now());
                 drop(state);
                 let answer = self.budgets.take(kind, priority, budget::now());
                 let again = answer.err().map(|wait| sync::now() + wait);
                 if again.is_some() {
-                    self.end_one();
+                    self.end_one(number);
                 }
                 state = self.state.lock();
                 match again {
                     None => {
                         state.lines[kind].leave(&turn, priority);
-                        return Some(Permit(Arc::clone(self)));
+                        return Some(Permit(Arc::clone(self), number));
                     }
                     Some(again) if again < until => until = again,
                     // Nothing could follow the wait.
@@ -166,9 +194,9 @@ impl Limiter {
             .map_or(0, |limit| limit as u64)
     }
 
-    fn end_one(&self) {
+    fn end_one(&self, number: u64) {
         let mut state = self.state.lock();
-        state.in_flight -= 1;
+        state.in_flight.remove(&number);
         for line in &state.lines {
             line.call_first();
         }
@@ -185,7 +213,6 @@ fn most_in_flight(priority: Priority) -> usize {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Instant;
 
     use super::*;
     use crate::store::Priority::{Foreground, Listing, Prefetch};
@@ -207,6 +234,22 @@ mod tests {
         let soon = Deadline::after(Duration::from_millis(500));
         assert!(limiter.acquire(Budget::Rest, Foreground, soon).is_none());
         assert!(start.elapsed() < Duration::from_millis(400));
+    }
+
+    #[test]
+    fn what_is_silent_for_long_does_not_count_any_more() {
+        let start = Instant::now();
+        let mut state = State::default();
+        for number in 0..MAX_IN_FLIGHT as u64 {
+            state.in_flight.insert(number, start);
+        }
+        let room = |state: &State, after| state.has_room(MAX_IN_FLIGHT, start + after);
+        assert_eq!(room(&state, Duration::ZERO), Err(Some(start + SLOW)));
+        assert_eq!(room(&state, SLOW), Ok(()));
+        for number in 0..MAX_IN_ALL as u64 {
+            state.in_flight.insert(number, start);
+        }
+        assert_eq!(room(&state, SLOW), Err(None), "not without bound");
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Answer {
     pub meta: RecordMeta,
     /// The part that a 206 holds.
     pub part: Option<ContentRange>,
+    /// Whether the body's end is told, by a length or by chunks.
+    pub is_delimited: bool,
     /// The bytes.
     pub body: HttpBody,
 }
@@ -214,6 +216,7 @@ impl RecordApi {
             status,
             meta,
             part,
+            is_delimited,
             body,
         } = answer;
         if status == 304 {
@@ -263,6 +266,7 @@ impl RecordApi {
                 return Ok(GetOutcome::Found(Fetched {
                     meta,
                     range: Some(total..total),
+                    is_delimited: true,
                     body: Box::new(std::io::empty()),
                 }));
             }
@@ -291,6 +295,7 @@ impl RecordApi {
         Ok(GetOutcome::Found(Fetched {
             meta,
             range: end.filter(|_| is_part).map(|end| start..end),
+            is_delimited,
             body: Box::new(Metered::new(body, transfer)),
         }))
     }
@@ -466,6 +471,7 @@ fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
     if is_coded {
         return Err("the server sent the record in a transfer coding that was not asked for");
     }
+    let is_delimited = meta.stored_size.is_some() || reply.headers.contains_key(TRANSFER_ENCODING);
     match reply.status {
         200 | 304 => {}
         206 => {
@@ -497,6 +503,7 @@ fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
         status: reply.status,
         meta,
         part,
+        is_delimited,
         body: reply.body,
     })
 }

@@ -46,14 +46,25 @@ pub struct StoreObject {
     /// When it last changed, ISO 8601.
     #[serde(default)]
     modified_at: Option<String>,
+    /// When it was made, ISO 8601.
+    #[serde(default)]
+    created_at: Option<String>,
 }
 
 impl StoreObject {
     /// Returns when the store last changed.
     pub fn modified(&self) -> Option<SystemTime> {
-        let text = self.modified_at.as_deref()?;
-        Some(text.parse::<jiff::Timestamp>().ok()?.into())
+        time(self.modified_at.as_deref())
     }
+
+    /// Returns when the store was made.
+    pub fn created(&self) -> Option<SystemTime> {
+        time(self.created_at.as_deref())
+    }
+}
+
+fn time(text: Option<&str>) -> Option<SystemTime> {
+    Some(text?.parse::<jiff::Timestamp>().ok()?.into())
 }
 
 /// A page of keys, with links as `L`.

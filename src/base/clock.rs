@@ -1,31 +1,47 @@
 //! Time as a dependency, so that tests move it by hand.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::sync::{self, Mutex};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Returns a monotonic time, for TTLs and deadlines.
+    /// Returns a time that never goes back, for TTLs. It is not that of [`Deadline`]s and of
+    /// condition variables: time in which the machine was suspended counts here.
     fn now(&self) -> Instant;
 
     /// Returns the wall-clock time, for file times and signature expiry.
     fn wall(&self) -> SystemTime;
+
+    /// Returns how long the machine has been suspended since it was started: others' clocks, the
+    /// kernel's among them, stood still then.
+    fn asleep(&self) -> Duration;
 }
 
-/// The system's clocks.
+/// The system's clocks. Time that the machine spends suspended counts: what was believed for ten
+/// seconds in the evening is not believed the next morning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
-        sync::now()
+        if cfg!(feature = "shuttle") {
+            return sync::now();
+        }
+        // `Instant` stands still while the machine is suspended, CLOCK_BOOTTIME does not.
+        static START: OnceLock<(Instant, Duration)> = OnceLock::new();
+        let (instant, booted) = *START.get_or_init(|| (sync::now(), sync::since_boot()));
+        instant + sync::since_boot().saturating_sub(booted)
     }
 
     fn wall(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn asleep(&self) -> Duration {
+        sync::time_asleep()
     }
 }
 
@@ -35,6 +51,7 @@ pub struct ManualClock {
     start: (Instant, SystemTime),
     elapsed: Arc<Mutex<Duration>>,
     wall: Arc<Mutex<Option<SystemTime>>>,
+    asleep: Arc<Mutex<Duration>>,
 }
 
 impl Default for ManualClock {
@@ -43,6 +60,7 @@ impl Default for ManualClock {
             start: (sync::now(), SystemTime::now()),
             elapsed: Arc::default(),
             wall: Arc::default(),
+            asleep: Arc::default(),
         }
     }
 }
@@ -51,6 +69,12 @@ impl ManualClock {
     /// Moves the time forward by `step`.
     pub fn advance(&self, step: Duration) {
         *self.elapsed.lock() += step;
+    }
+
+    /// Has the machine sleep for `span`.
+    pub fn suspend(&self, span: Duration) {
+        self.advance(span);
+        *self.asleep.lock() += span;
     }
 
     /// Sets the wall clock, as people and time servers do; the time that passes is another.
@@ -67,6 +91,10 @@ impl Clock for ManualClock {
     fn wall(&self) -> SystemTime {
         let set = *self.wall.lock();
         set.unwrap_or(self.start.1 + *self.elapsed.lock())
+    }
+
+    fn asleep(&self) -> Duration {
+        *self.asleep.lock()
     }
 }
 

@@ -106,6 +106,12 @@ impl Workers {
         Ok(())
     }
 
+    /// Returns whether the next job would have to wait for a thread.
+    pub fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        state.threads >= self.max_threads && state.idle <= state.queue.len()
+    }
+
     /// Waits until all jobs have ended, not past the deadline; tells whether they have.
     pub fn wait_idle(&self, deadline: Deadline) -> bool {
         let mut state = self.state.lock();

@@ -51,6 +51,7 @@ impl BucketStore {
             cache_scope: format!("{}:{folder}", bucket.scope.account),
             upload_scope: format!("{}:{folder}", bucket.scope.bucket),
             modified: description.modified_at.map(SystemTime::from),
+            created: None,
             expires: None,
         };
         Self {
@@ -297,6 +298,7 @@ impl Store for BucketStore {
         }
         let range = request.range.is_some().then(|| found.range.clone());
         Ok(GetOutcome::Found(Fetched {
+            is_delimited: true,
             meta,
             range,
             body: Box::new(Body {

@@ -13,7 +13,8 @@ use crate::metrics::origin;
 use crate::staging::file::Frozen;
 use crate::store::wait::{Error, Result};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
-use crate::transfer::download::{Download, Size, read_file};
+use crate::transfer::download::{Download, Size, read_file_within};
+use crate::transfer::prefix::Prefix;
 use crate::transfer::stream::{Body, Origin, StreamReader};
 
 /// Tells the versions that this process has seen apart; never reused.
@@ -68,6 +69,8 @@ pub enum Data {
         size: u64,
         /// The body that is open already, for the first handle.
         body: Mutex<Option<Opened>>,
+        /// What is known of its bytes: every handle must get the same.
+        prefix: Prefix,
     },
 }
 
@@ -107,6 +110,7 @@ impl Content {
     pub fn is_usable(&self) -> bool {
         match &self.data {
             Data::Download(download) => download.is_usable(),
+            // Its bytes may have been replaced, where only they tell.
             Data::Streamed { body, .. } => body.lock().is_some(),
             _ => true,
         }
@@ -146,12 +150,18 @@ impl Content {
                         .with_key(&self.key),
                 ));
             }
-            Data::Streamed { origin, size, body } => {
+            Data::Streamed {
+                origin,
+                size,
+                body,
+                prefix,
+            } => {
                 let body = body.lock().take();
                 Some(StreamReader::new(
                     origin.clone(),
                     *size,
                     body.map(|opened| opened.0),
+                    prefix.clone(),
                 ))
             }
             _ => None,
@@ -199,7 +209,7 @@ impl ContentReader {
             Data::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
             Data::File { file, .. } => {
                 origin::note(origin::Origin::Disk);
-                Ok(read_file(file, offset..end)?)
+                read_file_within(file, offset..end, wait)
             }
             Data::Staged(bytes, _) => {
                 origin::note(origin::Origin::Disk);
@@ -219,7 +229,12 @@ impl ContentReader {
                         let beside = self.beside.get_or_init(|| {
                             let key = &self.content.key;
                             tracing::warn!("reading {key} without the cache: {error}");
-                            StreamReader::new(download.origin().clone(), size, None)
+                            StreamReader::new(
+                                download.origin().clone(),
+                                size,
+                                None,
+                                download.prefix(),
+                            )
                         });
                         beside.read_at(offset, len, wait)
                     }

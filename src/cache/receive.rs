@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::content::{Content, Data, Opened, VersionId};
 use super::records::{Need, Records};
@@ -17,6 +18,7 @@ use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
 use crate::transfer::expansion;
 use crate::transfer::fill::Outcome;
+use crate::transfer::prefix::Prefix;
 use crate::transfer::stream::{Body, Origin};
 
 /// Bytes read at once into memory.
@@ -37,19 +39,17 @@ impl<R: Read> Read for Counted<R> {
 }
 
 impl Records {
-    /// Takes a record in. `version` is what it will be known as, unless its bytes turn out to be
-    /// those of `before`.
+    /// Takes a record in, as this version and with this time, unless its bytes turn out to be those
+    /// of `before`.
     pub(super) fn receive(
         self: &Arc<Self>,
         key: &Key,
-        fetched: Fetched,
-        version: VersionId,
+        (fetched, version, modified): (Fetched, VersionId, SystemTime),
         before: Option<&Arc<Content>>,
         need: Need,
         deadline: Deadline,
     ) -> Result<Arc<Content>> {
         let mut meta = fetched.meta;
-        let modified = meta.modified().unwrap_or_else(|| self.modified_now(before));
         let plain = self.config().raw || meta.encoding.is_identity();
         let count = Arc::new(Mutex::new(0));
         let counted: Body = Box::new(Counted {
@@ -71,17 +71,18 @@ impl Records {
                 .read_head(&mut body, &mut head, expected, deadline)
                 .map_err(|error| error.with_key(key))?
         {
-            meta.stored_size.get_or_insert(*count.lock());
-            if let Some(same) = before.filter(|old| {
-                old.validator().is_none() && old.in_memory().is_some_and(|bytes| *bytes == head)
-            }) {
-                return Ok(Arc::clone(same));
+            let stored = *meta.stored_size.get_or_insert(*count.lock());
+            self.check_end(key, fetched.is_delimited, stored)?;
+            // The same bytes are the same version, whatever the server says.
+            let same = before.filter(|old| old.in_memory().is_some_and(|bytes| *bytes == head));
+            if let Some(old) = same.filter(|old| old.meta == meta) {
+                return Ok(Arc::clone(old));
             }
             let content = Arc::new(Content {
                 key: key.clone(),
-                version,
+                version: same.map_or(version, |old| old.version),
                 meta,
-                modified,
+                modified: same.map_or(modified, |old| old.modified),
                 data: Data::Memory(head.into()),
             });
             self.keep_in_memory(&content);
@@ -100,8 +101,25 @@ impl Records {
             body,
             expected,
             need,
+            // What is encoded tells its end.
+            fetched.is_delimited || !plain,
             deadline,
         )
+    }
+
+    /// Refuses a body whose end nothing tells, and that a fresh listing says is longer or shorter.
+    fn check_end(&self, key: &Key, is_delimited: bool, stored: u64) -> Result<()> {
+        match self.listed_size(key) {
+            Some(listed) if !is_delimited && listed != stored => Err(StoreError::new(
+                ErrorKind::Protocol,
+                format!("the connection ended after {stored} bytes, the listing says {listed}"),
+            )
+            .with_key(key)
+            .with_hint(
+                "the server ends records by closing the connection, so that a broken one cannot be told from a whole one; open it again",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Reads a body into memory; `false` when it is larger than memory is for.
@@ -150,14 +168,16 @@ impl Records {
         mut body: Body,
         expected: Option<u64>,
         need: Need,
+        is_delimited: bool,
         deadline: Deadline,
     ) -> Result<Arc<Content>> {
+        let plain = self.config().raw || content.meta.encoding.is_identity();
         let origin = self.origin(&content.key, &content.meta);
-        let room = expected.unwrap_or(head.len() as u64);
         self.forget_paused(&content.key);
-        if let Some(spool) = self.spool(room) {
+        let listed = self.listed_size(&content.key).filter(|_| !is_delimited);
+        if let Some(spool) = self.spool(expected, head.len() as u64) {
             let tools = self.tools().clone();
-            let download = Download::new(origin, Arc::clone(spool.file()), expected, tools);
+            let download = Download::new(origin, &spool, expected, listed, tools);
             if need == Need::Ahead {
                 download.is_ahead();
             }
@@ -165,9 +185,15 @@ impl Records {
                 data: Data::Download(download),
                 ..content
             });
-            self.fill(&content, head, Some(body), spool)?;
-            return Ok(content);
+            self.connect(&content);
+            return match (self.fill(&content, head, Some(body), spool), expected) {
+                (Ok(()), _) => Ok(content),
+                // All threads are at work: whoever opens it reads it alone.
+                (Err(_), Some(size)) => Ok(self.unkept(&content, size)),
+                (Err(error), None) => Err(error),
+            };
         }
+        let mut prefix = Prefix::default();
         let (size, body) = match expected {
             Some(size) if head.is_empty() => (size, Some(Opened(body))),
             Some(size) => (size, None),
@@ -180,29 +206,48 @@ impl Records {
                 .with_key(&content.key));
             }
             // Only reading all of it tells how large it is; nothing can keep it meanwhile.
-            None => (
-                head.len() as u64
-                    + count_rest(&mut body, deadline)
-                        .map_err(|error| error.with_key(&content.key))?,
-                None,
-            ),
+            None => {
+                prefix.update(&head);
+                read_rest(&mut body, &mut prefix, deadline)
+                    .map_err(|error| error.with_key(&content.key))?;
+                if plain {
+                    self.check_end(&content.key, is_delimited, prefix.len())?;
+                }
+                (prefix.len(), None)
+            }
         };
         Ok(Arc::new(Content {
             data: Data::Streamed {
                 origin,
                 size,
                 body: Mutex::new(body),
+                prefix,
             },
             ..content
         }))
     }
 
+    /// Lets a download that is parked be taken up by whoever reads on.
+    fn connect(self: &Arc<Self>, content: &Arc<Content>) {
+        if let Data::Download(download) = &content.data {
+            let (records, content) = (Arc::downgrade(self), Arc::downgrade(content));
+            download.connect(move |spool| match (records.upgrade(), content.upgrade()) {
+                (Some(records), Some(content)) => records.fill(&content, Vec::new(), None, spool),
+                _ => Err(StoreError::new(ErrorKind::Changed, "the mount has ended")),
+            });
+        }
+    }
+
     /// Makes room on disk; what is kept of paused downloads is worth less than a new one.
-    fn spool(&self, room: u64) -> Option<Spool> {
+    fn spool(&self, expected: Option<u64>, least: u64) -> Option<Spool> {
         let disk: &Arc<DiskTier> = self.disk()?;
-        disk.spool(room).or_else(|| {
+        let spool = || match expected {
+            Some(size) => disk.spool(size),
+            None => disk.spool_some(least),
+        };
+        spool().or_else(|| {
             self.forget_all_paused();
-            disk.spool(room)
+            spool()
         })
     }
 
@@ -219,10 +264,13 @@ impl Records {
         };
         let (records, job, download) =
             (Arc::clone(self), Arc::clone(content), Arc::clone(download));
-        self.tools()
+        let tools = self.tools();
+        tools.make_way();
+        tools
             .fillers
             .spawn(move || match download.fill(&head, body, spool) {
                 Outcome::Paused => records.keep_paused(job),
+                Outcome::Parked => {}
                 Outcome::Whole(spool, size, sum) => {
                     records.forget_paused(&job.key);
                     records.publish(&job, *spool, size, sum);
@@ -257,17 +305,21 @@ impl Records {
                 origin: self.origin(&content.key, &content.meta),
                 size,
                 body: Mutex::new(None),
+                prefix: match &content.data {
+                    Data::Download(download) => download.prefix(),
+                    _ => Prefix::default(),
+                },
             },
         })
     }
 
     fn origin(&self, key: &Key, meta: &RecordMeta) -> Origin {
-        Origin {
-            store: Arc::clone(self.store()),
-            key: key.clone(),
-            meta: meta.clone(),
-            raw: self.config().raw,
-        }
+        Origin::new(
+            Arc::clone(self.store()),
+            key.clone(),
+            meta.clone(),
+            self.config().raw,
+        )
     }
 
     /// Writes a small content to the disk cache, later; not at all when the disk cannot keep up.
@@ -298,15 +350,15 @@ impl Records {
     }
 }
 
-fn count_rest(body: &mut Body, deadline: Deadline) -> Result<u64> {
+/// Reads a body to its end, which tells its size and what it begins with.
+fn read_rest(body: &mut Body, prefix: &mut Prefix, deadline: Deadline) -> Result<()> {
     let mut buffer = vec![0; CHUNK];
-    let mut count = 0;
     loop {
         match read_some(body, &mut buffer)
             .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))?
         {
-            0 => return Ok(count),
-            n => count += n as u64,
+            0 => return Ok(()),
+            n => prefix.update(&buffer[..n]),
         }
         if deadline.remaining().is_none() {
             return Err(StoreError::new(

@@ -1,48 +1,116 @@
-//! Exact content sizes of encoded records, kept across mounts.
+//! What is remembered of versions beyond their content, and across mounts: exact sizes and times.
 //!
-//! A listing tells stored sizes only. Once an encoded record has been decoded, its content size
-//! is remembered here for as long as the listing shows the same stored size, also when the
-//! content itself has been evicted. On disk: one JSON line a size, appended; rewritten when it
-//! has grown to twice what it needs. A torn last line is ignored.
+//! A listing tells stored sizes only. Once a record has been read, its content size and the time that
+//! it showed are remembered here for as long as the listing shows the same stored size, also when
+//! the content itself has been evicted. On disk: one JSON line a version, appended; rewritten when
+//! it has grown to twice what it needs. A torn last line is ignored.
+//!
+//! A record of which nothing is remembered has its content as it is stored and shows
+//! [`Records::unknown_time`](super::records::Records::unknown_time): that needs no line.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::disk::temp;
 use crate::store::Key;
 
-/// The most sizes that are remembered.
+/// The most versions that are remembered.
 const MOST: usize = 1_000_000;
+/// The most lines that wait to be written.
+const MOST_WAITING: usize = 4096;
 
-/// The sizes of one store in one read mode.
+/// The versions of one store in one read mode.
 #[derive(Debug, Default)]
 pub struct ExactSizes {
     path: Option<PathBuf>,
+    /// Whether also versions are remembered of which nothing special is to be told.
+    keeps_plain: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    sizes: HashMap<Key, (u64, u64)>,
+    versions: HashMap<Key, Remembered>,
+    /// What memory has and the disk has not.
+    waiting: Vec<(Key, Remembered)>,
     log: Option<File>,
+}
+
+/// What is remembered of one version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Bytes as stored, as the record's own answer says.
+    pub stored: u64,
+    /// The same as a listing says.
+    pub listed: u64,
+    /// Bytes of content, once known.
+    pub content: Option<u64>,
+    /// The time that it shows; `None` for that of records of which none is known.
+    pub modified: Option<SystemTime>,
+}
+
+impl Remembered {
+    fn is_of(&self, stored: u64) -> bool {
+        stored == self.stored || stored == self.listed
+    }
+
+    /// Returns whether it tells nothing that would not be so anyway.
+    fn is_plain(&self) -> bool {
+        self.listed == self.stored && self.content == Some(self.stored) && self.modified.is_none()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Line {
     key: String,
     stored: u64,
-    content: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modified_unix_ns: Option<u64>,
+}
+
+impl Line {
+    fn new(key: &Key, version: &Remembered) -> Self {
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        Self {
+            key: key.as_str().into(),
+            stored: version.stored,
+            listed: (version.listed != version.stored).then_some(version.listed),
+            content: version.content,
+            modified_unix_ns: version
+                .modified
+                .and_then(since)
+                .and_then(|since| u64::try_from(since.as_nanos()).ok()),
+        }
+    }
+
+    fn read(self) -> Option<(Key, Remembered)> {
+        let version = Remembered {
+            stored: self.stored,
+            listed: self.listed.unwrap_or(self.stored),
+            content: self.content,
+            modified: self
+                .modified_unix_ns
+                .map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)),
+        };
+        Some((Key::new(self.key)?, version))
+    }
 }
 
 impl ExactSizes {
-    /// Loads the sizes kept in `path`; `None` keeps them in memory only.
+    /// Loads the versions kept in `path`; `None` keeps them in memory only.
     pub fn open(path: Option<PathBuf>) -> Self {
-        let mut sizes = HashMap::new();
+        let mut versions = HashMap::new();
         let mut lines = 0usize;
         if let Some(file) = path.as_ref().and_then(|path| File::open(path).ok()) {
             for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
@@ -50,71 +118,111 @@ impl ExactSizes {
                     continue;
                 };
                 lines += 1;
-                if let Some(key) = Key::new(line.key)
-                    && (sizes.len() < MOST || sizes.contains_key(&key))
+                if let Some((key, version)) = line.read()
+                    && (versions.len() < MOST || versions.contains_key(&key))
                 {
-                    sizes.insert(key, (line.stored, line.content));
+                    versions.insert(key, version);
                 }
             }
         }
+        let kept = versions.len();
         let known = Self {
-            state: Mutex::new(State { sizes, log: None }),
+            state: Mutex::new(State {
+                versions,
+                ..State::default()
+            }),
+            keeps_plain: AtomicBool::new(false),
             path,
         };
-        if lines > 2 * known.state.lock().sizes.len() {
+        if lines > 2 * kept {
             known.rewrite();
         }
         known
     }
 
-    /// Returns the content size of a record whose stored size is `stored`.
-    pub fn get(&self, key: &Key, stored: u64) -> Option<u64> {
-        let state = self.state.lock();
-        state
-            .sizes
-            .get(key)
-            .filter(|(then, _)| *then == stored)
-            .map(|(_, content)| *content)
+    /// Remembers from now on also that a version's content is what is stored: who wants exact sizes
+    /// need not ask again.
+    pub fn keep_plain(&self) {
+        self.keeps_plain.store(true, Ordering::Relaxed);
     }
 
-    /// Remembers the content size of a record.
-    pub fn remember(&self, key: &Key, stored: u64, content: u64) {
-        let mut state = self.state.lock();
-        if state.sizes.get(key) == Some(&(stored, content))
-            || (state.sizes.len() >= MOST && !state.sizes.contains_key(key))
-        {
-            return;
+    /// Returns what is remembered of a record, in whichever version.
+    pub fn get(&self, key: &Key) -> Option<Remembered> {
+        self.state.lock().versions.get(key).copied()
+    }
+
+    /// Returns what is remembered of a record's version of that stored size.
+    pub fn version(&self, key: &Key, stored: u64) -> Option<Remembered> {
+        self.get(key).filter(|version| version.is_of(stored))
+    }
+
+    /// Returns the content size of a record whose stored size is `stored`.
+    pub fn content_size(&self, key: &Key, stored: u64) -> Option<u64> {
+        self.version(key, stored)?.content
+    }
+
+    /// Remembers a version instead of any other of that record, and writes it to disk.
+    pub fn remember(&self, key: &Key, version: Remembered) {
+        if self.note(key, version) {
+            self.write();
         }
-        state.sizes.insert(key.clone(), (stored, content));
-        let log = state.log.take();
-        drop(state);
+    }
+
+    /// Remembers a version in memory; returns whether there is something to [write](Self::write).
+    pub fn note(&self, key: &Key, version: Remembered) -> bool {
+        let mut state = self.state.lock();
+        let before = state.versions.get(key);
+        let nothing_new = match before {
+            Some(before) => *before == version,
+            None => {
+                (version.is_plain() && !self.keeps_plain.load(Ordering::Relaxed))
+                    || state.versions.len() >= MOST
+            }
+        };
+        if nothing_new {
+            return false;
+        }
+        state.versions.insert(key.clone(), version);
+        // A lost line costs a question.
+        if self.path.is_some() && state.waiting.len() < MOST_WAITING {
+            state.waiting.push((key.clone(), version));
+        }
+        self.path.is_some()
+    }
+
+    /// Writes to disk what has been noted.
+    pub fn write(&self) {
         let Some(path) = &self.path else { return };
+        let mut state = self.state.lock();
+        let (waiting, log) = (std::mem::take(&mut state.waiting), state.log.take());
+        drop(state);
         let log = log.or_else(|| File::options().append(true).create(true).open(path).ok());
-        let line = serde_json::to_vec(&Line {
-            key: key.as_str().into(),
-            stored,
-            content,
-        });
-        if let (Some(mut log), Ok(mut line)) = (log, line) {
-            line.push(b'\n');
-            // One write a line: several processes may append. A lost size is only asked again.
-            if log.write_all(&line).is_ok() {
-                self.state.lock().log = Some(log);
+        let mut lines = Vec::new();
+        for (key, version) in &waiting {
+            if serde_json::to_writer(&mut lines, &Line::new(key, version)).is_ok() {
+                lines.push(b'\n');
             }
         }
+        // One write for whole lines: several processes may append.
+        if let Some(mut log) = log
+            && log.write_all(&lines).is_ok()
+        {
+            self.state.lock().log = Some(log);
+        }
     }
 
-    /// Forgets the sizes of these records, or of all.
+    /// Forgets the versions of these records, or of all.
     pub fn forget(&self, keys: Option<&[Key]>) {
         let mut state = self.state.lock();
-        let before = state.sizes.len();
+        let before = state.versions.len();
         match keys {
-            None => state.sizes.clear(),
-            Some(keys) => state.sizes.retain(|key, _| !keys.contains(key)),
+            None => state.versions.clear(),
+            Some(keys) => state.versions.retain(|key, _| !keys.contains(key)),
         }
-        let changed = state.sizes.len() != before;
-        // The next size is appended to the new file.
+        let changed = state.versions.len() != before;
+        // What comes next is appended to the new file.
         state.log = None;
+        state.waiting.clear();
         drop(state);
         if changed {
             self.rewrite();
@@ -129,19 +237,14 @@ impl ExactSizes {
         else {
             return;
         };
-        let state = self.state.lock().sizes.clone();
-        let written = temp::create(dir).and_then(|mut temp| {
-            for (key, (stored, content)) in state {
-                serde_json::to_writer(
-                    &mut temp,
-                    &Line {
-                        key: key.as_str().into(),
-                        stored,
-                        content,
-                    },
-                )?;
-                temp.write_all(b"\n")?;
+        let versions = self.state.lock().versions.clone();
+        let written = temp::create(dir).and_then(|temp| {
+            let mut lines = std::io::BufWriter::new(temp);
+            for (key, version) in versions {
+                serde_json::to_writer(&mut lines, &Line::new(&key, &version))?;
+                lines.write_all(b"\n")?;
             }
+            let temp = lines.into_inner().map_err(|error| error.into_error())?;
             temp.persist(path).map_err(|error| error.error)
         });
         if let Err(error) = written {
@@ -155,14 +258,23 @@ impl ExactSizes {
 mod tests {
     use super::*;
 
+    fn version(stored: u64, content: u64) -> Remembered {
+        Remembered {
+            stored,
+            listed: stored,
+            content: Some(content),
+            modified: None,
+        }
+    }
+
     #[test]
     fn sizes_outlive_the_process_and_hold_only_for_the_same_stored_size() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("sizes.jsonl");
         let key = Key::new("OUTPUT").expect("a key");
         let sizes = ExactSizes::open(Some(path.clone()));
-        sizes.remember(&key, 10, 100);
-        sizes.remember(&key, 11, 111);
+        sizes.remember(&key, version(10, 100));
+        sizes.remember(&key, version(11, 111));
         fs::OpenOptions::new()
             .append(true)
             .open(&path)
@@ -171,8 +283,42 @@ mod tests {
             .expect("a torn line");
         for round in 0..3 {
             let again = ExactSizes::open(Some(path.clone()));
-            assert_eq!(again.get(&key, 11), Some(111), "round {round}");
-            assert_eq!(again.get(&key, 10), None);
+            assert_eq!(again.content_size(&key, 11), Some(111), "round {round}");
+            assert_eq!(again.content_size(&key, 10), None);
         }
+    }
+
+    #[test]
+    fn a_plain_version_takes_the_place_of_an_encoded_one_of_the_same_stored_size() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("sizes.jsonl");
+        let key = Key::new("k").expect("a key");
+        let sizes = ExactSizes::open(Some(path.clone()));
+        sizes.remember(&key, version(29, 29));
+        assert_eq!(sizes.get(&key), None, "nothing that would not be so anyway");
+        sizes.remember(&key, version(29, 1000));
+        sizes.remember(&key, version(29, 29));
+        for sizes in [sizes, ExactSizes::open(Some(path))] {
+            assert_eq!(sizes.content_size(&key, 29), Some(29));
+        }
+    }
+
+    #[test]
+    fn times_are_kept_with_their_versions() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("sizes.jsonl");
+        let key = Key::new("k").expect("a key");
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+        let kept = Remembered {
+            listed: 31,
+            content: None,
+            modified: Some(at),
+            ..version(29, 29)
+        };
+        ExactSizes::open(Some(path.clone())).remember(&key, kept);
+        let again = ExactSizes::open(Some(path));
+        assert_eq!(again.version(&key, 29), Some(kept));
+        assert_eq!(again.version(&key, 31), Some(kept), "as listed");
+        assert_eq!(again.version(&key, 30), None);
     }
 }

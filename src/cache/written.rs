@@ -81,7 +81,7 @@ impl Records {
     pub fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
         match self.peek(key) {
             Peek::Present(known) => return Ok(Some(known.meta)),
-            Peek::Absent => return Ok(None),
+            Peek::Absent(_) => return Ok(None),
             Peek::Unknown => {}
         }
         match self.store().head(key, may_block(wait)?) {
@@ -112,7 +112,7 @@ impl Records {
             let Data::Staged(bytes, size) = &content.data else {
                 return;
             };
-            let Some(spool) = disk.spool(*size) else {
+            let Some(spool) = disk.spool(*size).filter(|spool| spool.room().take(*size)) else {
                 return;
             };
             let copied = bytes

@@ -89,6 +89,16 @@ impl<K: Hash + Eq + Clone, V> LruBytes<K, V> {
         Some(value)
     }
 
+    /// Returns the entry without using it.
+    pub fn peek(&self, key: &K) -> Option<&V> {
+        self.entries.peek(key).map(|(value, _)| value)
+    }
+
+    /// Returns all keys, the most recently used first.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.entries.iter().map(|(key, _)| key)
+    }
+
     /// Takes all entries out; what is reserved stays so.
     pub fn clear(&mut self) -> Vec<V> {
         self.used = 0;

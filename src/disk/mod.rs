@@ -11,38 +11,49 @@
 //!
 //! The scope is a hash of server, store, account and read mode, so that none sees another's
 //! bytes (C1). An entry is published by renaming its data file, then its `.json`: what a
-//! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: an
-//! entry written before the last boot of the machine is trusted only after its checksum matched.
+//! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: a large
+//! entry written before the last boot of the machine is trusted only after its checksum matched,
+//! which is found out in the background ([`checks`]). Small ones are read whole and always checked.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::base::folders::private_dir;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{self, Condvar, Mutex, thread};
+use crate::base::units::MIB;
 use crate::disk::lru::LruBytes;
 use crate::metrics::Metrics;
 use crate::store::{ETag, Encoding, Key, RecordMeta};
 
+mod checks;
 mod checksum;
 pub mod lru;
+mod room;
 mod scan;
 mod spool;
 pub(crate) mod temp;
 
+use checks::Checks;
 pub use checksum::Checksum;
 pub(super) use checksum::checksum;
+pub use room::Room;
 pub use spool::Spool;
 
 /// Our sub-folder; the number is the format's version.
 const FOLDER: &str = "kvfs-1";
+/// Contents up to this size, in bytes, are read whole when they are looked up.
+pub const SMALL: u64 = MIB;
 /// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.
 pub(super) const ENTRY_OVERHEAD: u64 = 4096;
 
@@ -57,6 +68,9 @@ pub struct DiskTier {
     scanned: Condvar,
     /// Somebody has finished with the files of an entry.
     free: Condvar,
+    checks: Checks,
+    /// Whether what is published is known to be current although nothing changes any more.
+    is_immutable: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -68,6 +82,9 @@ struct Index {
     busy: HashSet<PathBuf>,
     /// Entries that were removed before the folder had been scanned.
     removed: HashSet<PathBuf>,
+    /// Bytes published since others' entries were counted.
+    published: u64,
+    counting: bool,
 }
 
 /// The right to change the files of one entry. Nobody holds two.
@@ -98,6 +115,9 @@ struct EntryMeta {
     last_modified: Option<String>,
     accepts_ranges: bool,
     modified_unix_ns: u64,
+    /// Whether it was current when a mount was told that nothing changes any more.
+    #[serde(default)]
+    immutable: bool,
 }
 
 /// An entry found in the cache.
@@ -113,6 +133,24 @@ pub struct DiskEntry {
     pub modified: SystemTime,
     /// Identifies this very entry: the data file's name.
     pub id: String,
+    /// Whether it was current when a mount was told that nothing changes any more.
+    pub is_marked: bool,
+    /// All of a small content.
+    pub bytes: Option<Bytes>,
+}
+
+/// Why an entry is of no use at the moment.
+enum Fault {
+    /// It is not what it should be, for this reason.
+    Broken(String),
+    /// Nobody knows yet whether it is what it should be.
+    Unchecked(EntryMeta, File),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
 }
 
 impl DiskTier {
@@ -148,15 +186,19 @@ impl DiskTier {
             scanned: false,
             busy: HashSet::new(),
             removed: HashSet::new(),
+            published: 0,
+            counting: false,
         });
         let tier = Arc::new(Self {
             root,
             scope,
             boot_id,
-            metrics,
             index,
             scanned: Condvar::new(),
             free: Condvar::new(),
+            checks: Checks::new(Arc::clone(&metrics)),
+            is_immutable: AtomicBool::new(false),
+            metrics,
         });
         let scanner = Arc::clone(&tier);
         thread::Builder::new()
@@ -188,8 +230,14 @@ impl DiskTier {
         Claim { tier: self, path }
     }
 
-    /// Finds the entry of `key`; a broken one is removed and is a miss.
-    pub fn lookup(&self, key: &Key) -> Option<DiskEntry> {
+    /// From now on, marks what is published as current although nothing changes any more.
+    pub fn set_immutable(&self) {
+        self.is_immutable.store(true, Ordering::Relaxed);
+    }
+
+    /// Finds the entry of `key`; a broken one is removed and is a miss, as is a large one that has
+    /// not been checked since the machine was started, if that takes longer than `patience`.
+    pub fn lookup(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
         let path = self.json_path(key);
         sync::point();
         let mut text = fs::read(self.root.join(&path)).ok()?;
@@ -204,16 +252,17 @@ impl DiskTier {
                         .and_then(|json| json.set_modified(SystemTime::now()));
                     return Some(entry);
                 }
-                Err(reason) => reason,
+                Err(Fault::Unchecked(meta, file)) => {
+                    if !self.check_behind(&path, text.clone(), meta, file, patience) {
+                        return None;
+                    }
+                    continue;
+                }
+                Err(Fault::Broken(reason)) => reason,
             };
-            let claim = self.claim(&path);
             let now = fs::read(self.root.join(&path)).ok()?;
             if now == text {
-                tracing::warn!("cache entry of {key} is broken ({reason}); fetching it again");
-                self.metrics.cache_healed.one();
-                self.remove_claimed(&path);
-                drop(claim);
-                self.gauge();
+                self.remove_broken(key.as_str(), &path, &text, &reason);
                 return None;
             }
             // It was replaced between reading what it is and opening it.
@@ -221,56 +270,89 @@ impl DiskTier {
         }
     }
 
-    fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, String> {
+    /// Removes an entry that does not check out, unless it has been replaced.
+    fn remove_broken(&self, key: &str, path: &Path, text: &[u8], reason: &str) {
+        let claim = self.claim(path);
+        if !fs::read(self.root.join(path)).is_ok_and(|now| now == text) {
+            return;
+        }
+        tracing::warn!("cache entry of {key} is broken ({reason}); fetching it again");
+        self.metrics.cache_healed.one();
+        self.remove_claimed(path);
+        drop(claim);
+        self.gauge();
+    }
+
+    fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
         let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if meta.key != key.as_str() || meta.data.contains('/') {
-            return Err("it belongs to another key".into());
+            return Err("it belongs to another key".to_owned().into());
         }
         let data = self.root.join(path).with_file_name(&meta.data);
         sync::point();
         let file = File::open(&data).map_err(|error| error.to_string())?;
         let found = file.metadata().map_err(|error| error.to_string())?;
         if !found.is_file() {
-            return Err("its data is no file".into());
+            return Err("its data is no file".to_owned().into());
         }
         let size = found.len();
         if size != meta.content_size {
-            return Err(format!("{size} bytes instead of {}", meta.content_size));
+            return Err(format!("{size} bytes instead of {}", meta.content_size).into());
         }
-        if meta.boot_id != self.boot_id {
-            if checksum(&file).map_err(|error| error.to_string())? != meta.checksum {
-                return Err("its checksum does not match".into());
+        let mut bytes = None;
+        if size <= SMALL {
+            let whole = read_whole(&file, size).map_err(|error| error.to_string())?;
+            let mut sum = Checksum::default();
+            sum.update(&whole);
+            if sum.finish() != meta.checksum {
+                return Err("its checksum does not match".to_owned().into());
             }
-            self.trust(path, text, &meta);
+            bytes = Some(whole.into());
+        } else if !self.is_trusted(&meta) {
+            return Err(Fault::Unchecked(meta, file));
         }
         Ok(DiskEntry {
             size,
             modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(meta.modified_unix_ns),
             id: meta.data.clone(),
-            meta: RecordMeta {
-                content_type: meta.content_type.map(Into::into),
-                encoding: Encoding::from_header(meta.encoding.as_deref()),
-                stored_size: meta.stored_size,
-                etag: meta.etag.map(ETag::new),
-                last_modified: meta.last_modified.map(Into::into),
-                accepts_ranges: meta.accepts_ranges,
-            },
+            is_marked: meta.immutable,
+            bytes,
+            meta: meta.record(),
             file: Arc::new(file),
         })
     }
 
-    /// Notes that the checksum matched since this boot.
-    fn trust(&self, path: &Path, text: &[u8], meta: &EntryMeta) {
+    /// Returns whether an entry's bytes are those that were written: because that was in this boot
+    /// of the machine, or was checked since. Where the boot cannot be told, only because it was.
+    fn is_trusted(&self, meta: &EntryMeta) -> bool {
+        (!self.boot_id.is_empty() && meta.boot_id == self.boot_id)
+            || self.checks.has_passed(&meta.data)
+    }
+
+    /// Notes that the entry of `key`, if it is of that version, is current although nothing changes
+    /// any more.
+    pub fn mark(&self, key: &Key, version: &RecordMeta) {
+        let path = self.json_path(key);
+        self.change(&path, |meta| {
+            let is_it = meta.key == key.as_str() && meta.record() == *version;
+            (is_it && !meta.immutable).then(|| EntryMeta {
+                immutable: true,
+                ..meta.clone()
+            })
+        });
+    }
+
+    /// Writes an entry's `.json` anew, where `change` has something to change.
+    fn change(&self, path: &Path, change: impl FnOnce(&EntryMeta) -> Option<EntryMeta>) {
         let _claim = self.claim(path);
-        if !fs::read(self.root.join(path)).is_ok_and(|now| now == text) {
-            return;
-        }
-        let checked = EntryMeta {
-            boot_id: self.boot_id.clone(),
-            ..meta.clone()
-        };
-        if let Err(error) = self.write_json(path, &checked) {
-            tracing::debug!("cannot note that {} was checked: {error}", path.display());
+        let changed = fs::read(self.root.join(path))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .and_then(|meta| change(&meta));
+        if let Some(meta) = changed
+            && let Err(error) = self.write_json(path, &meta)
+        {
+            tracing::debug!("cannot change {}: {error}", path.display());
         }
     }
 
@@ -355,6 +437,27 @@ impl DiskTier {
             .cache_disk_bytes
             .set(self.index.lock().lru.used());
     }
+}
+
+impl EntryMeta {
+    /// Returns what is known of the record.
+    fn record(&self) -> RecordMeta {
+        RecordMeta {
+            content_type: self.content_type.as_deref().map(Into::into),
+            encoding: Encoding::from_header(self.encoding.as_deref()),
+            stored_size: self.stored_size,
+            etag: self.etag.as_deref().map(ETag::new),
+            last_modified: self.last_modified.as_deref().map(Into::into),
+            accepts_ranges: self.accepts_ranges,
+        }
+    }
+}
+
+/// Reads a file of so many bytes.
+fn read_whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; size as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn hash(text: &str) -> String {

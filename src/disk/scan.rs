@@ -5,12 +5,15 @@
 //! since it was found is not counted and not removed.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, temp};
 
+/// How often, while the cache is filled once, it is counted what others have added.
+const COUNTS: u64 = 10;
 /// A data file that no `.json` names may be one that another process is just publishing.
 const ORPHAN_AGE: Duration = Duration::from_secs(600);
 
@@ -100,6 +103,93 @@ impl DiskTier {
                 .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ORPHAN_AGE));
             if old && !named.iter().any(|known| known == name) {
                 let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Counts, now and then, what other processes have published in the folder and removed from it:
+    /// the capacity is that of the folder. Between two counts each process may add so much.
+    pub(super) fn count_others(&self, published: u64) {
+        {
+            let mut index = self.index.lock();
+            index.published = index.published.saturating_add(published);
+            let is_due = index.published >= index.lru.capacity() / COUNTS;
+            if !is_due || index.counting || !index.scanned {
+                return;
+            }
+            index.counting = true;
+            index.published = 0;
+        }
+        let evicted = self.recount();
+        self.index.lock().counting = false;
+        self.delete_victims(evicted);
+    }
+
+    /// Brings the index up to what is in the folder; returns what must go for it.
+    fn recount(&self) -> Vec<(PathBuf, String)> {
+        let known: Vec<PathBuf> = self.index.lock().lru.keys().cloned().collect();
+        let mut found = Vec::new();
+        for shard in folders(&self.root).iter().flat_map(|scope| folders(scope)) {
+            self.find_others(&shard, &mut found);
+        }
+        // Removed by somebody else, unless it has been published anew since.
+        let gone: Vec<PathBuf> = known
+            .into_iter()
+            .filter(|path| !self.root.join(path).exists())
+            .collect();
+        let mut evicted = Vec::new();
+        let mut index = self.index.lock();
+        for path in gone {
+            if !index.busy.contains(&path) {
+                index.lru.remove(&path);
+            }
+        }
+        for (path, data, bytes) in found {
+            let is_known = index.lru.peek(&path).is_some_and(|known| *known == data);
+            if is_known || index.busy.contains(&path) {
+                continue;
+            }
+            // What was known under this name was replaced, files and all.
+            index.lru.remove(&path);
+            match index.lru.insert(path.clone(), data.clone(), bytes) {
+                Some(victims) => evicted.extend(victims),
+                None => evicted.push((path, data)),
+            }
+        }
+        evicted
+    }
+
+    /// Finds entries of a shard that the index does not know, or knows with other data.
+    fn find_others(&self, shard: &Path, found: &mut Vec<(PathBuf, String, u64)>) {
+        let (mut named, mut data) = (Vec::new(), HashSet::new());
+        for entry in fs::read_dir(shard).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("data") => {
+                    data.insert(entry.file_name());
+                }
+                Some("json") => named.push(path),
+                _ => {}
+            }
+        }
+        for path in named {
+            let Ok(relative) = path.strip_prefix(&self.root) else {
+                continue;
+            };
+            let is_known = self
+                .index
+                .lock()
+                .lru
+                .peek(&relative.to_owned())
+                .is_some_and(|known| data.contains(OsStr::new(known)));
+            if is_known {
+                continue;
+            }
+            let meta = fs::read(&path).ok();
+            let meta = meta.and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok());
+            if let Some(meta) = meta.filter(|meta| !meta.data.contains('/')) {
+                let bytes = meta.content_size.saturating_add(ENTRY_OVERHEAD);
+                found.push((relative.to_owned(), meta.data, bytes));
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Room in the cache and a file in it, for a content on its way: reserve, fill, publish.
 //!
-//! INVARIANT: what is reserved is given back or has become an entry's (C4); a content has its place
-//! before a `.json` names it (C2).
+//! INVARIANT: a content has its place before a `.json` names it (C2).
 
 use std::fs::{self, File};
 use std::io;
@@ -11,9 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, hash, temp};
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, Room, hash, temp};
 use crate::base::folders::private_dir;
 use crate::base::sync;
+use crate::base::sync::atomic::Ordering;
 use crate::store::{Key, RecordMeta};
 
 /// Room in the disk cache and a file for a content on its way. Dropping it gives both back.
@@ -22,23 +22,34 @@ pub struct Spool {
     tier: Arc<DiskTier>,
     temp: Option<NamedTempFile>,
     file: Arc<File>,
-    reserved: u64,
+    room: Arc<Room>,
 }
 
 impl DiskTier {
-    /// Starts an entry of `bytes` content bytes; `None` when there is no room or no disk.
+    /// Starts an entry of at most `bytes` content bytes, for which [`Room::take`] sets room aside as
+    /// they come; `None` when there is no room or no disk.
     ///
     /// Waits for the first scan of the folder, at most a few seconds.
     pub fn spool(self: &Arc<Self>, bytes: u64) -> Option<Spool> {
-        let bytes = bytes.checked_add(ENTRY_OVERHEAD)?;
-        let victims = {
-            let mut index = self.index.lock();
-            if !index.scanned {
-                self.scanned.wait_for(&mut index, Duration::from_secs(5));
-            }
-            index.lru.reserve(bytes)?
-        };
-        self.delete_victims(victims);
+        self.await_scan();
+        self.spool_in(Room::new(self, bytes)?)
+    }
+
+    /// The same for a content whose size nobody knows, of which there are so many bytes at least.
+    pub fn spool_some(self: &Arc<Self>, bytes: u64) -> Option<Spool> {
+        self.await_scan();
+        self.spool_in(Room::some(self, bytes)?)
+    }
+
+    fn await_scan(&self) {
+        let mut index = self.index.lock();
+        if !index.scanned {
+            self.scanned.wait_for(&mut index, Duration::from_secs(5));
+        }
+    }
+
+    fn spool_in(self: &Arc<Self>, room: Room) -> Option<Spool> {
+        let room = Arc::new(room);
         let temp = self
             .temp()
             .and_then(|temp| Ok((Arc::new(temp.as_file().try_clone()?), temp)));
@@ -47,14 +58,13 @@ impl DiskTier {
                 tier: Arc::clone(self),
                 temp: Some(temp),
                 file,
-                reserved: bytes,
+                room,
             }),
             Err(error) => {
                 tracing::warn!(
                     "cannot write to the cache folder {}: {error}; reading goes on without it",
                     self.root.display()
                 );
-                self.index.lock().lru.unreserve(bytes);
                 None
             }
         }
@@ -82,33 +92,9 @@ impl Spool {
         &self.file
     }
 
-    /// Sets more room aside, so that `bytes` of content fit; `false` when there is none.
-    pub fn grow(&mut self, bytes: u64) -> bool {
-        let Some(more) = (bytes + ENTRY_OVERHEAD)
-            .checked_sub(self.reserved)
-            .filter(|more| *more > 0)
-        else {
-            return true;
-        };
-        let Some(victims) = self.tier.index.lock().lru.reserve(more) else {
-            return false;
-        };
-        self.tier.delete_victims(victims);
-        self.reserved += more;
-        true
-    }
-
-    /// The same for a content whose size nobody knows: it gets half of the cache at most, and takes
-    /// no more than a quarter from what is there already. It may be worth less than that.
-    pub fn grow_some(&mut self, bytes: u64) -> bool {
-        let wanted = bytes.saturating_add(ENTRY_OVERHEAD);
-        let (capacity, free) = {
-            let index = self.tier.index.lock();
-            (index.lru.capacity(), index.lru.free())
-        };
-        let more = wanted.saturating_sub(self.reserved);
-        let fits = wanted <= capacity / 4 || (wanted <= capacity / 2 && more <= free);
-        fits && self.grow(bytes)
+    /// Returns the room for its content.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Makes the content, `size` bytes with that checksum, an entry; returns its id.
@@ -148,6 +134,7 @@ impl Spool {
             modified_unix_ns: modified
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+            immutable: tier.is_immutable.load(Ordering::Relaxed),
         };
         let Some(temp) = self.temp.take() else {
             return Err(io::Error::other("published twice"));
@@ -162,7 +149,7 @@ impl Spool {
         }
         let victims = {
             let mut index = tier.index.lock();
-            index.lru.unreserve(std::mem::take(&mut self.reserved));
+            index.lru.unreserve(self.room.give_up());
             index
                 .lru
                 .insert(path.clone(), id.clone(), size + ENTRY_OVERHEAD)
@@ -179,14 +166,13 @@ impl Spool {
         }
         drop(claim);
         tier.delete_victims(victims);
+        tier.count_others(size);
         Ok(id)
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if self.reserved > 0 {
-            self.tier.index.lock().lru.unreserve(self.reserved);
-        }
+        self.room.give_back();
     }
 }

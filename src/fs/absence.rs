@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KvFs, Result};
+use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
 use crate::listing::Found;
 use crate::store::{Key, MAX_PAGE};
@@ -91,7 +91,7 @@ impl KvFs {
         let mut misses = self.misses.lock();
         match answer {
             Ok(_) => misses.found(),
-            Err(error) if error.errno() == libc::ENOENT => misses.missed(key, self.clock.now()),
+            Err(FsError::NoEntry) => misses.missed(key, self.clock.now()),
             Err(_) => {}
         }
     }

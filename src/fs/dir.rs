@@ -3,17 +3,19 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::attributes::{Existence, Facts};
+use parking_lot::Mutex;
+
 use super::handle::DirHandle;
 use super::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Shown};
+use super::view::{Existence, Facts};
 use super::write::overlay::{Change, Name};
 use super::{FsError, KvFs, Result, name};
 use crate::base::clock::Wait;
 use crate::listing::{Entry, Found, Listing, Page};
 use crate::metrics::origin::{self, Origin};
-use crate::store::Key;
+use crate::store::{ErrorKind, Key, StoreError};
 
 /// Offsets 1 and 2 follow `.` and `..`; entry `i` of the listing is followed by offset `i + 3`.
 const DOTS: u64 = 2;
@@ -34,21 +36,20 @@ impl KvFs {
             return Err(FsError::WrongKind(libc::ENOTDIR));
         }
         let listing = self.current_listing();
-        Ok(self.handles.lock().add_dir(DirHandle { listing }))
+        Ok(self.handles.lock().add_dir(DirHandle {
+            listing: Mutex::new(listing),
+        }))
     }
 
     pub(super) fn current_listing(&self) -> Arc<Listing> {
-        let mut current = self.listing.lock();
-        match &*current {
-            Some(listing) if self.records.is_fresh(listing.started) => Arc::clone(listing),
-            _ => {
-                let listing = Listing::new(self.source(), self.clock.now(), current.take());
-                *current = Some(Arc::clone(&listing));
-                drop(current);
-                self.prune_overlay(listing.started);
-                listing
-            }
+        let begin = |before| Listing::new(self.source(), self.clock.now(), before);
+        let (listing, is_new) = self
+            .listing
+            .fresh(|listing| self.records.is_fresh(listing.started), begin);
+        if is_new {
+            self.prune_overlay(listing.started);
         }
+        listing
     }
 
     /// Closes a directory.
@@ -57,12 +58,11 @@ impl KvFs {
         drop(handle);
     }
 
-    /// Writes entries from `offset` on into `sink` until it is full or the listing ends.
-    ///
-    /// With `plus`, every entry counts as a lookup of the kernel's.
+    /// Writes entries from `offset` on into `sink` until it is full or the listing ends; waits for
+    /// what the listing has not come to yet.
     ///
     /// # Errors
-    /// Those of the store, when not a single entry could be had.
+    /// As [`KvFs::await_dir`].
     pub fn readdir(
         &self,
         fh: Fh,
@@ -71,55 +71,122 @@ impl KvFs {
         sink: &mut dyn DirSink,
         wait: Wait,
     ) -> Result<()> {
+        self.await_dir(fh, offset, plus, wait)?;
+        let mut offset = offset;
+        loop {
+            let mut counting = Counting { sink, last: None };
+            match self.fill_dir(fh, offset, plus, &mut counting) {
+                Ok(true) if counting.last.is_some_and(|last| last != offset) => {
+                    offset = counting.last.unwrap_or(offset);
+                    self.await_dir(fh, offset, plus, wait)?;
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until [`KvFs::fill_dir`] can hand out an entry, or knows that there are no more.
+    ///
+    /// From the start, a listing that has become older than the TTL is replaced by the current one:
+    /// who reads a directory again is shown what has come since.
+    ///
+    /// With `plus` on a mount with exact sizes, also until those of the first entries are known.
+    ///
+    /// # Errors
+    /// Those of the store; never one that means the end of a directory.
+    pub fn await_dir(&self, fh: Fh, offset: u64, plus: bool, wait: Wait) -> Result<()> {
         let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
+        if offset == 0 {
+            let mut listing = handle.listing.lock();
+            if !self.records.is_fresh(listing.started) {
+                *listing = self.current_listing();
+            }
+        }
+        let exact = (plus && self.config.exact_sizes).then_some(wait);
+        self.walk(&handle, offset, false, &mut Unwilling, wait, exact)
+            .map(drop)
+            .map_err(not_the_end)
+    }
+
+    /// Writes entries from `offset` on into `sink`, as many as it takes and memory has; returns
+    /// whether there may be more of them to wait for.
+    ///
+    /// With `plus`, every entry counts as a lookup of the kernel's.
+    ///
+    /// # Errors
+    /// [`FsError::WouldBlock`] when memory has none: [`KvFs::await_dir`] waits for one.
+    pub fn fill_dir(
+        &self,
+        fh: Fh,
+        offset: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Result<bool> {
+        let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
+        self.walk(&handle, offset, plus, sink, Wait::Never, None)
+            .map_err(not_the_end)
+    }
+
+    /// Walks over the entries from `offset` on until `sink` has enough or, once it has some, until
+    /// the next page must be waited for; returns whether it is that. `exact` is how long exact sizes
+    /// may take, where they are wanted.
+    fn walk(
+        &self,
+        handle: &DirHandle,
+        offset: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+        wait: Wait,
+        exact: Option<Wait>,
+    ) -> Result<bool> {
+        let listing = Arc::clone(&handle.listing.lock());
         if offset >= MADE_HERE {
-            self.add_made_here(&handle.listing, offset - MADE_HERE, plus, sink);
-            return Ok(());
+            self.add_made_here(&listing, offset - MADE_HERE, plus, sink);
+            return Ok(false);
         }
         let mut index = offset.saturating_sub(DOTS);
-        let start = index;
+        let batch_end = index + EXACT_BATCH as u64;
         // Before the first entry goes out: a call that would block must have added nothing.
-        let mut next_page = self.page(&handle.listing, index, wait)?;
+        let mut next_page = self.page(&listing, index, wait)?;
         let root = self.root_attributes();
+        let mut has_some = false;
         for (at, dot) in [".", ".."]
             .iter()
             .enumerate()
             .skip(usize::try_from(offset).unwrap_or(usize::MAX))
         {
-            if sink.add(
-                Ino::ROOT,
-                at as u64 + 1,
-                FileKind::Directory,
-                OsStr::new(dot),
-                &root,
-            ) {
-                return Ok(());
+            let next = at as u64 + 1;
+            if sink.add(Ino::ROOT, next, FileKind::Directory, OsStr::new(dot), &root) {
+                return Ok(false);
             }
+            has_some = true;
         }
         while let Some(page) = next_page {
             let first = usize::try_from(index - page.first).unwrap_or(usize::MAX);
-            for (at, entry) in page.entries(first).enumerate() {
-                if plus
-                    && self.config.exact_sizes
-                    && at % EXACT_BATCH == 0
-                    && let Err(error) = self.make_exact(first + at, &page, wait)
-                {
-                    return if index > start { Ok(()) } else { Err(error) };
-                }
-                let since = handle.listing.started;
-                if self.add_entry(&entry, &page, since, index + DOTS + 1, plus, sink) {
-                    return Ok(());
-                }
-                index += 1;
+            if let Some(wait) = exact {
+                self.make_exact(first, &page, wait)?;
             }
-            next_page = match self.page(&handle.listing, index, wait) {
+            for entry in page.entries(first) {
+                index += 1;
+                match self.add_entry(&entry, &page, index + DOTS, plus, sink) {
+                    Added::Full => return Ok(false),
+                    Added::Gone => {}
+                    Added::Yes => has_some = true,
+                }
+                // What lies behind has not been waited for.
+                if plus && self.config.exact_sizes && has_some && index == batch_end {
+                    return Ok(true);
+                }
+            }
+            next_page = match self.page(&listing, index, wait) {
                 // What is there is handed out; the next call waits, or gets the error.
-                Err(_) if index > start => return Ok(()),
+                Err(_) if has_some => return Ok(true),
                 page => page?,
             };
         }
-        self.add_made_here(&handle.listing, 0, plus, sink);
-        Ok(())
+        self.add_made_here(&listing, 0, plus, sink);
+        Ok(false)
     }
 
     /// Adds the names that this mount has made and the listing does not show, after place `after`.
@@ -162,8 +229,11 @@ impl KvFs {
                         Existence::Unknown if !is_younger(&made) => continue,
                         Existence::Unknown => Facts {
                             size: Some(size),
+                            stored: None,
                             modified: Some(modified),
                             listed: Some(ino),
+                            version: None,
+                            at: self.clock.now(),
                             ttl: Duration::ZERO,
                             staged: true,
                         },
@@ -183,45 +253,33 @@ impl KvFs {
         }
     }
 
-    /// Waits until [`KvFs::readdir`] can answer from memory.
-    ///
-    /// # Errors
-    /// Those that it would return.
-    pub fn await_dir(&self, fh: Fh, offset: u64, plus: bool, wait: Wait) -> Result<()> {
-        self.readdir(fh, offset, plus, &mut Unwilling, wait)
-    }
-
-    /// Adds one entry; `true` when it did not fit.
+    /// Adds one entry, unless it is gone by now.
     fn add_entry(
         &self,
         entry: &Entry,
         page: &Page,
-        since: Instant,
         next: u64,
         plus: bool,
         sink: &mut dyn DirSink,
-    ) -> bool {
+    ) -> Added {
         let name = name::of_key(&entry.key);
-        let Some(facts) = self.facts_of_listed(entry, self.believed(page.fetched), since) else {
-            return false;
+        let Some(facts) = self.facts_of_listed(entry, page.fetched) else {
+            return Added::Gone;
         };
-        if !plus {
+        let (ino, reply) = if plus {
+            let reply = self.enter(&entry.key, &facts);
+            (reply.attr.ino, reply)
+        } else {
             let ino = self.inodes.lock().number(&entry.key, facts.listed);
-            let reply = nameless(ino);
-            return sink.add(ino, next, FileKind::File, OsStr::new(&name), &reply);
+            (ino, nameless(ino))
+        };
+        if !sink.add(ino, next, FileKind::File, OsStr::new(&name), &reply) {
+            return Added::Yes;
         }
-        let reply = self.enter(&entry.key, &facts);
-        let full = sink.add(
-            reply.attr.ino,
-            next,
-            FileKind::File,
-            OsStr::new(&name),
-            &reply,
-        );
-        if full {
-            self.forget(reply.attr.ino, 1);
+        if plus {
+            self.forget(ino, 1);
         }
-        full
+        Added::Full
     }
 
     pub(super) fn page(
@@ -241,7 +299,7 @@ impl KvFs {
                 None => before.unwrap_or_else(|| inodes.fresh().0),
             }
         };
-        Ok(listing.page(index, wait, &|| self.clock.now(), &number)?)
+        Ok(listing.page(index, wait, &number)?)
     }
 
     /// Lists until past `key`.
@@ -261,7 +319,7 @@ impl KvFs {
             .entries(from)
             .take(EXACT_BATCH)
             .filter(|entry| {
-                let facts: Facts = self.facts_of_entry(entry, self.believed(page.fetched));
+                let facts = self.facts_of_entry(entry, page.fetched);
                 self.wants_exact(&entry.key, &facts)
             })
             .collect();
@@ -305,6 +363,27 @@ fn nameless(ino: Ino) -> AttrReply {
     }
 }
 
+/// What became of an entry.
+enum Added {
+    Yes,
+    /// It did not fit.
+    Full,
+    /// There is no such name any more.
+    Gone,
+}
+
+/// Returns an error as who reads a directory may get it: `ENOENT` means its end there, to every C
+/// library, and `EAGAIN` nothing at all.
+fn not_the_end(error: FsError) -> FsError {
+    match error {
+        FsError::NoEntry => FsError::Store(StoreError::new(
+            ErrorKind::StoreNotFound,
+            "the server says that there is no such store",
+        )),
+        other => other,
+    }
+}
+
 /// Takes no record: what is left of reading a directory is the waiting.
 struct Unwilling;
 
@@ -318,5 +397,21 @@ impl DirSink for Unwilling {
         _attr: &AttrReply,
     ) -> bool {
         kind == FileKind::File
+    }
+}
+
+/// Notes where what has been handed out ends.
+struct Counting<'a> {
+    sink: &'a mut dyn DirSink,
+    last: Option<u64>,
+}
+
+impl DirSink for Counting<'_> {
+    fn add(&mut self, ino: Ino, next: u64, kind: FileKind, name: &OsStr, attr: &AttrReply) -> bool {
+        let full = self.sink.add(ino, next, kind, name, attr);
+        if !full {
+            self.last = Some(next);
+        }
+        full
     }
 }

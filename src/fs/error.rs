@@ -102,7 +102,10 @@ impl FsError {
 
 fn store_errno(kind: ErrorKind) -> c_int {
     match kind {
-        ErrorKind::NotFound | ErrorKind::StoreNotFound => libc::ENOENT,
+        ErrorKind::NotFound => libc::ENOENT,
+        // Not ENOENT: C libraries take that for the plain end of a directory being read, and a
+        // program for the word that one file is gone.
+        ErrorKind::StoreNotFound => libc::ESTALE,
         ErrorKind::Denied | ErrorKind::SignatureExpired => libc::EACCES,
         ErrorKind::InvalidKey => libc::EINVAL,
         ErrorKind::TooLarge => libc::EFBIG,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::types::{Fh, Ino};
 use super::write::sharing::Sharers;
-use crate::cache::content::ContentReader;
+use crate::cache::content::{Content, ContentReader, VersionId};
 use crate::listing::Listing;
 
 /// An open file: stays on the version it opened.
@@ -26,8 +26,8 @@ pub struct FileHandle {
 /// An open directory: shows one listing from its start to its end.
 #[derive(Debug)]
 pub struct DirHandle {
-    /// The listing.
-    pub listing: Arc<Listing>,
+    /// The listing; another one once the directory is read from its start again.
+    pub listing: Mutex<Arc<Listing>>,
 }
 
 /// All open handles; numbers are never reused.
@@ -61,6 +61,17 @@ impl HandleTable {
     /// Returns an open file.
     pub fn file(&self, fh: Fh) -> Option<Arc<FileHandle>> {
         self.files.get(&fh).cloned()
+    }
+
+    /// Returns the content that handles of an inode have open, if it is that version and another
+    /// handle can read it.
+    pub fn content(&self, ino: Ino, version: VersionId) -> Option<Arc<Content>> {
+        let readers = self.files.values().filter(|handle| handle.ino == ino);
+        readers
+            .filter_map(|handle| handle.reader.as_ref())
+            .map(ContentReader::content)
+            .find(|content| content.version == version && content.is_usable())
+            .cloned()
     }
 
     /// Returns an open directory.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::time::{Instant, SystemTime};
 
 use hashbrown::HashTable;
 
@@ -25,6 +26,8 @@ pub struct Inode {
     /// Whether the name now belongs to another inode, because the record changed while this one
     /// was open.
     pub detached: bool,
+    /// Whether that is all: its record is there, in a newer version.
+    pub superseded: bool,
     /// Whether its file was deleted or replaced here.
     pub gone: bool,
     /// The size last told to the kernel.
@@ -48,6 +51,18 @@ struct More {
     /// Whether the kernel reads the open handles' content from its file: all or none of them.
     direct: bool,
     shown: Shown,
+    opened: OpenedVersion,
+}
+
+/// What the store told of the version that is, or was last, open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenedVersion {
+    /// Bytes as stored.
+    pub stored: Option<u64>,
+    /// The time that it shows, as long as it is open.
+    pub modified: Option<SystemTime>,
+    /// When the store was last asked for it.
+    pub asked: Option<Instant>,
 }
 
 impl Inode {
@@ -104,9 +119,25 @@ impl Inode {
         self.told_size = size;
     }
 
-    /// Changes the version.
+    /// Changes the version, of which nothing else is known.
     pub fn set_version(&mut self, version: Option<(VersionId, u64)>) {
-        self.change(|more| more.version = version);
+        self.change(|more| {
+            more.version = version;
+            more.opened = OpenedVersion::default();
+        });
+    }
+
+    /// Returns what the store told of the version.
+    pub fn opened(&self) -> OpenedVersion {
+        self.more().opened
+    }
+
+    /// Changes the version to one that is being opened.
+    pub fn open_version(&mut self, version: (VersionId, u64), opened: OpenedVersion) {
+        self.change(|more| {
+            more.version = Some(version);
+            more.opened = opened;
+        });
     }
 
     /// Tells whether an open is telling the kernel of its version: others then wait.
@@ -212,6 +243,7 @@ impl InodeTable {
             lookups: 0,
             opens: 0,
             detached: false,
+            superseded: false,
             gone: false,
             told_size,
             told_several: false,
@@ -260,6 +292,7 @@ impl InodeTable {
         if let Some(inode) = self.get_mut(ino) {
             inode.key = key.clone();
             inode.detached = false;
+            inode.superseded = false;
         }
         self.name(ino, key);
     }
@@ -279,6 +312,7 @@ impl InodeTable {
             && let Some(inode) = self.get_mut(ino)
         {
             inode.detached = true;
+            inode.superseded = false;
             inode.gone |= gone;
         }
     }
@@ -319,6 +353,7 @@ impl InodeTable {
     /// Takes the name from an inode whose open handles must keep their version.
     pub fn detach(&mut self, ino: Ino) {
         if let Some(inode) = self.get_mut(ino) {
+            inode.superseded |= !inode.detached;
             inode.detached = true;
             let key = inode.key.clone();
             if self.ino_of(key.as_str()) == Some(ino) {

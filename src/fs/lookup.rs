@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::attributes::{Existence, Facts, dress};
+use super::attributes::dress;
 use super::inode::Inode;
 use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
+use super::view::{Existence, Facts};
 use super::{FOREVER, FsError, KvFs, Result};
 use crate::base::clock::Wait;
 use crate::store::{ErrorKind, Key};
@@ -43,7 +44,8 @@ impl KvFs {
             Meaning::Key(key) => key,
             Meaning::Listed => match self.listed_name(name) {
                 Some(key) => key,
-                None => return Ok(Lookup::Absent(self.records.config().ttl.unwrap_or(FOREVER))),
+                // It may be listed by the time somebody asks again.
+                None => return Ok(Lookup::Absent(self.believed_of_listing())),
             },
             Meaning::Nothing => return Ok(self.absent(FOREVER)),
         };
@@ -60,16 +62,24 @@ impl KvFs {
             Existence::Absent(ttl) => return Ok(self.absent(ttl)),
             _ => match self.find_out(&key, wait) {
                 Ok(facts) => facts,
+                // As old as the question that was answered so.
                 Err(FsError::NoEntry) => {
-                    let ttl = self.records.config().ttl.unwrap_or(FOREVER);
-                    return Ok(self.absent(ttl));
+                    return Ok(match self.existence(&key) {
+                        Existence::Absent(ttl) => self.absent(ttl),
+                        _ => Lookup::Absent(Duration::ZERO),
+                    });
                 }
                 // The name came from a listing, or from a person who cannot know better: a key
                 // that the server refuses to look for is not there. One that cannot be asked for may be.
                 Err(FsError::Store(error))
                     if error.kind() == ErrorKind::InvalidKey && error.status().is_some() =>
                 {
-                    return Ok(self.absent(FOREVER));
+                    let never = if key.is_valid() {
+                        Duration::ZERO
+                    } else {
+                        FOREVER
+                    };
+                    return Ok(self.absent(never));
                 }
                 Err(error) => return Err(error),
             },
@@ -111,6 +121,17 @@ impl KvFs {
     /// Gives a record its inode, counted as held by the kernel.
     pub(super) fn enter(&self, key: &Key, facts: &Facts) -> super::types::AttrReply {
         let mut inodes = self.inodes.lock();
+        if let Some(ino) = inodes.ino_of(key.as_str())
+            && inodes
+                .get(ino)
+                .is_some_and(|inode| is_another(inode, facts))
+        {
+            // Who has it open stays on its version; the name leads to the one that there is now.
+            inodes.detach(ino);
+            if let Some(side) = &self.writing {
+                side.drafts.detach(ino);
+            }
+        }
         let ino = inodes.number(key, facts.listed);
         let mut reply = self.attributes_of(ino, facts);
         // The kernel must not be told another size than that of the version it has open.
@@ -136,7 +157,35 @@ impl KvFs {
 
     /// Finds the key of a name that only a listing can explain.
     pub(super) fn listed_name(&self, name: &OsStr) -> Option<Key> {
-        let listing = self.listing.lock().clone()?;
-        listing.find_key(&|key| OsStr::new(&name::of_key(key)) == name)
+        self.listing
+            .find_key(&|key| OsStr::new(&name::of_key(key)) == name)
+    }
+
+    /// Returns how long it may be believed that no key has a name which the listing does not show.
+    fn believed_of_listing(&self) -> Duration {
+        match self.listing.latest() {
+            Some(listing) if listing.is_done() => self.believed(listing.started),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Returns whether an inode is open in another version than these facts are of.
+fn is_another(inode: &Inode, facts: &Facts) -> bool {
+    if inode.opens == 0 || facts.staged {
+        return false;
+    }
+    let (Some((version, _)), opened) = (inode.version(), inode.opened()) else {
+        return false;
+    };
+    match facts.version {
+        Some(other) => other != version && opened.asked.is_some_and(|asked| facts.at > asked),
+        // Of a listing, which may be from before the open.
+        None => {
+            facts.stored.is_some()
+                && opened.stored.is_some()
+                && facts.stored != opened.stored
+                && opened.asked.is_some_and(|asked| facts.at > asked)
+        }
     }
 }

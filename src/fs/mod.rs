@@ -19,8 +19,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::base::clock::{Clock, Wait};
 use crate::base::workers::Workers;
 use crate::cache::records::Records;
+use crate::listing::current::Current;
 use crate::listing::saved::Index;
-use crate::listing::{Listing, PAGES_AT_ONCE, Source};
+use crate::listing::{PAGES_AT_ONCE, Source};
 use crate::metrics::trace::Event;
 use crate::metrics::{ErrorEntry, Metrics, origin};
 use crate::prefetch::Prefetcher;
@@ -37,6 +38,7 @@ pub mod name;
 pub mod read;
 pub mod refresh;
 pub mod types;
+mod view;
 pub mod warm;
 pub mod write;
 pub mod xattr;
@@ -91,7 +93,7 @@ pub struct KvFs {
     config: FsConfig,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    listing: Mutex<Option<Arc<Listing>>>,
+    listing: Arc<Current>,
     /// Names that the kernel was told do not exist, the latest of them.
     absent: Mutex<LruCache<OsString, ()>>,
     /// Names that the store was asked for and does not have, the latest of them.
@@ -144,6 +146,10 @@ impl KvFs {
             .clone()
             .map(|config| WriteSide::new(config, &store, &clock, &metrics));
         let deadline = config.prefetch;
+        if config.exact_sizes {
+            records.keep_plain_sizes();
+        }
+        let listing = Arc::clone(records.listing());
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)
         });
@@ -153,7 +159,7 @@ impl KvFs {
             config,
             clock,
             metrics,
-            listing: Mutex::default(),
+            listing,
             absent: Mutex::new(LruCache::new(MOST_ABSENT)),
             misses: Mutex::default(),
             inodes: Mutex::default(),
@@ -225,6 +231,7 @@ impl KvFs {
             store: Arc::clone(&self.store),
             query: Self::query(&self.config),
             deadline: self.config.page_deadline,
+            clock: Arc::clone(&self.clock),
             workers: Arc::clone(&self.listers),
             index: self.index.clone(),
         }
@@ -245,14 +252,6 @@ impl KvFs {
             .get(ino)
             .map(|inode| inode.key.clone())
             .ok_or(FsError::Stale)
-    }
-
-    /// Returns how much longer an answer of that age may be believed.
-    fn believed(&self, at: std::time::Instant) -> Duration {
-        match self.records.config().ttl {
-            None => FOREVER,
-            Some(ttl) => ttl.saturating_sub(self.clock.now().saturating_duration_since(at)),
-        }
     }
 
     /// Returns how long a name can be, in bytes: longer ones may exist, but cannot be made.

@@ -1,11 +1,14 @@
 //! Opening, reading and closing files.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::handle::FileHandle;
+use super::inode::OpenedVersion;
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::write::draft::Place;
 use super::{FsError, KvFs, Result};
@@ -30,6 +33,14 @@ enum Pages {
     Resize(Option<u64>),
     /// They are of another version, and so may be the size.
     Replace(Option<u64>),
+}
+
+/// What became of an open.
+enum Entered {
+    /// It is counted; so are its pages, and whether the kernel reads the file by itself.
+    As(Pages, bool),
+    /// Others have this version open, which is young enough.
+    Beside(Arc<Content>),
 }
 
 /// Ends the time in which an open has an inode to itself, whatever came of it.
@@ -61,45 +72,81 @@ impl KvFs {
         if writing {
             return self.open_writing(ino, false, wait);
         }
-        self.open_as(ino, false, wait)
+        self.open_since(ino, Duration::ZERO, wait)
     }
 
-    pub(super) fn open_as(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Opened> {
+    /// Opens a file for reading, for a system call that began so long ago.
+    ///
+    /// # Errors
+    /// As [`KvFs::open`].
+    pub fn open_since(&self, ino: Ino, age: Duration, wait: Wait) -> Result<Opened> {
+        if ino == Ino::ROOT {
+            return Err(FsError::WrongKind(libc::EISDIR));
+        }
+        let now = self.clock.now();
+        self.open_as(ino, false, now.checked_sub(age).unwrap_or(now), wait)
+    }
+
+    /// Opens the version that there is, as far as the store was asked for it at `since` or later.
+    pub(super) fn open_as(
+        &self,
+        ino: Ino,
+        writing: bool,
+        since: Instant,
+        wait: Wait,
+    ) -> Result<Opened> {
         if let Some(opened) = self.open_draft(ino, writing)? {
             return Ok(opened);
         }
         let key = {
             let inodes = self.inodes.lock();
             let inode = inodes.get(ino).ok_or(FsError::Stale)?;
-            if inode.detached {
+            // The name has led elsewhere since it was looked up, to the same record.
+            if inode.detached && (writing || !inode.superseded) {
                 return Err(FsError::Stale);
             }
             inode.key.clone()
         };
         let mut tries = 0;
-        let reader = loop {
+        let (reader, size, pages, direct) = loop {
             tries += 1;
             let content = self.records.content(&key, wait)?;
-            match content.reader() {
-                Ok(reader) => break reader,
+            let reader = match content.reader() {
+                Ok(reader) => reader,
                 Err(error) if error.kind() != Some(ErrorKind::Changed) || tries == TRIES => {
                     return Err(error.into());
                 }
-                Err(_) => {}
+                Err(_) => continue,
+            };
+            let size = content.known_size().ok_or(FsError::WouldBlock)?;
+            match self.enter_version(ino, &content, size, since, wait)? {
+                Entered::As(pages, direct) => break (reader, size, pages, direct),
+                // Somebody has the version open that the store had when this call had begun.
+                Entered::Beside(content) => {
+                    if let (Ok(reader), Some(size)) = (content.reader(), content.known_size())
+                        && let Entered::As(pages, direct) =
+                            self.enter_version(ino, &content, size, since, wait)?
+                    {
+                        break (reader, size, pages, direct);
+                    }
+                    if tries == TRIES {
+                        return Err(FsError::Stale);
+                    }
+                }
             }
         };
         let content = reader.content();
-        let size = content.known_size().ok_or(FsError::WouldBlock)?;
-        let (pages, direct) = self.enter_version(ino, content, size, wait)?;
         let settling = (pages != Pages::Keep).then(|| Settling(self, ino));
         let keep_cache = self.tell_kernel(ino, content, size, pages);
         if pages == Pages::Keep {
             self.metrics.cache_kernel_hits.one();
             origin::note(Origin::Kernel);
         }
+        let opened = self.hand_out(ino, reader, writing, keep_cache, direct);
+        // Who waits for this finds the handle.
         drop(settling);
         self.foresee(&key);
-        Ok(self.hand_out(ino, reader, writing, keep_cache, direct))
+        Ok(opened)
     }
 
     /// From now on, whole contents in files may be read by the kernel itself. Not for mounts
@@ -145,13 +192,15 @@ impl KvFs {
         ino: Ino,
         content: &Content,
         size: u64,
+        since: Instant,
         wait: Wait,
-    ) -> Result<(Pages, bool)> {
+    ) -> Result<Entered> {
         let version = Some((content.version, size));
+        let asked = self.records.asked(&content.key, content.version);
         let mut inodes = self.inodes.lock();
         loop {
             let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
-            if inode.detached {
+            if inode.detached && !inode.superseded {
                 return Err(FsError::Stale);
             }
             if !inode.is_settling() {
@@ -161,7 +210,12 @@ impl KvFs {
                     before if before == version && (inode.opens > 0 || told == Some(size)) => {
                         Pages::Keep
                     }
-                    Some(_) if inode.opens > 0 => {
+                    Some((open, _)) if inode.opens > 0 => {
+                        let is_young = inode.opened().asked.is_some_and(|asked| asked >= since);
+                        let young = is_young.then(|| self.handles.lock().content(ino, open));
+                        if let Some(content) = young.flatten() {
+                            return Ok(Entered::Beside(content));
+                        }
                         inodes.detach(ino);
                         if let Some(side) = &self.writing {
                             side.drafts.detach(ino);
@@ -177,10 +231,20 @@ impl KvFs {
                     );
                 }
                 inode.opens += 1;
-                inode.set_version(version);
+                let before = inode.opened();
+                let same = inode.version() == version;
+                inode.open_version(
+                    (content.version, size),
+                    OpenedVersion {
+                        stored: content.meta.stored_size,
+                        // Pages that are kept are shown with the time that they had.
+                        modified: before.modified.filter(|_| same).or(Some(content.modified)),
+                        asked: asked.max(before.asked.filter(|_| same)),
+                    },
+                );
                 inode.settle_size(size);
                 inode.set_settling(pages != Pages::Keep);
-                return Ok((pages, inode.is_direct()));
+                return Ok(Entered::As(pages, inode.is_direct()));
             }
             let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
             let late = self.settled.wait_until(&mut inodes, deadline.instant());
@@ -198,7 +262,7 @@ impl KvFs {
     /// Fetches ahead what a scan will open next.
     fn foresee(&self, key: &crate::store::Key) {
         if let Some(prefetcher) = &self.prefetcher
-            && let Some(listing) = self.listing.lock().clone()
+            && let Some(listing) = self.listing.latest()
         {
             prefetcher.opened(&listing, key);
         }

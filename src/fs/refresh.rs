@@ -16,6 +16,8 @@ pub struct Forgotten {
     kernel: Option<Arc<dyn KernelCache>>,
     inodes: Vec<Ino>,
     names: Vec<OsString>,
+    /// Whether pages are to be forgotten, too.
+    pages: bool,
 }
 
 impl Forgotten {
@@ -30,7 +32,11 @@ impl Forgotten {
             kernel.forget_name(name);
         }
         for ino in &self.inodes {
-            kernel.forget_pages(*ino);
+            if self.pages {
+                kernel.forget_pages(*ino);
+            } else {
+                kernel.forget_attributes(*ino);
+            }
         }
         self.inodes.len() as u64
     }
@@ -45,16 +51,11 @@ impl KvFs {
         if let Some(index) = &self.index {
             index.forget();
         }
-        let mut listing = self.listing.lock();
-        if listing.is_some() {
+        if self.listing.latest().is_some() {
             // Begun now and not read yet, it knows nothing but the inode numbers from before.
-            *listing = Some(Listing::new(
-                self.source(),
-                self.clock.now(),
-                listing.take(),
-            ));
+            let begin = |before| Listing::again(self.source(), self.clock.now(), before);
+            self.listing.fresh(|_| false, begin);
         }
-        drop(listing);
         let contents = match keys {
             None => self.records.forget_all(),
             Some(keys) => self.records.forget(keys),
@@ -86,6 +87,28 @@ impl KvFs {
             kernel: self.kernel.get().cloned(),
             inodes,
             names,
+            pages: true,
+        }
+    }
+
+    /// Returns what the kernel believes of names and attributes, to be forgotten there: more time has
+    /// passed than it knows of. What is cached here has its own age.
+    pub fn forget_beliefs(&self) -> Forgotten {
+        let absent = self.absent.lock();
+        let mut names: Vec<OsString> = absent.iter().map(|(name, ())| name.clone()).collect();
+        drop(absent);
+        let table = self.inodes.lock();
+        let inodes = table
+            .all()
+            .inspect(|(_, inode)| names.push(name::of_key(&inode.key).into()))
+            .map(|(ino, _)| ino)
+            .collect();
+        Forgotten {
+            contents: 0,
+            kernel: self.kernel.get().cloned(),
+            inodes,
+            names,
+            pages: false,
         }
     }
 

@@ -201,7 +201,7 @@ impl KvFs {
         if shared {
             return self.page(listing, index, wait);
         }
-        Ok(listing.page(index, wait, &|| self.clock.now(), &|_, _| 0)?)
+        Ok(listing.page(index, wait, &|_, _| 0)?)
     }
 }
 

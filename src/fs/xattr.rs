@@ -57,7 +57,7 @@ impl KvFs {
     }
 
     fn listed_size(&self, key: &crate::store::Key) -> Option<u64> {
-        let listing = self.listing.lock().clone()?;
+        let listing = self.listing.latest()?;
         match listing.find(key) {
             Found::Listed(entry, at) if self.records.is_fresh(at) => entry.stored_size,
             _ => None,

@@ -6,3 +6,5 @@ pub mod passthrough;
 pub mod pending;
 mod processes;
 pub mod session;
+pub mod suspend;
+mod syscalls;

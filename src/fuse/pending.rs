@@ -18,6 +18,7 @@ use fuser::{
 use libc::c_int;
 use parking_lot::{Condvar, Mutex};
 
+use super::processes::{exists, proc_shows_own_numbers};
 use crate::base::caller::Caller;
 
 /// How often waiting requests are looked at. The end of a program may take two of them one after the
@@ -25,6 +26,9 @@ use crate::base::caller::Caller;
 const TICK: Duration = Duration::from_millis(50);
 /// How long a request waits before it is looked at: most are answered sooner.
 const MOMENT: Duration = Duration::from_millis(20);
+/// A request that has waited for longer than the first is looked at less often, every second one:
+/// hundreds that wait for minutes must not cost a processor.
+const LONG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(200));
 /// A thread may answer this much after the deadline with a better error than the deadline's.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -130,6 +134,8 @@ struct Waiting {
     pid: u32,
     since: Instant,
     deadline: Instant,
+    /// When its caller is looked at next.
+    look: Instant,
 }
 
 /// Is told which operation was not answered within its deadline.
@@ -196,6 +202,7 @@ impl Watcher {
             pid,
             since,
             deadline: since + deadline + SLACK,
+            look: since + MOMENT,
         });
         let first = waiting.len() == 1;
         drop(waiting);
@@ -221,9 +228,11 @@ impl Watcher {
         });
         let now = Instant::now();
         let due: Vec<(Arc<dyn Answerable>, &'static str, u32, bool)> = waiting
-            .iter()
-            .filter(|entry| now.duration_since(entry.since) >= MOMENT)
+            .iter_mut()
+            .filter(|entry| now >= entry.look.min(entry.deadline))
             .filter_map(|entry| {
+                let is_long = now.duration_since(entry.since) >= LONG.0;
+                entry.look = now + if is_long { LONG.1 } else { Duration::ZERO };
                 Some((
                     entry.request.upgrade()?,
                     entry.operation,
@@ -247,9 +256,6 @@ impl Watcher {
 ///
 /// Only these five: a timer's or a runtime's own signals must not make reads fail.
 fn ending_signal_pending(pid: u32) -> bool {
-    if pid == 0 {
-        return false;
-    }
     const ENDING: [c_int; 5] = [
         libc::SIGHUP,
         libc::SIGINT,
@@ -257,9 +263,17 @@ fn ending_signal_pending(pid: u32) -> bool {
         libc::SIGKILL,
         libc::SIGTERM,
     ];
-    // A thread that is gone wants no answer.
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return true;
+    if pid == 0 {
+        return false;
+    }
+    let status = if proc_shows_own_numbers() {
+        fs::read_to_string(format!("/proc/{pid}/status")).ok()
+    } else {
+        None
+    };
+    let Some(status) = status else {
+        // Hidden, or no descriptor is left to look with. One that is gone wants no answer.
+        return !exists(pid);
     };
     let mask = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name));
@@ -269,6 +283,9 @@ fn ending_signal_pending(pid: u32) -> bool {
     let ending = ENDING
         .iter()
         .fold(0u64, |bits, signal| bits | 1 << (signal - 1));
+    // Daemons catch a hangup to read their settings again: no end of anything.
+    let caught_hangup = mask("SigCgt:") & 1 << (libc::SIGHUP - 1);
+    let ending = ending & !caught_hangup;
     (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") & !mask("SigIgn:") & ending != 0
 }
 

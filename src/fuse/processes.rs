@@ -3,6 +3,10 @@
 //! Nothing here touches a file of the mount: that would ask the mount itself.
 
 use std::fs;
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::session::SUBTYPE;
 use crate::fs::types::{Ino, Process, Programs, Thread};
@@ -13,8 +17,8 @@ pub struct Processes;
 
 impl Programs for Processes {
     fn process_of(&self, thread: Thread) -> Option<Process> {
-        if thread.0 == 0 {
-            // It is in a process namespace that this one does not see.
+        if thread.0 == 0 || !proc_shows_own_numbers() {
+            // It is in a process namespace that this one, or its /proc, does not see.
             return None;
         }
         let status = fs::read_to_string(format!("/proc/{}/status", thread.0)).ok()?;
@@ -28,10 +32,9 @@ impl Programs for Processes {
     fn holds(&self, process: Process, ino: Ino) -> Option<bool> {
         let folder = format!("/proc/{}", process.0);
         let mounts = match fs::read_to_string(format!("{folder}/mountinfo")) {
-            Ok(mounts) => mounts,
-            // It has ended.
-            Err(error) if is_gone(&error) => return Some(false),
-            Err(_) => return None,
+            Ok(mounts) if proc_shows_own_numbers() => mounts,
+            // What cannot be looked at may hold it; what has ended does not.
+            _ => return (!exists(process.0)).then_some(false),
         };
         let mounts: Vec<&str> = mounts.lines().filter_map(mount_of_kvfs).collect();
         let descriptors = fs::read_dir(format!("{folder}/fdinfo")).ok()?;
@@ -47,11 +50,23 @@ impl Programs for Processes {
     }
 }
 
-fn is_gone(error: &std::io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
-    )
+/// Returns whether a process or thread of that number exists, as far as this process's own
+/// namespace tells, which is the one that FUSE numbers callers by. `/proc` may hide those of other
+/// users (`hidepid`); signals tell them from those that are gone.
+pub(super) fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// Returns whether `/proc` numbers processes as this one's namespace does. In a namespace that was
+/// entered without mounting its own `/proc`, another process has the number there.
+pub(super) fn proc_shows_own_numbers() -> bool {
+    static SHOWS: OnceLock<bool> = OnceLock::new();
+    *SHOWS.get_or_init(|| {
+        let own = fs::read_link("/proc/self").ok();
+        let number = own.and_then(|own| own.to_str()?.parse().ok());
+        number == Some(std::process::id())
+    })
 }
 
 /// Returns the number of a mount, if it is one of kvfs.

@@ -33,6 +33,7 @@ impl Listing {
             taken.pager = None;
             return Ok(());
         }
+        let asked = self.source.clock.now();
         let items = pager
             .next_page(&*self.source.store, deadline)?
             .unwrap_or_default();
@@ -40,7 +41,7 @@ impl Listing {
         let packed = Packed::new(&items);
         let mut state = self.state.lock();
         if !packed.is_empty() {
-            state.raw.push_back(packed);
+            state.raw.push_back((packed, asked));
         }
         let guide = state.guide();
         let in_order = if guide.is_some() { 1 } else { PAGES_IN_ORDER };
@@ -71,7 +72,8 @@ impl Listing {
         };
         let mut state = self.state.lock();
         if saved.is_current {
-            state.raw.extend(saved.pages.iter().cloned());
+            let pages = saved.pages.iter().cloned();
+            state.raw.extend(pages.map(|page| (page, self.started)));
             state.split = Some(Split::finished());
         }
         let is_current = saved.is_current;
@@ -131,6 +133,7 @@ impl Listing {
                 ..self.source.query.clone()
             };
             let mut pager = Pager::new(query);
+            let asked = self.source.clock.now();
             let page = pager.next_page(&*self.source.store, Deadline::after(self.source.deadline));
             let mut guard = self.state.lock();
             let state = &mut *guard;
@@ -144,7 +147,7 @@ impl Listing {
                     } else {
                         pager.position()
                     };
-                    split.deliver(task, items.unwrap_or_default(), next);
+                    split.deliver(task, asked, items.unwrap_or_default(), next);
                     state.raw.extend(split.ready());
                     state.fetched += 1;
                     working.task = None;
@@ -182,7 +185,7 @@ impl State {
     fn split_after(&self, position: Arc<str>, guide: Option<Arc<dyn Guide>>) -> Split {
         let listed = || {
             let numbered = self.pages.iter().map(|page| &page.packed);
-            numbered.chain(&self.raw)
+            numbered.chain(self.raw.iter().map(|(page, _)| page))
         };
         let known = Known {
             first: listed().next().map_or("", Packed::first_key),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::base::clock::Wait;
+use crate::base::clock::{Clock, Wait};
 use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::workers::Workers;
 use crate::listing::packed::Packed;
@@ -14,6 +14,7 @@ use crate::store::pager::Pager;
 use crate::store::wait::{Result, may_block, wait_until};
 use crate::store::{Key, ListQuery, Store, StoreError};
 
+pub mod current;
 mod fetch;
 pub mod packed;
 mod page;
@@ -33,6 +34,8 @@ pub struct Source {
     pub query: ListQuery,
     /// The longest that one page may take, when nobody's own deadline bounds it.
     pub deadline: Duration,
+    /// Tells how old pages are.
+    pub clock: Arc<dyn Clock>,
     /// Threads for pages that are fetched at once; at least [`PAGES_AT_ONCE`].
     pub workers: Arc<Workers>,
     /// Where whole listings are kept across mounts.
@@ -60,16 +63,20 @@ struct State {
     pager: Option<Pager>,
     /// The rest of the listing, when several pages are fetched at once.
     split: Option<Split>,
-    /// Fetched pages in order, waiting for their inode numbers.
-    raw: VecDeque<Packed>,
+    /// Fetched pages in order, waiting for their inode numbers, each with the time before its request.
+    raw: VecDeque<(Packed, Instant)>,
     /// Pages fetched at once so far, and how many of them readers asked for.
     fetched: u64,
     wanted: u64,
     working: usize,
     failure: Option<StoreError>,
     done: bool,
+    /// When the page that was asked for last was asked for.
+    newest: Option<Instant>,
     /// The listing before this one, until this one is done.
     before: Option<Arc<Listing>>,
+    /// Whether that one tells more than inode numbers.
+    believes_before: bool,
     /// Whether the index on disk may still be read, and what it had, until this one is done.
     has_index: bool,
     saved: Option<Arc<Saved>>,
@@ -91,11 +98,27 @@ impl Listing {
     ///
     /// Keys that `before` lists keep their inode numbers.
     pub fn new(source: Source, now: Instant, before: Option<Arc<Self>>) -> Arc<Self> {
+        Self::begin(source, now, before, true)
+    }
+
+    /// Begins a listing because nothing is to be believed any more of what was listed before; keys
+    /// keep their inode numbers all the same.
+    pub fn again(source: Source, now: Instant, before: Option<Arc<Self>>) -> Arc<Self> {
+        Self::begin(source, now, before, false)
+    }
+
+    fn begin(
+        source: Source,
+        now: Instant,
+        before: Option<Arc<Self>>,
+        mut believes_before: bool,
+    ) -> Arc<Self> {
         // Only one listing back, or a mount that is listed and never to the end would collect them.
         let before = before.and_then(|before| {
             let mut state = before.state.lock();
             let older = state.before.take();
             if state.pages.is_empty() {
+                believes_before &= state.believes_before;
                 older
             } else {
                 Some(Arc::clone(&before))
@@ -111,9 +134,11 @@ impl Listing {
             working: 0,
             failure: None,
             done: false,
+            newest: None,
             has_index: source.index.is_some() && before.is_none(),
             saved: None,
             before,
+            believes_before,
         };
         Arc::new(Self {
             epoch: source.index.as_ref().map_or(0, |index| index.epoch()),
@@ -135,7 +160,6 @@ impl Listing {
         self: &Arc<Self>,
         index: u64,
         wait: Wait,
-        clock: &dyn Fn() -> Instant,
         number: &dyn Fn(&str, Option<u64>) -> u64,
     ) -> Result<Option<Arc<Page>>> {
         let mut state = self.state.lock();
@@ -147,7 +171,7 @@ impl Listing {
                 return Ok(None);
             }
             if !state.raw.is_empty() {
-                self.number_page(&mut state, clock, number);
+                Self::number_page(&mut state, number);
                 continue;
             }
             if state.split.as_ref().is_some_and(Split::is_done) {
@@ -156,7 +180,7 @@ impl Listing {
                 state.split = None;
                 let was_shown = state.saved.take().is_some_and(|saved| saved.is_current);
                 if !was_shown {
-                    self.save(&state, clock());
+                    self.save(&state, self.source.clock.now());
                 }
                 continue;
             }
@@ -179,13 +203,8 @@ impl Listing {
     }
 
     /// Gives a fetched page its inode numbers.
-    fn number_page(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        clock: &dyn Fn() -> Instant,
-        number: &dyn Fn(&str, Option<u64>) -> u64,
-    ) {
-        if let Some(packed) = state.raw.pop_front() {
+    fn number_page(state: &mut MutexGuard<'_, State>, number: &dyn Fn(&str, Option<u64>) -> u64) {
+        if let Some((packed, fetched)) = state.raw.pop_front() {
             let mut numbers: Vec<(u32, u64)> = Vec::new();
             let mut walk = packed.walk(0);
             let mut at = 0;
@@ -200,18 +219,32 @@ impl Listing {
                 at += 1;
             }
             let first = state.len();
+            state.newest = state.newest.max(Some(fetched));
             state.pages.push(Arc::new(Page {
                 first,
-                fetched: clock(),
+                fetched,
                 packed,
                 numbers: numbers.into(),
             }));
         }
     }
 
+    /// Returns the listing before this one, as far as it may be believed, until this one has come to
+    /// its end.
+    pub fn before(&self) -> Option<Arc<Self>> {
+        let state = self.state.lock();
+        state.before.clone().filter(|_| state.believes_before)
+    }
+
     /// Tells whether the listing has come to its end.
     pub fn is_done(&self) -> bool {
         self.state.lock().done
+    }
+
+    /// Returns whether any of its pages was asked for after `at`.
+    pub fn is_younger(&self, at: Instant) -> bool {
+        let state = self.state.lock();
+        state.newest.is_some_and(|newest| newest > at)
     }
 
     /// Returns how many entries have been listed so far.
@@ -281,12 +314,19 @@ impl Listing {
                 .get(at)
                 .map_or(Found::Unknown, |entry| Found::Listed(entry, page.fetched));
         }
-        let page = state.page_before(key.as_str());
-        match state.pages.last() {
-            Some(last) if state.done || *last.packed.last_key() > *key.as_str() => {
-                Found::Absent(page.unwrap_or(last).fetched)
+        // The gap that the key lies in was covered by the request for the page after it, else by
+        // that for the page before it: the older of the two is right in either case.
+        let after = state.pages_up_to(key.as_str());
+        let before = after.checked_sub(1).and_then(|at| state.pages.get(at));
+        let next = state.pages.get(after);
+        let is_past = before.is_some_and(|page| *page.packed.last_key() > *key.as_str());
+        match (before, next) {
+            (Some(page), _) if is_past => Found::Absent(page.fetched),
+            (None, None) if state.done => Found::Absent(self.started),
+            (before, Some(next)) => {
+                Found::Absent(before.map_or(next.fetched, |page| page.fetched.min(next.fetched)))
             }
-            None if state.done => Found::Absent(self.started),
+            (Some(last), None) if state.done => Found::Absent(last.fetched),
             _ => Found::Unknown,
         }
     }
@@ -299,10 +339,13 @@ impl State {
 
     /// Returns the last page that begins at or before a key.
     fn page_before(&self, key: &str) -> Option<&Arc<Page>> {
-        let after = self
-            .pages
-            .partition_point(|page| page.packed.first_key() <= key);
-        self.pages.get(after.checked_sub(1)?)
+        self.pages.get(self.pages_up_to(key).checked_sub(1)?)
+    }
+
+    /// Returns how many pages begin at or before a key.
+    fn pages_up_to(&self, key: &str) -> usize {
+        self.pages
+            .partition_point(|page| page.packed.first_key() <= key)
     }
 
     fn place(&self, key: &str) -> Option<(&Page, usize)> {

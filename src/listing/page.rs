@@ -11,7 +11,7 @@ use crate::store::Key;
 pub struct Page {
     /// Index of the first entry in the whole listing.
     pub first: u64,
-    /// When it was fetched.
+    /// When it was asked for: it shows the store as it was then or later.
     pub fetched: Instant,
     /// The entries in key order.
     pub(super) packed: Packed,

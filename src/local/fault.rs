@@ -315,6 +315,7 @@ impl Store for FaultStore {
             (state.cuts.pop_front(), state.body_speed)
         };
         Ok(GetOutcome::Found(Fetched {
+            is_delimited: fetched.is_delimited,
             body: Box::new(FaultyBody {
                 inner: fetched.body,
                 read: 0,

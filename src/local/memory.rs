@@ -179,6 +179,7 @@ impl Store for MemoryStore {
             cache_scope: format!("memory:{}:{}", std::process::id(), self.serial),
             upload_scope: format!("memory:{}:{}", std::process::id(), self.serial),
             modified: None,
+            created: None,
             expires: None,
         }
     }
@@ -243,6 +244,7 @@ impl Store for MemoryStore {
             None => record.bytes,
         };
         Ok(GetOutcome::Found(Fetched {
+            is_delimited: true,
             meta,
             range,
             body: Box::new(bytes.reader()),

@@ -20,6 +20,7 @@ use crate::fuse::adapter::{Adapter, Appearance};
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
+use crate::fuse::suspend;
 use crate::metrics::Metrics;
 use crate::mount::open::OpenConfig;
 use crate::staging::folder::{StoreFile, scope_name};
@@ -113,7 +114,7 @@ pub enum MountAccess {
 }
 
 /// Threads that wait for the store on behalf of programs.
-const WAITING_THREADS: usize = 96;
+const WAITING_THREADS: usize = 512;
 /// Threads that upload, and wait for uploads, on behalf of programs.
 const UPLOADING_THREADS: usize = 64;
 /// Requests that may wait for one of them.
@@ -251,12 +252,24 @@ pub fn mount_store(
     config: MountConfig,
     metrics: Arc<Metrics>,
 ) -> Result<Mounted, SetupError> {
+    mount_store_by(store, config, metrics, Arc::new(SystemClock))
+}
+
+/// The same by another clock.
+///
+/// # Errors
+/// [`SetupError::Mount`].
+pub fn mount_store_by(
+    store: Arc<dyn Store>,
+    config: MountConfig,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+) -> Result<Mounted, SetupError> {
     let started = Instant::now();
     let failed = |error| SetupError::Mount {
         mount_point: config.mount_point.clone(),
         error,
     };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let disk = config
         .disk_cache
         .as_ref()
@@ -291,7 +304,7 @@ pub fn mount_store(
         Arc::clone(&store),
         records,
         fs_config,
-        clock,
+        Arc::clone(&clock),
         Arc::clone(&metrics),
     ));
     let uploading = config
@@ -357,6 +370,9 @@ pub fn mount_store(
     };
     let session = session::mount(adapter, &options).map_err(failed)?;
     fs.connect_kernel(session.kernel());
+    if config.ttl.is_some() {
+        suspend::watch(&fs, clock).map_err(failed)?;
+    }
     let mounted = Mounted {
         session,
         fs,

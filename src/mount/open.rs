@@ -241,6 +241,7 @@ fn open_by_name(
                 cache_scope: cache_scope(base, &store.id, &access),
                 upload_scope: cache_scope(base, &store.id, ANYBODY),
                 modified: store.modified(),
+                created: store.created(),
                 expires: None,
                 id: store.id,
                 name: store.name,

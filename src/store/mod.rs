@@ -195,6 +195,9 @@ pub struct Fetched {
     pub meta: RecordMeta,
     /// The stored bytes that `body` yields, when a range was asked for and is honoured.
     pub range: Option<Range<u64>>,
+    /// Whether the end of the bytes is told, by a length or by chunks; else a body that broke off
+    /// looks like one that has ended.
+    pub is_delimited: bool,
     /// The bytes.
     pub body: Box<dyn Read + Send>,
 }

@@ -200,6 +200,8 @@ pub struct StoreInfo {
     pub upload_scope: String,
     /// When the store was last changed, as of opening it.
     pub modified: Option<SystemTime>,
+    /// When the store was made: never changes.
+    pub created: Option<SystemTime>,
     /// When the signature that opened the store stops being accepted.
     pub expires: Option<SystemTime>,
 }

@@ -4,24 +4,27 @@
 //! server honours ranges, a read far ahead fetches its own part. Each reader is woken once, when
 //! all that it waits for is there.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
 
+use super::prefix::Prefix;
 use super::ranges::RangeSet;
 use super::stream::{Body, Origin, PART};
 use super::window::{Blocks, Window};
 use crate::base::clock::Wait;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
-use crate::base::sync::{self, Condvar, Mutex};
+use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::units::MIB;
 use crate::base::workers::Workers;
-use crate::disk::Spool;
-use crate::store::wait::{Result, may_block, wait_until};
+use crate::disk::{Room, Spool};
+use crate::store::wait::{Error, Result, may_block, wait_until};
 use crate::store::{ErrorKind, StoreError};
 use crate::transfer::connections::Pace;
 
@@ -29,8 +32,9 @@ use crate::transfer::connections::Pace;
 const FAR: u64 = 4 * MIB;
 /// The same when the download does not wait for anybody.
 const FAR_OF_WHOLE: u64 = 64 * MIB;
-/// What a whole download is expected to bring, in bytes a second, when parts are weighed against it.
-const WHOLE_PER_SECOND: f64 = 1e9;
+/// Once readers have fetched this share of what is left in parts of their own, the rest is worth
+/// fetching whole.
+const PARTS_OF_WHOLE: u64 = 8;
 
 /// A content on its way, or the whole of it.
 #[derive(Debug)]
@@ -40,10 +44,27 @@ pub struct Download {
     /// The content's size where the headers told it.
     pub(super) expected: Option<u64>,
     pub(super) tools: Tools,
+    /// The stored bytes that a listing shows, where the answer's end is not told otherwise.
+    pub(super) listed: Option<u64>,
     pub(super) complete: AtomicBool,
+    /// What has arrived without a gap from the start, for who must go on with another transfer.
+    pub(super) prefix: Mutex<Prefix>,
+    /// Room for it in the cache folder.
+    pub(super) room: Arc<Room>,
+    /// Fills it further when it is parked and somebody reads on.
+    go_on: OnceLock<GoOn>,
     pub(super) state: Mutex<State>,
     /// Wakes who waits for a decision rather than for bytes: those who fill, and for the size.
     pub(super) changed: Condvar,
+}
+
+/// Takes up a parked download on a thread of its own.
+struct GoOn(Box<dyn Fn(Spool) -> Result<(), StoreError> + Send + Sync>);
+
+impl std::fmt::Debug for GoOn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GoOn")
+    }
 }
 
 /// What all downloads of a mount share.
@@ -53,6 +74,43 @@ pub struct Tools {
     pub blocks: Arc<Blocks>,
     /// Threads that fill.
     pub fillers: Arc<Workers>,
+    /// Downloads whose threads wait for their readers, oldest first.
+    idle: Arc<Mutex<VecDeque<Weak<Download>>>>,
+}
+
+impl Tools {
+    /// Makes the tools of a mount; `fillers` are the threads that fill.
+    pub fn new(fillers: Arc<Workers>) -> Self {
+        Self {
+            blocks: Arc::default(),
+            fillers,
+            idle: Arc::default(),
+        }
+    }
+
+    /// Gets a thread for another download: where all are taken, from one that waits for its reader.
+    pub fn make_way(&self) {
+        while self.fillers.is_full() {
+            let Some(idle) = self.idle.lock().pop_front() else {
+                return;
+            };
+            if idle
+                .upgrade()
+                .is_some_and(|download| download.ask_to_park())
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn note_idle(&self, download: &Arc<Download>) {
+        self.idle.lock().push_back(Arc::downgrade(download));
+    }
+
+    pub(super) fn note_busy(&self, download: &Arc<Download>) {
+        let own = Arc::downgrade(download);
+        self.idle.lock().retain(|other| !other.ptr_eq(&own));
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,12 +141,16 @@ pub(super) struct State {
     pub ahead: bool,
     /// Since when nobody has used it, where that has been looked at.
     pub unused_since: Option<Instant>,
-    /// Time that readers have spent on parts of their own.
-    pub spent: Duration,
+    /// Bytes that readers have fetched in parts of their own.
+    pub in_parts: u64,
     /// Whether, as long as anybody has it open, all of it is fetched.
     pub whole: bool,
     /// Whether somebody who fills waits for demand.
     pub paused: bool,
+    /// Since when it has, without any demand.
+    pub idle_since: Option<Instant>,
+    /// Whether that thread is wanted elsewhere.
+    pub must_park: bool,
     /// How many fill.
     pub active: usize,
     /// Bytes that those have brought.
@@ -110,6 +172,8 @@ pub(super) enum Status {
     Running,
     /// Nobody uses it; what has arrived is kept for a while.
     Paused(Box<Spool>),
+    /// Its readers have what they want so far; the next read takes it up.
+    Parked(Box<Spool>),
     /// Whole, of this size.
     Complete(u64),
     /// Read to its end to learn its size; there was no room to keep it.
@@ -156,13 +220,37 @@ impl State {
 }
 
 impl Download {
-    /// Makes a download into `file`. `expected` is the content's size if the headers told it.
-    pub fn new(origin: Origin, file: Arc<File>, expected: Option<u64>, tools: Tools) -> Arc<Self> {
+    /// Makes a download into a spool's file. `expected` is the content's size if the headers told it.
+    ///
+    /// `listed` are the stored bytes that a listing shows, for an answer that does not tell its end.
+    pub fn new(
+        origin: Origin,
+        spool: &Spool,
+        expected: Option<u64>,
+        listed: Option<u64>,
+        tools: Tools,
+    ) -> Arc<Self> {
+        let file = Arc::clone(spool.file());
+        Self::into_file(origin, (file, spool.room()), expected, listed, tools)
+    }
+
+    /// The same into another file.
+    pub fn into_file(
+        origin: Origin,
+        (file, room): (Arc<File>, &Arc<Room>),
+        expected: Option<u64>,
+        listed: Option<u64>,
+        tools: Tools,
+    ) -> Arc<Self> {
         Arc::new(Self {
             origin,
             file,
+            room: Arc::clone(room),
             expected,
+            listed,
             tools,
+            prefix: Mutex::default(),
+            go_on: OnceLock::new(),
             complete: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -174,18 +262,50 @@ impl Download {
         self.state.lock().ahead = true;
     }
 
+    /// Sets how it is taken up when it was parked; the first call counts.
+    pub fn connect(&self, go_on: impl Fn(Spool) -> Result<(), StoreError> + Send + Sync + 'static) {
+        let _ = self.go_on.set(GoOn(Box::new(go_on)));
+    }
+
+    /// Has the thread that waits for readers give the download up for now; `false` when it has
+    /// something to do by now.
+    fn ask_to_park(&self) -> bool {
+        let mut state = self.state.lock();
+        state.must_park = state.paused;
+        self.changed.notify_all();
+        state.must_park
+    }
+
+    /// Takes up a parked download: its bytes are wanted.
+    fn unpark(&self, mut state: MutexGuard<'_, State>, spool: Box<Spool>) -> Result<()> {
+        state.must_park = false;
+        drop(state);
+        let gone_on = match self.go_on.get() {
+            Some(go_on) => go_on.0(*spool),
+            None => Err(self.abandoned()),
+        };
+        if let Err(error) = gone_on {
+            let mut state = self.state.lock();
+            state.status = Status::Failed(error.duplicate());
+            self.wake_all(&state);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
     /// Counts another handle; `false` when the download is over and of no use.
     ///
     /// One that the disk failed is: its readers go on past the disk.
     pub fn attach(&self) -> bool {
         let mut state = self.state.lock();
         let may_be_read = match &state.status {
-            Status::Running | Status::Complete(_) => true,
+            Status::Running | Status::Complete(_) | Status::Parked(_) => true,
             Status::Failed(error) => error.kind() == ErrorKind::Disk,
             Status::Abandoned | Status::Counted(_) | Status::Paused(_) => false,
         };
         state.users += usize::from(may_be_read);
         state.unused_since = None;
+        state.idle_since = None;
         may_be_read
     }
 
@@ -225,7 +345,7 @@ impl Download {
                 Status::Counted(size) => return Ok(Size::Unkept(*size)),
                 Status::Failed(error) => return Err(error.duplicate().into()),
                 Status::Abandoned => return Err(self.abandoned().into()),
-                Status::Running | Status::Paused(_) => {}
+                Status::Running | Status::Paused(_) | Status::Parked(_) => {}
             }
             let deadline = may_block(wait)?;
             state.sizing += 1;
@@ -239,6 +359,11 @@ impl Download {
             state.sizing -= 1;
             waited?;
         }
+    }
+
+    /// Returns what has arrived without a gap from the start.
+    pub fn prefix(&self) -> Prefix {
+        self.prefix.lock().clone()
     }
 
     /// Returns where its bytes come from.
@@ -268,7 +393,7 @@ impl Download {
         {
             return Ok(bytes);
         }
-        Ok(read_file(&self.file, wanted)?)
+        read_file_within(&self.file, wanted, wait)
     }
 
     /// Waits for bytes; returns them if they are in memory still.
@@ -281,9 +406,17 @@ impl Download {
                     return Err(self.abandoned().into());
                 }
                 Status::Complete(_) => return Ok(None),
-                Status::Running => {}
+                Status::Running | Status::Parked(_) => {}
             }
             let deadline = may_block(wait)?;
+            if let Status::Parked(_) = state.status {
+                let Status::Parked(spool) = std::mem::take(&mut state.status) else {
+                    continue;
+                };
+                self.unpark(state, spool)?;
+                state = self.state.lock();
+                continue;
+            }
             let missing = state
                 .present
                 .first_missing(wanted)
@@ -298,10 +431,9 @@ impl Download {
                 let part = self.part(missing, &state.present);
                 state.fetching.push(part.clone());
                 drop(state);
-                let begun = sync::now();
                 let result = self.fetch_part(&part, Some(deadline));
                 state = self.state.lock();
-                state.spent += sync::now().saturating_duration_since(begun);
+                state.in_parts += part.end - part.start;
                 self.maybe_fetch_all(&mut state);
                 result?;
                 continue;
@@ -309,8 +441,7 @@ impl Download {
             if !far {
                 state.phase = wanted.end;
                 if state.demand < wanted.end {
-                    state.demand = wanted.end;
-                    self.wake_paused(&state);
+                    self.raise_demand(&mut state, wanted.end);
                 }
             }
             let woken = Arc::new(Condvar::new());
@@ -326,13 +457,14 @@ impl Download {
         }
         // Sequential reading keeps the download ahead of it.
         if wanted.end > state.demand && wanted.end <= state.position {
-            state.demand = wanted.end;
-            self.wake_paused(&state);
+            self.raise_demand(&mut state, wanted.end);
         }
         Ok(state.window.get(wanted))
     }
 
-    fn wake_paused(&self, state: &State) {
+    fn raise_demand(&self, state: &mut State, demand: u64) {
+        state.demand = demand;
+        state.idle_since = None;
         if state.paused {
             self.changed.notify_all();
         }
@@ -346,13 +478,14 @@ impl Download {
         self.changed.notify_all();
     }
 
-    /// Many small parts cost more than the whole: once readers have spent as much time on parts
-    /// as the whole would take, the rest is fetched without waiting for anybody.
+    /// Many small parts cost more than the whole: once readers have fetched a good share of it so, the
+    /// rest is fetched without waiting for anybody.
     fn maybe_fetch_all(&self, state: &mut State) {
         let Some(size) = self.expected else { return };
         let left = size.saturating_sub(state.position);
-        if state.spent.as_secs_f64() * WHOLE_PER_SECOND >= left as f64 {
+        if state.in_parts >= left / PARTS_OF_WHOLE {
             state.whole = true;
+            state.idle_since = None;
             self.changed.notify_all();
         }
     }
@@ -390,6 +523,37 @@ pub(crate) fn read_some(body: &mut Body, buffer: &mut [u8]) -> io::Result<usize>
             result => return result,
         }
     }
+}
+
+/// Reads all of `wanted` from a file that holds it: what is in memory where the caller may not wait,
+/// as for a disk that hangs.
+///
+/// # Errors
+/// [`Error::WouldBlock`], and those of the disk.
+pub(crate) fn read_file_within(file: &File, wanted: Range<u64>, wait: Wait) -> Result<Bytes> {
+    match wait {
+        Wait::Never => read_file_now(file, wanted)?.ok_or(Error::WouldBlock),
+        Wait::Until(_) => Ok(read_file(file, wanted)?),
+    }
+}
+
+/// Reads all of `wanted` if the page cache has it. Filesystems that cannot tell have nothing.
+fn read_file_now(file: &File, wanted: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+    let len = (wanted.end - wanted.start) as usize;
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        let mut rest = [IoSliceMut::new(&mut bytes[done..])];
+        let at = wanted.start + done as u64;
+        match rustix::io::preadv2(file, &mut rest, at, ReadWriteFlags::NOWAIT) {
+            Ok(0) => return Err(disk_error(io::ErrorKind::UnexpectedEof.into())),
+            Ok(more) => done += more,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(disk_error(error.into())),
+        }
+    }
+    Ok(Some(bytes.into()))
 }
 
 /// Reads all of `wanted` from a file that holds it.

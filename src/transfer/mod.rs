@@ -4,6 +4,7 @@ pub mod connections;
 pub mod download;
 pub mod expansion;
 pub mod fill;
+pub mod prefix;
 pub mod ranges;
 pub mod stream;
 pub mod window;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::prefix::Prefix;
 use crate::base::clock::{Deadline, Wait};
+use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::units::{KIB, MIB};
 use crate::store::wait::{Result, may_block, timed_out, wait_until};
@@ -41,61 +43,91 @@ pub struct Origin {
     pub meta: RecordMeta,
     /// Whether stored bytes are the content.
     pub raw: bool,
+    /// Set once the server has sent all of the record instead of a part.
+    pub refuses_ranges: Arc<AtomicBool>,
 }
 
 impl Origin {
-    /// Tells whether parts of the content can be had by themselves, all of one version.
+    /// Makes the origin of a version.
+    pub fn new(store: Arc<dyn Store>, key: Key, meta: RecordMeta, raw: bool) -> Self {
+        Self {
+            store,
+            key,
+            meta,
+            raw,
+            refuses_ranges: Arc::default(),
+        }
+    }
+
+    /// Returns whether parts of the content can be had by themselves, all of one version.
     pub fn has_ranges(&self) -> bool {
         (self.raw || self.meta.encoding.is_identity())
             && self.meta.accepts_ranges
             && self.meta.strong_etag().is_some()
+            && !self.refuses_ranges.load(Ordering::Relaxed)
     }
 
-    /// Fetches a part of the content; only where [`Origin::has_ranges`].
-    pub fn range(&self, range: Range<u64>, deadline: Deadline) -> Result<Body, StoreError> {
+    /// Fetches a part of the content; only where [`Origin::has_ranges`]. `None` when the server sends
+    /// all of it instead, of which nothing is read: from then on there are no ranges.
+    pub fn range(&self, range: Range<u64>, deadline: Deadline) -> Result<Option<Body>, StoreError> {
         let request = GetRequest {
             range: Some(range.clone()),
             if_match: self.meta.strong_etag().cloned(),
             ..GetRequest::default()
         };
-        match self.store.get(&self.key, &request, deadline)? {
-            GetOutcome::Found(found) if found.meta.etag != self.meta.etag => Err(self.changed()),
-            GetOutcome::Found(found) if found.range.as_ref() == Some(&range) => Ok(found.body),
-            GetOutcome::Found(mut found) => {
-                // The server sent more than it was asked for: skip what comes before.
-                let start = found.range.map_or(0, |sent| sent.start);
-                let skip = range
-                    .start
-                    .checked_sub(start)
-                    .ok_or_else(|| self.protocol("the range starts too late"))?;
-                let skipped =
-                    std::io::copy(&mut (&mut found.body).take(skip), &mut std::io::sink())
-                        .map_err(|error| StoreError::from_io(error, ErrorKind::Network))?;
-                if skipped != skip {
-                    return Err(self.protocol("the record ends before the range"));
-                }
-                Ok(Box::new(found.body.take(range.end - range.start)))
+        let found = match self.store.get(&self.key, &request, deadline)? {
+            GetOutcome::Found(found) => found,
+            GetOutcome::NotModified => {
+                return Err(self.protocol("304 for a request without a condition"));
             }
-            GetOutcome::NotModified => Err(self.protocol("304 for a request without a condition")),
+        };
+        // Some servers keep a tag over encodings; a part may come without the other headers.
+        let is_part = found.range.is_some();
+        let same_encoding = found.meta.encoding == self.meta.encoding
+            || (is_part && found.meta.encoding.is_identity());
+        let same_size = match (found.meta.stored_size, self.meta.stored_size) {
+            (Some(now), Some(then)) => now == then,
+            _ => true,
+        };
+        if found.meta.etag != self.meta.etag || !same_encoding || !same_size {
+            return Err(self.changed());
+        }
+        match found.range {
+            Some(sent) if sent.start == range.start => {
+                Ok(Some(Box::new(found.body.take(range.end - range.start))))
+            }
+            Some(_) => Err(self.protocol("the server sent another part than it was asked for")),
+            None => {
+                tracing::debug!("{}: the server sends no parts", self.key);
+                self.refuses_ranges.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
         }
     }
 
-    /// Fetches the content from its start, decoded as the mount wants it.
+    /// Fetches the content from its start, decoded as the mount wants it. That it is the same version
+    /// is proven by its bytes only ([`super::prefix`]), unless it has a strong entity tag.
     pub fn whole(&self, deadline: Deadline) -> Result<Body, StoreError> {
         match self
             .store
             .get(&self.key, &GetRequest::default(), deadline)?
         {
-            GetOutcome::Found(found) if found.meta.validator() != self.meta.validator() => {
-                Err(self.changed())
-            }
+            GetOutcome::Found(found) if !self.may_be(&found.meta) => Err(self.changed()),
             GetOutcome::Found(found) if self.raw => Ok(found.body),
             GetOutcome::Found(found) => codec::decoder(&found.meta.encoding, found.body),
             GetOutcome::NotModified => Err(self.protocol("304 for a request without a condition")),
         }
     }
 
-    fn changed(&self) -> StoreError {
+    /// Returns whether an answer may be of this version, as far as its headers tell.
+    fn may_be(&self, meta: &RecordMeta) -> bool {
+        let sizes = (meta.stored_size, self.meta.stored_size);
+        meta.validator() == self.meta.validator()
+            && (meta.encoding == self.meta.encoding || !self.raw)
+            && !matches!(sizes, (Some(now), Some(then)) if now != then && meta.encoding == self.meta.encoding)
+    }
+
+    pub(super) fn changed(&self) -> StoreError {
         StoreError::new(ErrorKind::Changed, "the record changed while it was open")
             .with_key(&self.key)
     }
@@ -127,8 +159,19 @@ struct Stream {
     next_part: u64,
     /// What was read last, oldest first.
     window: VecDeque<(u64, Bytes)>,
-    /// Whether a body has been started before: the next one must be provably the same version.
-    started: bool,
+    /// What has been read of the content so far, from its start: a body that begins again must
+    /// begin the same.
+    prefix: Prefix,
+    /// While such a body has not come as far as the one before.
+    proving: Option<Proving>,
+}
+
+/// A body that has begun again: nothing of it is handed out before it was compared.
+#[derive(Default)]
+struct Proving {
+    again: Prefix,
+    /// Up to here it is the same.
+    proven: u64,
 }
 
 impl fmt::Debug for Stream {
@@ -140,10 +183,11 @@ impl fmt::Debug for Stream {
 }
 
 impl StreamReader {
-    /// Makes a stream of `size` content bytes; `body`, if any, is at its start.
-    pub fn new(origin: Origin, size: u64, body: Option<Body>) -> Self {
+    /// Makes a stream of `size` content bytes; `body`, if any, is at its start. `prefix` is what has
+    /// been read of this version already.
+    pub fn new(origin: Origin, size: u64, body: Option<Body>, prefix: Prefix) -> Self {
         let stream = Stream {
-            started: body.is_some(),
+            prefix,
             end: size,
             body,
             ..Stream::default()
@@ -184,6 +228,10 @@ impl StreamReader {
         let result = self.read_range(&mut stream, offset..end, deadline);
         if result.is_err() {
             stream.body = None;
+            if stream.proving.take().is_some() {
+                // Of another version, perhaps.
+                stream.window.clear();
+            }
         }
         *self.state.lock() = Some(stream);
         self.returned.notify_all();
@@ -212,54 +260,61 @@ impl StreamReader {
                 stream.body = None;
                 stream.window.clear();
                 stream.next_part = PART;
-                self.restart(stream, wanted.start, deadline)?;
+                self.restart(stream, &wanted, deadline)?;
             } else if stream.position == stream.end {
-                self.restart(stream, stream.position, deadline)?;
+                self.restart(stream, &(stream.position..wanted.end), deadline)?;
             }
             self.advance(stream)?;
         }
     }
 
+    /// Begins another body, for bytes from `wanted` on.
     fn restart(
         &self,
         stream: &mut Stream,
-        offset: u64,
+        wanted: &Range<u64>,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        let mut end = self.size;
-        let (body, position) = if self.origin.has_ranges() {
+        let offset = wanted.start;
+        if self.origin.has_ranges() {
+            let mut end = self.size;
             if offset > 0 && stream.next_part <= LAST_PART {
                 end = end.min(offset.saturating_add(stream.next_part));
                 stream.next_part *= PART_GROWTH;
             }
-            (self.origin.range(offset..end, deadline)?, offset)
-        } else if stream.started && self.origin.meta.validator().is_none() {
-            return Err(StoreError::new(
-                ErrorKind::Changed,
-                "this record is larger than the cache and its server tells no versions, so it can only be read once, forwards",
-            )
-            .with_key(&self.origin.key)
-            .with_hint("raise --cache-size above the record's size"));
-        } else {
-            (self.origin.whole(deadline)?, 0)
-        };
-        stream.started = true;
-        stream.body = Some(body);
-        stream.position = position;
-        stream.end = end;
+            if let Some(body) = self.origin.range(offset..end, deadline)? {
+                stream.body = Some(body);
+                stream.position = offset;
+                stream.end = end;
+                return Ok(());
+            }
+        }
+        stream.body = Some(self.origin.whole(deadline)?);
+        stream.position = 0;
+        stream.end = self.size;
+        stream.window.clear();
+        stream.proving = (!stream.prefix.is_empty()).then(Proving::default);
         Ok(())
     }
 
+    /// Reads the next bytes of the body; while it is being compared, no farther than to the next
+    /// place where that can be done.
     fn advance(&self, stream: &mut Stream) -> Result<(), StoreError> {
         let Some(body) = stream.body.as_mut() else {
             return Ok(());
         };
-        let mut chunk = Vec::with_capacity(CHUNK);
-        body.take(CHUNK as u64)
-            .read_to_end(&mut chunk)
-            .map_err(|error| {
-                StoreError::from_io(error, ErrorKind::Corrupt).with_key(&self.origin.key)
-            })?;
+        let proof = stream
+            .proving
+            .as_ref()
+            .map(|proving| stream.prefix.proof(proving.again.len() + 1));
+        let most = match (&proof, &stream.proving) {
+            (Some(proof), Some(proving)) => (proof.len - proving.again.len()).min(CHUNK as u64),
+            _ => CHUNK as u64,
+        };
+        let mut chunk = Vec::with_capacity(most as usize);
+        body.take(most).read_to_end(&mut chunk).map_err(|error| {
+            StoreError::from_io(error, ErrorKind::Corrupt).with_key(&self.origin.key)
+        })?;
         if chunk.is_empty() {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
@@ -272,6 +327,20 @@ impl StreamReader {
         }
         let start = stream.position;
         stream.position += chunk.len() as u64;
+        if let (Some(proof), Some(proving)) = (proof, &mut stream.proving) {
+            proving.again.update(&chunk);
+            if proving.again.len() == proof.len {
+                if proving.again.hash() != proof.hash {
+                    return Err(self.origin.changed());
+                }
+                proving.proven = proof.len;
+            }
+            if proving.proven == stream.prefix.len() {
+                stream.proving = None;
+            }
+        } else {
+            stream.prefix.update_at(start, &chunk);
+        }
         stream.window.push_back((start, chunk.into()));
         while stream
             .window
@@ -290,7 +359,8 @@ impl Stream {
         let first = self.window.iter().position(|(start, bytes)| {
             (*start..start + bytes.len() as u64).contains(&wanted.start)
         })?;
-        if wanted.end > self.position {
+        let proven = self.proving.as_ref().map(|proving| proving.proven);
+        if wanted.end > proven.unwrap_or(self.position) {
             return None;
         }
         let (start, bytes) = &self.window[first];

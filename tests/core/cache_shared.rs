@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use kvfs::base::clock::Deadline;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;
 
@@ -74,6 +75,44 @@ fn mounts_that_share_a_cache_folder_drive_out_each_others_entries_and_never_lie(
         let version = text.split(' ').nth(1).and_then(|text| text.parse().ok());
         assert!(bytes == content(n, version.expect("a version")), "r{n}");
     }
+}
+
+#[test]
+fn mounts_that_share_a_cache_folder_keep_to_its_size_together() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut mounted = Vec::new();
+    for scope in ["one", "two", "three"] {
+        let store = MemoryStore::new();
+        for n in 0..RECORDS {
+            store.insert(&format!("r{n}"), "x/y", Encoding::Identity, content(n, 0));
+        }
+        let mut setup = Setup::new(store);
+        setup.disk_capacity = CAPACITY;
+        // Each of them has another store.
+        setup.scope = scope;
+        let core = setup.core(Some(cache.path()));
+        for n in 0..RECORDS {
+            core.cat(&format!("r{n}")).expect("a record");
+            core.records
+                .finish_writing(Deadline::after(Duration::from_secs(60)));
+        }
+        // Still mounted while the others fill the folder.
+        mounted.push(core);
+    }
+    let used = used(cache.path());
+    assert!(used <= CAPACITY * 13 / 10, "{used} of {CAPACITY} bytes");
+    assert!(used >= CAPACITY / 2, "{used} of {CAPACITY} bytes");
+}
+
+/// Bytes of all contents below a folder.
+fn used(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => used(&entry.path()),
+            _ => entry.metadata().map_or(0, |metadata| metadata.len()),
+        })
+        .sum()
 }
 
 #[test]

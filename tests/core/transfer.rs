@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use kvfs::base::clock::{Deadline, Wait};
 use kvfs::base::workers::Workers;
@@ -14,7 +15,6 @@ use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, Key, Store};
 use kvfs::transfer::download::{Download, Tools};
 use kvfs::transfer::stream::Origin;
-use kvfs::transfer::window::Blocks;
 
 use crate::support::core::{Core, Setup, TTL, patient};
 
@@ -63,6 +63,10 @@ fn slow_connections_are_joined_by_others_and_the_bytes_are_in_their_places() {
     let text = fs::read_to_string(&json).expect("there");
     assert!(text.contains(boot.trim()));
     fs::write(&json, text.replace(boot.trim(), "another")).expect("ours");
+    // In the background: a person would get the server's bytes meanwhile.
+    let tier = DiskTier::open(cache.path(), 1 << 30, "test", Arc::default()).expect("a cache");
+    let (key, moment) = (Key::new("big").expect("a key"), Duration::from_secs(1));
+    wait_for(|| tier.lookup(&key, moment).is_some());
     let warm = setup.core(Some(cache.path()));
     assert!(warm.cat("big").expect("its bytes") == content);
     assert_eq!(
@@ -175,25 +179,15 @@ fn a_download_whose_disk_failed_at_once_is_read_past_the_disk() {
     let folder = tempfile::tempdir().expect("a temp folder");
     let disk = DiskTier::open(folder.path(), 1 << 30, "test", Arc::default()).expect("a cache");
     let spool = disk.spool(bytes.len() as u64).expect("room");
-    // Writing to it fails, as it does where a disk is full.
-    let file = Arc::new(fs::File::open("/dev/null").expect("a file to read"));
     let key = Key::new("big").expect("a key");
     let deadline = Deadline::after(std::time::Duration::from_secs(60));
     let meta = store.head(&key, deadline).expect("a record");
-    let download = Download::new(
-        Origin {
-            store: Arc::new(store),
-            key: key.clone(),
-            meta: meta.clone(),
-            raw: false,
-        },
-        file,
-        Some(bytes.len() as u64),
-        Tools {
-            blocks: Arc::new(Blocks::default()),
-            fillers: Workers::new("test", 8, 8, Arc::default()),
-        },
-    );
+    let origin = Origin::new(Arc::new(store), key.clone(), meta.clone(), false);
+    let tools = Tools::new(Workers::new("test", 8, 8, Arc::default()));
+    // Writing to it fails, as it does where a disk is full.
+    let file = Arc::new(fs::File::open("/dev/null").expect("a file to read"));
+    let size = Some(bytes.len() as u64);
+    let download = Download::into_file(origin, (file, spool.room()), size, None, tools);
     let body = Box::new(std::io::Cursor::new(bytes.clone()));
     download.fill(&[], Some(body), spool);
     let content = Arc::new(Content {

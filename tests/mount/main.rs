@@ -1,6 +1,7 @@
 //! Tests that mount for real: they need `/dev/fuse`.
 
 mod access;
+mod adversary;
 mod buckets;
 mod clients;
 mod daemon;
@@ -21,6 +22,7 @@ mod secrets;
 mod slow_servers;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspend;
 mod system;
 mod tls;
 mod troubleshooting;

@@ -306,7 +306,10 @@ fn entries_are_published_replaced_and_removed_at_once_and_the_account_is_right()
             scope.spawn(|| publish(200));
             scope.spawn(|| scene.disk.remove(&key("a")));
             scope.spawn(|| {
-                if let Some(entry) = scene.disk.lookup(&key("a")) {
+                if let Some(entry) = scene
+                    .disk
+                    .lookup(&key("a"), std::time::Duration::from_secs(5))
+                {
                     let mut bytes = vec![0; entry.size as usize];
                     entry.file.read_exact_at(&mut bytes, 0).expect("whole");
                     assert_eq!(bytes, vec![entry.size as u8; entry.size as usize]);

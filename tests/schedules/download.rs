@@ -15,7 +15,6 @@ use kvfs::store::{ETag, ErrorKind, RecordMeta, Store};
 use kvfs::transfer::download::{Download, Tools};
 use kvfs::transfer::fill::Outcome;
 use kvfs::transfer::stream::Origin;
-use kvfs::transfer::window::Blocks;
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore;
@@ -51,23 +50,11 @@ impl Scene {
             accepts_ranges: true,
             ..RecordMeta::default()
         };
-        let tools = Tools {
-            blocks: Arc::new(Blocks::default()),
-            fillers: Workers::new("kvfs-download", 8, 8, Arc::clone(&metrics)),
-        };
+        let tools = Tools::new(Workers::new("kvfs-download", 8, 8, Arc::clone(&metrics)));
         let spool = disk.spool(meta.stored_size.expect("known")).expect("room");
-        let origin = Origin {
-            store: Arc::<Stage>::clone(&stage) as Arc<dyn Store>,
-            key: key("a"),
-            meta: meta.clone(),
-            raw: false,
-        };
-        let download = Download::new(
-            origin,
-            Arc::clone(spool.file()),
-            meta.stored_size,
-            tools.clone(),
-        );
+        let store = Arc::<Stage>::clone(&stage) as Arc<dyn Store>;
+        let origin = Origin::new(store, key("a"), meta.clone(), false);
+        let download = Download::new(origin, &spool, meta.stored_size, None, tools.clone());
         let content = Arc::new(Content {
             key: key("a"),
             version: VersionId(1),

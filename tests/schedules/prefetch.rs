@@ -57,13 +57,13 @@ impl Scene {
             store,
             query: ListQuery::default(),
             deadline: Duration::from_secs(60),
+            clock: Arc::new(SystemClock),
             workers: Workers::new("kvfs-list", PAGES_AT_ONCE, 64, Arc::clone(&metrics)),
             index: None,
         };
         let listing = Listing::new(source, now(), None);
-        let clock = now;
         listing
-            .page(1 << 20, long(), &clock, &|_, before| before.unwrap_or(1))
+            .page(1 << 20, long(), &|_, before| before.unwrap_or(1))
             .expect("a listing");
         let hour = Duration::from_secs(3600);
         let prefetcher = Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), hour)

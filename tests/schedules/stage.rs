@@ -191,6 +191,7 @@ impl Store for Stage {
         };
         let wanted = range.clone().unwrap_or(0..len);
         Ok(GetOutcome::Found(Fetched {
+            is_delimited: true,
             meta,
             range,
             body: Box::new(Body {

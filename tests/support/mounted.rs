@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use kvfs::apify::http::HttpOptions;
 use kvfs::apify::plain::PlainHttp;
 use kvfs::apify::retry::RetryPolicy;
+use kvfs::base::clock::{Clock, SystemClock};
 use kvfs::base::redact::Secret;
 use kvfs::base::units::ByteSize;
 use kvfs::fs::write::Overwrite;
@@ -201,16 +202,31 @@ impl MountedSession {
         options: HttpOptions,
         change: impl FnOnce(&mut MountConfig),
     ) -> Self {
+        Self::at(&server.url(), options, change)
+    }
+
+    /// The same by a clock that the test moves.
+    pub fn by_clock(
+        url: &str,
+        options: HttpOptions,
+        clock: Arc<dyn Clock>,
+        change: impl FnOnce(&mut MountConfig),
+    ) -> Self {
         let open = OpenConfig {
-            api_url: Some(Url::parse(&server.url()).expect("a URL")),
+            api_url: Some(Url::parse(url).expect("a URL")),
             token: TokenSource::Environment(Secret::new(TOKEN)),
             ..open_config(SCRIPTED_ID.parse().expect("an id"))
         };
         Self::start(open, change, |config, metrics| {
             let store = kvfs::mount::open::open_with(&config.open, options, Arc::clone(&metrics))
                 .map_err(SetupError::Store)?;
-            kvfs::mount::build::mount_store(store, config, metrics)
+            kvfs::mount::build::mount_store_by(store, config, metrics, clock)
         })
+    }
+
+    /// Mounts the scripted store of the server at an address.
+    pub fn at(url: &str, options: HttpOptions, change: impl FnOnce(&mut MountConfig)) -> Self {
+        Self::by_clock(url, options, Arc::new(SystemClock), change)
     }
 
     fn start(

@@ -1,11 +1,13 @@
 //! Asking about a record: one question at a time, answered by what is fresh enough or the store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::Records;
 use super::known::{Known, Slot, SlotState};
+use super::{Before, Records};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::Content;
+use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::{Result, may_block, wait_until};
 use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, Priority, StoreError, Validator};
@@ -43,6 +45,7 @@ impl Records {
         wait: Wait,
     ) -> Result<Option<(Known, Option<Arc<Content>>)>> {
         let slot = self.slot(key);
+        let contradicted = self.contradicted(key, &slot);
         let mut state = slot.state.lock();
         let (known, candidate) = loop {
             if state.absent.is_some_and(|at| self.is_fresh(at)) {
@@ -54,6 +57,7 @@ impl Records {
                 .filter(|content| content.is_usable());
             if let Some(known) = &state.known
                 && self.is_fresh(known.validated)
+                && contradicted != Some(known.validated)
             {
                 let content = content
                     .clone()
@@ -86,7 +90,12 @@ impl Records {
         let changes = state.changes;
         drop(state);
         let flight = Flight(&slot);
-        let result = self.refresh(key, known, candidate, need, deadline);
+        // An answer is as old as its question.
+        let asked = self.clock.now();
+        let result = self.refresh(key, known, candidate, need, asked, deadline);
+        // What is listed is not taken for gone for ever because of one answer.
+        let is_doubtful =
+            self.config.ttl.is_none() && matches!(self.listing.find(key), Found::Listed(..));
         let mut state = slot.state.lock();
         if state.changes != changes {
             return Ok(None);
@@ -97,9 +106,11 @@ impl Records {
                 state.known = Some(known.clone());
                 state.content = content.as_ref().map(Arc::downgrade).unwrap_or_default();
             }
+            Err(error) if error.kind() == ErrorKind::NotFound && is_doubtful => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 *state = SlotState {
-                    absent: Some(self.clock.now()),
+                    busy: state.busy,
+                    absent: Some(asked),
                     changes,
                     ..SlotState::default()
                 };
@@ -114,6 +125,16 @@ impl Records {
         Ok(Some(result?))
     }
 
+    /// Returns when that was learnt of a record which a younger listing contradicts.
+    fn contradicted(&self, key: &Key, slot: &Slot) -> Option<Instant> {
+        let validated = slot.state.lock().known.as_ref()?.validated;
+        if !self.listing.is_younger(validated) {
+            return None;
+        }
+        let known = slot.state.lock().known.clone()?;
+        self.is_contradicted(key, &known).then_some(known.validated)
+    }
+
     /// Asks the store, or the disk cache where that is enough. No lock is held.
     fn refresh(
         self: &Arc<Self>,
@@ -121,13 +142,20 @@ impl Records {
         known: Option<Known>,
         candidate: Option<Arc<Content>>,
         need: Need,
+        asked: Instant,
         deadline: Deadline,
     ) -> Result<(Known, Option<Arc<Content>>), StoreError> {
         let from_memory = candidate.is_some();
-        let candidate = candidate.or_else(|| self.disk_content(key, known.as_ref()));
+        let mut is_marked = false;
+        let candidate = candidate.or_else(|| {
+            let (content, marked) = self.disk_content(key, known.as_ref(), deadline)?;
+            is_marked = marked;
+            Some(content)
+        });
         let trusted = match &known {
-            Some(known) => self.is_fresh(known.validated),
-            None => self.config.ttl.is_none(),
+            Some(known) => self.is_current(key, known),
+            // What a mount cached for which the store could change says nothing of how it is now.
+            None => self.config.ttl.is_none() && is_marked,
         };
         let same = |content: &Content| {
             known
@@ -143,10 +171,7 @@ impl Records {
                 origin::note(Origin::Disk);
             }
             return Ok((
-                self.known_of(
-                    content,
-                    known.map_or_else(|| self.clock.now(), |known| known.validated),
-                ),
+                self.known_of(content, known.map_or(asked, |known| known.validated)),
                 candidate,
             ));
         }
@@ -169,10 +194,12 @@ impl Records {
         origin::note(Origin::Network);
         match self.store.get(key, &request, deadline)? {
             GetOutcome::NotModified => {
-                let now = self.clock.now();
                 if let Some(content) = candidate {
                     self.count_hit(from_memory, need);
-                    return Ok((self.known_of(&content, now), Some(content)));
+                    if !from_memory {
+                        self.mark(&content);
+                    }
+                    return Ok((self.known_of(&content, asked), Some(content)));
                 }
                 let known = known
                     .filter(|_| request.if_none_match.is_some())
@@ -185,7 +212,7 @@ impl Records {
                     })?;
                 Ok((
                     Known {
-                        validated: now,
+                        validated: asked,
                         ..known
                     },
                     None,
@@ -196,25 +223,44 @@ impl Records {
                     self.metrics.cache_misses.one();
                 }
                 let validator: Option<Validator> = fetched.meta.validator();
-                let version = match &known {
-                    Some(known) if validator.is_some() && known.meta.validator() == validator => {
-                        known.version
+                // Dates and weak tags do not tell versions of one second apart.
+                let is_strong = fetched.meta.strong_etag().is_some();
+                let same = known
+                    .as_ref()
+                    .filter(|known| is_strong && known.meta.validator() == validator);
+                let (version, modified) = match same {
+                    Some(known) => (known.version, known.modified),
+                    None => {
+                        let before = Before::of(known.as_ref(), candidate.as_deref());
+                        let time = self.version_time(key, &fetched.meta, before.as_ref());
+                        (self.new_version(), time)
                     }
-                    _ => self.new_version(),
                 };
-                let content =
-                    self.receive(key, fetched, version, candidate.as_ref(), need, deadline)?;
+                let fetched = (fetched, version, modified);
+                let content = self.receive(key, fetched, candidate.as_ref(), need, deadline)?;
+                if !from_memory && candidate.is_some_and(|old| Arc::ptr_eq(&old, &content)) {
+                    self.mark(&content);
+                }
                 if need == Need::Ahead {
-                    let (now, ttl) = (self.clock.now(), self.config.ttl);
+                    let ttl = self.config.ttl;
                     self.ahead
-                        .fetched(key, content.version, now, ttl, &self.metrics);
+                        .fetched(key, content.version, asked, ttl, &self.metrics);
                     self.metrics.prefetched.one();
                     self.metrics
                         .prefetched_bytes
                         .add(content.meta.stored_size.unwrap_or(0));
                 }
-                Ok((self.known_of(&content, self.clock.now()), Some(content)))
+                Ok((self.known_of(&content, asked), Some(content)))
             }
+        }
+    }
+
+    /// Notes with what lies in the disk cache that it is current although nothing changes any more.
+    fn mark(&self, content: &Content) {
+        if self.config.ttl.is_none()
+            && let Some(disk) = &self.disk
+        {
+            disk.mark(&content.key, &content.meta);
         }
     }
 

@@ -2,18 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Records;
 use super::known::{Known, Peek, Slot, SlotState};
+use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
-use crate::base::units::MIB;
 use crate::cache::content::{Content, Data, VersionId};
-use crate::disk::{DiskEntry, Spool};
+use crate::disk::{DiskEntry, SMALL, Spool};
 use crate::store::Key;
-use crate::transfer::download::read_file;
 
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
-const MEMORY_RECORD: u64 = MIB;
+const MEMORY_RECORD: u64 = SMALL;
+/// The longest that the check of a large entry from before the machine was started is waited for; the
+/// server has the bytes too.
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;
@@ -35,7 +38,7 @@ impl Records {
     pub fn is_at_hand(&self, key: &Key) -> bool {
         match self.peek(key) {
             Peek::Present(known) => self.memory_content(key, known.version).is_some(),
-            Peek::Absent => true,
+            Peek::Absent(_) => true,
             Peek::Unknown => false,
         }
     }
@@ -52,8 +55,16 @@ impl Records {
             .cloned()
     }
 
-    pub(super) fn disk_content(&self, key: &Key, known: Option<&Known>) -> Option<Arc<Content>> {
-        let entry = self.disk.as_ref()?.lookup(key)?;
+    /// Returns what the disk cache has, and whether that was current when nothing changed any more.
+    pub(super) fn disk_content(
+        &self,
+        key: &Key,
+        known: Option<&Known>,
+        deadline: Deadline,
+    ) -> Option<(Arc<Content>, bool)> {
+        let left = deadline.remaining().unwrap_or_default();
+        let patience = (left / 4).min(MOST_PATIENCE);
+        let entry = self.disk.as_ref()?.lookup(key, patience)?;
         let same = |known: &&Known| {
             known.disk_id.as_ref() == Some(&entry.id)
                 || (entry.meta.validator().is_some()
@@ -68,15 +79,11 @@ impl Records {
             size,
             modified,
             id,
+            is_marked,
+            bytes,
         } = entry;
-        let data = match (size <= MEMORY_RECORD).then(|| read_file(&file, 0..size)) {
-            Some(Ok(bytes)) => Data::Memory(bytes),
-            Some(Err(error)) => {
-                tracing::warn!(
-                    "cannot read {key} from the disk cache ({error}); fetching it again"
-                );
-                return None;
-            }
+        let data = match bytes {
+            Some(bytes) => Data::Memory(bytes),
             None => Data::File { file, size, id },
         };
         let content = Arc::new(Content {
@@ -87,7 +94,7 @@ impl Records {
             data,
         });
         self.keep_in_memory(&content);
-        Some(content)
+        Some((content, is_marked))
     }
 
     pub(in crate::cache) fn keep_in_memory(&self, content: &Arc<Content>) {

@@ -7,6 +7,8 @@ use super::Records;
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex};
 use crate::cache::content::{Content, Data, VersionId};
+use crate::cache::sizes::Remembered;
+use crate::listing::Found;
 use crate::store::{Key, RecordMeta};
 
 /// Records whose metadata is remembered: more than a scan at the full rate touches within a TTL.
@@ -43,51 +45,123 @@ pub struct Known {
     pub modified: SystemTime,
     /// The exact content size, once known.
     pub size: Option<u64>,
+    /// The stored size that a listing showed when the store confirmed it, where that is another.
+    pub listed: Option<u64>,
     /// The disk cache's entry of this version.
     pub(in crate::cache) disk_id: Option<String>,
 }
 
-/// What memory knows of a record, without asking anybody.
+/// What memory knows of a record, without asking the store.
 #[derive(Clone, Debug)]
 pub enum Peek {
     /// It exists.
     Present(Known),
-    /// It did not exist a moment ago.
-    Absent,
+    /// It did not exist when the store was asked then.
+    Absent(Instant),
     /// Nothing that is fresh enough.
     Unknown,
 }
 
+impl Peek {
+    /// Returns the exact content size, as far as it is known.
+    pub fn known_size(&self) -> Option<u64> {
+        match self {
+            Self::Present(known) => known.size,
+            Self::Absent(_) | Self::Unknown => None,
+        }
+    }
+}
+
+impl Known {
+    /// Returns whether this version has the stored size that a listing shows.
+    pub fn has_stored_size(&self, stored: Option<u64>) -> bool {
+        stored.is_none()
+            || self.meta.stored_size.is_none()
+            || stored == self.meta.stored_size
+            || stored == self.listed
+    }
+
+    /// Returns a version without content, for tests of what is decided by its age.
+    #[cfg(test)]
+    pub(crate) fn for_test(meta: RecordMeta, validated: Instant) -> Self {
+        Self {
+            meta,
+            version: VersionId(1),
+            validated,
+            modified: SystemTime::UNIX_EPOCH,
+            size: None,
+            listed: None,
+            disk_id: None,
+        }
+    }
+}
+
 impl Records {
-    /// Returns what memory knows of a record.
+    /// Returns what memory knows of a record and may still be believed.
     pub fn peek(&self, key: &Key) -> Peek {
+        match self.recall(key) {
+            Peek::Present(known) if self.is_current(key, &known) => Peek::Present(known),
+            Peek::Absent(at) if self.is_fresh(at) => Peek::Absent(at),
+            _ => Peek::Unknown,
+        }
+    }
+
+    /// Returns what memory knows of a record, however old.
+    pub fn recall(&self, key: &Key) -> Peek {
         let Some(slot) = self.slots.lock().peek(key).cloned() else {
             return Peek::Unknown;
         };
         let state = slot.state.lock();
-        if state.absent.is_some_and(|at| self.is_fresh(at)) {
-            return Peek::Absent;
+        match (&state.absent, &state.known) {
+            (Some(at), _) => Peek::Absent(*at),
+            (None, Some(known)) => Peek::Present(known.clone()),
+            (None, None) => Peek::Unknown,
         }
-        match &state.known {
-            Some(known) if self.is_fresh(known.validated) => Peek::Present(known.clone()),
-            _ => Peek::Unknown,
-        }
+    }
+
+    /// Returns when the store was asked for this version last.
+    pub fn asked(&self, key: &Key, version: VersionId) -> Option<Instant> {
+        let slot = self.slots.lock().peek(key).cloned()?;
+        let state = slot.state.lock();
+        let known = state.known.as_ref()?;
+        (known.version == version).then_some(known.validated)
+    }
+
+    /// Returns whether a version is believed to be the current one: it is fresh, and no younger
+    /// listing says otherwise.
+    pub(super) fn is_current(&self, key: &Key, known: &Known) -> bool {
+        self.is_fresh(known.validated) && !self.is_contradicted(key, known)
+    }
+
+    /// Returns whether a listing that is younger shows another version, or none. Not to be asked
+    /// while the record's slot is locked.
+    pub(super) fn is_contradicted(&self, key: &Key, known: &Known) -> bool {
+        self.listing.is_younger(known.validated)
+            && match self.listing.find(key) {
+                Found::Listed(entry, at) => {
+                    at > known.validated && !known.has_stored_size(entry.stored_size)
+                }
+                Found::Absent(at) => at > known.validated,
+                Found::Unknown => false,
+            }
     }
 
     /// Returns the exact content size of a record that a listing shows with `stored` bytes, if
     /// it is known: from what is fresh in memory, or from an earlier decoding.
     pub fn exact_size(&self, key: &Key, stored: Option<u64>) -> Option<u64> {
-        if let Peek::Present(known) = self.peek(key)
-            && (stored.is_none()
-                || known.meta.stored_size.is_none()
-                || known.meta.stored_size == stored)
-        {
-            return known.size;
+        match self.recall(key) {
+            Peek::Present(known)
+                if known.has_stored_size(stored)
+                    && (stored.is_some() || self.is_fresh(known.validated)) =>
+            {
+                return known.size;
+            }
+            _ => {}
         }
         if self.config.raw {
             stored
         } else {
-            self.sizes.get(key, stored?)
+            self.sizes.content_size(key, stored?)
         }
     }
 
@@ -140,26 +214,44 @@ impl Records {
             validated,
             modified: content.modified,
             size,
+            listed: self.listed_size(&content.key),
             disk_id,
         }
     }
 
     pub(super) fn remember_size(&self, content: &Content, size: u64) {
-        if let Some(stored) = content.meta.stored_size.filter(|stored| *stored != size) {
-            self.sizes.remember(&content.key, stored, size);
-        }
+        let Some(stored) = content.meta.stored_size else {
+            return;
+        };
+        let version = Remembered {
+            stored,
+            listed: self.listed_size(&content.key).unwrap_or(stored),
+            content: Some(size),
+            modified: (content.modified != self.unknown_time()).then_some(content.modified),
+        };
+        self.sizes.remember(&content.key, version);
     }
 
     pub(super) fn note_size(&self, content: &Content, size: u64) {
-        self.remember_size(content, size);
         let slot = self.slot(&content.key);
         let mut state = slot.state.lock();
-        if let Some(known) = state
-            .known
-            .as_mut()
-            .filter(|known| known.version == content.version)
-        {
+        let known = state.known.as_mut();
+        if let Some(known) = known.filter(|known| known.version == content.version) {
+            // Remembered when it became known.
+            if known.size == Some(size) {
+                return;
+            }
             known.size = Some(size);
+        }
+        drop(state);
+        self.remember_size(content, size);
+    }
+
+    /// Returns the stored size that a fresh listing shows.
+    pub(in crate::cache) fn listed_size(&self, key: &Key) -> Option<u64> {
+        match self.listing.find(key) {
+            Found::Listed(entry, at) if self.is_fresh(at) => entry.stored_size,
+            _ => None,
         }
     }
 }

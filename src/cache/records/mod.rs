@@ -16,6 +16,7 @@ use crate::base::sync::atomic::AtomicU64;
 use crate::base::workers::Workers;
 use crate::disk::DiskTier;
 use crate::disk::lru::LruBytes;
+use crate::listing::current::Current;
 use crate::metrics::Metrics;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::Result;
@@ -25,11 +26,13 @@ use crate::transfer::download::{Size, Tools};
 mod ask;
 mod kept;
 mod known;
+mod times;
 
 pub(super) use ask::Need;
 pub(super) use kept::MEMORY_OVERHEAD;
 use known::Slot;
 pub use known::{Known, Peek};
+pub(super) use times::Before;
 
 /// Threads that fill downloads; one that waits for its reader holds its thread.
 const MOST_DOWNLOADS: usize = 256;
@@ -60,7 +63,9 @@ pub struct Records {
     recent: Mutex<VecDeque<Arc<Content>>>,
     ahead: Ahead,
     disk: Option<Arc<DiskTier>>,
-    sizes: ExactSizes,
+    sizes: Arc<ExactSizes>,
+    /// Whether records are listed, and as what.
+    listing: Arc<Current>,
     versions: AtomicU64,
     opened: SystemTime,
     /// Downloads that nobody uses, oldest first.
@@ -83,9 +88,13 @@ impl Records {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        if config.ttl.is_none()
+            && let Some(disk) = &disk
+        {
+            disk.set_immutable();
+        }
         let sizes = ExactSizes::open(
             disk.as_ref()
-                .filter(|_| !config.raw)
                 .map(|disk| disk.scope_dir().join("sizes.jsonl")),
         );
         Arc::new(Self {
@@ -96,17 +105,20 @@ impl Records {
             ahead: Ahead::default(),
             versions: AtomicU64::new(1),
             paused: Mutex::default(),
-            tools: Tools {
-                blocks: Arc::default(),
-                fillers: Workers::new("kvfs-download", MOST_DOWNLOADS, 64, Arc::clone(&metrics)),
-            },
+            tools: Tools::new(Workers::new(
+                "kvfs-download",
+                MOST_DOWNLOADS,
+                64,
+                Arc::clone(&metrics),
+            )),
             writers: Workers::new("kvfs-writer", 1, 512, Arc::clone(&metrics)),
             store,
             config,
             clock,
             metrics,
             disk,
-            sizes,
+            sizes: Arc::new(sizes),
+            listing: Arc::default(),
         })
     }
 
@@ -138,17 +150,7 @@ impl Records {
         }
     }
 
-    /// Returns the time shown for a version that tells none itself: when the store was last
-    /// changed for the first version seen, now for later ones.
-    pub(super) fn modified_now(&self, before: Option<&Arc<Content>>) -> SystemTime {
-        if before.is_some() {
-            self.clock.wall()
-        } else {
-            self.store_modified()
-        }
-    }
-
-    /// Returns the time shown for records whose own time is not known.
+    /// Returns when the store was last changed, as of the beginning of the mount.
     pub fn store_modified(&self) -> SystemTime {
         self.store.info().modified.unwrap_or(self.opened)
     }
@@ -210,5 +212,15 @@ impl Records {
 
     pub(super) fn sizes(&self) -> &ExactSizes {
         &self.sizes
+    }
+
+    /// Returns the mount's listing, shared with who reads the directory.
+    pub fn listing(&self) -> &Arc<Current> {
+        &self.listing
+    }
+
+    /// Remembers exact sizes also of records that are not encoded.
+    pub fn keep_plain_sizes(&self) {
+        self.sizes.keep_plain();
     }
 }

@@ -46,7 +46,7 @@ impl KvFs {
             return Err(FsError::Stale);
         }
         if !truncate {
-            return self.open_as(ino, true, wait);
+            return self.open_as(ino, true, self.clock.now(), wait);
         }
         // First, so that nobody forgets the draft meanwhile.
         self.hold_open(ino)?;

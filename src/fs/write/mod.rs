@@ -195,7 +195,7 @@ impl KvFs {
         drop(overlay);
         if full {
             // The next listing shows most of it.
-            *self.listing.lock() = None;
+            self.listing.clear();
             self.prune_overlay(self.clock.now());
         }
     }

@@ -5,17 +5,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, INodeNo, Request};
 
 use super::Adapter;
 use crate::base::caller;
-use crate::base::clock::Wait;
+use crate::base::clock::{Deadline, Wait};
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::write::deadline_of;
 use crate::fuse::pending::Refuse;
+use crate::fuse::syscalls::{Calls, Standing, Subject};
 use crate::metrics::origin;
 
 /// Who else waits where a request waits.
@@ -62,9 +63,22 @@ impl Adapter {
             Some(Err(error)) => return fail(&self.fs, operation, ino, reply, &error),
             None => {}
         }
-        let (patience, deadline) = deadline_of(lane, self.deadline);
+        let (patience, deadline) = match asked.standing {
+            // The same system call has had its time; that was told then.
+            Some(standing) if standing.left.is_zero() => {
+                tracing::debug!(operation, pid, "the deadline of the system call has passed");
+                asked.ended(self);
+                return reply.refuse(Errno::ETIMEDOUT);
+            }
+            Some(standing) => (standing.left, Deadline::after(standing.left)),
+            None => deadline_of(lane, self.deadline),
+        };
         let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience));
-        let (fs, job) = (Arc::clone(&self.fs), Arc::clone(&ticket));
+        let (fs, job, calls) = (
+            Arc::clone(&self.fs),
+            Arc::clone(&ticket),
+            Arc::clone(&self.calls),
+        );
         let pool = match lane {
             Lane::Wait => &self.pool,
             Lane::Upload => &self.uploads,
@@ -78,7 +92,11 @@ impl Adapter {
             let work = || guarded(&fs, operation, || work(&fs, Wait::Until(deadline)));
             let result = caller::with(caller, work);
             asked.answered(&fs, result.as_ref().err());
-            match (job.take(), result) {
+            let reply = job.take();
+            if reply.is_some() {
+                asked.goes_on(&calls, result.as_ref().err());
+            }
+            match (reply, result) {
                 (Some(reply), Ok(answer)) => done(reply, answer),
                 (Some(reply), Err(error)) => fail(&fs, operation, ino, reply, &error),
                 (None, Ok(answer)) => undo(&fs, answer),
@@ -106,6 +124,7 @@ impl Adapter {
             return None;
         }
         asked.answered(&self.fs, result.as_ref().err());
+        asked.goes_on(&self.calls, result.as_ref().err());
         Some(result)
     }
 }
@@ -118,6 +137,8 @@ pub(in crate::fuse) struct Asked {
     pid: u32,
     at: Instant,
     lane: Lane,
+    /// What is known of its system call, for those that may be of one with others.
+    standing: Option<Standing>,
 }
 
 impl Asked {
@@ -128,12 +149,40 @@ impl Asked {
             pid: request.pid(),
             at: Instant::now(),
             lane: Lane::Wait,
+            standing: None,
+        }
+    }
+
+    /// The same request, about `subject`, with the deadline of its system call.
+    pub(in crate::fuse) fn of_call(self, adapter: &Adapter, subject: Subject) -> Self {
+        // Of threads that are not seen nothing is known.
+        let standing = (self.pid != 0).then(|| adapter.calls.begin(self.pid, subject));
+        Self { standing, ..self }
+    }
+
+    /// Returns how long ago its system call began.
+    pub(in crate::fuse) fn age(self) -> Duration {
+        self.standing
+            .map_or(Duration::ZERO, |standing| standing.age)
+    }
+
+    fn ended(self, adapter: &Adapter) {
+        adapter.calls.answered(self.pid, "", None);
+    }
+
+    fn goes_on(self, calls: &Calls, error: Option<&FsError>) {
+        if self.standing.is_some() {
+            calls.answered(self.pid, self.operation, error);
         }
     }
 
     /// The same request, to wait in that lane if it must wait.
     pub(in crate::fuse) fn in_lane(self, lane: Lane) -> Self {
         Self { lane, ..self }
+    }
+
+    pub(in crate::fuse) fn ino(self) -> Ino {
+        self.ino
     }
 
     /// Takes note of the answer just before it is given, on the thread that found it.
@@ -175,5 +224,15 @@ pub(in crate::fuse) fn fail<R: Refuse>(
     error: &FsError,
 ) {
     fs.report(operation, Some(ino), error);
-    reply.refuse(Errno::from_i32(error.errno()));
+    let errno = match error {
+        // Means nothing to a program. Whoever may wait does not end with it.
+        FsError::WouldBlock => {
+            tracing::error!(
+                "{operation}: no answer although it may wait [EIO]; please report this"
+            );
+            Errno::EIO
+        }
+        error => Errno::from_i32(error.errno()),
+    };
+    reply.refuse(errno);
 }

@@ -20,6 +20,7 @@ use super::attributes::{BLOCK, file_attr};
 use crate::fs::types::{AttrReply, Fh, Ino};
 use crate::fs::write::setattr::SetAttr;
 use crate::fuse::adapter::write;
+use crate::fuse::syscalls::Subject;
 
 /// Space that `statfs` shows as the whole: the platform has no limit to show.
 const BLOCKS: u64 = 1 << 38;
@@ -41,7 +42,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let appearance = self.appearance;
         self.answer(
-            Asked::new(request, "stat", ino),
+            Asked::new(request, "stat", ino).of_call(self, Subject::Ino(ino.0)),
             reply,
             move |fs, wait| fs.getattr(Ino(ino.0), wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
@@ -54,10 +55,11 @@ impl Filesystem for Adapter {
             return self.open_to_write(request, ino, truncate, reply);
         }
         let (fs, passthrough) = (Arc::clone(&self.fs), Arc::clone(&self.passthrough));
+        let asked = Asked::new(request, "open", ino).of_call(self, Subject::Ino(ino.0));
         self.answer_or_undo(
-            Asked::new(request, "open", ino),
+            asked,
             reply,
-            move |fs, wait| fs.open(Ino(ino.0), false, wait),
+            move |fs, wait| fs.open_since(Ino(ino.0), asked.age(), wait),
             move |mut reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 if opened.direct {

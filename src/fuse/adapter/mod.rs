@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::passthrough::Passthrough;
 use super::pending::Watcher;
 use super::processes::Processes;
+use super::syscalls::Calls;
 use crate::base::workers::Workers;
 use crate::fs::KvFs;
 
@@ -26,7 +27,7 @@ pub use attributes::Appearance;
 pub(super) use attributes::file_attr;
 
 /// The core, as `fuser` wants it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Adapter {
     fs: Arc<KvFs>,
     pool: Arc<Workers>,
@@ -36,6 +37,7 @@ pub struct Adapter {
     uploads: Arc<Workers>,
     appearance: Appearance,
     deadline: Duration,
+    calls: Arc<Calls>,
 }
 
 impl Adapter {
@@ -59,6 +61,7 @@ impl Adapter {
             passthrough: Arc::new(passthrough),
             appearance,
             deadline,
+            calls: Arc::new(Calls::new(deadline)),
         }
     }
 

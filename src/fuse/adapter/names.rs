@@ -12,10 +12,13 @@ use fuser::{
 use super::Adapter;
 use super::answer::{Asked, fail};
 use super::attributes::{Appearance, file_attr};
-use crate::base::clock::Wait;
+use crate::fs::FsError;
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
 use crate::fuse::pending::Refuse;
 use crate::metrics::origin;
+
+/// How often the next entry of a directory is waited for again because it was deleted meanwhile.
+const TRIES: u32 = 100;
 
 /// A reply that takes in directory entries, straight into the kernel's buffer.
 pub(super) trait Entries: Refuse {
@@ -116,13 +119,16 @@ impl Adapter {
         reply: ReplyEntry,
     ) {
         let (name, appearance) = (name.to_owned(), self.appearance);
+        let asked = Asked::new(request, "lookup", parent).of_call(self, self.calls.name(&name));
+        let (calls, thread) = (Arc::clone(&self.calls), request.pid());
         self.answer_or_undo(
-            Asked::new(request, "lookup", parent),
+            asked,
             reply,
             move |fs, wait| {
                 let found = fs.lookup(Ino(parent.0), &name, wait)?;
-                if matches!(found, Lookup::Absent(_)) {
-                    origin::absent();
+                match &found {
+                    Lookup::Found(reply) => calls.found(thread, reply.attr.ino.0),
+                    Lookup::Absent(_) => origin::absent(),
                 }
                 Ok(found)
             },
@@ -161,20 +167,29 @@ impl Adapter {
         offset: u64,
         reply: R,
     ) {
-        let (fs, appearance) = (Arc::clone(&self.fs), self.appearance);
+        let asked = Asked::new(request, "readdir", ino);
+        self.read_dir_from(asked, Fh(fh.0), offset, reply, TRIES);
+    }
+
+    fn read_dir_from<R: Entries>(&self, asked: Asked, fh: Fh, offset: u64, reply: R, tries: u32) {
+        let adapter = self.clone();
         self.answer(
-            Asked::new(request, "readdir", ino),
+            asked,
             reply,
-            move |fs, wait| fs.await_dir(Fh(fh.0), offset, R::WITH_ATTRIBUTES, wait),
-            move |mut reply, ()| match fs.readdir(
-                Fh(fh.0),
-                offset,
-                R::WITH_ATTRIBUTES,
-                &mut Sink(&mut reply, appearance),
-                Wait::Never,
-            ) {
-                Ok(()) => reply.send(),
-                Err(error) => fail(&fs, "readdir", Ino(ino.0), reply, &error),
+            move |fs, wait| fs.await_dir(fh, offset, R::WITH_ATTRIBUTES, wait),
+            move |mut reply, ()| {
+                let mut sink = Sink(&mut reply, adapter.appearance);
+                match adapter
+                    .fs
+                    .fill_dir(fh, offset, R::WITH_ATTRIBUTES, &mut sink)
+                {
+                    Ok(_) => reply.send(),
+                    // What there was to hand out has just been deleted.
+                    Err(FsError::WouldBlock) if tries > 0 => {
+                        adapter.read_dir_from(asked, fh, offset, reply, tries - 1);
+                    }
+                    Err(error) => fail(&adapter.fs, "readdir", asked.ino(), reply, &error),
+                }
             },
         );
     }

@@ -6,6 +6,7 @@
 //! guesses, the result is the listing; bad guesses cost requests, and those are bounded.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::listing::packed::Packed;
 use crate::store::ListItem;
@@ -73,7 +74,7 @@ struct Segment {
     done: bool,
     /// Whether a page of it has shown that it goes on.
     goes_on: bool,
-    pages: Vec<Packed>,
+    pages: Vec<(Packed, Instant)>,
 }
 
 impl Segment {
@@ -192,8 +193,14 @@ impl Split {
     }
 
     /// Takes in a page: keys in strictly growing order after the task's start, and where the
-    /// listing continues, `None` for its end.
-    pub fn deliver(&mut self, task: &Task, mut items: Vec<ListItem>, next: Option<Arc<str>>) {
+    /// listing continues, `None` for its end. `asked` is when the request was begun.
+    pub fn deliver(
+        &mut self,
+        task: &Task,
+        asked: Instant,
+        mut items: Vec<ListItem>,
+        next: Option<Arc<str>>,
+    ) {
         self.delivered += 1;
         self.page = self.page.max(items.len() as u64);
         for item in items.iter().step_by(7) {
@@ -224,7 +231,7 @@ impl Split {
         segment.count += items.len() as u64;
         let hit = !items.is_empty();
         if hit {
-            segment.pages.push(Packed::new(&items));
+            segment.pages.push((Packed::new(&items), asked));
         }
         if was_probe && let Some(first) = items.first() {
             // How dense keys lie is told by keys, not by the guess before them.
@@ -244,8 +251,8 @@ impl Split {
         }
     }
 
-    /// Takes out what is complete from the front, in key order.
-    pub fn ready(&mut self) -> Vec<Packed> {
+    /// Takes out what is complete from the front, in key order, with when it was asked for.
+    pub fn ready(&mut self) -> Vec<(Packed, Instant)> {
         let mut pages = Vec::new();
         while let Some(front) = self.segments.first_mut() {
             pages.append(&mut front.pages);

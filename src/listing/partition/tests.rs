@@ -87,8 +87,8 @@ fn list(
             continue;
         }
         let (items, next) = fetch(keys, &task.after, page);
-        split.deliver(&task, items, next);
-        for page in split.ready() {
+        split.deliver(&task, Instant::now(), items, next);
+        for (page, _) in split.ready() {
             let mut walk = page.walk(0);
             while let Some((key, _)) = walk.advance() {
                 listed.push(key.to_owned());
@@ -134,9 +134,9 @@ proptest! {
                 let tasks: Vec<Task> = std::iter::from_fn(|| split.task()).take(5).collect();
                 for task in tasks {
                     let (items, next) = fetch(&now(&mut random), &task.after, 4);
-                    split.deliver(&task, items, next);
+                    split.deliver(&task, Instant::now(), items, next);
                 }
-                for page in split.ready() {
+                for (page, _) in split.ready() {
                     listed.extend((0..page.len()).map(|at| page.get(at).expect("there").0.as_str().to_owned()));
                 }
             }

@@ -100,6 +100,7 @@ impl DirectoryStore {
             cache_scope: format!("dir:{}", real.display()),
             upload_scope: format!("dir:{}", real.display()),
             modified: folder.modified().ok(),
+            created: None,
             expires: None,
         };
         Ok(Self {
@@ -373,6 +374,7 @@ impl Store for DirectoryStore {
             file.seek(SeekFrom::Start(window.start)).map_err(disk)?;
         }
         Ok(GetOutcome::Found(Fetched {
+            is_delimited: true,
             meta,
             range,
             body: Box::new(Body {

@@ -7,12 +7,16 @@
 //! so that who comes back goes on from there, else given up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::download::{Download, Status};
+use super::download::{Download, Status, read_some};
+use super::prefix::Prefix;
 use super::stream::Body;
+use crate::base::clock::Deadline;
 use crate::base::sync::atomic::Ordering;
 use crate::base::units::{KIB, MIB};
 use crate::disk::{self, Spool};
+use crate::store::StoreError;
 
 mod parts;
 mod readahead;
@@ -22,6 +26,8 @@ use sequential::Front;
 
 /// Bytes moved at once where no block is to be had, and by helpers.
 const CHUNK: usize = 256 * KIB as usize;
+/// How long the head of an answer that begins again may take.
+const AGAIN_DEADLINE: Duration = Duration::from_secs(60);
 /// A download of which this much has arrived is kept for who comes back.
 const WORTH_KEEPING: u64 = 4 * MIB;
 
@@ -32,6 +38,8 @@ pub enum Outcome {
     Whole(Box<Spool>, u64, String),
     /// Nobody uses it; [`Download::resume`] takes it up again.
     Paused,
+    /// Its readers have what they want for now; the next read takes it up again.
+    Parked,
     /// Anything else; readers have been told.
     Over,
 }
@@ -40,20 +48,19 @@ pub enum Outcome {
 enum End {
     Whole,
     Unused,
+    Enough,
 }
 
 impl Download {
     /// Fills the download: with `head`, which has been read already, then `body`; without a body,
-    /// with what is missing.
+    /// with what is missing: in parts, or by another transfer that begins the same.
     pub fn fill(self: &Arc<Self>, head: &[u8], body: Option<Body>, spool: Spool) -> Outcome {
         self.state.lock().active += 1;
         let mut front = Front::new(spool);
         let result = match body {
             Some(body) => self.fill_front(&mut front, head, body),
-            None => {
-                front.sum = None;
-                self.fill_parts()
-            }
+            None if self.origin.has_ranges() => self.fill_parts(&mut front),
+            None => self.fill_again(&mut front),
         };
         let mut state = self.state.lock();
         state.active -= 1;
@@ -76,7 +83,11 @@ impl Download {
                 state.status = Status::Paused(Box::new(spool));
                 None
             }
-            (Ok(End::Unused), _) => None,
+            (Ok(End::Enough), Some(spool)) => {
+                state.status = Status::Parked(Box::new(spool));
+                None
+            }
+            (Ok(End::Unused | End::Enough), _) => None,
             (Err(error), _) => {
                 state.status = Status::Failed(error);
                 None
@@ -84,15 +95,18 @@ impl Download {
         };
         self.wake_all(&state);
         let paused = matches!(state.status, Status::Paused(_));
+        let parked = matches!(state.status, Status::Parked(_));
         let window = state.window.clear();
         drop(state);
         drop(window);
         match outcome {
             Some(spool) => {
-                let sum = match front.sum {
-                    Some(sum) => Ok(sum.finish()),
-                    None => disk::checksum(&self.file),
+                // Known where all came in order.
+                let sum = {
+                    let prefix = self.prefix.lock();
+                    (prefix.len() == size).then(|| prefix.checksum())
                 };
+                let sum = sum.map_or_else(|| disk::checksum(&self.file), Ok);
                 match sum {
                     Ok(sum) => Outcome::Whole(Box::new(spool), size, sum),
                     Err(error) => {
@@ -102,8 +116,42 @@ impl Download {
                 }
             }
             None if paused => Outcome::Paused,
+            None if parked => Outcome::Parked,
             None => Outcome::Over,
         }
+    }
+
+    /// Goes on with another transfer from the start, whose first bytes must be those that are here.
+    fn fill_again(self: &Arc<Self>, front: &mut Front) -> Result<End, StoreError> {
+        let mut body = self.origin.whole(Deadline::after(AGAIN_DEADLINE))?;
+        let (len, hash) = {
+            let prefix = self.prefix.lock();
+            (prefix.len(), prefix.hash())
+        };
+        let mut again = Prefix::default();
+        let mut buffer = vec![0; CHUNK];
+        while again.len() < len {
+            let most = usize::try_from(len - again.len()).map_or(CHUNK, |left| left.min(CHUNK));
+            match read_some(&mut body, &mut buffer[..most])
+                .map_err(|error| self.body_error(error))?
+            {
+                0 => return Err(self.origin.changed()),
+                more => again.update(&buffer[..more]),
+            }
+            if self.is_unused(&mut self.state.lock()) {
+                return Ok(End::Unused);
+            }
+        }
+        if again.hash() != hash {
+            return Err(self.origin.changed());
+        }
+        front.position = len;
+        {
+            let mut state = self.state.lock();
+            state.position = len;
+            state.front = None;
+        }
+        self.fill_front(front, &[], body)
     }
 
     /// Tells whether the content can be fetched in parts.

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::readahead::Waited;
+use super::sequential::Front;
 use super::{CHUNK, End};
 use crate::base::clock::Deadline;
 use crate::base::sync::{self, MutexGuard};
@@ -21,7 +23,7 @@ const PART_DEADLINE: Duration = Duration::from_secs(300);
 
 impl Download {
     /// Fetches what is missing, part by part, with helpers where they pay.
-    pub(super) fn fill_parts(self: &Arc<Self>) -> Result<End, StoreError> {
+    pub(super) fn fill_parts(self: &Arc<Self>, front: &mut Front) -> Result<End, StoreError> {
         let size = self.expected.unwrap_or_default();
         loop {
             let mut state = self.state.lock();
@@ -33,13 +35,17 @@ impl Download {
                 if let Some(part) = self.next_part(&state).filter(|_| state.users > 0) {
                     break part;
                 }
-                if self.wait_for_use(&mut state) {
-                    return Ok(End::Unused);
+                match self.wait_for_use(&mut state) {
+                    Waited::Wanted => {}
+                    Waited::Enough => return Ok(End::Enough),
+                    Waited::Unused => return Ok(End::Unused),
                 }
             };
             state.claim(&part);
             drop(state);
-            self.fetch_part(&part, None)?;
+            if !self.fetch_part(&part, None)? {
+                return self.fill_again(front);
+            }
         }
     }
 
@@ -95,8 +101,9 @@ impl Download {
             };
             state.claim(&part);
             drop(state);
-            if let Err(error) = self.fetch_part(&part, None) {
-                tracing::debug!("a helper's part failed: {error}");
+            let fetched = self.fetch_part(&part, None);
+            if !matches!(fetched, Ok(true)) {
+                tracing::debug!("a helper's part failed: {fetched:?}");
                 let mut state = self.state.lock();
                 state.active -= 1;
                 state.pace.give_up();
@@ -116,12 +123,12 @@ impl Download {
     }
 
     /// Fetches a part that is marked as being fetched: for a reader, within its deadline, or as
-    /// a helper, as long as anybody uses the download.
+    /// a helper, as long as anybody uses the download. `false` when the server sends no parts.
     pub(crate) fn fetch_part(
         self: &Arc<Self>,
         part: &Range<u64>,
         reader: Option<Deadline>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let result = self.fetch_part_inner(part, reader);
         let mut state = self.state.lock();
         state.fetching.retain(|other| other != part);
@@ -133,9 +140,11 @@ impl Download {
         self: &Arc<Self>,
         part: &Range<u64>,
         reader: Option<Deadline>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let deadline = reader.unwrap_or_else(|| Deadline::after(PART_DEADLINE));
-        let mut body = self.origin.range(part.clone(), deadline)?;
+        let Some(mut body) = self.origin.range(part.clone(), deadline)? else {
+            return Ok(false);
+        };
         let mut buffer = vec![0; CHUNK.min((part.end - part.start) as usize)];
         let mut at = part.start;
         while at < part.end {
@@ -147,6 +156,13 @@ impl Download {
                     StoreError::new(ErrorKind::Protocol, "the range ended early")
                         .with_key(&self.origin.key),
                 );
+            }
+            if !self.room.take(n as u64) {
+                return Err(StoreError::new(
+                    ErrorKind::Disk,
+                    "the cache has no room for more of the record",
+                )
+                .with_key(&self.origin.key));
             }
             self.file
                 .write_all_at(&buffer[..n], at)
@@ -164,7 +180,7 @@ impl Download {
                         .map_or(rest.end, |missing| missing.start);
                 }
                 if state.users == 0 {
-                    return Ok(());
+                    return Ok(true);
                 }
                 self.note_progress(state, n as u64);
             } else {
@@ -178,6 +194,6 @@ impl Download {
                 .with_key(&self.origin.key));
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

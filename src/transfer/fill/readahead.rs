@@ -1,6 +1,7 @@
 //! How far a download is filled: a little ahead of who reads it, and not without anybody.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::sync::{self, MutexGuard};
@@ -18,6 +19,21 @@ const AHEAD_OF_SEVERAL: u64 = 8 * MIB;
 const AHEAD_OF_SIZE: u64 = 4 * MIB;
 /// How long a download waits for somebody to open the file.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a download waits for its readers to read on before it gives its thread and its
+/// connection back, where it can go on later at no cost.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What came of waiting for demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// Somebody may want more.
+    Wanted,
+    /// Its readers have all they want for now.
+    Enough,
+    /// Nobody has used it for a while; that is marked.
+    Unused,
+}
 
 impl Download {
     /// Returns where fetching ends for now.
@@ -38,18 +54,42 @@ impl Download {
         }
     }
 
-    /// Waits for demand; `true`, and marked, when nobody has used the download for a while.
-    pub(super) fn wait_for_use(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    /// Waits for demand.
+    pub(super) fn wait_for_use(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> Waited {
         state.pace.pause();
         state.paused = true;
         if state.users > 0 {
-            self.changed.wait(state);
+            let since = *state.idle_since.get_or_insert_with(sync::now);
+            self.tools.note_idle(self);
+            // Without parts all of it would come again: only where the thread is wanted.
+            let has_ranges = self.origin.has_ranges();
+            match (state.must_park, has_ranges) {
+                (true, _) => {}
+                (false, true) => {
+                    self.changed.wait_until(state, since + PATIENCE);
+                }
+                (false, false) => self.changed.wait(state),
+            }
+            self.tools.note_busy(self);
+            let is_late = has_ranges && sync::now() >= since + PATIENCE;
+            if state.idle_since.is_some()
+                && state.users > 0
+                && (state.must_park || is_late)
+                && self.expected.is_some()
+            {
+                (state.must_park, state.paused, state.idle_since) = (false, false, None);
+                return Waited::Enough;
+            }
         } else {
             let until = *state.unused_since.get_or_insert_with(sync::now) + GRACE;
             self.changed.wait_until(state, until);
         }
+        state.must_park = false;
         state.paused = false;
-        self.is_unused(state)
+        match self.is_unused(state) {
+            true => Waited::Unused,
+            false => Waited::Wanted,
+        }
     }
 
     /// Tells, and marks it, whether nobody has used the download for a while.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::readahead::Waited;
 use super::{CHUNK, End};
 use crate::base::sync;
 use crate::base::units::KIB;
-use crate::disk::{Checksum, Spool};
+use crate::disk::Spool;
 use crate::store::{ErrorKind, StoreError};
 use crate::transfer::download::{Download, read_some};
 use crate::transfer::stream::Body;
@@ -29,7 +30,7 @@ enum Go {
     On,
     /// What comes next is here or on its way over another connection.
     Overtaken,
-    Unused,
+    Ended(End),
 }
 
 /// Where the bytes of the first connection go.
@@ -37,8 +38,6 @@ pub(super) struct Front {
     pub(super) position: u64,
     /// Gone when there is no more room; the rest is then read only to learn the size.
     pub(super) spool: Option<Spool>,
-    /// Of all bytes so far; gone when they do not come in order.
-    pub(super) sum: Option<Checksum>,
     /// Up to where disk space has been set aside.
     set_aside: u64,
 }
@@ -48,7 +47,6 @@ impl Front {
         Self {
             position: 0,
             spool: Some(spool),
-            sum: Some(Checksum::default()),
             set_aside: 0,
         }
     }
@@ -63,16 +61,15 @@ impl Download {
     ) -> Result<End, StoreError> {
         let mut scratch = Vec::new();
         self.state.lock().streaming = true;
-        self.land(front, 0, head)?;
+        self.land(front, front.position, head)?;
         self.arrive(front, head.len() as u64, None);
         loop {
             match self.may_go_on(front.position) {
                 Go::On => {}
-                Go::Unused => return Ok(End::Unused),
+                Go::Ended(end) => return Ok(end),
                 Go::Overtaken => {
                     drop(body);
-                    front.sum = None;
-                    return self.fill_parts();
+                    return self.fill_parts(front);
                 }
             }
             let mut block = self.block();
@@ -105,8 +102,21 @@ impl Download {
                     )
                     .with_key(&self.origin.key));
                 }
+                self.check_end(front.position)?;
                 return Ok(End::Whole);
             }
+        }
+    }
+
+    /// Refuses what ended without telling so, and that a listing says is longer or shorter.
+    fn check_end(&self, len: u64) -> Result<(), StoreError> {
+        match self.listed {
+            Some(listed) if listed != len => Err(StoreError::new(
+                ErrorKind::Protocol,
+                format!("the connection ended after {len} bytes, the listing says {listed}"),
+            )
+            .with_key(&self.origin.key)),
+            _ => Ok(()),
         }
     }
 
@@ -177,7 +187,7 @@ impl Download {
             .any(|waiting| range.start < waiting.wanted.end && waiting.wanted.end <= range.end)
     }
 
-    /// Writes bytes to disk, and to the checksum, as long as there is room.
+    /// Takes note of bytes, and writes them to disk as long as there is room.
     fn land(&self, front: &mut Front, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let end = at + bytes.len() as u64;
         if bytes.is_empty() {
@@ -190,14 +200,14 @@ impl Download {
             )
             .with_key(&self.origin.key));
         }
-        let Some(room) = &mut front.spool else {
+        self.prefix.lock().update_at(at, bytes);
+        if front.spool.is_none() {
             return Ok(());
-        };
-        self.set_aside(end, &mut front.set_aside);
-        let has_room = match self.expected {
-            Some(_) => room.grow(end),
-            None => room.grow_some(end),
-        };
+        }
+        let has_room = self.room.take(bytes.len() as u64);
+        if has_room {
+            self.set_aside(end, &mut front.set_aside);
+        }
         let kept = has_room
             && self
                 .file
@@ -213,9 +223,6 @@ impl Download {
             }
             // Go on only to learn the size; what has arrived is dropped.
             front.spool = None;
-        } else if let Some(sum) = &mut front.sum {
-            // After the write, which has brought the bytes into the processor's cache.
-            sum.update(bytes);
         }
         Ok(())
     }
@@ -254,7 +261,7 @@ impl Download {
     }
 
     /// Waits until the first connection may read on.
-    fn may_go_on(&self, position: u64) -> Go {
+    fn may_go_on(self: &Arc<Self>, position: u64) -> Go {
         let mut state = self.state.lock();
         loop {
             if let Some(front) = state.front.clone()
@@ -275,12 +282,14 @@ impl Download {
             if self.expected.is_none() || position < self.horizon(&state) {
                 // A slow server could keep it up for hours.
                 return match self.is_unused(&mut state) {
-                    true => Go::Unused,
+                    true => Go::Ended(End::Unused),
                     false => Go::On,
                 };
             }
-            if self.wait_for_use(&mut state) {
-                return Go::Unused;
+            match self.wait_for_use(&mut state) {
+                Waited::Wanted => {}
+                Waited::Enough => return Go::Ended(End::Enough),
+                Waited::Unused => return Go::Ended(End::Unused),
             }
         }
     }

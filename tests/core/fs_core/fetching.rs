@@ -9,6 +9,7 @@ use kvfs::base::clock::{Deadline, Wait};
 use kvfs::fs::FsError;
 use kvfs::fs::types::Ino;
 use kvfs::local::fault::{Call, Cut};
+use kvfs::store::Encoding;
 use kvfs::store::ErrorKind;
 
 use super::{data_files, entries, json_beside, plain, soon, wait_for};
@@ -44,19 +45,22 @@ fn a_record_larger_than_the_cache_is_streamed_and_evicts_nothing() {
             .read(fh, big.len() as u64 - 10, 100, patient())
             .expect("the tail");
         assert_eq!(tail[..], big[big.len() - 10..]);
+        // Going back takes another transfer. Where no tag tells versions apart, its bytes do.
         let head = core.fs.read(fh, 0, 10, patient());
-        if etags {
-            assert_eq!(head.expect("provably the same version")[..], big[..10]);
-        } else {
-            let Err(FsError::Store(error)) = head else {
-                panic!("{head:?}")
-            };
-            assert_eq!(error.kind(), ErrorKind::Changed);
-            assert!(
-                error
-                    .hint()
-                    .is_some_and(|hint| hint.contains("--cache-size"))
-            );
+        assert_eq!(head.expect("provably the same version")[..], big[..10]);
+        let mut newer = big.clone();
+        newer[100] ^= 1;
+        setup
+            .store
+            .insert("big", "text/plain", Encoding::Identity, newer);
+        let tail = core.fs.read(fh, big.len() as u64 - 10, 100, patient());
+        let head = core.fs.read(fh, 0, 10, patient());
+        for bytes in [tail, head] {
+            match bytes {
+                Ok(bytes) => assert!(bytes[..] == big[..10] || bytes[..] == big[big.len() - 10..]),
+                Err(FsError::Store(error)) => assert_eq!(error.kind(), ErrorKind::Changed),
+                Err(error) => panic!("{error:?}"),
+            }
         }
     }
 }
@@ -113,12 +117,14 @@ fn the_head_of_a_large_record_does_not_fetch_all_of_it_and_its_tail_is_a_request
     );
     core.fs.release(fh);
     core.fs.forget(ino, 1);
-    // Nobody uses it any more: the download is given up and leaves nothing behind.
+    // Nobody uses it any more: the download is given up and leaves nothing behind, unless the machine
+    // is so slow that several connections have brought enough of it to be kept.
     wait_for(|| {
-        fs::read_dir(cache.path().join("kvfs-1/tmp"))
-            .expect("a folder")
-            .count()
-            == 0
+        core.records.kept_downloads() == 1
+            || fs::read_dir(cache.path().join("kvfs-1/tmp"))
+                .expect("a folder")
+                .count()
+                == 0
     });
     assert_eq!(entries(cache.path()), 0);
 }

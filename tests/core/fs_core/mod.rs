@@ -1,5 +1,6 @@
 //! The filesystem core over a store in memory: requests, freshness, versions, sizes, caches.
 
+mod ages;
 mod bombs;
 mod disk_cache;
 mod fetching;

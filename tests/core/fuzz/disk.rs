@@ -96,13 +96,15 @@ fn entries_of_the_cache() {
     fuzz("cache-entry", &samples, |input| {
         fs::write(&json, input).expect("a description");
         fs::write(&data, content).expect("its data");
-        let found = tier.lookup(&key()).map(|entry| {
-            let mut bytes = vec![0; content.len()];
-            std::os::unix::fs::FileExt::read_exact_at(&*entry.file, &mut bytes, 0)
-                .expect("its bytes");
-            assert_eq!((entry.size, &bytes[..]), (20, &content[..]));
-            let _ = entry.modified;
-        });
+        let found = tier
+            .lookup(&key(), std::time::Duration::from_secs(5))
+            .map(|entry| {
+                let mut bytes = vec![0; content.len()];
+                std::os::unix::fs::FileExt::read_exact_at(&*entry.file, &mut bytes, 0)
+                    .expect("its bytes");
+                assert_eq!((entry.size, &bytes[..]), (20, &content[..]));
+                let _ = entry.modified;
+            });
         // A new mount counts what is there, and drives out what does not fit.
         fs::write(&json, input).expect("a description");
         let again = open(dir.path());

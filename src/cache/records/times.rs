@@ -1,0 +1,136 @@
+//! Which time a version shows: one, from the first look on and as long as it is the version.
+//!
+//! Directories tell times in their listings. The API tells none there and, but for some servers,
+//! none with a record either. A program that compares times, as `rsync` and `make` do, must not see
+//! a file change because somebody has opened it. So:
+//!
+//! * what a listing tells counts
+//! * else the time under which the version was shown before, in this mount or an earlier one
+//! * else, of a record that is listed, that of all records of which nothing is known: when the store
+//!   was made, or 1970 where that is not told. It is what the listing has shown already
+//! * else that of the record's own answer (`Last-Modified`)
+//!
+//! A version that takes the place of another has its own time, or that at which it was first seen.
+
+use std::time::SystemTime;
+
+use super::{Known, Records};
+use crate::cache::content::Content;
+use crate::cache::sizes::Remembered;
+use crate::listing::Found;
+use crate::store::{Key, RecordMeta, Validator};
+
+/// What a new answer is compared with.
+#[derive(Clone, Debug)]
+pub(in crate::cache) struct Before {
+    pub stored: Option<u64>,
+    pub modified: SystemTime,
+    pub validator: Option<Validator>,
+}
+
+impl Before {
+    /// Returns what is known of the version before, if there was one.
+    pub fn of(known: Option<&Known>, content: Option<&Content>) -> Option<Self> {
+        match (known, content) {
+            (Some(known), _) => Some(Self {
+                stored: known.meta.stored_size,
+                modified: known.modified,
+                validator: known.meta.validator(),
+            }),
+            (None, Some(content)) => Some(Self {
+                stored: content.meta.stored_size,
+                modified: content.modified,
+                validator: content.validator(),
+            }),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Records {
+    /// Returns the time shown for records of which nothing else is known.
+    pub fn unknown_time(&self) -> SystemTime {
+        self.store.info().created.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Returns the time of a record as listed with `stored` bytes; `told` is what the listing says.
+    ///
+    /// A record whose stored size is another than before has been stored meanwhile: it shows from
+    /// now on when that was noticed.
+    pub fn listed_time(
+        &self,
+        key: &Key,
+        stored: Option<u64>,
+        told: Option<SystemTime>,
+    ) -> SystemTime {
+        if let Some(told) = told {
+            return told;
+        }
+        if let super::Peek::Present(known) = self.recall(key)
+            && known.has_stored_size(stored)
+        {
+            return known.modified;
+        }
+        let (Some(kept), Some(stored)) = (self.sizes.get(key), stored) else {
+            return self.unknown_time();
+        };
+        if stored == kept.stored || stored == kept.listed {
+            return kept.modified.unwrap_or_else(|| self.unknown_time());
+        }
+        let modified = self.clock.wall();
+        let version = Remembered {
+            stored,
+            listed: stored,
+            content: None,
+            modified: Some(modified),
+        };
+        if self.sizes.note(key, version) {
+            let sizes = std::sync::Arc::clone(&self.sizes);
+            // Not on this thread, which may be one that answers the kernel.
+            if self.writers.spawn(move || sizes.write()).is_err() {
+                tracing::debug!("the disk cannot keep up; some times are not kept");
+            }
+        }
+        modified
+    }
+
+    /// Returns the time of a version that was fetched and may be another than `before`.
+    pub(in crate::cache) fn version_time(
+        &self,
+        key: &Key,
+        meta: &RecordMeta,
+        before: Option<&Before>,
+    ) -> SystemTime {
+        let told = meta.modified();
+        let listed = match self.listing.find(key) {
+            Found::Listed(entry, _) => Some(entry),
+            _ => None,
+        };
+        if let Some(modified) = listed.as_ref().and_then(|entry| entry.modified) {
+            return told.unwrap_or(modified);
+        }
+        let listed_size = listed.as_ref().and_then(|entry| entry.stored_size);
+        let stored = meta.stored_size.or(listed_size);
+        let kept = stored.and_then(|stored| self.sizes.version(key, stored));
+        if let Some(before) = before {
+            let same_size = before.stored.is_some() && before.stored == stored;
+            // The listing has shown the new size, and a time with it.
+            if !same_size && let Some(modified) = kept.and_then(|kept| kept.modified) {
+                return modified;
+            }
+            // Nothing says that it is another version.
+            let may_be_same = same_size || before.stored.is_none() || stored.is_none();
+            if may_be_same && before.validator.is_none() && meta.validator().is_none() {
+                return before.modified;
+            }
+            return told.unwrap_or_else(|| self.clock.wall());
+        }
+        match (kept, listed) {
+            (Some(kept), _) => kept.modified.unwrap_or_else(|| self.unknown_time()),
+            (None, Some(entry)) if entry.stored_size.is_none() || entry.stored_size == stored => {
+                self.unknown_time()
+            }
+            _ => told.unwrap_or_else(|| self.unknown_time()),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Which requests belong to one system call: together they have one deadline.
+//!
+//! The kernel does not say. To open a path it may look the name up again because what it knew has
+//! expired, look it up once more because that failed, open it, and begin again where that was stale;
+//! `stat` looks up and asks for attributes. A request of the same thread about the same file, that
+//! comes at once after an answer which does not end a call, goes on with that call.
+
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::fs::FsError;
+use crate::store::ErrorKind;
+
+/// Threads whose last call is remembered.
+const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// The kernel goes on with a call within this time, unless the machine is very busy; a program takes
+/// about as long to begin another one.
+const GAP: Duration = Duration::from_millis(20);
+/// What is taken for young enough the second time, before a call began.
+const LENIENCE: Duration = Duration::from_secs(1);
+/// Of a deadline, a request that was not the first of its call has at least this part: what looked
+/// like one call may have been two.
+const LEAST: u32 = 4;
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// A name of the root, by its hash.
+    Name(u64),
+    /// An inode.
+    Ino(u64),
+}
+
+/// The calls of all threads.
+#[derive(Debug)]
+pub(super) struct Calls {
+    hasher: RandomState,
+    deadline: Duration,
+    latest: Mutex<LruCache<u32, Call>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    begun: Instant,
+    /// When its latest request was answered.
+    answered: Option<Instant>,
+    name: Option<u64>,
+    ino: Option<u64>,
+    is_late: bool,
+    was_stale: bool,
+}
+
+/// How a request of a call stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// So long ago the call began; longer where it was told already that what it opened is stale: a
+    /// second time that would be an error.
+    pub age: Duration,
+    /// So long it may go on; zero when its deadline has passed.
+    pub left: Duration,
+}
+
+impl Calls {
+    pub(super) fn new(deadline: Duration) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            deadline,
+            latest: Mutex::new(LruCache::new(MOST)),
+        }
+    }
+
+    /// Returns what a request about a name is about.
+    pub(super) fn name(&self, name: &OsStr) -> Subject {
+        Subject::Name(self.hasher.hash_one(name))
+    }
+
+    /// Takes note of a request of a thread.
+    pub(super) fn begin(&self, thread: u32, subject: Subject) -> Standing {
+        let now = Instant::now();
+        let mut latest = self.latest.lock();
+        if let Some(call) = latest.get_mut(&thread)
+            && call.goes_on(subject, now, self.deadline)
+        {
+            call.answered = None;
+            let age = now.saturating_duration_since(call.begun);
+            let left = if call.is_late {
+                Duration::ZERO
+            } else {
+                self.deadline.saturating_sub(age).max(self.deadline / LEAST)
+            };
+            let lenience = if call.was_stale {
+                LENIENCE
+            } else {
+                Duration::ZERO
+            };
+            if call.is_late {
+                latest.pop(&thread);
+            }
+            let age = age + lenience;
+            return Standing { age, left };
+        }
+        let (name, ino) = match subject {
+            Subject::Name(name) => (Some(name), None),
+            Subject::Ino(ino) => (None, Some(ino)),
+        };
+        let call = Call {
+            begun: now,
+            answered: None,
+            name,
+            ino,
+            is_late: false,
+            was_stale: false,
+        };
+        latest.put(thread, call);
+        Standing {
+            age: Duration::ZERO,
+            left: self.deadline,
+        }
+    }
+
+    /// Takes note that a name led to an inode.
+    pub(super) fn found(&self, thread: u32, ino: u64) {
+        if let Some(call) = self.latest.lock().get_mut(&thread) {
+            call.ino = Some(ino);
+        }
+    }
+
+    /// Takes note of an answer.
+    pub(super) fn answered(&self, thread: u32, operation: &str, error: Option<&FsError>) {
+        let is_late = |error: &FsError| match error {
+            FsError::Store(error) => error.kind() == ErrorKind::Timeout,
+            _ => false,
+        };
+        let goes_on = match (operation, error) {
+            ("lookup", None) => true,
+            ("lookup", Some(error)) => is_late(error),
+            (_, error) => matches!(error, Some(FsError::Stale)),
+        };
+        let mut latest = self.latest.lock();
+        match latest.get_mut(&thread) {
+            Some(call) if goes_on => {
+                call.answered = Some(Instant::now());
+                call.is_late |= error.is_some_and(is_late);
+                call.was_stale |= matches!(error, Some(FsError::Stale));
+            }
+            _ => {
+                latest.pop(&thread);
+            }
+        }
+    }
+}
+
+impl Call {
+    fn goes_on(&mut self, subject: Subject, now: Instant, deadline: Duration) -> bool {
+        let is_same = match subject {
+            Subject::Name(name) => self.name.is_none_or(|own| own == name),
+            Subject::Ino(ino) => self.ino == Some(ino),
+        };
+        match self.answered {
+            Some(at) => is_same && now.saturating_duration_since(at) < GAP,
+            // It was answered because its deadline had passed: a thread asks one thing at a time.
+            None => {
+                let since = now.saturating_duration_since(self.begun);
+                self.is_late = is_same && since >= deadline;
+                self.is_late && since < deadline + deadline
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn late() -> FsError {
+        StoreError::new(ErrorKind::Timeout, "late").into()
+    }
+
+    #[test]
+    fn a_name_that_is_looked_up_again_because_that_was_late_has_no_time_left() {
+        let calls = Calls::new(DEADLINE);
+        let name = calls.name(OsStr::new("a"));
+        assert_eq!(calls.begin(1, name).left, DEADLINE);
+        calls.answered(1, "lookup", Some(&late()));
+        assert_eq!(calls.begin(1, name).left, Duration::ZERO);
+        assert_eq!(calls.begin(1, name).left, DEADLINE, "once");
+    }
+
+    #[test]
+    fn other_names_other_threads_and_ended_calls_begin_anew() {
+        let calls = Calls::new(DEADLINE);
+        let (a, b) = (calls.name(OsStr::new("a")), calls.name(OsStr::new("b")));
+        calls.begin(1, a);
+        calls.answered(1, "lookup", Some(&late()));
+        assert_eq!(calls.begin(2, a).left, DEADLINE);
+        assert_eq!(calls.begin(1, b).left, DEADLINE);
+        calls.answered(1, "lookup", None);
+        calls.found(1, 7);
+        assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
+        calls.answered(1, "open", None);
+        assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
+    }
+
+    #[test]
+    fn an_open_that_follows_its_lookup_has_what_is_left() {
+        let calls = Calls::new(Duration::from_millis(40));
+        calls.begin(1, calls.name(OsStr::new("a")));
+        std::thread::sleep(Duration::from_millis(15));
+        calls.found(1, 7);
+        calls.answered(1, "lookup", None);
+        let open = calls.begin(1, Subject::Ino(7));
+        // On a busy machine it looks like another call.
+        assert!(open.age.is_zero() || open.left <= Duration::from_millis(25));
+        assert!(open.left >= Duration::from_millis(10));
+    }
+}

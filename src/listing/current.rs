@@ -1,0 +1,75 @@
+//! The listing of a mount that is current: shared by all who read the directory, and asked by who
+//! wants to know of a single record whether it is listed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::base::sync::Mutex;
+use crate::listing::{Found, Listing};
+use crate::store::Key;
+
+/// The latest listing; `None` before the first. It also leads to the one before it, as far as it has
+/// not come yet.
+#[derive(Debug, Default)]
+pub struct Current(Mutex<Option<Arc<Listing>>>);
+
+impl Current {
+    /// Returns the latest listing, however old.
+    pub fn latest(&self) -> Option<Arc<Listing>> {
+        self.0.lock().clone()
+    }
+
+    /// Returns the latest listing if it `is_fresh`, else the one that `begin` makes of it, and whether
+    /// it is a new one.
+    pub fn fresh(
+        &self,
+        is_fresh: impl FnOnce(&Listing) -> bool,
+        begin: impl FnOnce(Option<Arc<Listing>>) -> Arc<Listing>,
+    ) -> (Arc<Listing>, bool) {
+        let mut latest = self.0.lock();
+        match &*latest {
+            Some(listing) if is_fresh(listing) => (Arc::clone(listing), false),
+            _ => {
+                let listing = begin(latest.take());
+                *latest = Some(Arc::clone(&listing));
+                (listing, true)
+            }
+        }
+    }
+
+    /// Forgets the listing.
+    pub fn clear(&self) {
+        let dropped = self.0.lock().take();
+        drop(dropped);
+    }
+
+    /// Looks a key up: in the latest listing, else, where that has not come so far, in the one
+    /// before it. The time says which.
+    pub fn find(&self, key: &Key) -> Found {
+        let Some(latest) = self.latest() else {
+            return Found::Unknown;
+        };
+        match latest.find(key) {
+            Found::Unknown => latest
+                .before()
+                .map_or(Found::Unknown, |before| before.find(key)),
+            found => found,
+        }
+    }
+
+    /// Returns whether the latest listing has any page that was asked for after `at`.
+    pub fn is_younger(&self, at: Instant) -> bool {
+        let latest = self.0.lock();
+        latest
+            .as_ref()
+            .is_some_and(|listing| listing.is_younger(at))
+    }
+
+    /// Returns the first listed key that `wanted` accepts; as [`Current::find`].
+    pub fn find_key(&self, wanted: &dyn Fn(&Key) -> bool) -> Option<Key> {
+        let latest = self.latest()?;
+        latest
+            .find_key(wanted)
+            .or_else(|| latest.before()?.find_key(wanted))
+    }
+}
