@@ -29,6 +29,16 @@ const SECRET_VARIABLES: [&str; 3] = ["APIFY_TOKEN", "KVFS_SIGNATURE", "KVFS_SERV
 /// How the names of others end: proxies, whose addresses may hold passwords.
 const PROXY: &str = "_PROXY";
 
+/// Parts of the names of others' secrets, for which the child has no use.
+const SECRET_PARTS: [&str; 6] = [
+    "TOKEN",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "CREDENTIAL",
+    "API_KEY",
+];
+
 /// Why there is no mount.
 #[derive(Debug)]
 pub enum LaunchError {
@@ -114,6 +124,9 @@ fn inherited_secrets() -> Vec<OsString> {
     let is_secret = |name: &str| {
         SECRET_VARIABLES.contains(&name)
             || name.to_ascii_uppercase().ends_with(PROXY)
+            || SECRET_PARTS
+                .iter()
+                .any(|part| name.to_ascii_uppercase().contains(part))
             || bucket::VARIABLES
                 .iter()
                 .any(|begin| name.starts_with(begin))

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ const REMEMBERED: usize = 10_000;
 
 /// How many bytes of them, at most: strangers write some of that.
 const REMEMBERED_BYTES: usize = 4 << 20;
+
+/// How long the size of a store is believed that others than this server may change.
+const MEASURED_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of a path or a header that are remembered.
 const LONGEST: usize = 512;
@@ -90,9 +94,40 @@ pub(super) struct StoreStats {
     writes: Counter,
     deletes: Counter,
     lists: Counter,
+    measured: Mutex<Option<Measured>>,
+}
+
+/// How large a store was.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at: Instant,
+    /// How often it had been changed through this server.
+    changes: u64,
+    /// `None` where it takes long to find out.
+    bytes: Option<u64>,
 }
 
 impl StoreStats {
+    /// Returns how large the store is, measured again at most once in a while: whoever may see a public
+    /// store can ask as often as they like.
+    pub(super) fn size(&self, measure: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        let changes = self.writes.get() + self.deletes.get();
+        let known = *self.measured.lock();
+        if let Some(known) = known
+            && known.changes == changes
+            && known.at.elapsed() < MEASURED_FOR
+        {
+            return known.bytes;
+        }
+        let measured = Measured {
+            at: Instant::now(),
+            changes,
+            bytes: measure(),
+        };
+        *self.measured.lock() = Some(measured);
+        measured.bytes
+    }
+
     pub(super) fn read(&self) {
         self.reads.one();
     }

@@ -40,7 +40,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     if sight == Sight::Owner {
         object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
     }
-    if let Some(size) = size(&entry) {
+    if let Some(size) = app.stats.store(&entry.id).size(|| size(&entry)) {
         object["stats"]["storageBytes"] = json!(size);
         object["stats"]["s3StorageBytes"] = json!(size);
     }

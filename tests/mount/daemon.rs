@@ -151,7 +151,21 @@ fn a_mount_answers_when_the_command_returns_and_leaves_nothing_behind() {
 #[test]
 fn the_daemon_shows_no_secret_and_keeps_no_terminal() {
     let user = User::new();
-    user.works(&["mount", "--signature", "s3cret", "./store", "mnt"]);
+    let mut command = user.command(&["mount", "--signature", "s3cret", "./store", "mnt"]);
+    for (name, value) in [
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+        ("AWS_SESSION_TOKEN", "s3cret"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "s3cret"),
+        ("GOOGLE_SERVICE_ACCOUNT_KEY", "s3cret"),
+        ("HTTPS_PROXY", "http://user:s3cret@127.0.0.1:9"),
+        ("all_proxy", "http://s3cret@127.0.0.1:9"),
+        ("DATABASE_PASSWORD", "s3cret"),
+        ("KVFS_SERVE_TOKEN", "s3cret"),
+    ] {
+        command.env(name, value);
+    }
+    let mounted = command.output().expect("kvfs runs");
+    assert!(mounted.status.success(), "{mounted:?}");
     let proc = PathBuf::from("/proc").join(user.pid());
     for file in ["cmdline", "environ"] {
         let bytes = fs::read(proc.join(file)).expect("it");

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use kvfs::base::redact::Secret;
 use kvfs::local::MemoryStore;
-use kvfs::server::GeneralAccess;
+use kvfs::server::{GeneralAccess, User as Account};
 use kvfs::store::Encoding;
 use rustix::fs::{SeekFrom, getxattr, seek};
 use rustix::io::Errno;
@@ -38,7 +39,11 @@ fn says(user: &User, variables: &[(&str, &str)], args: &[&str], quoted: &[&str])
 
 #[test]
 fn what_keeps_a_mount_from_being_made_is_said_in_the_words_of_the_page() {
-    let (server, user) = (TestServer::start(), User::new());
+    let user = User::new();
+    let server = TestServer::start_with(|config| {
+        let token = Secret::new("of-another-account");
+        config.other_users.push((Account::named("other"), token));
+    });
     server.set_access(GeneralAccess::Restricted);
     let url = server.url();
     let here = [
@@ -64,7 +69,9 @@ fn what_keeps_a_mount_from_being_made_is_said_in_the_words_of_the_page() {
     );
     let id = &server.entry.id;
     let nobody = [here[0], ("APIFY_TOKEN", "")];
-    mount(id, &nobody, &["HTTP 403, insufficient-permissions"]);
+    mount(id, &nobody, &["HTTP 401", "token-not-provided"]);
+    let other = [here[0], ("APIFY_TOKEN", "of-another-account")];
+    mount(id, &other, &["HTTP 403, insufficient-permissions"]);
     let expired = kvfs::base::signature::sign_keys(
         &server.entry.signing_key,
         id,
@@ -171,7 +178,7 @@ fn what_the_store_did_not_take_is_told_when_it_is_unmounted_and_can_be_dropped()
     assert!(said.contains(quoted) && PAGE.contains(quoted), "{said}");
     // As the page says.
     let shown = kvfs(&["recover"]);
-    assert!(shown.contains("413"), "{shown}");
+    assert!(shown.contains("record-too-large"), "{shown}");
     let listed: serde_json::Value =
         serde_json::from_str(&kvfs(&["recover", "--list", "--json"])).expect("JSON");
     let id = listed[0]["id"].as_str().expect("an id").to_owned();
