@@ -116,10 +116,6 @@ fn spawn(order: &Order) -> io::Result<Child> {
 }
 
 /// Returns the variables of this process that its child must not have.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "only the names count: what they say has been read where it belongs"
-)]
 fn inherited_secrets() -> Vec<OsString> {
     let is_secret = |name: &str| {
         SECRET_VARIABLES.contains(&name)

@@ -210,12 +210,10 @@ fn object(app: &App, call: &Call, entry: &StoreEntry, sight: Sight) -> Value {
     if let Some(title) = &entry.title {
         object["title"] = json!(title);
     }
-    if sight == Sight::Owner {
-        if entry.access == GeneralAccess::Restricted {
-            let expires = SystemTime::now() + KEYS_URL_VALID;
-            let signature = sign_keys(&entry.signing_key, id, Some(expires));
-            keys_url = format!("{keys_url}?signature={}", signature.expose());
-        }
+    if sight == Sight::Owner && entry.access == GeneralAccess::Restricted {
+        let expires = SystemTime::now() + KEYS_URL_VALID;
+        let signature = sign_keys(&entry.signing_key, id, Some(expires));
+        keys_url = format!("{keys_url}?signature={}", signature.expose());
     }
     object["keysPublicUrl"] = json!(keys_url);
     if let Some(profile) = &app.profile {

@@ -29,10 +29,6 @@ struct Seen {
 
 impl Folded {
     /// Returns whether a line is to be written, and how often it has come up unwritten before.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the log's own time is not the tests' business"
-    )]
     pub(super) fn shown(&self, line: &str) -> Option<u64> {
         self.shown_at(line, Instant::now())
     }
