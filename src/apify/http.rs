@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RETRY_AFTER,
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, RETRY_AFTER,
 };
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
@@ -27,6 +27,7 @@ use super::wire::{self, Envelope};
 use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;
 use crate::base::sync;
+use crate::freshness::{ServerTime, Span};
 use crate::metrics::Metrics;
 use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
@@ -83,6 +84,8 @@ pub struct HttpClient {
     names_limit: AtomicBool,
     /// When the log was last told that requests wait for the server's limit.
     told: Mutex<Option<Duration>>,
+    /// What time it is there.
+    time: Mutex<Option<ServerTime>>,
 }
 
 impl HttpClient {
@@ -104,6 +107,7 @@ impl HttpClient {
             reached: AtomicBool::new(false),
             names_limit: AtomicBool::new(false),
             told: Mutex::new(None),
+            time: Mutex::default(),
         };
         client.show_budget();
         Ok(client)
@@ -112,6 +116,30 @@ impl HttpClient {
     /// Returns the counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.transport.metrics
+    }
+
+    /// Returns what time it is by the server's clock, as far as its answers have told.
+    pub fn server_time(&self) -> Option<Span> {
+        let time = *self.time.lock();
+        Some(time?.at(Instant::now()))
+    }
+
+    /// Learns the server's time from the answer to a request that was begun then.
+    fn note_time(&self, begun: Instant, reply: &Reply) {
+        let received = Instant::now();
+        let text = |name| reply.headers.get(name)?.to_str().ok();
+        // An answer out of a cache tells the time at which it got there.
+        let Some(date) = text(DATE).filter(|_| !reply.headers.contains_key(AGE)) else {
+            return;
+        };
+        let Ok(date) = httpdate::parse_http_date(date) else {
+            return;
+        };
+        let mut time = self.time.lock();
+        match &mut *time {
+            Some(time) => time.answered(begun, received, date),
+            None => *time = Some(ServerTime::from_answer(begun, received, date)),
+        }
     }
 
     /// Notes how many requests a second the server allows.
@@ -281,10 +309,14 @@ impl HttpClient {
             let headers = headers_of(call, &server).map_err(Failure::before_sending)?;
             self.count(call);
             let sent = outgoing.as_deref_mut();
+            let begun = Instant::now();
             let reply = self
                 .transport
                 .send(&call.method(), &target, headers, sent, deadline)?;
             self.reached.store(true, Ordering::Relaxed);
+            if is_limited {
+                self.note_time(begun, &reply);
+            }
             tracing::debug!(
                 method = %call.method(),
                 url = %SafeUrl::new(server.clone()),

@@ -40,9 +40,10 @@ use self::record::RecordApi;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
 use crate::base::signature::{sign_keys, sign_record};
+use crate::freshness::{Span, StoreState};
 use crate::store::{
-    ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
-    Store, StoreError, StoreInfo, Upload,
+    ErrorKind, FirstState, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
+    RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
 };
 
 /// A store of the API, by its id.
@@ -55,6 +56,7 @@ pub struct ApifyStore {
     endpoint: Endpoint,
     info: StoreInfo,
     signing_key: Option<Secret>,
+    first_state: Option<FirstState>,
     explain: Option<Explain>,
 }
 
@@ -76,6 +78,7 @@ impl ApifyStore {
             info,
             signing_key: None,
             explain: None,
+            first_state: None,
         }
     }
 
@@ -93,6 +96,12 @@ impl ApifyStore {
             Some(explain) => (explain.0)(error, deadline),
             None => error,
         })
+    }
+
+    /// Lets the store tell of its state, as it was told when it was opened.
+    pub fn beginning_with(mut self, first_state: Option<FirstState>) -> Self {
+        self.first_state = first_state;
+        self
     }
 
     /// Lets the store make links, signed with its key.
@@ -151,6 +160,24 @@ impl Store for ApifyStore {
             "{url}?signature={}",
             signature.expose()
         )))
+    }
+
+    fn state(&self, deadline: Deadline) -> Result<Option<StoreState>> {
+        if self.first_state.is_none() {
+            return Ok(None);
+        }
+        let target = self.endpoint.store();
+        let call = self.api.call(Purpose::Other, target, Subject::Store);
+        let object: wire::StoreObject = self.api.http.json(&call, deadline)?;
+        Ok(object.state())
+    }
+
+    fn first_state(&self) -> Option<FirstState> {
+        self.first_state
+    }
+
+    fn server_time(&self) -> Option<Span> {
+        self.api.http.server_time()
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {

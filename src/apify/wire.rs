@@ -11,6 +11,7 @@ use url::Url;
 use super::errors::Failure;
 use super::record::encoding_of;
 use crate::base::redact::{self, SafeUrl, Secret};
+use crate::freshness::StoreState;
 use crate::store::{
     ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError, codec,
 };
@@ -49,6 +50,18 @@ pub struct StoreObject {
     /// When it was made, ISO 8601.
     #[serde(default)]
     created_at: Option<String>,
+    #[serde(default)]
+    stats: Option<StoreStats>,
+}
+
+/// How often a store was used.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreStats {
+    #[serde(default, deserialize_with = "lenient_size")]
+    write_count: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_size")]
+    delete_count: Option<u64>,
 }
 
 impl StoreObject {
@@ -60,6 +73,18 @@ impl StoreObject {
     /// Returns when the store was made.
     pub fn created(&self) -> Option<SystemTime> {
         time(self.created_at.as_deref())
+    }
+
+    /// Returns what the object says of the store as a whole.
+    pub fn state(&self) -> Option<StoreState> {
+        let stats = self.stats.as_ref();
+        Some(StoreState {
+            modified: self.modified()?,
+            created: self.created(),
+            changes: stats
+                .and_then(|stats| stats.write_count)
+                .map(|writes| writes + stats.and_then(|stats| stats.delete_count).unwrap_or(0)),
+        })
     }
 }
 

@@ -36,3 +36,14 @@ pub struct StoreState {
     /// How many records were ever stored and deleted, where the server counts.
     pub changes: Option<u64>,
 }
+
+/// How far this machine's clock may be wrong, where the server does not tell the time.
+const OWN_MARGIN: Duration = Duration::from_secs(120);
+
+/// Returns when something happened by the server's clock that began so long ago; `server` is the time
+/// there now, as far as it is known, and `here` this machine's.
+pub fn moment(server: Option<Span>, ago: Duration, here: SystemTime) -> Span {
+    server
+        .unwrap_or_else(|| Span::around(here, OWN_MARGIN))
+        .begun(ago)
+}

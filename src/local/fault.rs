@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::Deadline;
+use crate::freshness::{Span, StoreState};
 use crate::store::{
-    ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta,
-    Result, Store, StoreError, StoreInfo, Upload,
+    ErrorKind, Fetched, FirstState, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
+    RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
 };
 
 /// One operation of a store.
@@ -275,6 +276,18 @@ impl Store for FaultStore {
 
     fn info(&self) -> StoreInfo {
         self.inner.info()
+    }
+
+    fn state(&self, deadline: Deadline) -> Result<Option<StoreState>> {
+        self.inner.state(deadline)
+    }
+
+    fn first_state(&self) -> Option<FirstState> {
+        self.inner.first_state()
+    }
+
+    fn server_time(&self) -> Option<Span> {
+        self.inner.server_time()
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -27,9 +27,10 @@ use crate::base::clock::Deadline;
 use crate::base::redact::{SafeUrl, Secret};
 use crate::base::signature::keys_expiry;
 use crate::bucket::{self, Bucket};
+use crate::freshness;
 use crate::metrics::Metrics;
 use crate::store::reference::{RemoteRef, StoreRef};
-use crate::store::{ErrorKind, ListQuery, Result, Store, StoreError, StoreInfo};
+use crate::store::{ErrorKind, FirstState, ListQuery, Result, Store, StoreError, StoreInfo};
 
 /// The domain whose servers, over TLS, all are the platform's.
 const PLATFORM_DOMAIN: &str = ".apify.com";
@@ -232,10 +233,12 @@ fn open_by_name(
     }
     let target = named.store_with(&parameters);
     let call = api.call(Purpose::Other, target, Subject::Store);
+    let asked = Instant::now();
     let found: Result<StoreObject> = api.http.json(&call, deadline);
     let access = access_of(&api)?;
-    let (endpoint, info, signing_key) = match found {
+    let (endpoint, info, signing_key, first_state) = match found {
         Ok(store) => {
+            let first_state = first_state(&api, asked, &store);
             let path = format!("key-value-stores/{}", encode(&store.id));
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &store.id, &access),
@@ -246,7 +249,12 @@ fn open_by_name(
                 id: store.id,
                 name: store.name,
             };
-            (Endpoint::new(base, &path), info, store.signing_key)
+            (
+                Endpoint::new(base, &path),
+                info,
+                store.signing_key,
+                first_state,
+            )
         }
         // A public store may show its records without telling about itself.
         Err(error) if error.kind() == ErrorKind::Denied && parameters.is_empty() => {
@@ -262,12 +270,24 @@ fn open_by_name(
                 return Err(describe(error, remote, api.token.is_some()));
             }
             avoid_head_of_runs(&api, remote);
-            (named, info, None)
+            (named, info, None, None)
         }
         Err(error) => return Err(describe(error, remote, api.token.is_some())),
     };
-    let store = ApifyStore::new(api, endpoint, info).signing_with(signing_key);
+    let store = ApifyStore::new(api, endpoint, info)
+        .signing_with(signing_key)
+        .beginning_with(first_state);
     Ok(Arc::new(store))
+}
+
+/// Returns what the answer about a store says of its state, which was asked for then.
+fn first_state(api: &RecordApi, asked: Instant, store: &StoreObject) -> Option<FirstState> {
+    let now = api.http.server_time();
+    Some(FirstState {
+        asked,
+        span: freshness::moment(now, asked.elapsed(), SystemTime::now()),
+        state: store.state()?,
+    })
 }
 
 /// Uses a store by the reference as it was typed; asks about the store only when a record is missing.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub mod codec;
 pub mod error;
@@ -21,6 +21,7 @@ pub use record::{ETag, Encoding, Key, ListItem, RecordMeta, StoreInfo, Validator
 
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
+use crate::freshness::{Span, StoreState};
 
 /// The most keys that the API puts on one page of a listing.
 pub const MAX_PAGE: usize = 1000;
@@ -53,6 +54,25 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// A listing's link is good until `expires`, `None` meaning for ever; a record's always is.
     /// `None` where the store's signing key is not known to this account, or there is none.
     fn shared_url(&self, _key: Option<&Key>, _expires: Option<SystemTime>) -> Option<Secret> {
+        None
+    }
+
+    /// Asks what the server says of the store as a whole; `None` where nothing tells when it was
+    /// last changed.
+    ///
+    /// # Errors
+    /// As for [`Store::list_page`].
+    fn state(&self, _deadline: Deadline) -> Result<Option<StoreState>> {
+        Ok(None)
+    }
+
+    /// Returns what the server said of the store when it was opened; makes no request.
+    fn first_state(&self) -> Option<FirstState> {
+        None
+    }
+
+    /// Returns what time it is by the server's clock, as far as its answers have told.
+    fn server_time(&self) -> Option<Span> {
         None
     }
 
@@ -108,6 +128,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// As for [`Store::put`].
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()>;
+}
+
+/// What a server said of a store when it was opened.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstState {
+    /// When it was asked.
+    pub asked: Instant,
+    /// When that was by the server's clock.
+    pub span: Span,
+    /// What it said.
+    pub state: StoreState,
 }
 
 /// The slowest connection over which an upload is not given up, in bytes a second.
