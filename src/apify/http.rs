@@ -118,6 +118,11 @@ impl HttpClient {
         &self.transport.metrics
     }
 
+    /// Returns the address of the server.
+    pub fn server(&self) -> String {
+        self.limited.ascii_serialization()
+    }
+
     /// Returns what time it is by the server's clock, as far as its answers have told.
     pub fn server_time(&self) -> Option<Span> {
         let time = *self.time.lock();

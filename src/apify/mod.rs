@@ -176,6 +176,10 @@ impl Store for ApifyStore {
         self.first_state
     }
 
+    fn server(&self) -> Option<String> {
+        Some(self.api.http.server())
+    }
+
     fn server_time(&self) -> Option<Span> {
         self.api.http.server_time()
     }

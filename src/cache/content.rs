@@ -32,6 +32,8 @@ pub struct Content {
     pub meta: RecordMeta,
     /// The time that files of this version show.
     pub modified: SystemTime,
+    /// The store had it at that time by the server's clock or later, where that is known.
+    pub read: Option<SystemTime>,
     /// Where the bytes are.
     pub data: Data,
 }

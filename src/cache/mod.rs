@@ -17,8 +17,10 @@
 pub mod ahead;
 pub mod content;
 pub mod forget;
+pub mod freshness;
 pub mod receive;
 pub mod records;
 pub mod sizes;
 pub mod warm;
+pub mod watched;
 pub mod written;

@@ -38,13 +38,17 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+/// A record on its way, and as what it is known: which version, with which time, and since when by
+/// the server's clock the store has it at the latest.
+pub(super) type Received = (Fetched, VersionId, SystemTime, Option<SystemTime>);
+
 impl Records {
     /// Takes a record in, as this version and with this time, unless its bytes turn out to be those
     /// of `before`.
     pub(super) fn receive(
         self: &Arc<Self>,
         key: &Key,
-        (fetched, version, modified): (Fetched, VersionId, SystemTime),
+        (fetched, version, modified, read): Received,
         before: Option<&Arc<Content>>,
         need: Need,
         deadline: Deadline,
@@ -83,6 +87,7 @@ impl Records {
                 version: same.map_or(version, |old| old.version),
                 meta,
                 modified: same.map_or(modified, |old| old.modified),
+                read,
                 data: Data::Memory(head.into()),
             });
             self.keep_in_memory(&content);
@@ -95,6 +100,7 @@ impl Records {
                 version,
                 meta,
                 modified,
+                read,
                 data: Data::Memory(bytes::Bytes::new()),
             },
             head,
@@ -301,6 +307,7 @@ impl Records {
             version: content.version,
             meta: content.meta.clone(),
             modified: content.modified,
+            read: content.read,
             data: Data::Streamed {
                 origin: self.origin(&content.key, &content.meta),
                 size,

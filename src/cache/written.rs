@@ -42,6 +42,7 @@ impl Records {
             version,
             meta,
             modified,
+            read: self.freshness().written(key),
             data,
         });
         self.forget_content(key);

@@ -37,6 +37,7 @@ pub fn run(args: &CatArgs, global: GlobalArgs, environment: &Environment) -> Res
             raw: args.raw,
             max_content: args.max_content_size.map(|size| size.0),
             ttl: Some(Duration::ZERO),
+            clock_lag: None,
             memory_capacity: MEMORY,
         },
         disk,

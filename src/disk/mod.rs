@@ -115,6 +115,9 @@ struct EntryMeta {
     last_modified: Option<String>,
     accepts_ranges: bool,
     modified_unix_ns: u64,
+    /// When the store had it by its own clock, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_unix_ms: Option<u64>,
     /// Whether it was current when a mount was told that nothing changes any more.
     #[serde(default)]
     immutable: bool,
@@ -131,6 +134,8 @@ pub struct DiskEntry {
     pub size: u64,
     /// The time shown for this version.
     pub modified: SystemTime,
+    /// The store had it at that time by the server's clock or later, where that is known.
+    pub read: Option<SystemTime>,
     /// Identifies this very entry: the data file's name.
     pub id: String,
     /// Whether it was current when a mount was told that nothing changes any more.
@@ -314,6 +319,9 @@ impl DiskTier {
         Ok(DiskEntry {
             size,
             modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(meta.modified_unix_ns),
+            read: meta
+                .read_unix_ms
+                .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
             id: meta.data.clone(),
             is_marked: meta.immutable,
             bytes,
@@ -340,6 +348,25 @@ impl DiskTier {
                 ..meta.clone()
             })
         });
+    }
+
+    /// Notes that the entry of `key`, if it is the one that the store had at `was_read`, is what the
+    /// store had at `read`, too.
+    pub fn confirm(&self, key: &Key, was_read: SystemTime, read: SystemTime) {
+        let path = self.json_path(key);
+        self.change(&path, |meta| {
+            let is_it = meta.key == key.as_str() && meta.read_unix_ms <= millis(was_read);
+            let later = millis(read).filter(|later| Some(*later) > meta.read_unix_ms);
+            Some(EntryMeta {
+                read_unix_ms: Some(later.filter(|_| is_it)?),
+                ..meta.clone()
+            })
+        });
+    }
+
+    /// Returns the folder of all scopes.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Writes an entry's `.json` anew, where `change` has something to change.
@@ -460,7 +487,14 @@ fn read_whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn hash(text: &str) -> String {
+/// Returns a time as it is kept.
+fn millis(at: SystemTime) -> Option<u64> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// Returns a name for files that belong to `text`.
+pub(crate) fn hash(text: &str) -> String {
     let mut hex = String::with_capacity(40);
     for byte in &Sha256::digest(text.as_bytes())[..20] {
         let _ = write!(hex, "{byte:02x}");

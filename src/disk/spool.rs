@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, Room, hash, temp};
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, Room, hash, millis, temp};
 use crate::base::folders::private_dir;
 use crate::base::sync;
 use crate::base::sync::atomic::Ordering;
@@ -107,7 +107,7 @@ impl Spool {
         meta: &RecordMeta,
         size: u64,
         checksum: String,
-        modified: SystemTime,
+        (modified, read): (SystemTime, Option<SystemTime>),
     ) -> io::Result<String> {
         let tier = Arc::clone(&self.tier);
         let path = tier.json_path(key);
@@ -134,6 +134,7 @@ impl Spool {
             modified_unix_ns: modified
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+            read_unix_ms: read.and_then(millis),
             immutable: tier.is_immutable.load(Ordering::Relaxed),
         };
         let Some(temp) = self.temp.take() else {

@@ -192,6 +192,11 @@ impl KvFs {
         let _ = self.status.set(status);
     }
 
+    /// Returns what is remembered of the store's records.
+    pub fn records(&self) -> &Arc<Records> {
+        &self.records
+    }
+
     /// Returns the counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

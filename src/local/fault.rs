@@ -286,6 +286,10 @@ impl Store for FaultStore {
         self.inner.first_state()
     }
 
+    fn server(&self) -> Option<String> {
+        self.inner.server()
+    }
+
     fn server_time(&self) -> Option<Span> {
         self.inner.server_time()
     }

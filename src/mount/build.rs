@@ -12,6 +12,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::base::units::ByteSize;
 use crate::base::workers::Workers;
 use crate::cache::records::{Records, RecordsConfig};
+use crate::cache::watched::Watched;
 use crate::disk::DiskTier;
 use crate::fs::write::scratch::ScratchRules;
 use crate::fs::write::{Overwrite, WriteConfig};
@@ -47,6 +48,9 @@ pub struct MountConfig {
     pub collection: Option<String>,
     /// How long names, sizes and absence are believed; `None` (`--immutable`): for ever.
     pub ttl: Option<Duration>,
+    /// How much later than a write the store's `modifiedAt` may tell of it; `None` never looks at it.
+    #[serde(default)]
+    pub clock_lag: Option<Duration>,
     /// Whether every record is asked for its exact size when it is listed.
     pub exact_sizes: bool,
     /// The content cache in memory.
@@ -204,6 +208,7 @@ impl Mounted {
         );
         let (mount_point, started) = (self.mount_point.clone(), self.started);
         let uploads = self.uploads.clone();
+        let freshness = Arc::clone(self.fs.records().freshness());
         Arc::new(move || {
             let info = store.info();
             let expires = info
@@ -221,6 +226,7 @@ impl Mounted {
                 "mode": if config.raw { "raw" } else { "decoded" },
                 "access": if config.write.is_some() { "read-write" } else { "read-only" },
                 "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
+                "held_current": freshness.status(),
                 "signature_expires_unix_s": expires,
                 "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
                 "uploads": uploads.as_ref().map(Uploads::status),
@@ -282,11 +288,13 @@ pub fn mount_store_by(
             max_content: config.max_content.map(|size| size.0),
             ttl: config.ttl,
             memory_capacity: config.memory_cache.0,
+            clock_lag: config.clock_lag,
         },
         disk,
         Arc::clone(&clock),
         Arc::clone(&metrics),
     );
+    let store: Arc<dyn Store> = Arc::new(Watched::new(store, Arc::clone(records.freshness())));
     let fs_config = FsConfig {
         prefix: config.prefix.as_deref().map(Into::into),
         collection: config.collection.as_deref().map(Into::into),

@@ -71,6 +71,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Returns the address of the server, without anything secret; `None` where there is none.
+    fn server(&self) -> Option<String> {
+        None
+    }
+
     /// Returns what time it is by the server's clock, as far as its answers have told.
     fn server_time(&self) -> Option<Span> {
         None

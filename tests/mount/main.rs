@@ -13,6 +13,7 @@ mod interrupts;
 mod limits;
 mod listings;
 mod outage;
+mod platform;
 mod reading;
 mod readme;
 mod requests;

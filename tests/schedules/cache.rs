@@ -52,6 +52,7 @@ impl Scene {
             max_content: None,
             ttl: Some(ttl),
             memory_capacity: 1500,
+            clock_lag: None,
         };
         let records = Records::new(
             Arc::<Stage>::clone(&stage) as Arc<dyn Store>,

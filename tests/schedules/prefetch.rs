@@ -45,6 +45,7 @@ impl Scene {
             max_content: None,
             ttl: Some(Duration::from_secs(3600)),
             memory_capacity: 1 << 20,
+            clock_lag: None,
         };
         let records = Records::new(
             Arc::clone(&store),

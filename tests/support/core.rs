@@ -45,6 +45,7 @@ impl Setup {
                 raw: false,
                 max_content: None,
                 ttl: Some(TTL),
+                clock_lag: None,
                 memory_capacity: 64 << 20,
             },
             fs: FsConfig::default(),

@@ -1,12 +1,12 @@
 //! Asking about a record: one question at a time, answered by what is fresh enough or the store.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::known::{Known, Slot, SlotState};
 use super::{Before, Records};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::Content;
+use crate::cache::freshness::Question;
 use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::{Result, may_block, wait_until};
@@ -55,9 +55,9 @@ impl Records {
                 .content
                 .upgrade()
                 .filter(|content| content.is_usable());
-            if let Some(known) = &state.known
-                && self.is_fresh(known.validated)
-                && contradicted != Some(known.validated)
+            if let Some(was) = &state.known
+                && contradicted != Some(was.validated)
+                && let Some(known) = &self.believed(was)
             {
                 let content = content
                     .clone()
@@ -91,8 +91,9 @@ impl Records {
         drop(state);
         let flight = Flight(&slot);
         // An answer is as old as its question.
-        let asked = self.clock.now();
-        let result = self.refresh(key, known, candidate, need, asked, deadline);
+        let question = self.freshness.question();
+        let asked = question.at;
+        let result = self.refresh(key, known, candidate, need, question, deadline);
         // What is listed is not taken for gone for ever because of one answer.
         let is_doubtful =
             self.config.ttl.is_none() && matches!(self.listing.find(key), Found::Listed(..));
@@ -142,9 +143,10 @@ impl Records {
         known: Option<Known>,
         candidate: Option<Arc<Content>>,
         need: Need,
-        asked: Instant,
+        question: Question,
         deadline: Deadline,
     ) -> Result<(Known, Option<Arc<Content>>), StoreError> {
+        let asked = question.at;
         let from_memory = candidate.is_some();
         let mut is_marked = false;
         let candidate = candidate.or_else(|| {
@@ -152,11 +154,22 @@ impl Records {
             is_marked = marked;
             Some(content)
         });
-        let trusted = match &known {
+        let mut known = known.map(|known| self.renewed(key, &known));
+        let mut trusted = match &known {
             Some(known) => self.is_current(key, known),
             // What a mount cached for which the store could change says nothing of how it is now.
             None => self.config.ttl.is_none() && is_marked,
         };
+        if !trusted
+            && let Some(current) =
+                self.held_current(key, known.as_ref(), candidate.as_deref(), need, deadline)
+        {
+            if candidate.is_none() && need == Need::Attributes {
+                return Ok((current, None));
+            }
+            known = Some(current);
+            trusted = true;
+        }
         let same = |content: &Content| {
             known
                 .as_ref()
@@ -219,6 +232,7 @@ impl Records {
                 ))
             }
             GetOutcome::Found(fetched) => {
+                let read = Some(self.freshness.moment(&question).earliest);
                 if need == Need::Content {
                     self.metrics.cache_misses.one();
                 }
@@ -236,8 +250,12 @@ impl Records {
                         (self.new_version(), time)
                     }
                 };
-                let fetched = (fetched, version, modified);
+                let was_read = known
+                    .as_ref()
+                    .map_or_else(|| candidate.as_ref()?.read, |known| known.read);
+                let fetched = (fetched, version, modified, read);
                 let content = self.receive(key, fetched, candidate.as_ref(), need, deadline)?;
+                self.note_compared(&content, candidate.as_ref(), was_read, read);
                 if !from_memory && candidate.is_some_and(|old| Arc::ptr_eq(&old, &content)) {
                     self.mark(&content);
                 }
@@ -250,7 +268,11 @@ impl Records {
                         .prefetched_bytes
                         .add(content.meta.stored_size.unwrap_or(0));
                 }
-                Ok((self.known_of(&content, asked), Some(content)))
+                let known = Known {
+                    read,
+                    ..self.known_of(&content, asked)
+                };
+                Ok((known, Some(content)))
             }
         }
     }

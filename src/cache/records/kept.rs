@@ -78,6 +78,7 @@ impl Records {
             file,
             size,
             modified,
+            read,
             id,
             is_marked,
             bytes,
@@ -91,6 +92,7 @@ impl Records {
             version,
             meta,
             modified,
+            read,
             data,
         });
         self.keep_in_memory(&content);
@@ -140,7 +142,7 @@ impl Records {
             &content.meta,
             size,
             checksum,
-            content.modified,
+            (content.modified, content.read),
         ) {
             Ok(id) => {
                 let slot = self.slot(&content.key);

@@ -43,6 +43,8 @@ pub struct Known {
     pub validated: Instant,
     /// The time that its file shows.
     pub modified: SystemTime,
+    /// The store had it at that time by the server's clock or later, where that is known.
+    pub read: Option<SystemTime>,
     /// The exact content size, once known.
     pub size: Option<u64>,
     /// The stored size that a listing showed when the store confirmed it, where that is another.
@@ -89,6 +91,7 @@ impl Known {
             version: VersionId(1),
             validated,
             modified: SystemTime::UNIX_EPOCH,
+            read: None,
             size: None,
             listed: None,
             disk_id: None,
@@ -111,10 +114,13 @@ impl Records {
         let Some(slot) = self.slots.lock().peek(key).cloned() else {
             return Peek::Unknown;
         };
-        let state = slot.state.lock();
-        match (&state.absent, &state.known) {
-            (Some(at), _) => Peek::Absent(*at),
-            (None, Some(known)) => Peek::Present(known.clone()),
+        let (absent, known) = {
+            let state = slot.state.lock();
+            (state.absent, state.known.clone())
+        };
+        match (absent, known) {
+            (Some(at), _) => Peek::Absent(at),
+            (None, Some(known)) => Peek::Present(self.renewed(key, &known)),
             (None, None) => Peek::Unknown,
         }
     }
@@ -125,6 +131,60 @@ impl Records {
         let state = slot.state.lock();
         let known = state.known.as_ref()?;
         (known.version == version).then_some(known.validated)
+    }
+
+    /// Returns a version with the age of the last question that says that it is current: about the
+    /// record itself, or about the store.
+    pub(super) fn renewed(&self, key: &Key, known: &Known) -> Known {
+        let mut known = known.clone();
+        if !self.is_fresh(known.validated)
+            && let Some(asked) = self.vouched(key, &known)
+        {
+            known.validated = known.validated.max(asked);
+        }
+        known
+    }
+
+    /// Returns a version that is fresh, or that the store's clock says is current; no listing is looked
+    /// at, so that this may be asked while the record's slot is locked.
+    pub(super) fn believed(&self, known: &Known) -> Option<Known> {
+        if self.is_fresh(known.validated) {
+            return Some(known.clone());
+        }
+        if known.meta.validator().is_some() {
+            return None;
+        }
+        let asked = self.freshness.vouched(known.read)?;
+        Some(Known {
+            validated: known.validated.max(asked),
+            ..known.clone()
+        })
+    }
+
+    /// Returns when the store was last asked about, if the answer says that a version without
+    /// validators is the current one, and no listing says otherwise.
+    fn vouched(&self, key: &Key, known: &Known) -> Option<Instant> {
+        if known.meta.validator().is_some() {
+            return None;
+        }
+        let asked = self.freshness.vouched(known.read)?;
+        if self.is_shown_another(key, known, Some(known.validated)) {
+            // Something has changed, and the store's clock does not show it.
+            self.freshness.changed(known.read?);
+            return None;
+        }
+        self.check_now_and_then(key, known);
+        Some(asked)
+    }
+
+    /// Tells whether a listing that was asked for after `since` shows another version, or none.
+    pub(super) fn is_shown_another(&self, key: &Key, known: &Known, since: Option<Instant>) -> bool {
+        let is_younger = |at: Instant| since.is_none_or(|since| at > since);
+        match self.listing.find(key) {
+            Found::Listed(entry, at) => is_younger(at) && !known.has_stored_size(entry.stored_size),
+            Found::Absent(at) => is_younger(at),
+            Found::Unknown => false,
+        }
     }
 
     /// Returns whether a version is believed to be the current one: it is fresh, and no younger
@@ -213,6 +273,7 @@ impl Records {
             version: content.version,
             validated,
             modified: content.modified,
+            read: content.read,
             size,
             listed: self.listed_size(&content.key),
             disk_id,

@@ -2,20 +2,21 @@
 //! remembered no longer than the metadata TTL, contents in memory over disk over the store.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 
 use super::ahead::Ahead;
 use super::content::Content;
+use super::freshness::Freshness;
 use super::sizes::ExactSizes;
 use crate::base::clock::{Clock, Deadline, Wait};
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::workers::Workers;
-use crate::disk::DiskTier;
 use crate::disk::lru::LruBytes;
+use crate::disk::{self, DiskTier};
 use crate::listing::current::Current;
 use crate::metrics::Metrics;
 use crate::metrics::origin::{self, Origin};
@@ -24,6 +25,7 @@ use crate::store::{ErrorKind, Key, Store, StoreError};
 use crate::transfer::download::{Size, Tools};
 
 mod ask;
+mod held;
 mod kept;
 mod known;
 mod times;
@@ -49,12 +51,16 @@ pub struct RecordsConfig {
     pub ttl: Option<Duration>,
     /// Bytes of contents in memory.
     pub memory_capacity: u64,
+    /// How much later than a write the store's `modifiedAt` may tell of it; `None` never looks at it.
+    pub clock_lag: Option<Duration>,
 }
 
 /// The records of one store.
 #[derive(Debug)]
 pub struct Records {
+    me: Weak<Self>,
     store: Arc<dyn Store>,
+    freshness: Arc<Freshness>,
     config: RecordsConfig,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -97,7 +103,22 @@ impl Records {
             disk.as_ref()
                 .map(|disk| disk.scope_dir().join("sizes.jsonl")),
         );
-        Arc::new(Self {
+        let files = disk.as_ref().zip(store.server()).map(|(disk, server)| {
+            let server = disk
+                .root()
+                .join(format!("clock-{}.json", disk::hash(&server)));
+            (disk.scope_dir().join("clock.json"), server)
+        });
+        let freshness = Freshness::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            config.ttl,
+            config.clock_lag,
+            files,
+        );
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            freshness,
             opened: clock.wall(),
             slots: Mutex::new(LruCache::unbounded()),
             memory: Mutex::new(LruBytes::new(config.memory_capacity)),
@@ -120,6 +141,11 @@ impl Records {
             sizes: Arc::new(sizes),
             listing: Arc::default(),
         })
+    }
+
+    /// Returns by what contents are held to be current.
+    pub fn freshness(&self) -> &Arc<Freshness> {
+        &self.freshness
     }
 
     /// Returns the configuration.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{log_format, metrics_address, mode};
+use super::values::{ClockLag, clock_lag, log_format, metrics_address, mode};
 use super::{DiskArgs, StoreArgs};
 use crate::base::units::{ByteSize, parse_duration};
 use crate::daemon::LogFormat;
@@ -41,6 +41,10 @@ pub struct MountArgs {
     /// How long names and sizes are believed before the API is asked again; 0 asks every time [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Caching")]
     pub ttl: Option<Duration>,
+    /// How much later than a write the store's modifiedAt may tell of it, where records have no
+    /// ETag: so much older than --ttl says files may be. 'never' asks for each record [default: 15s]
+    #[arg(long, value_name = "DURATION", value_parser = clock_lag, help_heading = "Caching")]
+    pub clock_lag: Option<ClockLag>,
     /// The store never changes: ask for everything only once
     #[arg(long, help_heading = "Caching", conflicts_with = "ttl")]
     pub immutable: bool,

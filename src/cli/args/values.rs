@@ -78,6 +78,18 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// By how much the store's clock may be late; `None` not to look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockLag(pub Option<Duration>);
+
+/// Parses a duration, or `never`.
+pub fn clock_lag(text: &str) -> Result<ClockLag, String> {
+    match text {
+        "never" => Ok(ClockLag(None)),
+        text => parse_duration(text).map(|lag| ClockLag(Some(lag))),
+    }
+}
+
 /// Parses the API's base URL; an ending `/v2`, which the official clients add, is dropped.
 pub fn api_url(text: &str) -> Result<Url, String> {
     // The text is not repeated: it may hold a token.

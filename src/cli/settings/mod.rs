@@ -14,6 +14,7 @@ use crate::apify::plain::PlainHttp;
 use crate::base::redact::Secret;
 use crate::base::units::ByteSize;
 use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
+use crate::freshness::USUAL_LAG;
 use crate::fs::write::Overwrite;
 use crate::fs::write::scratch::ScratchRules;
 use crate::mount::build::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
@@ -86,6 +87,7 @@ pub fn mount_order(
             prefix: args.prefix.clone(),
             collection: args.collection.clone(),
             ttl: (!args.immutable).then(|| args.ttl.unwrap_or(DEFAULT_TTL)),
+            clock_lag: args.clock_lag.map_or(Some(USUAL_LAG), |lag| lag.0),
             exact_sizes: args.exact_sizes,
             memory_cache: args.memory_cache.unwrap_or(DEFAULT_MEMORY_CACHE),
             disk_cache,
@@ -145,6 +147,7 @@ pub fn demo_order(
             prefix: None,
             collection: None,
             ttl: Some(DEFAULT_TTL),
+            clock_lag: Some(USUAL_LAG),
             exact_sizes: false,
             memory_cache: DEFAULT_MEMORY_CACHE,
             disk_cache: None,

@@ -1,0 +1,285 @@
+//! What things cost where the server answers as the platform does, and that nothing wrong is shown
+//! whatever the store's clock does.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kvfs::mount::build::{DiskCacheConfig, MountConfig};
+use kvfs::server::{Platform, StoreClockKind};
+use kvfs::store::Encoding;
+
+use crate::support::mounted::{MountedSession, make_writable, pattern, text};
+use crate::support::served::{TOKEN, TestServer};
+
+const TTL: Duration = Duration::from_millis(1500);
+/// How late the server's clock is, and how late it may be.
+const LAG: Duration = Duration::from_millis(300);
+const ALLOWED: Duration = Duration::from_secs(2);
+
+/// A server that answers as the platform, with stores that have rested for an hour.
+fn platform(change: impl FnOnce(&mut Platform)) -> TestServer {
+    TestServer::start_with(|config| {
+        let mut platform = Platform {
+            lag: LAG,
+            rested: Duration::from_secs(3600),
+            ..Platform::default()
+        };
+        change(&mut platform);
+        config.platform = Some(platform);
+    })
+}
+
+fn mount(server: &TestServer, change: impl FnOnce(&mut MountConfig)) -> MountedSession {
+    MountedSession::served_with(server, |config| {
+        config.ttl = Some(TTL);
+        config.clock_lag = Some(ALLOWED);
+        change(config);
+    })
+}
+
+/// As [`mount`], with a cache that outlives the mount.
+fn mount_with_cache(server: &TestServer, cache: &Path) -> MountedSession {
+    mount(server, |config| {
+        config.disk_cache = Some(DiskCacheConfig {
+            dir: cache.to_owned(),
+            size: kvfs::base::units::ByteSize(1 << 30),
+        });
+    })
+}
+
+/// Stores a record as others do: through the server.
+fn put(server: &TestServer, key: &str, bytes: &[u8]) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::blocking::Client::builder().no_proxy().build();
+    let answer = client
+        .expect("a client")
+        .put(server.record_url(key))
+        .bearer_auth(TOKEN)
+        .body(bytes.to_vec())
+        .send()
+        .expect("an answer");
+    assert_eq!(answer.status(), 201);
+}
+
+fn outlive_ttl() {
+    std::thread::sleep(TTL + Duration::from_millis(100));
+}
+
+/// What was asked of a server meanwhile, but for the puts of [`put`].
+#[derive(Debug)]
+struct Cost {
+    /// Methods and paths.
+    requests: Vec<String>,
+}
+
+impl Cost {
+    fn of(server: &TestServer, work: impl FnOnce()) -> Self {
+        let before = server.server.requests().len();
+        work();
+        let requests = server.server.requests();
+        let since = requests[before.min(requests.len())..].iter();
+        Self {
+            requests: since
+                .map(|request| format!("{} {}", request.method, request.path))
+                .collect(),
+        }
+    }
+
+    fn bodies(&self) -> usize {
+        let is_body = |line: &&String| line.starts_with("GET") && line.contains("/records/");
+        self.requests.iter().filter(is_body).count()
+    }
+
+    /// Checks that there were so many requests, and one more to check the clock.
+    #[track_caller]
+    fn is_at_most(&self, most: usize) {
+        assert!(self.requests.len() <= most + 1, "{self:#?}");
+    }
+}
+
+/// Fills a store with small records, some encoded.
+fn fill(server: &TestServer, count: usize) {
+    for n in 0..count {
+        let content = text(2000 + n);
+        let encoding = if n % 3 == 0 {
+            Encoding::Brotli
+        } else {
+            Encoding::Identity
+        };
+        server.put_encoded(
+            &format!("record-{n:03}.txt"),
+            "text/plain",
+            encoding,
+            &content,
+        );
+    }
+}
+
+#[test]
+fn a_walk_over_an_unchanged_store_costs_three_requests_after_the_ttl_and_after_a_remount() {
+    let server = platform(|_| {});
+    fill(&server, 120);
+    let cache = tempfile::tempdir().expect("a folder");
+    let first = mount_with_cache(&server, cache.path());
+    let sum = first.works("cat * | md5sum");
+    outlive_ttl();
+    let cost = Cost::of(&server, || assert_eq!(first.works("cat * | md5sum"), sum));
+    cost.is_at_most(3);
+    assert_eq!(
+        first.status()["held_current"]["by"],
+        "the store's modifiedAt"
+    );
+    drop(first);
+    let next = mount_with_cache(&server, cache.path());
+    let cost = Cost::of(&server, || assert_eq!(next.works("cat * | md5sum"), sum));
+    cost.is_at_most(3);
+    outlive_ttl();
+    Cost::of(&server, || assert_eq!(next.works("cat * | md5sum"), sum)).is_at_most(3);
+}
+
+#[test]
+fn a_large_record_is_not_fetched_again_while_the_store_rests() {
+    let server = platform(|_| {});
+    let content = pattern(6 << 20);
+    server.put("large.bin", "video/mp4", Encoding::Identity, &content);
+    let cache = tempfile::tempdir().expect("a folder");
+    let first = mount_with_cache(&server, cache.path());
+    let sum = first.works("md5sum large.bin");
+    outlive_ttl();
+    let cost = Cost::of(&server, || assert_eq!(first.works("md5sum large.bin"), sum));
+    assert_eq!((cost.bodies(), cost.requests.len()), (0, 1), "{cost:?}");
+    drop(first);
+    let next = mount_with_cache(&server, cache.path());
+    let cost = Cost::of(&server, || assert_eq!(next.works("md5sum large.bin"), sum));
+    assert_eq!(cost.bodies(), 0, "{cost:?}");
+}
+
+#[test]
+fn one_small_record_is_asked_for_itself_and_its_change_is_seen_at_once_after_the_ttl() {
+    let server = platform(|_| {});
+    put(&server, "OUTPUT", b"one");
+    put(&server, "other", b"x");
+    let mount = mount(&server, |_| {});
+    assert_eq!(mount.works("cat OUTPUT"), "one");
+    for content in ["two", "six", "ten"] {
+        put(&server, "OUTPUT", content.as_bytes());
+        outlive_ttl();
+        let cost = Cost::of(&server, || assert_eq!(mount.works("cat OUTPUT"), content));
+        assert_eq!((cost.bodies(), cost.requests.len()), (1, 1), "{cost:?}");
+    }
+}
+
+/// Reads all records until they are what they should be, and fails if that takes longer than the
+/// TTL and the lag.
+#[track_caller]
+fn converges(mount: &MountedSession, expected: &str, within: Duration) {
+    let start = Instant::now();
+    loop {
+        let asked = start.elapsed();
+        if mount.works("cat a b c d e") == expected {
+            return;
+        }
+        assert!(
+            asked < within,
+            "after {asked:?}: {}",
+            mount.works("cat a b c d e")
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_change_of_the_same_size_shows_within_the_ttl_and_the_lag() {
+    let server = platform(|_| {});
+    for key in ["a", "b", "c", "d", "e"] {
+        put(&server, key, b"1");
+    }
+    std::thread::sleep(ALLOWED + Duration::from_secs(3));
+    let mount = mount(&server, |_| {});
+    assert_eq!(mount.works("cat a b c d e"), "11111");
+    for round in 2..5 {
+        std::thread::sleep(ALLOWED + Duration::from_secs(3));
+        assert!(
+            !mount
+                .works("cat a b c d e")
+                .contains(char::from(b'0' + round))
+        );
+        put(&server, "d", &[b'0' + round]);
+        let expected = format!("111{}1", char::from(b'0' + round));
+        converges(
+            &mount,
+            &expected,
+            TTL + ALLOWED + Duration::from_millis(500),
+        );
+    }
+}
+
+#[test]
+fn clocks_that_are_no_use_cost_requests_and_show_nothing_wrong() {
+    for clock in [
+        StoreClockKind::Nothing,
+        StoreClockKind::Reads,
+        StoreClockKind::Back,
+    ] {
+        let server = platform(|platform| {
+            platform.clock = clock;
+            // It shows nothing but when the store was made.
+            platform.rested = Duration::ZERO;
+        });
+        for key in ["a", "b", "c", "d", "e"] {
+            put(&server, key, b"1");
+        }
+        let mount = mount(&server, |_| {});
+        assert_eq!(mount.works("cat a b c d e"), "11111", "{clock:?}");
+        for round in 2..5 {
+            put(&server, "d", &[b'0' + round]);
+            outlive_ttl();
+            let expected = format!("111{}1", char::from(b'0' + round));
+            assert_eq!(mount.works("cat a b c d e"), expected, "{clock:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_believed_and_stands_still_is_found_out() {
+    let server = platform(|platform| platform.clock = StoreClockKind::Nothing);
+    for key in ["a", "b", "c", "d", "e"] {
+        put(&server, key, b"1");
+    }
+    let mount = mount(&server, |_| {});
+    assert_eq!(mount.works("cat a b c d e"), "11111");
+    outlive_ttl();
+    assert_eq!(mount.works("cat a b c d e"), "11111");
+    assert_eq!(
+        mount.status()["held_current"]["by"],
+        "the store's modifiedAt"
+    );
+    // Seen at once, as it is the first that is asked for.
+    put(&server, "a", b"2");
+    outlive_ttl();
+    assert_eq!(mount.works("cat a b c d e"), "21111");
+    put(&server, "d", b"2");
+    // What was read before the change that was seen is not believed any more.
+    outlive_ttl();
+    assert_eq!(mount.works("cat a b c d e"), "21121");
+    std::thread::sleep(ALLOWED);
+    outlive_ttl();
+    assert_eq!(mount.works("cat a b c d e"), "21121");
+    assert_eq!(mount.status()["held_current"]["by"], "each record");
+}
+
+#[test]
+fn what_this_mount_writes_does_not_make_it_fetch_the_rest_again() {
+    let server = platform(|_| {});
+    fill(&server, 60);
+    let mount = mount(&server, make_writable);
+    let sum = mount.works("cat record-* | md5sum");
+    mount.works("echo edited > record-new");
+    for _ in 0..3 {
+        outlive_ttl();
+        let cost = Cost::of(&server, || {
+            assert_eq!(mount.works("cat record-0* | md5sum"), sum);
+        });
+        cost.is_at_most(4);
+    }
+}
