@@ -7,8 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::content::{Content, Data, VersionId};
-use super::records::{Peek, Records};
-use crate::base::clock::Wait;
+use super::records::Records;
 use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
 use crate::store::wait::{Result, may_block};
@@ -64,6 +63,7 @@ impl Records {
         let mut state = slot.state.lock();
         state.changes += 1;
         state.known = None;
+        state.described = None;
         state.absent = None;
         state.content = std::sync::Weak::new();
     }
@@ -74,30 +74,14 @@ impl Records {
         self.enter_written(key, None);
     }
 
-    /// Returns what is known of a record, asking for no more than its metadata; `None` when it
-    /// does not exist.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
-        match self.peek(key) {
-            Peek::Present(known) => return Ok(Some(known.meta)),
-            Peek::Absent(_) => return Ok(None),
-            Peek::Unknown => {}
-        }
-        match self.store().head(key, may_block(wait)?) {
-            Ok(meta) => Ok(Some(meta)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn enter_written(&self, key: &Key, content: Option<&Arc<Content>>) {
         let now = self.now();
         let known = content.map(|content| self.known_of(content, now));
         let slot = self.slot(key);
         let mut state = slot.state.lock();
         state.changes += 1;
+        state.described = None;
+        state.is_unopened = false;
         state.absent = content.is_none().then_some(now);
         state.known = known;
         state.content = content.map(Arc::downgrade).unwrap_or_default();

@@ -364,6 +364,16 @@ impl DiskTier {
         });
     }
 
+    /// Returns what the entry of `key` says of the record, and when the store had it.
+    pub fn describe(&self, key: &Key) -> Option<(RecordMeta, Option<SystemTime>)> {
+        let text = fs::read(self.root.join(self.json_path(key))).ok()?;
+        let meta: EntryMeta = serde_json::from_slice(&text).ok()?;
+        let read = meta
+            .read_unix_ms
+            .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        (meta.key == key.as_str()).then(|| (meta.record(), read))
+    }
+
     /// Returns the folder of all scopes.
     pub fn root(&self) -> &Path {
         &self.root

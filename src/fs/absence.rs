@@ -17,6 +17,8 @@ const MISSES_A_PAGE: u64 = 3;
 const IN_A_ROW: Duration = Duration::from_secs(5);
 /// More pages are not fetched for the sake of absent names.
 const MOST_PAGES: u64 = 10;
+/// Names on pages behind these are asked for one by one when the listing is old.
+const PAGES_AGAIN: u64 = 2;
 /// So long nothing is listed after that has failed: perhaps the token may not.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -83,6 +85,30 @@ impl KvFs {
                     return;
                 }
             }
+        }
+    }
+
+    /// Lists again, because a name that an older listing shows is asked about: its page answers for all
+    /// names beside it, and no record is fetched for its attributes. Whether it did is to be seen from
+    /// [`KvFs::existence`]. Not for what lies far behind, which would cost several pages, and not for
+    /// a small record that is cached: asking for that record itself costs as little.
+    pub(super) fn list_again(&self, key: &Key, wait: Wait) {
+        let now = self.clock.now();
+        let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;
+        if Self::no_wait(wait)
+            || self.misses.lock().failed.is_some_and(failed)
+            || self.records.revalidates_alone(key)
+        {
+            return;
+        }
+        let is_near = self.listing.latest().is_some_and(|listing| {
+            listing
+                .rank(key)
+                .is_some_and(|rank| rank < PAGES_AGAIN * MAX_PAGE as u64)
+        });
+        if is_near && let Err(error) = self.list_past(key, wait) {
+            tracing::debug!("cannot list the store for the sake of {key}: {error:?}");
+            self.misses.lock().failed = Some(now);
         }
     }
 

@@ -54,7 +54,7 @@ impl KvFs {
             let facts = match self.existence(&key) {
                 Existence::Present(facts) if !self.wants_exact(&key, &facts) => facts,
                 Existence::Absent(_) => return Err(FsError::NoEntry),
-                _ => self.ask(&key, wait)?,
+                _ => self.find_out(&key, wait)?,
             };
             let mut reply = self.attributes_of(ino, &facts);
             dress(&mut reply.attr, self.inodes.lock().get(ino));

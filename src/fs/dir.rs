@@ -99,7 +99,7 @@ impl KvFs {
         let handle = self.handles.lock().dir(fh).ok_or(FsError::BadHandle)?;
         if offset == 0 {
             let mut listing = handle.listing.lock();
-            if !self.records.is_fresh(listing.started) {
+            if !self.records.is_fresh_name(listing.started) {
                 *listing = self.current_listing();
             }
         }

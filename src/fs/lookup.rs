@@ -108,6 +108,7 @@ impl KvFs {
             };
         }
         self.list_instead(key, wait);
+        self.list_again(key, wait);
         match self.existence(key) {
             Existence::Present(facts) if !self.wants_exact(key, &facts) => return Ok(facts),
             Existence::Absent(_) => return Err(FsError::NoEntry),

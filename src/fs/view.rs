@@ -137,7 +137,7 @@ impl KvFs {
         let sources = self.sources(key, self.listing.find(key));
         match self.view(key, &sources) {
             Some((None, None)) => Existence::Absent(Duration::ZERO),
-            Some((facts, Some(at))) if self.records.is_fresh(at) => match facts {
+            Some((facts, Some(at))) if self.records.is_fresh_name(at) => match facts {
                 Some(facts) => Existence::Present(facts),
                 None => Existence::Absent(self.believed(at)),
             },

@@ -4,8 +4,9 @@ use super::types::Ino;
 use super::write::draft::Draft;
 use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
-use crate::cache::records::{Known, Peek};
+use crate::cache::records::Peek;
 use crate::listing::Found;
+use crate::store::RecordMeta;
 
 const KEY: &str = "user.apify.key";
 pub(super) const CONTENT_TYPE: &str = "user.apify.content-type";
@@ -46,11 +47,8 @@ impl KvFs {
                     let value = draft_value(&draft, name).ok_or(FsError::NoAttribute)?;
                     return text(&value);
                 }
-                let known = match self.records.peek(&key) {
-                    Peek::Present(known) => known,
-                    _ => self.records.attributes(&key, wait)?,
-                };
-                text(&known_value(&known, name).ok_or(FsError::NoAttribute)?)
+                let meta = self.records.described(&key, wait)?;
+                text(&meta_value(&meta, name).ok_or(FsError::NoAttribute)?)
             }
             _ => Err(FsError::NoAttribute),
         }
@@ -108,7 +106,7 @@ impl KvFs {
                 names.extend(
                     [CONTENT_TYPE, CONTENT_ENCODING, ETAG, STORED_SIZE]
                         .iter()
-                        .filter(|name| known_value(&known, name).is_some()),
+                        .filter(|name| meta_value(&known.meta, name).is_some()),
                 );
             }
             _ => names.extend([CONTENT_TYPE, STORED_SIZE]),
@@ -139,12 +137,12 @@ fn draft_value(draft: &Draft, name: &str) -> Option<String> {
     }
 }
 
-fn known_value(known: &Known, name: &str) -> Option<String> {
+fn meta_value(meta: &RecordMeta, name: &str) -> Option<String> {
     match name {
-        CONTENT_TYPE => known.meta.content_type.as_deref().map(Into::into),
-        CONTENT_ENCODING => known.meta.encoding.header_value().map(Into::into),
-        ETAG => known.meta.etag.as_ref().map(|etag| etag.as_str().into()),
-        STORED_SIZE => known.meta.stored_size.map(|size| size.to_string()),
+        CONTENT_TYPE => meta.content_type.as_deref().map(Into::into),
+        CONTENT_ENCODING => meta.encoding.header_value().map(Into::into),
+        ETAG => meta.etag.as_ref().map(|etag| etag.as_str().into()),
+        STORED_SIZE => meta.stored_size.map(|size| size.to_string()),
         _ => None,
     }
 }

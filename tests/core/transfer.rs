@@ -195,6 +195,7 @@ fn a_download_whose_disk_failed_at_once_is_read_past_the_disk() {
         version: VersionId(1),
         meta,
         modified: std::time::SystemTime::UNIX_EPOCH,
+        read: None,
         data: Data::Download(download),
     });
     assert!(!content.is_usable(), "the next open asks anew");

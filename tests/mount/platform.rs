@@ -90,6 +90,11 @@ impl Cost {
         self.requests.iter().filter(is_body).count()
     }
 
+    fn puts(&self) -> usize {
+        let is_put = |line: &&String| line.starts_with("PUT");
+        self.requests.iter().filter(is_put).count()
+    }
+
     /// Checks that there were so many requests, and one more to check the clock.
     #[track_caller]
     fn is_at_most(&self, most: usize) {
@@ -282,4 +287,126 @@ fn what_this_mount_writes_does_not_make_it_fetch_the_rest_again() {
         });
         cost.is_at_most(4);
     }
+}
+
+#[test]
+fn looking_at_names_fetches_no_record() {
+    let server = platform(|_| {});
+    fill(&server, 30);
+    for n in 0..30 {
+        server.put(
+            &format!("shot-{n:02}.png"),
+            "image/png",
+            Encoding::Identity,
+            &pattern(150_000),
+        );
+    }
+    // Listed and never read.
+    let mount = mount(&server, |_| {});
+    mount.works("ls");
+    for names in ["shot-*.png", "record-*.txt"] {
+        outlive_ttl();
+        let cost = Cost::of(&server, || {
+            mount.works(&format!("for n in {names}; do stat $n; test -e $n; done"));
+        });
+        assert_eq!(
+            (cost.bodies(), cost.requests.len()),
+            (0, 1),
+            "{names}: {cost:?}"
+        );
+    }
+    // Names that the shell does not list, one by one.
+    outlive_ttl();
+    let cost = Cost::of(&server, || {
+        mount.works("for n in 00 07 11 23; do stat shot-$n.png; done");
+    });
+    assert_eq!((cost.bodies(), cost.requests.len()), (0, 1), "{cost:?}");
+    let other = self::mount(&server, |_| {});
+    let cost = Cost::of(&server, || {
+        other.python(
+            "import os; n = 'shot-07.png'; print([os.getxattr(n, a) for a in os.listxattr(n)])",
+        );
+    });
+    assert!(cost.requests.len() <= 2, "{cost:?}");
+}
+
+#[test]
+fn attributes_of_what_was_read_once_cost_no_request_each() {
+    let server = platform(|_| {});
+    fill(&server, 40);
+    let cache = tempfile::tempdir().expect("a folder");
+    let first = mount_with_cache(&server, cache.path());
+    first.works("cat * >/dev/null");
+    let script = "import os; names = [e.name for e in os.scandir('.') if e.stat().st_size]\n\
+                  print(sum(os.getxattr(n, 'user.apify.content-type') == b'text/plain' for n in names))";
+    for _ in 0..2 {
+        outlive_ttl();
+        let cost = Cost::of(&server, || assert_eq!(first.python(script), "40"));
+        assert_eq!(cost.bodies(), 0, "{cost:?}");
+        cost.is_at_most(2);
+    }
+    drop(first);
+    let next = mount_with_cache(&server, cache.path());
+    let cost = Cost::of(&server, || assert_eq!(next.python(script), "40"));
+    assert_eq!(cost.bodies(), 0, "{cost:?}");
+    cost.is_at_most(2);
+}
+
+#[test]
+fn copying_over_existing_files_costs_a_put_each() {
+    let server = platform(|_| {});
+    fill(&server, 40);
+    let mount = mount(&server, make_writable);
+    mount.works("mkdir -p $BESIDE/in; for n in $(seq -w 000 039); do echo $n > $BESIDE/in/record-$n.txt; done");
+    mount.works("cat * >/dev/null");
+    outlive_ttl();
+    let cost = Cost::of(&server, || {
+        mount.works("cp $BESIDE/in/* .");
+    });
+    // One small record that is cached is asked for itself, as it may be read.
+    assert!(cost.bodies() <= 2 && cost.puts() == 40, "{cost:#?}");
+    assert!(cost.requests.len() <= 40 + 3, "{cost:#?}");
+    assert_eq!(mount.works("cat record-007.txt record-039.txt"), "007\n039");
+}
+
+#[test]
+fn asking_every_time_asks_once_for_what_is_asked_in_one_go() {
+    let server = platform(|_| {});
+    fill(&server, 141);
+    let mount = mount(&server, |config| config.ttl = Some(Duration::ZERO));
+    let cost = Cost::of(&server, || {
+        assert_eq!(mount.works("ls -l | wc -l"), "142");
+    });
+    assert_eq!(cost.bodies(), 0, "{cost:?}");
+    assert!(cost.requests.len() <= 2, "{cost:?}");
+    let cost = Cost::of(&server, || {
+        mount.works("grep -l . record-00*");
+    });
+    assert!(cost.bodies() <= 10 && cost.requests.len() <= 12, "{cost:?}");
+    put(&server, "record-000.txt", b"other");
+    assert_eq!(mount.works("cat record-000.txt"), "other");
+}
+
+#[test]
+fn exact_sizes_are_asked_for_once() {
+    let server = platform(|_| {});
+    fill(&server, 60);
+    let cache = tempfile::tempdir().expect("a folder");
+    let exact = |server: &TestServer| {
+        mount(server, |config| {
+            config.exact_sizes = true;
+            config.disk_cache = Some(DiskCacheConfig {
+                dir: cache.path().to_owned(),
+                size: kvfs::base::units::ByteSize(1 << 30),
+            });
+        })
+    };
+    let first = exact(&server);
+    let sum = first.works("ls -l | awk '{s += $5} END {print s}'");
+    outlive_ttl();
+    let script = "ls -l | awk '{s += $5} END {print s}'";
+    Cost::of(&server, || assert_eq!(first.works(script), sum)).is_at_most(3);
+    drop(first);
+    let next = exact(&server);
+    Cost::of(&server, || assert_eq!(next.works(script), sum)).is_at_most(3);
 }

@@ -55,9 +55,13 @@ impl Records {
                 .content
                 .upgrade()
                 .filter(|content| content.is_usable());
+            let follows = need == Need::Content && state.is_unopened;
+            let at_once = |was: &Known| {
+                (follows && self.is_fresh_name(was.validated)).then(|| was.clone())
+            };
             if let Some(was) = &state.known
                 && contradicted != Some(was.validated)
-                && let Some(known) = &self.believed(was)
+                && let Some(known) = &self.believed(was).or_else(|| at_once(was))
             {
                 let content = content
                     .clone()
@@ -65,6 +69,7 @@ impl Records {
                 if need == Need::Attributes || content.is_some() {
                     if need == Need::Content {
                         self.metrics.cache_memory_hits.one();
+                        state.is_unopened = false;
                     }
                     return Ok(Some((known.clone(), content)));
                 }
@@ -105,6 +110,7 @@ impl Records {
             Ok((known, content)) => {
                 state.absent = None;
                 state.known = Some(known.clone());
+                state.is_unopened = need == Need::Attributes;
                 state.content = content.as_ref().map(Arc::downgrade).unwrap_or_default();
             }
             Err(error) if error.kind() == ErrorKind::NotFound && is_doubtful => {}

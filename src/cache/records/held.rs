@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::known::Known;
-use super::{Need, Records};
-use crate::base::clock::Deadline;
+use super::known::{Known, Peek};
+use super::{Before, Need, Records};
+use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, VersionId};
 use crate::cache::freshness::{Advice, SMALL};
-use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, Priority};
+use crate::listing::Found;
+use crate::metrics::origin::{self, Origin};
+use crate::store::wait::{Result, may_block};
+use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, Priority, RecordMeta};
 
 /// The longest that fetching a record to compare it may take.
 const CHECK_DEADLINE: Duration = Duration::from_secs(30);
@@ -47,6 +50,144 @@ impl Records {
                 validated: asked,
                 ..known
             }),
+        }
+    }
+
+    /// Tells whether a record is as well asked for itself as listed again: it has a validator, or is
+    /// small and cached.
+    pub fn revalidates_alone(&self, key: &Key) -> bool {
+        let Peek::Present(known) = self.recall(key) else {
+            return false;
+        };
+        let is_small = known.meta.stored_size.is_some_and(|size| size <= SMALL);
+        known.meta.validator().is_some()
+            || (is_small && self.memory_content(key, known.version).is_some())
+    }
+
+    /// Returns what is to be told of a large record without validators that is older than the TTL,
+    /// without fetching it; `None` for any other.
+    pub(super) fn glance(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<Option<Known>> {
+        let size = match (self.recall(key), self.listing.find(key)) {
+            (Peek::Present(known), _) if known.meta.validator().is_some() => return Ok(None),
+            (Peek::Present(known), _) if self.is_fresh(known.validated) => return Ok(None),
+            (Peek::Present(known), _) => known.meta.stored_size,
+            (_, Found::Listed(entry, _)) => entry.stored_size,
+            _ => None,
+        };
+        if size.is_none_or(|size| size <= SMALL) {
+            return Ok(None);
+        }
+        let deadline = may_block(wait)?;
+        let old = match self.recall(key) {
+            Peek::Present(known) => Some(known),
+            _ => None,
+        };
+        if let Some(held) = self.held_current(key, old.as_ref(), None, Need::Attributes, deadline) {
+            return Ok(Some(held));
+        }
+        origin::note(Origin::Network);
+        let asked = self.clock.now();
+        let meta = self.store.head(key, deadline)?;
+        // Conditional requests are as good as this, and bring what an open will want.
+        let before = Before::of(old.as_ref(), None);
+        let size = (self.config.raw || meta.encoding.is_identity())
+            .then_some(meta.stored_size)
+            .flatten()
+            .or_else(|| self.exact_size(key, meta.stored_size));
+        Ok(Some(Known {
+            version: self.new_version(),
+            validated: asked,
+            modified: self.version_time(key, &meta, before.as_ref()),
+            read: None,
+            size,
+            listed: self.listed_size(key),
+            disk_id: None,
+            meta,
+        }))
+    }
+
+    /// Returns what is known of a record's type and encoding, asking for no more than that.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn described(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<RecordMeta> {
+        if let Some(meta) = self.seen(key, wait)? {
+            return Ok(meta);
+        }
+        match self.recall(key) {
+            Peek::Present(known) if known.meta.validator().is_some() => {
+                Ok(self.resolve(key, Need::Attributes, wait)?.0.meta)
+            }
+            _ => Ok(self.ask_description(key, wait)?),
+        }
+    }
+
+    /// Returns what was seen of a record before, as far as it may still be believed: for as long as
+    /// a fresh listing shows the same stored size, where records have no validators.
+    fn seen(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+        let listed = self.listed_size(key);
+        if let Peek::Present(known) = self.recall(key)
+            && (self.is_fresh(known.validated)
+                || (known.meta.validator().is_none()
+                    && listed.is_some()
+                    && known.has_stored_size(listed)))
+        {
+            return Ok(Some(known.meta));
+        }
+        let described = self.slot(key).state.lock().described.clone();
+        if let Some((meta, at)) = described
+            && meta.validator().is_none()
+            && (self.is_fresh_name(at) || (listed.is_some() && meta.stored_size == listed))
+        {
+            return Ok(Some(meta));
+        }
+        may_block(wait)?;
+        let kept = self.disk.as_ref().and_then(|disk| disk.describe(key));
+        Ok(kept
+            .filter(|(meta, read)| {
+                meta.validator().is_none()
+                    && ((listed.is_some() && listed == meta.stored_size)
+                        || self.freshness.vouched(*read).is_some())
+            })
+            .map(|(meta, _)| meta))
+    }
+
+    /// Asks the store for what it says of a record, and no more.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn ask_description(&self, key: &Key, wait: Wait) -> Result<RecordMeta> {
+        let deadline = may_block(wait)?;
+        origin::note(Origin::Network);
+        let slot = self.slot(key);
+        let asked = self.clock.now();
+        let changes = slot.state.lock().changes;
+        let meta = self.store.head(key, deadline)?;
+        let mut state = slot.state.lock();
+        if state.changes == changes {
+            state.described = Some((meta.clone(), asked));
+        }
+        Ok(meta)
+    }
+
+    /// Returns what is known of a record, asking for no more than its metadata; `None` when it
+    /// does not exist.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn describe(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+        match self.peek(key) {
+            Peek::Present(known) => return Ok(Some(known.meta)),
+            Peek::Absent(_) => return Ok(None),
+            Peek::Unknown => {}
+        }
+        if let Some(meta) = self.seen(key, wait)? {
+            return Ok(Some(meta));
+        }
+        match self.ask_description(key, wait) {
+            Ok(meta) => Ok(Some(meta)),
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -27,6 +27,10 @@ pub(in crate::cache) struct SlotState {
     pub(in crate::cache) known: Option<Known>,
     pub(in crate::cache) absent: Option<Instant>,
     pub(in crate::cache) content: Weak<Content>,
+    /// What the store said of it when it was asked for no more than that.
+    pub(in crate::cache) described: Option<(RecordMeta, Instant)>,
+    /// Whether the last answer was for a lookup: the open that follows it has it, too.
+    pub(in crate::cache) is_unopened: bool,
     /// How often this mount has stored or deleted the record: an answer to a question from
     /// before the last time says nothing any more.
     pub(in crate::cache) changes: u64,

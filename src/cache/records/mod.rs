@@ -39,6 +39,9 @@ pub(super) use times::Before;
 /// Threads that fill downloads; one that waits for its reader holds its thread.
 const MOST_DOWNLOADS: usize = 256;
 
+/// With a shorter TTL, what is asked within so long of a question has its answer.
+const BURST: Duration = Duration::from_secs(1);
+
 /// How records are remembered.
 #[derive(Clone, Debug)]
 pub struct RecordsConfig {
@@ -188,6 +191,15 @@ impl Records {
             .is_none_or(|ttl| self.clock.now().saturating_duration_since(at) < ttl)
     }
 
+    /// Returns whether an answer of that age is still believed of names, sizes and times. Where
+    /// everything is asked for every time, one answer serves what programs ask in one go.
+    pub fn is_fresh_name(&self, at: Instant) -> bool {
+        match self.config.ttl {
+            Some(ttl) if ttl < BURST => self.clock.now().saturating_duration_since(at) < BURST,
+            _ => self.is_fresh(at),
+        }
+    }
+
     /// Returns the clock that ages answers.
     pub fn now(&self) -> Instant {
         self.clock.now()
@@ -198,6 +210,9 @@ impl Records {
     /// # Errors
     /// [`ErrorKind::NotFound`] and other errors of the store.
     pub fn attributes(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<Known> {
+        if let Some(known) = self.glance(key, wait)? {
+            return Ok(known);
+        }
         Ok(self.resolve(key, Need::Attributes, wait)?.0)
     }
 

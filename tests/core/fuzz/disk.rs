@@ -42,7 +42,7 @@ fn entry(tier: &Arc<DiskTier>, content: &[u8]) -> PathBuf {
     };
     let size = content.len() as u64;
     spool
-        .publish(&key(), &meta, size, sum.finish(), SystemTime::now())
+        .publish(&key(), &meta, size, sum.finish(), (SystemTime::now(), None))
         .expect("an entry");
     let mut paths: Vec<PathBuf> = Vec::new();
     for shard in fs::read_dir(tier.scope_dir()).expect("the scope").flatten() {
