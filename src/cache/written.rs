@@ -10,7 +10,6 @@ use super::content::{Content, Data, VersionId};
 use super::records::Records;
 use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
-use crate::store::wait::{Result, may_block};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 use crate::transfer::download::read_file;
 

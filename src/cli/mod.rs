@@ -97,7 +97,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),
         Command::Ls(args) => ls::run(args, cli.global, &environment),
-        Command::Cat(args) => cat::run(args, cli.global, &environment),
+        Command::Cat(args) => cat::run(ui, args, cli.global, &environment),
         Command::Put(args) => put::run(ui, args, cli.global, &environment),
         Command::Rm(args) => rm::run(ui, args, cli.global, &environment),
         Command::Info(args) => info::run(ui, args, cli.global, &environment),

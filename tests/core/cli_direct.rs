@@ -225,3 +225,38 @@ fn printing_and_listing_ask_one_question_and_explain_a_missing_store_afterwards(
         assert!(ran.err.contains("check user and name"), "{ran:?}");
     }
 }
+
+#[test]
+fn a_record_is_followed_as_it_grows_and_when_it_is_replaced() {
+    let (server, user) = (TestServer::start(), User::new());
+    server.put_text("LOG", "one\n");
+    let mut child = user
+        .kvfs()
+        .args([
+            "cat",
+            "--follow",
+            "--interval",
+            "100ms",
+            &format!("~{STORE}"),
+            "LOG",
+        ])
+        .env("APIFY_TOKEN", TOKEN)
+        .env("APIFY_CLIENT_BASE_URL", server.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kvfs runs");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
+        child.stdout.take().expect("a pipe"),
+    ));
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert_eq!(next(), "one");
+    server.put_text("LOG", "one\ntwo\n");
+    assert_eq!(next(), "two");
+    server.put_text("LOG", "other\n");
+    assert_eq!(next(), "other");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let two = kvfs(&server, &user, &["cat", "--follow", "$STORE", "LOG", "LOG"]);
+    assert_eq!(two.code, 2, "{two:?}");
+}

@@ -45,6 +45,13 @@ pub struct CatArgs {
     /// The largest content that a record is decoded to [default: 64MiB, or 1100 times what is stored]
     #[arg(long, value_name = "SIZE", conflicts_with = "raw")]
     pub max_content_size: Option<ByteSize>,
+    /// Go on: ask again and again, and print what has been added; a record that was replaced, from
+    /// its start. Ends with Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How often to ask with --follow
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "2s", requires = "follow")]
+    pub interval: Duration,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
