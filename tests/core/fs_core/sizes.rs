@@ -6,7 +6,7 @@ use kvfs::base::clock::Wait;
 use kvfs::fs::types::Ino;
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
-use kvfs::store::Encoding;
+use kvfs::store::{Encoding, ErrorKind};
 
 use super::{plain, requests};
 use crate::support::core::{Names, Setup, TTL, Told, patient};
@@ -80,8 +80,9 @@ fn an_open_tells_the_kernel_the_size_when_answers_with_different_ones_were_under
         .expect("a listing");
     let listed = names.0[0].1.attr;
     assert!(listed.size < content.len() as u64, "provisional");
-    // The listing is too old by now: the record is fetched, and its size exact.
+    // The listing is too old by now, and cannot be had: the record is fetched, and its size exact.
     core.clock.advance(TTL);
+    core.faults.fail_next(Call::List, 1, ErrorKind::Network);
     let found = core.lookup("A").expect("an answer").expect("present").attr;
     assert_eq!((found.ino, found.size), (listed.ino, content.len() as u64));
     let opened = core.fs.open(found.ino, false, patient()).expect("open");
