@@ -1,6 +1,7 @@
 //! Asking about a record: one question at a time, answered by what is fresh enough or the store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::known::{Known, Slot, SlotState};
 use super::{Before, Records};
@@ -56,9 +57,8 @@ impl Records {
                 .upgrade()
                 .filter(|content| content.is_usable());
             let follows = need == Need::Content && state.is_unopened;
-            let at_once = |was: &Known| {
-                (follows && self.is_fresh_name(was.validated)).then(|| was.clone())
-            };
+            let at_once =
+                |was: &Known| (follows && self.is_fresh_name(was.validated)).then(|| was.clone());
             if let Some(was) = &state.known
                 && contradicted != Some(was.validated)
                 && let Some(known) = &self.believed(was).or_else(|| at_once(was))

@@ -182,7 +182,12 @@ impl Records {
     }
 
     /// Tells whether a listing that was asked for after `since` shows another version, or none.
-    pub(super) fn is_shown_another(&self, key: &Key, known: &Known, since: Option<Instant>) -> bool {
+    pub(super) fn is_shown_another(
+        &self,
+        key: &Key,
+        known: &Known,
+        since: Option<Instant>,
+    ) -> bool {
         let is_younger = |at: Instant| since.is_none_or(|since| at > since);
         match self.listing.find(key) {
             Found::Listed(entry, at) => is_younger(at) && !known.has_stored_size(entry.stored_size),
