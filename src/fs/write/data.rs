@@ -365,18 +365,23 @@ impl KvFs {
             (inode.key.clone(), inode.detached)
         };
         let own;
-        let reader = match reader {
-            Some(reader) => reader,
+        let (reader, is_current) = match reader {
+            Some(reader) => (reader, false),
             None if detached => return Err(FsError::Stale),
             None => {
                 own = self.records.content(&key, wait)?.reader()?;
-                &own
+                (&own, true)
             }
         };
         let content = Arc::clone(reader.content());
         let (file, size) = self.copy_of(side, reader)?;
+        let base = if is_current {
+            content.meta.clone()
+        } else {
+            self.replaced_by_change(ino, &key, &content)
+        };
         let facts = DraftFacts {
-            base: Some(self.replaced_by_change(ino, &key, &content)),
+            base: Some(base),
             ..DraftFacts::default()
         };
         let gone = self.inodes.lock().get(ino).is_some_and(|inode| inode.gone);

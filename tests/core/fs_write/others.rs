@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use kvfs::fs::types::Ino;
+use kvfs::fs::write::setattr::SetAttr;
+use kvfs::local::fault::Call;
 use kvfs::store::{Encoding, Key, Store};
 
 use super::{errno, late, names, stored, writable};
@@ -22,6 +24,28 @@ fn a_record_that_changed_since_it_was_opened_is_not_overwritten() {
     assert_eq!(stored(&setup, "A"), Some(b"theirs".to_vec()));
     core.clock.advance(TTL);
     assert_eq!(core.cat("A").expect("its bytes"), b"theirs");
+}
+
+#[test]
+fn a_truncation_without_a_descriptor_overwrites_nothing_that_came_meanwhile() {
+    let (_dir, setup, core) = writable(&[("A", "text/plain", b"one two")]);
+    let found = core.lookup("A").expect("an answer").expect("present");
+    core.faults.block(Call::Put);
+    let set = SetAttr {
+        size: Some(3),
+        ..SetAttr::default()
+    };
+    let cut = std::thread::scope(|scope| {
+        let cutting = scope.spawn(|| core.fs.setattr(found.attr.ino, &set, None, patient()));
+        assert!(core.faults.wait_blocked(Call::Put, 1, late()));
+        setup
+            .store
+            .insert("A", "text/plain", Encoding::Identity, &b"theirs"[..]);
+        core.faults.release(Call::Put);
+        cutting.join().expect("no panic")
+    });
+    assert_eq!(errno(cut.map(drop)), libc::ESTALE);
+    assert_eq!(stored(&setup, "A"), Some(b"theirs".to_vec()));
 }
 
 #[test]
