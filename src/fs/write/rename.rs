@@ -196,10 +196,7 @@ impl KvFs {
             facts.content_type = facts.content_type.or_else(|| own.content_type.clone());
             facts.encoding = facts.encoding.or_else(|| Some(own.encoding.clone()));
         }
-        let being_written = !was_stored && self.is_being_written(draft.ino);
         let held_back = temporary && !was_stored && !side.config.scratch_delay.is_zero();
-        // What is being written is stored when it is closed, unless its old name was safe already.
-        let stored_now = draft.is_journalled() || !being_written;
         let how = Submission {
             durable: side.config.write_back,
             not_before: held_back.then(|| self.clock.now() + side.config.scratch_delay),
@@ -214,7 +211,9 @@ impl KvFs {
         };
         let mut deleted = false;
         loop {
-            let stored = if stored_now {
+            // What is being written is stored when it is closed, unless its old name was safe already.
+            let being_written = !was_stored && self.is_being_written(draft.ino);
+            let stored = if draft.is_journalled() || !being_written {
                 let ticket = match draft.begin_as(&to, facts.clone(), side.stamp()) {
                     Begin::Go(ticket) => *ticket,
                     Begin::Refused(error) => return Err(error),
@@ -299,6 +298,8 @@ impl KvFs {
                 Some((_, Stored::Journalled(journalled))) => {
                     draft.set_journalled_as(journalled, base.clone());
                 }
+                // It was closed meanwhile, and is safe under its old name.
+                None if draft.is_journalled() => return false,
                 None => draft.set_unstored(base.clone()),
             }
             let place = Place::Record(to.clone());
