@@ -21,9 +21,7 @@ const WITH_WAITERS: Duration = Duration::from_secs(2);
 
 /// How often an upload is sent again because of what an earlier one left in the store.
 const MOST_REPEATS: u32 = 3;
-/// The pause before an upload that did not arrive is sent again while a program waits; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest such pause.
+/// The longest pause before an upload that did not arrive is sent again while a program waits.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// How long an upload is tried.
@@ -150,7 +148,8 @@ impl Uploader {
             if_match: pending.if_match.clone(),
             if_absent: pending.if_absent,
         };
-        let (mut repeats, mut pause, mut this) = (0, FIRST_PAUSE, this);
+        // A program waits: no longer than it must.
+        let (mut repeats, mut pause, mut this) = (0, self.config.first_delay / 4, this);
         loop {
             origin::note(Origin::Network);
             let body = Body::File(file, pending.size);

@@ -98,6 +98,8 @@ impl Uploader {
         self.supersede(&key);
         if how.run_here && latched.start(&id) {
             self.upload(&key, &id);
+            // What is to be tried again, or has come behind it, needs a thread.
+            self.staff();
         }
         self.count();
         self.restore_rest();
