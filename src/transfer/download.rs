@@ -16,7 +16,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::prefix::Prefix;
 use super::ranges::RangeSet;
-use super::stream::{Body, Origin, PART};
+use super::stream::{Body, FIRST_PART, Origin, PART};
 use super::window::{Blocks, Window};
 use crate::base::clock::Wait;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
@@ -490,13 +490,12 @@ impl Download {
         }
     }
 
-    /// Returns what to fetch for a read that misses `missing`.
+    /// Returns what to fetch for a read that misses `missing`: little where somebody has jumped to, and as
+    /// much again as is there already where reads go on.
     fn part(&self, missing: Range<u64>, present: &RangeSet) -> Range<u64> {
         let size = self.expected.unwrap_or(missing.end);
-        let end = missing
-            .end
-            .max(missing.start.saturating_add(PART))
-            .min(size);
+        let len = present.run_before(missing.start).clamp(FIRST_PART, PART);
+        let end = missing.end.max(missing.start.saturating_add(len)).min(size);
         present
             .first_missing(&(missing.start..end))
             .unwrap_or(missing)

@@ -74,6 +74,14 @@ impl RangeSet {
         Some(start..end)
     }
 
+    /// Returns how many bytes in a row, up to `end`, are in the set.
+    pub fn run_before(&self, end: u64) -> u64 {
+        match self.0.range(..end).next_back() {
+            Some((&start, &last)) if last >= end => end - start,
+            _ => 0,
+        }
+    }
+
     /// Returns how many bytes are in the set.
     pub fn len(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
@@ -114,6 +122,8 @@ mod tests {
             let probe = probe.0..probe.0 + probe.1;
             let missing: Vec<u64> = probe.clone().filter(|at| !model[*at as usize]).collect();
             prop_assert_eq!(set.contains(&probe), missing.is_empty());
+            let before = model[..probe.start as usize].iter().rev().take_while(|here| **here);
+            prop_assert_eq!(set.run_before(probe.start), before.count() as u64);
             let first = set.first_missing(&probe);
             prop_assert_eq!(first.as_ref().map(|range| range.start), missing.first().copied());
             if let Some(range) = first {

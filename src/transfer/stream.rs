@@ -23,7 +23,10 @@ const LOOKBACK: u64 = 8 * MIB;
 /// A read farther ahead than this starts a new request where the server honours ranges.
 const SKIP: u64 = 4 * MIB;
 
-/// What is fetched first of where somebody has jumped to.
+/// What is fetched first of where somebody has jumped to: as much as a new connection brings in two round
+/// trips (TCP's slow start begins with 14 KiB), and one that has been used in one.
+pub(super) const FIRST_PART: u64 = 32 * KIB;
+/// What is fetched at most at once of a record that is downloaded besides.
 pub(super) const PART: u64 = 512 * KIB;
 /// How much more each time that is read to its end; from the last on, all the rest.
 const PART_GROWTH: u64 = 4;
@@ -259,7 +262,7 @@ impl StreamReader {
             if stream.body.is_none() || wanted.start < window_start || far {
                 stream.body = None;
                 stream.window.clear();
-                stream.next_part = PART;
+                stream.next_part = FIRST_PART;
                 self.restart(stream, &wanted, deadline)?;
             } else if stream.position == stream.end {
                 self.restart(stream, &(stream.position..wanted.end), deadline)?;
@@ -279,7 +282,8 @@ impl StreamReader {
         if self.origin.has_ranges() {
             let mut end = self.size;
             if offset > 0 && stream.next_part <= LAST_PART {
-                end = end.min(offset.saturating_add(stream.next_part));
+                let part = offset.saturating_add(stream.next_part);
+                end = end.min(part.max(wanted.end));
                 stream.next_part *= PART_GROWTH;
             }
             if let Some(body) = self.origin.range(offset..end, deadline)? {
