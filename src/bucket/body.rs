@@ -1,29 +1,47 @@
-//! Bodies between blocking readers and the bucket's asynchronous library.
+//! Bodies on their way out of the bucket, for blocking readers.
 
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use object_store::GetResult;
 
-use super::{Bucket, failed};
+use super::Bucket;
+use super::errors::failed;
+
+/// What is still read of a body that is not wanted, so that its connection can be used again.
+const DRAINED: u64 = 64 << 10;
 
 /// An object's bytes on their way.
 pub(super) struct Body {
-    pub(super) stream: BoxStream<'static, object_store::Result<Bytes>>,
-    pub(super) current: Bytes,
-    pub(super) bucket: Bucket,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    current: Bytes,
+    /// Bytes that are still to come.
+    left: u64,
+    bucket: Bucket,
+}
+
+impl Body {
+    pub(super) fn new(found: GetResult, bucket: Bucket) -> Self {
+        Self {
+            left: found.range.end - found.range.start,
+            stream: found.into_stream(),
+            current: Bytes::new(),
+            bucket,
+        }
+    }
 }
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            let next = self.stream.next();
-            match self.bucket.handle.block_on(next) {
+            match self.bucket.handle.block_on(self.stream.next()) {
                 Some(Ok(bytes)) => self.current = bytes,
                 Some(Err(error)) => return Err(failed(error, None).into()),
                 None => return Ok(0),
             }
+            self.left = self.left.saturating_sub(self.current.len() as u64);
         }
         let n = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..n]);
@@ -31,9 +49,11 @@ impl Read for Body {
     }
 }
 
-/// Reads a whole piece of an upload; a shorter one means the end.
-pub(super) fn fill(reader: &mut dyn Read, size: usize) -> io::Result<Vec<u8>> {
-    let mut piece = Vec::new();
-    reader.take(size as u64).read_to_end(&mut piece)?;
-    Ok(piece)
+impl Drop for Body {
+    fn drop(&mut self) {
+        if (1..=DRAINED).contains(&self.left) {
+            let rest = std::mem::replace(&mut self.stream, stream::empty().boxed());
+            self.bucket.handle.spawn(rest.for_each(|_| async {}));
+        }
+    }
 }

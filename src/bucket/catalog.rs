@@ -1,33 +1,22 @@
 //! Which stores a bucket has, what they are called, and whose they are.
 //!
-//! `<prefix>/catalog/<id>` describes a store. `<prefix>/names/<account>/<name>` is a claim: it says
-//! which store has a name. A claim is made and given up by conditional writes only, so that of
-//! several servers that make a store of one name at once exactly one does. What is to be described
-//! stands in the claim, too: whoever finds a claim without a description, because its maker is not
-//! there yet or never will be, finishes the work.
+//! `<prefix>/catalog/<id>` describes a store: the only truth about it. `names` keeps names unique.
+//! All changes are conditional writes; docs/SERVE.md has the protocol on one page.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use object_store::PutMode;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Bucket;
+use super::names::Naming;
+use super::objects::{Objects, Seen, contended};
 use crate::store::{ErrorKind, Result, StoreError};
 
 const CATALOG: &str = "catalog";
-const NAMES: &str = "names";
-const STORES: &str = "stores";
-
-/// The account of stores that do not say whose they are.
-const OWN: &str = "own";
-
-/// How often a write is repeated that others got ahead of.
-const ATTEMPTS: usize = 20;
-
-/// How long a name is kept for a store that is not called so: it may be about to be.
-const RENAMING: Duration = Duration::from_secs(60);
+pub(super) const STORES: &str = "stores";
 
 /// What is known of a store, but for its records.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +29,12 @@ pub struct Description {
     /// Its name, unique in its account without regard to case.
     #[serde(default)]
     pub name: Option<String>,
+    /// The name that it is about to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Whether the store is gone for good, and what it held is being deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
@@ -61,202 +56,9 @@ pub struct Description {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameTaken;
 
-/// Which store has a name.
-#[derive(Debug, Serialize, Deserialize)]
-struct Claim {
-    /// `None` once the name was given up.
-    store: Option<Description>,
-    at: Timestamp,
-}
-
-impl Bucket {
-    /// Returns what is known of a store; `None` if there is none with this id.
-    ///
-    /// # Errors
-    /// Those of the bucket.
-    pub fn describe(&self, id: &str) -> Result<Option<Description>> {
-        match self.read(&[CATALOG, &id.to_ascii_lowercase()])? {
-            Some(found) => parse(&found.bytes).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Finds an account's store by its name. `owner` is `None` for the server's own account.
-    ///
-    /// # Errors
-    /// Those of the bucket.
-    pub fn named(&self, owner: Option<&str>, name: &str) -> Result<Option<Description>> {
-        let Some(found) = self.read(&claim_path(owner, &name.to_ascii_lowercase()))? else {
-            return Ok(None);
-        };
-        let Some(claimed) = parse::<Claim>(&found.bytes)?.store else {
-            return Ok(None);
-        };
-        let found = self.describe(&claimed.id)?;
-        Ok(found.filter(|found| found.is_called(name)))
-    }
-
-    /// Returns all stores, in any order.
-    ///
-    /// # Errors
-    /// Those of the bucket.
-    pub fn descriptions(&self) -> Result<Vec<Description>> {
-        let all = self.read_all(&[CATALOG])?;
-        all.iter().map(|bytes| parse(bytes)).collect()
-    }
-
-    /// Makes a store, unless one of its account has its name already: then that one is returned,
-    /// and false.
-    ///
-    /// # Errors
-    /// Those of the bucket.
-    pub fn create(&self, new: &Description) -> Result<(Description, bool)> {
-        let Some(name) = &new.name else {
-            self.write_new(new)?;
-            return Ok((new.clone(), true));
-        };
-        match self.claim(new, name)? {
-            None => {
-                // Somebody may have found the claim and been faster: it is this store all the same.
-                self.write_new(new)?;
-                Ok((new.clone(), true))
-            }
-            Some(other) => Ok((other, false)),
-        }
-    }
-
-    /// Changes what is known of a store; `None` if there is none.
-    ///
-    /// # Errors
-    /// Those of the bucket.
-    pub fn change(
-        &self,
-        id: &str,
-        change: impl Fn(&mut Description),
-    ) -> Result<Option<Result<Description, NameTaken>>> {
-        let id = id.to_ascii_lowercase();
-        for _ in 0..ATTEMPTS {
-            let Some(found) = self.read(&[CATALOG, &id])? else {
-                return Ok(None);
-            };
-            let old: Description = parse(&found.bytes)?;
-            let mut new = old.clone();
-            change(&mut new);
-            new.modified_at = Some(Timestamp::now());
-            let renamed = !same(old.name.as_deref(), new.name.as_deref());
-            if renamed
-                && let Some(name) = &new.name
-                && self.claim(&new, name)?.is_some()
-            {
-                return Ok(Some(Err(NameTaken)));
-            }
-            let mode = PutMode::Update(found.version);
-            if self.write(&[CATALOG, &id], text(&new)?, mode)? {
-                if renamed && let Some(name) = &old.name {
-                    self.give_up(&old, name)?;
-                }
-                return Ok(Some(Ok(new)));
-            }
-        }
-        Err(contended())
-    }
-
-    /// Deletes a store with all its records; false if there was none.
-    ///
-    /// # Errors
-    /// Those of the bucket. What is left then is deleted by the next attempt.
-    pub fn remove(&self, id: &str) -> Result<bool> {
-        let Some(found) = self.describe(id)? else {
-            return Ok(false);
-        };
-        self.delete_all(&[STORES, &found.id])?;
-        if let Some(name) = &found.name {
-            self.give_up(&found, name)?;
-        }
-        self.delete(&[CATALOG, &found.id.to_ascii_lowercase()])?;
-        // What was written while the rest went.
-        self.delete_all(&[STORES, &found.id])?;
-        Ok(true)
-    }
-
-    fn write_new(&self, new: &Description) -> Result<bool> {
-        let id = new.id.to_ascii_lowercase();
-        self.write(&[CATALOG, &id], text(new)?, PutMode::Create)
-    }
-
-    /// Takes a name for a store; returns the store that has it, if it is another.
-    fn claim(&self, store: &Description, name: &str) -> Result<Option<Description>> {
-        let lower = name.to_ascii_lowercase();
-        let path = claim_path(store.owner.as_deref(), &lower);
-        let claim = text(&Claim {
-            store: Some(store.clone()),
-            at: Timestamp::now(),
-        })?;
-        for _ in 0..ATTEMPTS {
-            let mode = match self.read(&path)? {
-                None => PutMode::Create,
-                Some(found) => {
-                    let old: Claim = parse(&found.bytes)?;
-                    match self.holder(&path, old, name)? {
-                        Some(holder) if holder.id == store.id => return Ok(None),
-                        Some(holder) => return Ok(Some(holder)),
-                        None => PutMode::Update(found.version),
-                    }
-                }
-            };
-            if self.write(&path, claim.clone(), mode)? {
-                return Ok(None);
-            }
-        }
-        Err(contended())
-    }
-
-    /// Returns the store that has a name by this claim.
-    fn holder(&self, path: &[&str], claim: Claim, name: &str) -> Result<Option<Description>> {
-        let Some(claimed) = claim.store else {
-            return Ok(None);
-        };
-        if let Some(found) = self.describe(&claimed.id)? {
-            let age = SystemTime::now().duration_since(claim.at.into());
-            let is_young = age.is_ok_and(|age| age < RENAMING);
-            return Ok(Some(found).filter(|found| found.is_called(name) || is_young));
-        }
-        self.write_new(&claimed)?;
-        // It may have been deleted meanwhile, rather than not quite made.
-        let still = match self.read(path)? {
-            Some(found) => parse::<Claim>(&found.bytes)?.store,
-            None => None,
-        };
-        if still.is_some_and(|still| still.id == claimed.id) {
-            return Ok(Some(claimed));
-        }
-        self.delete(&[CATALOG, &claimed.id.to_ascii_lowercase()])?;
-        Ok(None)
-    }
-
-    /// Lets others have a store's name.
-    fn give_up(&self, store: &Description, name: &str) -> Result<()> {
-        let lower = name.to_ascii_lowercase();
-        let path = claim_path(store.owner.as_deref(), &lower);
-        let Some(found) = self.read(&path)? else {
-            return Ok(());
-        };
-        let holder = parse::<Claim>(&found.bytes)?.store;
-        if holder.is_some_and(|holder| holder.id == store.id) {
-            let free = text(&Claim {
-                store: None,
-                at: Timestamp::now(),
-            })?;
-            // Else somebody has it already.
-            self.write(&path, free, PutMode::Update(found.version))?;
-        }
-        Ok(())
-    }
-}
-
 impl Description {
-    fn is_called(&self, name: &str) -> bool {
-        same(self.name.as_deref(), Some(name))
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        !self.deleting && same(self.name.as_deref(), Some(name))
     }
 }
 
@@ -267,125 +69,176 @@ fn same(one: Option<&str>, other: Option<&str>) -> bool {
     }
 }
 
-fn claim_path<'a>(owner: Option<&'a str>, name: &'a str) -> [&'a str; 3] {
-    [NAMES, owner.unwrap_or(OWN), name]
-}
-
-fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        StoreError::new(
-            ErrorKind::Corrupt,
-            "the bucket's list of stores cannot be read",
-        )
-        .with_hint("was it written by a newer kvfs, or by something else?")
-        .with_source(error)
-    })
-}
-
-fn text(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec_pretty(value).map_err(|error| {
-        StoreError::new(ErrorKind::Protocol, "a store cannot be described").with_source(error)
-    })
-}
-
-fn contended() -> StoreError {
-    StoreError::new(
-        ErrorKind::Server,
-        "others change the store all the time; nothing was changed",
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use object_store::memory::InMemory;
-
-    use super::super::Scope;
-    use super::*;
-
-    fn bucket() -> Bucket {
-        let scope = Scope {
-            bucket: "test".into(),
-            account: "test".into(),
-        };
-        Bucket::over(Arc::new(InMemory::new()), "p".into(), scope).expect("a bucket")
+impl Objects {
+    pub(super) fn described(&self, id: &str) -> Path {
+        self.path(&[CATALOG, &id.to_ascii_lowercase()])
     }
 
-    fn described(id: &str, name: &str) -> Description {
-        Description {
-            id: id.into(),
-            name: Some(name.into()),
-            ..Description::default()
+    pub(super) fn descriptions(&self) -> Path {
+        self.path(&[CATALOG])
+    }
+
+    /// Reads a description now, also that of a store which is being deleted.
+    pub(super) async fn look(&self, id: &str) -> Result<Option<Seen<Description>>> {
+        let asked = self.known.ask();
+        let found = self.read(&self.described(id)).await?;
+        self.known.remember(id, asked, found.as_ref());
+        Ok(found)
+    }
+
+    /// Returns what is known of a store; `None` if there is none with this id. What was read in
+    /// the last `age` will do.
+    pub(super) async fn describe(&self, id: &str, age: Duration) -> Result<Option<Description>> {
+        let found = match self.known.store(id, age) {
+            Some(known) => Some(known),
+            None => self.look(id).await?.map(|found| found.value),
+        };
+        Ok(found.filter(|found| !found.deleting))
+    }
+
+    /// Makes a store, unless one of its account has its name already: then that one is returned,
+    /// and false.
+    pub(super) async fn create(&self, new: &Description) -> Result<(Description, bool)> {
+        let mut first = Description {
+            name: None,
+            next: new.name.clone(),
+            ..new.clone()
+        };
+        if let Some(name) = &new.name
+            && let Some(found) = self
+                .named(new.owner.as_deref(), name, Duration::ZERO)
+                .await?
+        {
+            return Ok((found, false));
         }
-    }
-
-    fn claim(bucket: &Bucket, name: &str, store: Description, age: Duration) {
-        let at = Timestamp::now() - age;
-        let claim = Claim {
-            store: Some(store),
-            at,
+        let path = self.described(&new.id);
+        let version = self.write(&path, &first, PutMode::Create).await?;
+        let version = version.ok_or_else(contended)?;
+        let Some(name) = &new.name else {
+            return Ok((first, true));
         };
-        let written = bucket.write(
-            &claim_path(None, name),
-            text(&claim).expect("text"),
-            PutMode::Overwrite,
-        );
-        assert!(written.expect("a write"));
+        let made = Seen {
+            value: first.clone(),
+            version: version.clone(),
+        };
+        let taken = match self.name(&made, |_| {}).await? {
+            Naming::Done(named) => return Ok((named, true)),
+            Naming::Taken(other) => Ok((other, false)),
+            Naming::Busy => Err(busy(name)),
+            // It may have its name by now from a server that found it nameless.
+            Naming::Changed => {
+                let call = |store: &mut Description| store.name = Some(name.clone());
+                return match self.change(&new.id, call).await? {
+                    Some(Ok(named)) => Ok((named, true)),
+                    Some(Err(NameTaken)) | None => Err(busy(name)),
+                };
+            }
+        };
+        // Nobody knows of the nameless store: it goes, unless it was changed all the same.
+        first.deleting = true;
+        let mode = PutMode::Update(version);
+        if self.write(&path, &first, mode).await?.is_some() {
+            self.finish(&first).await?;
+        }
+        taken
     }
 
-    #[test]
-    fn a_store_that_was_claimed_but_not_described_is_finished_by_the_next() {
-        let bucket = bucket();
-        claim(&bucket, "name", described("A", "Name"), Duration::ZERO);
-        assert_eq!(bucket.named(None, "name").expect("an answer"), None);
-        let made = bucket.create(&described("B", "NAME")).expect("a store");
-        assert_eq!(made, (described("A", "Name"), false));
-        let found = bucket.named(None, "name").expect("an answer");
-        assert_eq!(found, Some(described("A", "Name")));
-        assert_eq!(bucket.descriptions().expect("a list").len(), 1);
+    /// Changes what is known of a store; `None` if there is none.
+    pub(super) async fn change(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Description),
+    ) -> Result<Option<Result<Description, NameTaken>>> {
+        for times in 0..self.attempts {
+            let Some(found) = self.look(id).await?.filter(|found| !found.value.deleting) else {
+                return Ok(None);
+            };
+            let old = &found.value;
+            let mut new = old.clone();
+            change(&mut new);
+            let renamed = !same(old.name.as_deref(), new.name.as_deref());
+            if let Some(name) = new.name.take_if(|_| renamed) {
+                // What it is about to be called is said first; whatever else changes, with the name.
+                let next = Description {
+                    next: Some(name.clone()),
+                    ..old.clone()
+                };
+                if let Some(intended) = self.replace(&found, next).await? {
+                    match self.name(&intended, &change).await? {
+                        Naming::Done(named) => return Ok(Some(Ok(named))),
+                        Naming::Changed => {}
+                        refused => {
+                            let kept = Description {
+                                next: None,
+                                ..old.clone()
+                            };
+                            self.replace(&intended, kept).await?;
+                            return match refused {
+                                Naming::Busy => Err(busy(&name)),
+                                _ => Ok(Some(Err(NameTaken))),
+                            };
+                        }
+                    }
+                }
+            } else {
+                new.next = None;
+                new.modified_at = Some(Timestamp::now());
+                if let Some(changed) = self.replace(&found, new).await? {
+                    return Ok(Some(Ok(changed.value)));
+                }
+            }
+            self.pause(times).await;
+        }
+        Err(contended())
     }
 
-    #[test]
-    fn names_are_free_again_after_a_deletion_and_after_another_name() {
-        let bucket = bucket();
-        bucket.create(&described("A", "one")).expect("a store");
-        let renamed = bucket.change("a", |store| store.name = Some("two".into()));
-        let renamed = renamed
-            .expect("a change")
-            .expect("a store")
-            .expect("a name");
-        assert_eq!(renamed.name.as_deref(), Some("two"));
-        let (second, new) = bucket.create(&described("B", "One")).expect("a store");
-        assert!(new && second.id == "B");
-        let taken = bucket.change("b", |store| store.name = Some("TWO".into()));
-        assert_eq!(taken.expect("an answer"), Some(Err(NameTaken)));
-        assert!(bucket.remove("A").expect("a deletion"));
-        assert!(!bucket.remove("A").expect("an answer"));
-        assert!(bucket.create(&described("C", "two")).expect("a store").1);
-        // One that changes the case of its name keeps it.
-        let upper = bucket.change("c", |store| store.name = Some("TWO".into()));
-        assert!(matches!(upper, Ok(Some(Ok(_)))), "{upper:?}");
+    /// Replaces a description; `None` if it is no longer the one that was seen.
+    pub(super) async fn replace(
+        &self,
+        seen: &Seen<Description>,
+        new: Description,
+    ) -> Result<Option<Seen<Description>>> {
+        let asked = self.known.ask();
+        let mode = PutMode::Update(seen.version.clone());
+        let written = self.write(&self.described(&new.id), &new, mode).await;
+        let new = written?.map(|version| Seen {
+            value: new,
+            version,
+        });
+        // Else another server was faster: nothing is known any more.
+        self.known.remember(&seen.value.id, asked, new.as_ref());
+        Ok(new)
     }
 
-    #[test]
-    fn a_name_whose_store_is_called_otherwise_is_kept_for_a_while_only() {
-        let bucket = bucket();
-        bucket.create(&described("A", "one")).expect("a store");
-        claim(&bucket, "two", described("A", "two"), Duration::ZERO);
-        assert_eq!(bucket.named(None, "two").expect("an answer"), None);
-        assert!(!bucket.create(&described("B", "two")).expect("an answer").1);
-        claim(&bucket, "two", described("A", "two"), RENAMING * 2);
-        assert!(bucket.create(&described("B", "two")).expect("an answer").1);
+    /// Says that a store is gone; `None` if there is none.
+    pub(super) async fn mark(&self, id: &str) -> Result<Option<Description>> {
+        for _ in 0..self.attempts {
+            let Some(found) = self.look(id).await?.filter(|found| !found.value.deleting) else {
+                return Ok(None);
+            };
+            let gone = Description {
+                deleting: true,
+                ..found.value.clone()
+            };
+            if let Some(gone) = self.replace(&found, gone).await? {
+                return Ok(Some(gone.value));
+            }
+        }
+        Err(contended())
     }
 
-    #[test]
-    fn what_another_version_wrote_wrongly_is_said_so() {
-        let bucket = bucket();
-        bucket
-            .write(&[CATALOG, "a"], b"{".to_vec(), PutMode::Overwrite)
-            .expect("a write");
-        let error = bucket.describe("A").expect_err("not JSON");
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    /// Deletes what a store held that is gone. Another server may do the same at the same time.
+    pub(super) async fn finish(&self, gone: &Description) -> Result<()> {
+        self.delete_all(&self.path(&[STORES, &gone.id])).await?;
+        self.delete(&self.described(&gone.id)).await?;
+        self.known.forget(&gone.id);
+        Ok(())
     }
+}
+
+fn busy(name: &str) -> StoreError {
+    let message = format!("another server is about to give the name {name} to a store");
+    StoreError::new(ErrorKind::Server, message)
+        .with_status(503, None)
+        .with_hint("try again in a few seconds")
 }

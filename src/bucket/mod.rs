@@ -4,48 +4,71 @@
 //! `<prefix>/stores/<id>/=<key>`. The sign in front of a key makes `.` and `..` names like any
 //! other without changing the order. Type and encoding are the object's own attributes, so that
 //! whatever else reads the bucket understands them. What stores are called, and whose they are,
-//! lies beside them (`catalog`).
+//! lies beside them (`catalog`, `names`).
 //!
-//! Nothing is remembered between two calls: any number of processes can use one bucket.
+//! Any number of processes can use one bucket: nothing is decided by what one of them remembers.
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
-use object_store::{
-    Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
-};
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 mod body;
 mod catalog;
+mod errors;
+#[cfg(test)]
+mod histories;
+mod index;
+mod known;
+mod layout;
+mod names;
+mod objects;
 mod options;
+mod pieces;
+mod put;
 mod secret;
 mod store;
+mod transport;
 
 pub use catalog::{Description, NameTaken};
+pub use layout::{CHECK, Use};
 pub use options::{Options, SCHEMES, VARIABLES};
 pub use store::BucketStore;
 
-use crate::store::{ErrorKind, Key, Result, StoreError};
+use objects::Objects;
+use pieces::{MOST_PIECES, PART};
+
+use crate::base::clock::Deadline;
+use crate::store::{ErrorKind, Result, StoreError};
 
 /// Threads that wait for the bucket.
 const THREADS: usize = 2;
 
-/// What the providers answer when there is no bucket of that name.
-const ABSENT: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "404 Not Found"];
+/// How often a write is repeated that others got ahead of.
+const ATTEMPTS: u32 = 20;
 
-/// Objects that are asked for at once where many are needed.
-const PARALLEL: usize = 16;
+/// How often a name is asked for again that another server is about to give: about three seconds.
+const WAITS: u32 = 6;
+
+/// How long such a claim must have stood still here until it counts as left behind by a server
+/// that is no more.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A bucket, or a part of it. Clones share their connections.
 #[derive(Clone)]
 pub struct Bucket {
-    objects: Arc<dyn ObjectStore>,
-    root: Path,
+    objects: Arc<Objects>,
     scope: Scope,
+    /// KiB of uploads that may be in memory.
+    room: Arc<Semaphore>,
+    uploads: Arc<Uploads>,
     /// What the calls run on.
     handle: Handle,
     _runtime: Arc<Background>,
@@ -71,19 +94,31 @@ impl Drop for Background {
     }
 }
 
-impl fmt::Debug for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What the library prints of itself includes credentials.
-        f.debug_struct("Bucket")
-            .field("root", &self.root)
-            .finish_non_exhaustive()
+/// Uploads in parts that are under way.
+#[derive(Debug, Default)]
+struct Uploads(Mutex<usize>, Condvar);
+
+/// One of them, until it is dropped.
+struct UnderWay<'a>(&'a Uploads);
+
+impl Uploads {
+    fn begin(&self) -> UnderWay<'_> {
+        *self.0.lock() += 1;
+        UnderWay(self)
     }
 }
 
-/// A small object, and what tells whether it is still the same.
-struct Small {
-    bytes: Vec<u8>,
-    version: UpdateVersion,
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock() -= 1;
+        self.0.1.notify_all();
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.objects.fmt(f)
+    }
 }
 
 impl Bucket {
@@ -92,6 +127,16 @@ impl Bucket {
     /// # Errors
     /// That no threads can be started.
     pub fn over(objects: Arc<dyn ObjectStore>, root: Path, scope: Scope) -> Result<Self> {
+        Self::with(objects, None, false, root, scope)
+    }
+
+    fn with(
+        store: Arc<dyn ObjectStore>,
+        pages: Option<Arc<dyn PaginatedListStore>>,
+        azure: bool,
+        root: Path,
+        scope: Scope,
+    ) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("kvfs-bucket")
@@ -101,159 +146,134 @@ impl Bucket {
                 StoreError::new(ErrorKind::Disk, "no threads can be started").with_source(error)
             })?;
         Ok(Self {
-            objects,
-            root,
+            objects: Arc::new(Objects {
+                store,
+                pages,
+                root,
+                known: Default::default(),
+                index: Default::default(),
+                conditional_parts: Default::default(),
+                wanted: Default::default(),
+                alone: Default::default(),
+                azure,
+                attempts: ATTEMPTS,
+                waits: WAITS,
+                patience: PATIENCE,
+            }),
             scope,
+            room: Arc::new(Semaphore::new(MOST_PIECES * PART / 1024)),
+            uploads: Arc::default(),
             handle: runtime.handle().clone(),
             _runtime: Arc::new(Background(Some(runtime))),
         })
     }
 
-    /// Asks whether the bucket is there and may be read.
-    ///
-    /// # Errors
-    /// [`ErrorKind::StoreNotFound`], [`ErrorKind::Denied`], or that it cannot be asked.
-    pub fn check(&self) -> Result<()> {
-        let listed = self.wait(async { self.objects.list(Some(&self.root)).next().await });
-        match listed {
-            None | Some(Ok(_)) => Ok(()),
-            // The library has no error of its own for it when it lists.
-            Some(Err(error)) if ABSENT.iter().any(|code| error.to_string().contains(code)) => Err(
-                StoreError::new(ErrorKind::StoreNotFound, "there is no such bucket").with_hint(
-                    "make it with the provider's own tools, or check its name and the endpoint",
-                ),
-            ),
-            Some(Err(error)) => Err(failed(error, None)),
-        }
-    }
-
     /// Returns the records of the store with this id.
     pub fn store(&self, description: &Description) -> BucketStore {
-        let folder = self.path(&["stores", &description.id]);
+        let folder = self.objects.path(&[catalog::STORES, &description.id]);
         BucketStore::new(self.clone(), folder, description)
     }
 
-    /// Reads a small object; `None` if there is none.
-    fn read(&self, parts: &[&str]) -> Result<Option<Small>> {
-        let path = self.path(parts);
-        self.wait(read(&*self.objects, &path))
-            .map_err(|error| failed(error, None))
+    /// Returns what is known of a store; `None` if there is none with this id. What was read in
+    /// the last `age` will do.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn describe(
+        &self,
+        id: &str,
+        age: Duration,
+        deadline: Deadline,
+    ) -> Result<Option<Description>> {
+        self.wait(deadline, self.objects.describe(id, age))?
     }
 
-    /// Writes a small object; false if the mode's condition does not hold.
-    fn write(&self, parts: &[&str], bytes: Vec<u8>, mode: PutMode) -> Result<bool> {
-        let path = self.path(parts);
-        let payload = PutPayload::from(bytes);
-        match self.wait(self.objects.put_opts(&path, payload, mode.into())) {
-            Ok(_) => Ok(true),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
-            Err(error) => Err(failed(error, None)),
-        }
+    /// Finds an account's store by its name, as [`Bucket::describe`] does by its id. `owner` is
+    /// `None` for the server's own account.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn named(
+        &self,
+        owner: Option<&str>,
+        name: &str,
+        age: Duration,
+        deadline: Deadline,
+    ) -> Result<Option<Description>> {
+        self.wait(deadline, self.objects.named(owner, name, age))?
     }
 
-    /// Deletes an object; an absent one is fine.
-    fn delete(&self, parts: &[&str]) -> Result<()> {
-        let path = self.path(parts);
-        match self.wait(self.objects.delete(&path)) {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(error, None)),
-        }
+    /// Makes a store, unless one of its account has its name already: then that one is returned,
+    /// and false.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn create(&self, new: &Description, deadline: Deadline) -> Result<(Description, bool)> {
+        let _alone = self.alone(deadline)?;
+        self.wait(deadline, self.objects.create(new))?
     }
 
-    /// Deletes all objects below a folder.
-    fn delete_all(&self, parts: &[&str]) -> Result<()> {
-        let path = self.path(parts);
-        let deleting = async {
-            let listed = self.objects.list(Some(&path));
-            let paths = listed.map_ok(|object| object.location).boxed();
-            self.objects
-                .delete_stream(paths)
-                .try_for_each(|_| async { Ok(()) })
-                .await
+    /// Changes what is known of a store; `None` if there is none.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn change(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Description),
+        deadline: Deadline,
+    ) -> Result<Option<Result<Description, NameTaken>>> {
+        let _alone = self.alone(deadline)?;
+        self.wait(deadline, self.objects.change(id, change))?
+    }
+
+    /// Deletes a store with all its records; false if there was none. It is gone when this returns;
+    /// many records may take longer than the deadline to be deleted.
+    ///
+    /// # Errors
+    /// Those of the bucket: then nothing was deleted.
+    pub fn remove(&self, id: &str, deadline: Deadline) -> Result<bool> {
+        let marked = {
+            let _alone = self.alone(deadline)?;
+            self.wait(deadline, self.objects.mark(id))??
         };
-        match self.wait(deleting) {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(error, None)),
-        }
-    }
-
-    /// Reads all small objects right below a folder.
-    fn read_all(&self, parts: &[&str]) -> Result<Vec<Vec<u8>>> {
-        let folder = self.path(parts);
-        let reading = async {
-            let objects = self.objects.list(Some(&folder));
-            let read: Vec<Option<Small>> = objects
-                .map_ok(|object| async move { read(&*self.objects, &object.location).await })
-                .try_buffer_unordered(PARALLEL)
-                .try_collect()
-                .await?;
-            Ok(read.into_iter().flatten().map(|small| small.bytes))
+        let Some(gone) = marked else {
+            return Ok(false);
         };
-        let read = self.wait(reading).map_err(|error| failed(error, None))?;
-        Ok(read.collect())
+        let objects = self.objects.clone();
+        let finishing = self.handle.spawn(async move {
+            if let Err(error) = objects.finish(&gone).await {
+                tracing::warn!(%error, id = gone.id, "a deleted store was not cleared away; the next start does it");
+            }
+        });
+        // Whatever is left then is done later.
+        let _ = self.wait(deadline, finishing);
+        Ok(true)
     }
 
-    /// Returns the path of an object. What a name may not hold is escaped.
-    fn path(&self, parts: &[&str]) -> Path {
-        let parts = parts.iter().map(|part| part.to_string().into());
-        self.root.parts().chain(parts).collect()
+    /// Ends uploads in parts, for at most so long, so that none is left in the bucket.
+    pub fn end_uploads(&self, most: Duration) {
+        self.room.close();
+        let end = Instant::now() + most;
+        let mut under_way = self.uploads.0.lock();
+        while *under_way > 0 && !self.uploads.1.wait_until(&mut under_way, end).timed_out() {}
     }
 
-    fn wait<T>(&self, work: impl Future<Output = T>) -> T {
-        self.handle.block_on(work)
-    }
-}
-
-async fn read(objects: &dyn ObjectStore, path: &Path) -> Result<Option<Small>, Error> {
-    let found = match objects.get_opts(path, GetOptions::default()).await {
-        Ok(found) => found,
-        Err(Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let version = UpdateVersion {
-        e_tag: found.meta.e_tag.clone(),
-        version: found.meta.version.clone(),
-    };
-    Ok(Some(Small {
-        bytes: found.bytes().await?.into(),
-        version,
-    }))
-}
-
-/// Turns the library's errors into those of stores.
-fn failed(error: Error, key: Option<&Key>) -> StoreError {
-    let (kind, message, hint) = match &error {
-        Error::NotFound { .. } => (ErrorKind::NotFound, "there is no such record", ""),
-        Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => (
-            ErrorKind::Changed,
-            "the record is no longer the version that was asked for",
-            "",
-        ),
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => (
-            ErrorKind::Denied,
-            "the bucket may not be used",
-            "check the credentials in the variables AWS_…, GOOGLE_… or AZURE_…",
-        ),
-        Error::NotSupported { .. } | Error::NotImplemented { .. } => {
-            (ErrorKind::Unsupported, "the bucket cannot do that", "")
+    /// Keeps other changes of this process out where the storage keeps nobody out.
+    fn alone(&self, deadline: Deadline) -> Result<Option<OwnedMutexGuard<()>>> {
+        if !self.objects.is_for(Use::Alone) {
+            return Ok(None);
         }
-        Error::InvalidPath { .. } => (
-            ErrorKind::InvalidKey,
-            "the bucket does not take this key",
-            "",
-        ),
-        _ => (
-            ErrorKind::Server,
-            "the bucket cannot be asked",
-            "check the network, and the endpoint and region in the variables AWS_…, GOOGLE_… or AZURE_…",
-        ),
-    };
-    let mut error = StoreError::new(kind, message).with_source(error);
-    if !hint.is_empty() {
-        error = error.with_hint(hint);
+        let alone = self.objects.alone.clone().lock_owned();
+        self.wait(deadline, alone).map(Some)
     }
-    match key {
-        Some(key) => error.with_key(key),
-        None => error,
+
+    /// Does what does not block, until the deadline.
+    fn wait<T>(&self, deadline: Deadline, work: impl Future<Output = T>) -> Result<T> {
+        let late = || StoreError::new(ErrorKind::Timeout, "the bucket took too long");
+        let left = deadline.remaining().ok_or_else(late)?;
+        self.handle
+            .block_on(async { tokio::time::timeout(left, work).await })
+            .map_err(|_| late())
     }
 }

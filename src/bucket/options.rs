@@ -2,12 +2,19 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use object_store::parse_url_opts;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreScheme, RetryConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::transport::Connector;
 use super::{Bucket, Scope};
 use crate::base::proxies::Proxies;
 use crate::base::redact::{Secret, bare};
@@ -100,6 +107,39 @@ impl Options {
     }
 }
 
+/// How often a request is repeated that the storage could not do, and for how long.
+const RETRIES: (usize, Duration) = (4, Duration::from_secs(30));
+
+/// A storage, twice: as it keeps objects, and as it lists them page by page.
+type Opened = (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>);
+
+/// Makes a storage by one of the library's builders.
+macro_rules! opened {
+    ($builder:ty, $address:expr, $options:expr, $connector:expr) => {{
+        let builder = $options.fold(
+            <$builder>::new().with_url($address.to_string()),
+            |builder, (name, value)| match name.parse() {
+                Ok(known) => builder.with_config(known, value),
+                Err(_) => builder,
+            },
+        );
+        builder
+            .with_retry(retries())
+            .with_http_connector($connector)
+    }};
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            max_backoff: Duration::from_secs(5),
+            ..BackoffConfig::default()
+        },
+        max_retries: RETRIES.0,
+        retry_timeout: RETRIES.1,
+    }
+}
+
 impl Bucket {
     /// Opens the bucket at an address such as `s3://bucket/prefix`. Makes no request.
     ///
@@ -108,26 +148,67 @@ impl Bucket {
     pub fn open(address: &Url, options: &Options) -> Result<Self> {
         // An error only says that there is a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut all = vec![("timeout", TRANSFER), ("read_timeout", SILENCE)];
-        if options.plain() {
-            all.push(("allow_http", "true"));
-        }
-        let scheme = if options.plain() { "http" } else { "https" };
-        if let Some(proxies) = Proxies::given()
-            && let Some(proxy) = proxies.of(scheme)
-        {
-            all.push(("proxy_url", proxy.expose()));
-            all.extend(proxies.excluded().map(|hosts| ("proxy_excludes", hosts)));
-        }
-        let given = options.0.iter();
-        all.extend(given.map(|(name, value)| (name.as_str(), value.expose())));
-        let (objects, root) = parse_url_opts(address, all).map_err(|error| {
+        let unusable = |hint: &str| {
             let message = format!("{} is not a bucket that can be used", bare(address));
-            StoreError::new(ErrorKind::Unsupported, message)
-                .with_hint("the variables AWS_…, GOOGLE_… or AZURE_… tell of endpoint, region and credentials")
-                .with_source(error)
+            StoreError::new(ErrorKind::Unsupported, message).with_hint(hint)
+        };
+        // Their lists are in no order.
+        if address
+            .host_str()
+            .is_some_and(|bucket| bucket.ends_with("--x-s3"))
+        {
+            return Err(unusable(
+                "directory buckets of S3 Express list in no order; use a general purpose bucket",
+            ));
+        }
+        let ((store, pages), root) = Self::reach(address, options).map_err(|error| {
+            unusable(
+                "the variables AWS_…, GOOGLE_… or AZURE_… tell of endpoint, region and credentials",
+            )
+            .with_source(error)
         })?;
-        Self::over(objects.into(), root, options.scope(address))
+        let azure = address.scheme() == "az";
+        Self::with(store, Some(pages), azure, root, options.scope(address))
+    }
+
+    fn reach(address: &Url, options: &Options) -> object_store::Result<(Opened, Path)> {
+        let plain = options.plain().then_some(("allow_http", "true"));
+        let scheme = if options.plain() { "http" } else { "https" };
+        let proxies = Proxies::given();
+        let proxy = proxies.and_then(|given| given.of(scheme));
+        let excluded = proxy.and(proxies.and_then(Proxies::excluded));
+        let proxy = proxy.map(|proxy| ("proxy_url", proxy.expose()));
+        let excluded = excluded.map(|hosts| ("proxy_excludes", hosts));
+        let given = options
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.expose()));
+        let all = [("timeout", TRANSFER), ("read_timeout", SILENCE)].into_iter();
+        let all = all.chain(plain).chain(proxy).chain(excluded).chain(given);
+        let (scheme, root) = ObjectStoreScheme::parse(address)?;
+        let mut connector = Connector::default();
+        let opened: Opened = match scheme {
+            ObjectStoreScheme::GoogleCloudStorage => {
+                connector.google = true;
+                let store = opened!(GoogleCloudStorageBuilder, address, all, connector).build()?;
+                let store = Arc::new(store);
+                (store.clone(), store)
+            }
+            ObjectStoreScheme::MicrosoftAzure => {
+                let signs = connector.azure.clone();
+                let builder = opened!(MicrosoftAzureBuilder, address, all, connector);
+                let account = builder.get_config_value(&AzureConfigKey::AccountName);
+                let store = Arc::new(builder.build()?);
+                // Set once, here.
+                let _ = signs.set((store.credentials().clone(), account.unwrap_or_default()));
+                (store.clone(), store)
+            }
+            _ => {
+                let store = Arc::new(opened!(AmazonS3Builder, address, all, connector).build()?);
+                (store.clone(), store)
+            }
+        };
+        Ok((opened, root))
     }
 }
 
@@ -170,7 +251,7 @@ mod tests {
             ),
         ] {
             let bucket = Bucket::open(&address(text), &options(variables)).expect(text);
-            assert_eq!(bucket.root.as_ref(), "a/b", "{text}");
+            assert_eq!(bucket.objects.root.as_ref(), "a/b", "{text}");
             assert!(!format!("{bucket:?}").contains("key"), "{bucket:?}");
         }
         let error = Bucket::open(&address("az://container"), &Options::default());

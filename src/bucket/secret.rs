@@ -3,6 +3,8 @@
 use object_store::PutMode;
 
 use super::Bucket;
+use super::objects::Objects;
+use crate::base::clock::Deadline;
 use crate::base::random::letters;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -17,24 +19,31 @@ impl Bucket {
     ///
     /// # Errors
     /// That the bucket cannot be read, holds none and takes none, or holds something else.
-    pub fn secret(&self) -> Result<String> {
-        if let Some(found) = self.kept_secret()? {
-            return Ok(found);
-        }
+    pub fn secret(&self, deadline: Deadline) -> Result<String> {
         let made = letters(LENGTH).map_err(|error| {
             StoreError::new(ErrorKind::Disk, "there are no random numbers").with_source(error)
         })?;
-        if self.write(&OBJECT, made.clone().into_bytes(), PutMode::Create)? {
-            return Ok(made);
+        self.wait(deadline, self.objects.secret(made))?
+    }
+}
+
+impl Objects {
+    async fn secret(&self, made: String) -> Result<String> {
+        if let Some(found) = self.kept_secret().await? {
+            return Ok(found);
         }
-        self.kept_secret()?.ok_or_else(damaged)
+        let payload = made.clone().into();
+        match self.put_small(&self.path(&OBJECT), payload, PutMode::Create).await? {
+            Some(_) => Ok(made),
+            None => self.kept_secret().await?.ok_or_else(damaged),
+        }
     }
 
-    fn kept_secret(&self) -> Result<Option<String>> {
-        let Some(found) = self.read(&OBJECT)? else {
+    async fn kept_secret(&self) -> Result<Option<String>> {
+        let Some(found) = self.get_small(&self.path(&OBJECT)).await? else {
             return Ok(None);
         };
-        let text = String::from_utf8(found.bytes).map_err(|_| damaged())?;
+        let text = String::from_utf8_lossy(&found.value);
         let text = text.trim();
         match text.len() >= LENGTH && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             true => Ok(Some(text.to_owned())),

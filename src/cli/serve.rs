@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -17,9 +18,10 @@ use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
 use super::ui::Ui;
 use crate::apify::plain::is_exposed;
+use crate::base::clock::Deadline;
 use crate::base::random::letters;
 use crate::base::redact::Secret;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, CHECK, Use};
 use crate::daemon::{LogConfig, logging};
 use crate::registry::mount_point::quoted;
 use crate::server::{
@@ -34,6 +36,12 @@ const TOKEN_LENGTH: usize = 32;
 
 /// The least length of a token where others can reach the server, and try.
 const LEAST_TOKEN: usize = 16;
+
+/// How long a bucket may be silent until this is said.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// How long uploads into a bucket may take to be ended.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// The store that programs use when they name none.
 const DEFAULT_STORE: &str = "default";
@@ -154,7 +162,7 @@ pub fn run(
     )?;
     let runs = runs(args)?;
     let settings = ServeSettings {
-        root: root(&args.dir, environment)?,
+        root: root(args, environment, ui)?,
         listen: args.listen,
         token,
         public: args.public,
@@ -179,6 +187,10 @@ pub fn run(
     announce(ui, &settings, &running.url, &store, made_up);
     signals.forever().next();
     stop(ui, running.server, args.grace, signals);
+    if let Root::Bucket(_, bucket) = &settings.root {
+        // Else the storage keeps their parts, and they are paid for.
+        bucket.end_uploads(ENDING);
+    }
     Ok(())
 }
 
@@ -289,13 +301,22 @@ fn runs(args: &ServeArgs) -> Result<Vec<RunEntry>, CliError> {
 }
 
 /// Opens what is to be served.
-fn root(given: &Path, environment: &Environment) -> Result<Root, CliError> {
-    let Some(address) = given.to_str().and_then(bucket_address) else {
-        return make_root(given).map(Root::Folder);
+fn root(args: &ServeArgs, environment: &Environment, ui: Ui) -> Result<Root, CliError> {
+    let Some(address) = args.dir.to_str().and_then(bucket_address) else {
+        return make_root(&args.dir).map(Root::Folder);
     };
     let address = address.map_err(|error| CliError::usage(error.to_string()))?;
+    let wanted = match (args.read_only, args.single_server) {
+        (true, _) => Use::Read,
+        (_, true) => Use::Alone,
+        _ => Use::Shared,
+    };
     let opened = Bucket::open(&address, environment.bucket()).and_then(|bucket| {
-        bucket.check()?;
+        let waiting = format!("waiting for an answer of {address}; Ctrl-C ends this");
+        with_word(ui, &waiting, || {
+            bucket.check(wanted, Deadline::after(CHECK))
+        })?;
+        bucket.tidy();
         Ok(bucket)
     });
     match opened {
@@ -308,6 +329,21 @@ fn root(given: &Path, environment: &Environment) -> Result<Root, CliError> {
             })
         }
     }
+}
+
+/// Does something, and says so if it takes long.
+fn with_word<T>(ui: Ui, waiting: &str, work: impl FnOnce() -> T) -> T {
+    let (done, ends) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ends.recv_timeout(SILENT) == Err(RecvTimeoutError::Timeout) {
+                ui.say(waiting);
+            }
+        });
+        let worked = work();
+        drop(done);
+        worked
+    })
 }
 
 fn make_root(dir: &Path) -> Result<PathBuf, CliError> {

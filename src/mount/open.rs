@@ -188,14 +188,18 @@ fn open_in_bucket(config: &OpenConfig, address: &Url, store: &str) -> Result<Arc
         _ => &bucket::Options::default(),
     };
     let bucket = Bucket::open(address, options)?;
-    let found = match bucket.describe(store)? {
+    let (now, deadline) = (Duration::ZERO, Deadline::after(config.deadline));
+    let found = match bucket.describe(store, now, deadline)? {
         Some(found) => Some(found),
-        None => bucket.named(None, store)?,
+        None => bucket.named(None, store, now, deadline)?,
     };
     match found {
-        Some(found) => Ok(Arc::new(bucket.store(&found))),
+        Some(found) => {
+            bucket.must_be_known(deadline)?;
+            Ok(Arc::new(bucket.store(&found)))
+        }
         None => {
-            bucket.check()?;
+            bucket.check(bucket::Use::Read, deadline)?;
             let message = format!("the bucket has no store {store} at {address}");
             Err(StoreError::new(ErrorKind::StoreNotFound, message).with_hint(
                 "give the address that kvfs serve was given, and after it the store's name or id",

@@ -1,7 +1,7 @@
 //! The stores of a bucket, as the server offers them.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
@@ -9,10 +9,17 @@ use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry
 use super::config::{GeneralAccess, ServerConfig};
 use super::folders::metadata::random_id;
 use super::secret;
+use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
 use crate::base::signature::sign_record;
 use crate::bucket::{Bucket, Description, NameTaken};
 use crate::store::Result;
+
+/// The longest that finding, making or changing a store may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long requests for records do with what is known of their store.
+const KNOWN: Duration = Duration::from_secs(1);
 
 /// The stores of a bucket. Nothing is remembered: other servers may use the bucket, too.
 #[derive(Debug)]
@@ -35,7 +42,7 @@ impl BucketCatalog {
             },
             signing_secret: match &config.signing_secret {
                 Some(secret) => secret.clone(),
-                None => secret::or_passing(bucket.secret().map(Secret::new)),
+                None => secret::or_passing(bucket.secret(deadline()).map(Secret::new)),
             },
             bucket,
             owner: config.owner.id.clone(),
@@ -45,6 +52,17 @@ impl BucketCatalog {
     /// Returns the account as the bucket knows it.
     fn account<'a>(&self, owner: &'a str) -> Option<&'a str> {
         Some(owner).filter(|owner| **owner != *self.owner)
+    }
+
+    fn look(&self, lookup: Lookup<'_>, age: Duration) -> Result<Option<StoreEntry>> {
+        let found = match lookup {
+            Lookup::Id(id) => self.bucket.describe(id, age, deadline())?,
+            Lookup::Name { owner, name } => {
+                self.bucket
+                    .named(self.account(owner), name, age, deadline())?
+            }
+        };
+        Ok(found.map(|found| self.entry(found)))
     }
 
     fn entry(&self, found: Description) -> StoreEntry {
@@ -77,28 +95,22 @@ impl BucketCatalog {
 
 impl Catalog for BucketCatalog {
     fn find(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>> {
-        let found = match lookup {
-            Lookup::Id(id) => self.bucket.describe(id)?,
-            Lookup::Name { owner, name } => self.bucket.named(self.account(owner), name)?,
-        };
-        Ok(found.map(|found| self.entry(found)))
+        self.look(lookup, KNOWN)
+    }
+
+    fn find_now(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>> {
+        self.look(lookup, Duration::ZERO)
     }
 
     fn list(&self) -> Result<Vec<StoreEntry>> {
-        let all = self.bucket.descriptions()?;
+        let all = self.bucket.descriptions(deadline())?;
         Ok(all.into_iter().map(|found| self.entry(found)).collect())
     }
 
     fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)> {
         let owner = new.owner.as_deref().and_then(|owner| self.account(owner));
-        // Who only asks for a store that there is writes nothing.
-        if let Some(name) = &new.name
-            && let Some(found) = self.bucket.named(owner, name)?
-        {
-            return Ok((self.entry(found), false));
-        }
         let now = Some(Timestamp::now());
-        let (made, is_new) = self.bucket.create(&Description {
+        let new = Description {
             id: random_id()?,
             owner: owner.map(str::to_owned),
             name: new.name.clone(),
@@ -106,7 +118,8 @@ impl Catalog for BucketCatalog {
             modified_at: now,
             schema: new.schema.clone(),
             ..Description::default()
-        })?;
+        };
+        let (made, is_new) = self.bucket.create(&new, deadline())?;
         Ok((self.entry(made), is_new))
     }
 
@@ -115,7 +128,7 @@ impl Catalog for BucketCatalog {
             Some(access) => serde_json::to_value(access).ok(),
             None => None,
         };
-        let changed = self.bucket.change(&entry.id, |description| {
+        let change = |description: &mut Description| {
             if let Some(name) = &change.name {
                 description.name.clone_from(name);
             }
@@ -128,8 +141,8 @@ impl Catalog for BucketCatalog {
             if access.is_some() {
                 description.general_access.clone_from(&access);
             }
-        })?;
-        Ok(match changed {
+        };
+        Ok(match self.bucket.change(&entry.id, change, deadline())? {
             Some(Ok(found)) => Changed::Done(Box::new(self.entry(found))),
             Some(Err(NameTaken)) => Changed::NameTaken,
             None => Changed::Missing,
@@ -137,6 +150,10 @@ impl Catalog for BucketCatalog {
     }
 
     fn delete(&self, entry: &StoreEntry) -> Result<bool> {
-        self.bucket.remove(&entry.id)
+        self.bucket.remove(&entry.id, deadline())
     }
+}
+
+fn deadline() -> Deadline {
+    Deadline::after(DEADLINE)
 }

@@ -112,6 +112,14 @@ pub trait Catalog: Send + Sync + fmt::Debug {
     /// Those of the disk; an absent store is none.
     fn find(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>>;
 
+    /// Finds a store as it is now: [`Catalog::find`] may do with what was known a second ago.
+    ///
+    /// # Errors
+    /// As for [`Catalog::find`].
+    fn find_now(&self, lookup: Lookup<'_>) -> Result<Option<StoreEntry>> {
+        self.find(lookup)
+    }
+
     /// Returns all stores, in any order.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The API's errors: status, type and message as the platform words them.
 
+use std::error::Error;
 use std::io;
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -7,6 +8,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::reply;
 use crate::store::{ErrorKind, StoreError};
+
+/// Seconds after which a storage that could not do something is asked again.
+const RETRY_AFTER: u32 = 2;
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub(super) struct ApiError {
     allow: Option<String>,
     /// The whole size of the record, for 416.
     size: Option<u64>,
+    /// Seconds after which it may be tried again.
+    retry_after: Option<u32>,
 }
 
 pub(super) type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -30,6 +36,7 @@ impl ApiError {
             message: message.into(),
             allow: None,
             size: None,
+            retry_after: None,
         }
     }
 
@@ -273,6 +280,26 @@ impl ApiError {
         )
     }
 
+    /// Returns the error for what the storage behind the server refuses or cannot do, which is no
+    /// fault of the client.
+    fn of_storage(error: &StoreError) -> Self {
+        let mut why = String::new();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            why = format!("{why}: {inner}");
+            cause = inner.source();
+        }
+        tracing::warn!(%error, why, hint = error.hint(), "the storage of this server failed");
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service-unavailable",
+                format!("The storage of this server failed: {error}"),
+            )
+        }
+    }
+
     pub(super) fn method(allowed: &[Method]) -> Self {
         let mut names = vec!["OPTIONS"];
         names.extend(allowed.iter().map(Method::as_str));
@@ -293,6 +320,10 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error.kind() {
+            // What was asked of another machine, and refused or not done there.
+            ErrorKind::Denied | ErrorKind::Server if error.status().is_some() => {
+                Self::of_storage(&error)
+            }
             ErrorKind::NotFound => Self::record_not_found(),
             ErrorKind::StoreNotFound => Self::store_not_found(),
             ErrorKind::Denied | ErrorKind::SignatureExpired | ErrorKind::Unsupported => {
@@ -338,6 +369,9 @@ impl IntoResponse for ApiError {
         });
         let mut response = reply::json(self.status, &body);
         let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
         if let Some(allow) = self.allow.as_deref().and_then(|allow| allow.parse().ok()) {
             headers.insert(header::ALLOW, allow);
         }

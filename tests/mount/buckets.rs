@@ -30,7 +30,7 @@ fn store_of(bucket: &Bucket) -> (Description, Arc<dyn Store>) {
         name: Some("results".into()),
         ..Description::default()
     };
-    let (made, _) = bucket.create(&new).expect("a store");
+    let (made, _) = bucket.create(&new, soon()).expect("a store");
     let store = bucket.store(&made);
     (made, Arc::new(store))
 }

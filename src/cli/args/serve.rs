@@ -34,6 +34,12 @@ pub struct ServeArgs {
     /// Refuse everything that changes a store
     #[arg(long)]
     pub read_only: bool,
+    /// Serve a bucket whose storage ignores the conditions of writes; nothing else may write to it
+    ///
+    /// Servers that share a bucket rely on its storage to refuse a write when another came first.
+    /// One that does not is refused at the start. Alone with it, a server keeps order by itself.
+    #[arg(long, conflicts_with = "read_only")]
+    pub single_server: bool,
     /// The address that links to stores and records begin with, behind a proxy say
     #[arg(long, value_name = "URL", value_parser = api_url)]
     pub public_url: Option<Url>,

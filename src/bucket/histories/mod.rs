@@ -1,0 +1,236 @@
+//! The protocol of the catalog, tried in every order with every fault.
+
+mod explore;
+mod judge;
+mod model;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use object_store::ObjectStore;
+use object_store::{Attributes, GetOptions, PutOptions};
+
+use super::catalog::{Description, NameTaken, STORES};
+use super::objects::{Objects, VERSION, mark};
+use crate::store::{ErrorKind, Result};
+use explore::{Protocol, Scenario, Step, Told, explore};
+use judge::judge;
+
+/// The code of this crate.
+#[derive(Clone)]
+struct Now(Arc<Objects>);
+
+impl Now {
+    fn with(store: Arc<dyn ObjectStore>, patience: Duration) -> Self {
+        Self(Arc::new(Objects {
+            store,
+            pages: None,
+            root: "p".into(),
+            known: Default::default(),
+            index: Default::default(),
+            conditional_parts: Default::default(),
+            wanted: Default::default(),
+            alone: Default::default(),
+            azure: false,
+            attempts: 3,
+            waits: 0,
+            patience,
+        }))
+    }
+}
+
+fn told<T>(answer: Result<T>, told: impl FnOnce(T) -> Told) -> Told {
+    match answer {
+        Ok(answer) => told(answer),
+        Err(error) if error.kind() == ErrorKind::StoreNotFound => Told::Missing,
+        Err(_) => Told::Unknown,
+    }
+}
+
+impl Protocol for Now {
+    fn over(store: Arc<dyn ObjectStore>) -> Self {
+        Self::with(store, Duration::MAX)
+    }
+
+    fn settling(store: Arc<dyn ObjectStore>) -> Self {
+        Self::with(store, Duration::ZERO)
+    }
+
+    async fn create(&self, name: &str, id: &str) -> Told {
+        let new = Description {
+            id: id.into(),
+            name: Some(name.into()),
+            ..Description::default()
+        };
+        told(self.0.create(&new).await, |(made, new)| {
+            Told::Store(made.id, made.name, new)
+        })
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Told {
+        let renamed = self
+            .0
+            .change(id, |store| store.name = Some(name.into()))
+            .await;
+        told(renamed, |renamed| match renamed {
+            Some(Ok(_)) => Told::Done,
+            Some(Err(NameTaken)) => Told::Taken,
+            None => Told::Missing,
+        })
+    }
+
+    async fn delete(&self, id: &str) -> Told {
+        match self.0.mark(id).await {
+            Ok(Some(gone)) => {
+                // What is left is for the next server.
+                let _ = self.0.finish(&gone).await;
+                Told::Done
+            }
+            other => told(other, |_| Told::Missing),
+        }
+    }
+
+    async fn put(&self, id: &str, key: &str) -> Told {
+        match self.0.describe(id, Duration::ZERO).await {
+            Ok(Some(_)) => {}
+            other => return told(other, |_| Told::Missing),
+        }
+        let path = self.0.path(&[STORES, id, &format!("={key}")]);
+        let mark = mark();
+        let options = PutOptions {
+            attributes: Attributes::from_iter([(VERSION, mark.clone())]),
+            ..PutOptions::default()
+        };
+        let put = self
+            .0
+            .put_record(id, &path, "record".into(), options, &mark);
+        told(put.await, |_| Told::Done)
+    }
+
+    async fn get(&self, id: &str, key: &str) -> Told {
+        match self.0.describe(id, Duration::ZERO).await {
+            Ok(Some(_)) => {}
+            other => return told(other, |_| Told::Missing),
+        }
+        let path = self.0.path(&[STORES, id, &format!("={key}")]);
+        match self.0.store.get_opts(&path, GetOptions::default()).await {
+            Ok(_) => Told::Done,
+            Err(object_store::Error::NotFound { .. }) => Told::Missing,
+            Err(_) => Told::Unknown,
+        }
+    }
+
+    async fn named(&self, name: &str) -> Option<String> {
+        let found = self.0.named(None, name, Duration::ZERO).await;
+        found.expect("an answer").map(|found| found.id)
+    }
+
+    async fn tidy(&self) {
+        let mut all = self.0.store.list(Some(&self.0.descriptions()));
+        while let Some(found) = all.next().await {
+            let path = found.expect("a list").location;
+            let read = self.0.read::<Description>(&path).await;
+            if let Some(found) = read
+                .expect("an answer")
+                .filter(|found| found.value.deleting)
+            {
+                self.0.finish(&found.value).await.expect("an answer");
+            }
+        }
+    }
+}
+
+fn scenario(
+    given: &'static [&'static str],
+    clients: &[&[Step]],
+    faults: usize,
+    hasty: bool,
+) -> Scenario {
+    Scenario {
+        given,
+        clients: clients.iter().map(|steps| steps.to_vec()).collect(),
+        faults,
+        hasty,
+    }
+}
+
+use Step::{Create, Delete, Get, Put, Rename};
+
+/// Everything that two clients of a store called `a` can do.
+const EACH: [&[Step]; 9] = [
+    &[Create("a")],
+    &[Create("b")],
+    &[Rename("b")],
+    &[Rename("b"), Rename("a")],
+    &[Delete],
+    &[Delete, Create("a")],
+    &[Put],
+    &[Get],
+    &[Create("b"), Put],
+];
+
+/// Explores scenarios and fails on the first history that is wrong. Says how much was tried.
+fn all_is_well(scenarios: &[Scenario]) {
+    let (mut states, mut histories) = (0, 0);
+    for scenario in scenarios {
+        let found = explore::<Now>(scenario, false, |model, log, faultless| {
+            judge::<Now>(model, log, faultless)
+        });
+        states += found.states;
+        histories += found.histories;
+        for (wrong, how) in found.violations {
+            panic!("{wrong}: {scenario:?}\n{how}");
+        }
+    }
+    println!("{states} states, {histories} histories");
+    assert!(histories > scenarios.len());
+}
+
+fn pairs(of: &[&[Step]], faults: usize) -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for hasty in [false, true] {
+        for (at, one) in of.iter().enumerate() {
+            for other in &of[at..] {
+                all.push(scenario(&["a"], &[*one, *other], faults, hasty));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn two_servers_never_mix_up_stores() {
+    all_is_well(&pairs(&EACH, 0));
+}
+
+#[test]
+fn no_fault_has_two_servers_mix_up_stores() {
+    const OFTEN: [&[Step]; 5] = [&[Create("a")], &[Rename("b")], &[Delete], &[Put], &[Get]];
+    all_is_well(&pairs(&OFTEN, 1));
+    all_is_well(&[scenario(&[], &[&[Create("a")], &[Create("a")]], 1, false)]);
+}
+
+#[test]
+#[ignore = "takes an hour"]
+fn nothing_at_all_has_servers_mix_up_stores() {
+    all_is_well(&pairs(&EACH, 1));
+    let fresh: [&[Step]; 2] = [&[Create("a")], &[Create("a"), Put, Rename("b")]];
+    for hasty in [false, true] {
+        all_is_well(&[scenario(&[], &fresh, 1, hasty)]);
+        for third in &EACH {
+            all_is_well(&[scenario(
+                &["a"],
+                &[*third, &[Rename("b")], &[Create("b")]],
+                0,
+                hasty,
+            )]);
+            all_is_well(&[scenario(
+                &["a"],
+                &[*third, &[Rename("b")], &[Delete]],
+                0,
+                hasty,
+            )]);
+        }
+    }
+}

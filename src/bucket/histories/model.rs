@@ -1,0 +1,320 @@
+//! A storage that is asked step by step: each request waits until the explorer decides what
+//! becomes of it.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::future::poll_fn;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use object_store::path::Path;
+use object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
+};
+use parking_lot::Mutex;
+
+use crate::bucket::objects::VERSION;
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Get(Path),
+    Put(Path, Bytes, Attributes, PutMode),
+    Delete(Path),
+    List(Path),
+}
+
+impl Call {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Put(..) | Self::Delete(_))
+    }
+
+    pub(super) fn is_conditional(&self) -> bool {
+        matches!(self, Self::Put(.., PutMode::Create | PutMode::Update(_)))
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get(path) => write!(f, "GET {path}"),
+            Self::Put(path, bytes, _, mode) => {
+                let condition = match mode {
+                    PutMode::Overwrite => String::new(),
+                    PutMode::Create => " if absent".to_owned(),
+                    PutMode::Update(seen) => {
+                        format!(" if still {}", seen.e_tag.as_deref().unwrap_or_default())
+                    }
+                };
+                let text = String::from_utf8_lossy(bytes);
+                let text: String = text.split_whitespace().collect();
+                write!(f, "PUT {path}{condition} {text}")
+            }
+            Self::Delete(path) => write!(f, "DELETE {path}"),
+            Self::List(path) => write!(f, "LIST {path}"),
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Object(Stored),
+    Done(u32),
+    Listed(Vec<(Path, Stored)>),
+}
+
+/// An object.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) bytes: Bytes,
+    pub(super) attributes: Attributes,
+    /// Never the same twice for one path.
+    pub(super) version: u32,
+}
+
+/// The storage itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    pub(super) objects: BTreeMap<Path, Stored>,
+    versions: BTreeMap<Path, u32>,
+}
+
+impl Model {
+    pub(super) fn execute(&mut self, call: &Call) -> Result<Reply> {
+        match call {
+            Call::Get(path) => match self.objects.get(path) {
+                Some(found) => Ok(Reply::Object(found.clone())),
+                None => Err(not_found(path)),
+            },
+            Call::Put(path, bytes, attributes, mode) => {
+                let known = self.objects.get(path).map(|known| tag(known.version));
+                let refused = match mode {
+                    PutMode::Overwrite => false,
+                    PutMode::Create => known.is_some(),
+                    PutMode::Update(wanted) => known.is_none() || known != wanted.e_tag,
+                };
+                if refused {
+                    return Err(refusal(path, mode));
+                }
+                let version = self.versions.entry(path.clone()).or_default();
+                *version += 1;
+                let version = *version;
+                let stored = Stored {
+                    bytes: bytes.clone(),
+                    attributes: attributes.clone(),
+                    version,
+                };
+                self.objects.insert(path.clone(), stored);
+                Ok(Reply::Done(version))
+            }
+            Call::Delete(path) => {
+                self.objects.remove(path);
+                Ok(Reply::Done(0))
+            }
+            Call::List(folder) => {
+                let below = |path: &Path| {
+                    path.prefix_match(folder)
+                        .is_some_and(|mut rest| rest.next().is_some())
+                };
+                let objects = self.objects.iter().filter(|(path, _)| below(path));
+                let owned = |(path, stored): (&Path, &Stored)| (path.clone(), stored.clone());
+                Ok(Reply::Listed(objects.map(owned).collect()))
+            }
+        }
+    }
+
+    /// Returns the JSON objects right below a folder.
+    pub(super) fn json(&self, folder: &str) -> Vec<(String, serde_json::Value)> {
+        let folder = Path::from(folder);
+        let found = self.objects.iter().filter_map(|(path, stored)| {
+            path.prefix_match(&folder)?.next()?;
+            let value = serde_json::from_slice(&stored.bytes).ok()?;
+            Some((path.filename()?.to_owned(), value))
+        });
+        found.collect()
+    }
+
+    /// Returns what tells one content from another; times do not count.
+    pub(super) fn hash(&self, hasher: &mut DefaultHasher) {
+        for (path, stored) in &self.objects {
+            (path, stored.version).hash(hasher);
+            stored
+                .attributes
+                .get(&VERSION)
+                .map(AsRef::<str>::as_ref)
+                .hash(hasher);
+            hash_content(&stored.bytes, hasher);
+        }
+        self.versions.hash(hasher);
+    }
+}
+
+/// Hashes an object's text but for the times in it.
+pub(super) fn hash_content(bytes: &[u8], hasher: &mut DefaultHasher) {
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        if !text.contains("_at\"") && !text.contains("\"at\"") {
+            line.hash(hasher);
+        }
+    }
+}
+
+pub(super) fn tag(version: u32) -> String {
+    format!("\"{version}\"")
+}
+
+pub(super) fn not_found(path: &Path) -> Error {
+    Error::NotFound {
+        path: path.to_string(),
+        source: "no such object".into(),
+    }
+}
+
+pub(super) fn refusal(path: &Path, mode: &PutMode) -> Error {
+    let (path, source) = (path.to_string(), "it does not hold".into());
+    match mode {
+        PutMode::Create => Error::AlreadyExists { path, source },
+        _ => Error::Precondition { path, source },
+    }
+}
+
+/// What one client's server has asked, and what it was answered.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) call: Option<Call>,
+    pub(super) answer: Option<Result<Reply>>,
+}
+
+/// The storage as one server sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(pub(super) Arc<Mutex<Slot>>);
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a gate")
+    }
+}
+
+impl Gate {
+    async fn ask(self, call: Call) -> Result<Reply> {
+        self.0.lock().call = Some(call);
+        poll_fn(move |_| match self.0.lock().answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+fn meta(path: &Path, stored: &Stored) -> ObjectMeta {
+    ObjectMeta {
+        location: path.clone(),
+        last_modified: Default::default(),
+        size: stored.bytes.len() as u64,
+        e_tag: Some(tag(stored.version)),
+        version: None,
+    }
+}
+
+fn unasked<T>() -> Result<T> {
+    Err(Error::NotSupported {
+        source: "not a step of the protocol".into(),
+    })
+}
+
+#[async_trait]
+impl ObjectStore for Gate {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let call = Call::Put(
+            path.clone(),
+            payload.into(),
+            options.attributes,
+            options.mode,
+        );
+        match self.clone().ask(call).await? {
+            Reply::Done(version) => Ok(PutResult {
+                e_tag: Some(tag(version)),
+                version: None,
+                extensions: Default::default(),
+            }),
+            _ => unasked(),
+        }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        unasked()
+    }
+
+    async fn get_opts(&self, path: &Path, _: GetOptions) -> Result<GetResult> {
+        match self.clone().ask(Call::Get(path.clone())).await? {
+            Reply::Object(stored) => Ok(GetResult {
+                meta: meta(path, &stored),
+                range: 0..stored.bytes.len() as u64,
+                attributes: stored.attributes,
+                payload: GetResultPayload::Stream(stream::once(async { Ok(stored.bytes) }).boxed()),
+                extensions: Default::default(),
+            }),
+            _ => unasked(),
+        }
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let gate = self.clone();
+        locations
+            .then(move |path| {
+                let gate = gate.clone();
+                async move {
+                    let path = path?;
+                    gate.ask(Call::Delete(path.clone())).await?;
+                    Ok(path)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let folder = prefix.cloned().unwrap_or_default();
+        let asked = self.clone().ask(Call::List(folder));
+        asked
+            .map(|answer| match answer {
+                Ok(Reply::Listed(found)) => {
+                    let found = found.into_iter();
+                    let found = found.map(|(path, stored)| Ok(meta(&path, &stored)));
+                    stream::iter(found.collect::<Vec<_>>())
+                }
+                Ok(_) => stream::iter(vec![unasked()]),
+                Err(error) => stream::iter(vec![Err(error)]),
+            })
+            .flatten_stream()
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        unasked()
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        unasked()
+    }
+}
