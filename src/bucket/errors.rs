@@ -9,6 +9,9 @@ use crate::store::{ErrorKind, Key, StoreError};
 /// What storages call a bucket that is not there.
 const NO_BUCKET: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
+/// What they and the library call a range that begins behind the end.
+const PAST_THE_END: [&str; 3] = ["InvalidRange", "416 ", "but object was only"];
+
 /// What they call "fewer requests, please".
 const TOO_MUCH: [&str; 5] = [
     "SlowDown",
@@ -33,6 +36,11 @@ pub(super) fn failed(error: Error, key: Option<&Key>) -> StoreError {
             ErrorKind::Server,
             "the bucket asks for fewer requests",
             "try again in a moment",
+        ),
+        _ if is(&PAST_THE_END) => (
+            ErrorKind::Protocol,
+            "the record ends before the range begins",
+            "",
         ),
         Error::NotFound { .. } => (ErrorKind::NotFound, "there is no such record", ""),
         // Writes that met: the storage says so and wants them again.

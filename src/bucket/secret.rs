@@ -33,7 +33,10 @@ impl Objects {
             return Ok(found);
         }
         let payload = made.clone().into();
-        match self.put_small(&self.path(&OBJECT), payload, PutMode::Create).await? {
+        match self
+            .put_small(&self.path(&OBJECT), payload, PutMode::Create)
+            .await?
+        {
             Some(_) => Ok(made),
             None => self.kept_secret().await?.ok_or_else(damaged),
         }

@@ -15,19 +15,31 @@ pub(super) struct Resolved {
     pub by_name: bool,
 }
 
+/// How stores are found.
+type Find<'a> = &'a dyn Fn(Lookup<'_>) -> crate::store::Result<Option<StoreEntry>>;
+
 /// Finds the store that an address means.
 pub(super) fn resolve(app: &App, call: &Call, target: &Target) -> Result<Resolved> {
+    resolve_by(app, call, target, &|lookup| app.catalog.find(lookup))
+}
+
+/// Finds the store that an address means, as it is now.
+pub(super) fn resolve_now(app: &App, call: &Call, target: &Target) -> Result<Resolved> {
+    resolve_by(app, call, target, &|lookup| app.catalog.find_now(lookup))
+}
+
+fn resolve_by(app: &App, call: &Call, target: &Target, find: Find<'_>) -> Result<Resolved> {
     match target {
-        Target::Store(reference) => by_reference(app, call, reference),
+        Target::Store(reference) => by_reference(app, call, reference, find),
         run => {
             let run = find_run(app, run, &call.query)?;
             // Runs are the server's own account's, and so are their stores: others may have one of
             // the same id or name.
             let owner = &app.config.owner.id;
-            let by_id = app.catalog.find(Lookup::Id(&run.store))?;
+            let by_id = find(Lookup::Id(&run.store))?;
             let entry = match by_id.filter(|entry| entry.owner == *owner) {
                 Some(entry) => Some(entry),
-                None => app.catalog.find(Lookup::Name {
+                None => find(Lookup::Name {
                     owner,
                     name: &run.store,
                 })?,
@@ -94,7 +106,7 @@ fn is_called(app: &App, reference: &str, id: &str, name: Option<&str>) -> bool {
     }
 }
 
-fn by_reference(app: &App, call: &Call, reference: &str) -> Result<Resolved> {
+fn by_reference(app: &App, call: &Call, reference: &str, find: Find<'_>) -> Result<Resolved> {
     let lookup = match split(reference) {
         None => Lookup::Id(reference),
         Some((_, "")) => {
@@ -116,7 +128,7 @@ fn by_reference(app: &App, call: &Call, reference: &str) -> Result<Resolved> {
             Lookup::Name { owner, name }
         }
     };
-    let entry = app.catalog.find(lookup)?;
+    let entry = find(lookup)?;
     let entry = entry.ok_or_else(ApiError::store_not_found)?;
     Ok(Resolved {
         // `default` finds a store, too, but is not its id.

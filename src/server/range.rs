@@ -13,6 +13,15 @@ pub(super) enum Wanted {
     Nothing,
 }
 
+/// Returns the part that a `Range` header names by its start, before the record's size is known;
+/// [`u64::MAX`] stands for the end.
+pub(super) fn asked(header: &str) -> Option<Range<u64>> {
+    match wanted(Some(header), u64::MAX) {
+        Wanted::Part(part) if !header.contains("=-") => Some(part),
+        _ => None,
+    }
+}
+
 /// Reads a `Range` header (RFC 9110, 14.2). What cannot be understood is ignored.
 pub(super) fn wanted(header: Option<&str>, size: u64) -> Wanted {
     let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
@@ -71,6 +80,9 @@ mod tests {
         ] {
             assert_eq!(wanted(Some(header), 10), wanted_here, "{header}");
         }
+        assert_eq!(asked("bytes=2-4"), Some(2..5));
+        assert_eq!(asked("bytes=2-"), Some(2..u64::MAX));
+        assert_eq!(asked("bytes=-3"), None);
         assert_eq!(wanted(None, 10), Wanted::Whole);
         assert_eq!(wanted(Some("bytes=0-"), 0), Wanted::Nothing);
     }

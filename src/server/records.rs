@@ -73,22 +73,9 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
     }
     let store = &*entry.store;
     let attachment = call.query.flag("attachment")?;
-    // Who asks for a part, or whether it has changed, mostly does not get the whole.
-    let probes = [
-        "range",
-        "if-none-match",
-        "if-modified-since",
-        "if-match",
-        "if-unmodified-since",
-    ];
-    let probe = probes.iter().any(|name| call.headers.contains_key(*name));
-    let (meta, mut fetched) = if probe || call.method == Method::HEAD {
-        let meta = store.head(key, deadline());
-        (meta.map_err(|error| missing(key, error))?, None)
-    } else {
-        let fetched = fetch(store, key, &GetRequest::default())?;
-        (fetched.meta.clone(), Some(fetched))
-    };
+    let (meta, mut fetched) = first_look(app, call, store, key)?;
+    // What is only a part serves nothing else.
+    let part_fetched = fetched.take_if(|fetched| fetched.range.is_some());
     let same = GetRequest {
         if_match: meta.etag.clone(),
         ..GetRequest::default()
@@ -133,7 +120,10 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
                     if_match: meta.etag.clone(),
                     ..GetRequest::default()
                 };
-                let fetched = fetch(store, key, &request)?;
+                let fetched = match part_fetched {
+                    Some(fetched) if fetched.range.as_ref() == Some(&part) => fetched,
+                    _ => fetch(store, key, &request)?,
+                };
                 let last = part.end - 1;
                 set(
                     &mut headers,
@@ -154,6 +144,47 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
     };
     let body = send(app, body, length(&meta, form), &mut headers)?;
     Ok(answer(StatusCode::OK, headers, body))
+}
+
+/// Returns what is known of a record and, if it was asked for with it, the record or a part of it.
+///
+/// Whoever asks for a part, or whether it has changed, mostly does not get the whole: where asking
+/// first costs nothing, that is done. Elsewhere one question must do, and conditions are judged by
+/// its answer: between two questions another writer may come.
+fn first_look(
+    app: &App,
+    call: &Call,
+    store: &dyn Store,
+    key: &Key,
+) -> Result<(RecordMeta, Option<Fetched>)> {
+    let conditions = [
+        "range",
+        "if-none-match",
+        "if-modified-since",
+        "if-match",
+        "if-unmodified-since",
+    ];
+    let near = app.catalog.is_near();
+    let probe = near
+        && conditions
+            .iter()
+            .any(|name| call.headers.contains_key(*name));
+    if !probe && call.method != Method::HEAD {
+        let range = call.header("range").and_then(range::asked);
+        let request = GetRequest {
+            range: range.filter(|_| !near && app.config.knobs.ranges),
+            ..GetRequest::default()
+        };
+        match store.get(key, &request, deadline()) {
+            Ok(GetOutcome::Found(fetched)) => return Ok((fetched.meta.clone(), Some(fetched))),
+            Ok(GetOutcome::NotModified) => return Err(ApiError::internal()),
+            // It ends before the part begins: how long is it?
+            Err(error) if request.range.is_some() && error.kind() == ErrorKind::Protocol => {}
+            Err(error) => return Err(missing(key, error)),
+        }
+    }
+    let meta = store.head(key, deadline());
+    Ok((meta.map_err(|error| missing(key, error))?, None))
 }
 
 /// Answers `PUT` and `POST` of a record.

@@ -7,7 +7,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::aliases::resolve;
+use super::aliases::resolve_now;
 use super::auth::{self, Sight, Wanted};
 use super::catalog::{Changed, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
@@ -33,14 +33,16 @@ const KEYS_URL_VALID: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Answers `GET` of a store object.
 pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
-    let resolved = resolve(app, call, target)?;
+    let resolved = resolve_now(app, call, target)?;
     let entry = resolved.entry;
     let sight = auth::sight(call, &entry, resolved.by_name, Wanted::Store)?;
     let mut object = object(app, call, &entry, sight);
     if sight == Sight::Owner {
         object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
     }
-    if let Some(size) = app.stats.store(&entry.id).size(|| size(&entry)) {
+    if app.catalog.is_near()
+        && let Some(size) = app.stats.store(&entry.id).size(|| size(&entry))
+    {
         object["stats"]["storageBytes"] = json!(size);
         object["stats"]["s3StorageBytes"] = json!(size);
     }
@@ -50,7 +52,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
 /// Finds the store that the caller wants to change, and may.
 pub(super) fn to_change(app: &App, call: &Call, target: &Target) -> Result<StoreEntry> {
     call.caller.user()?;
-    let entry = resolve(app, call, target)?.entry;
+    let entry = resolve_now(app, call, target)?.entry;
     call.may_write(app, &entry)?;
     Ok(entry)
 }

@@ -207,6 +207,32 @@ fn concurrent_puts_through_both_servers_leave_one_whole_winner() {
 }
 
 #[test]
+fn conditions_hold_for_records_of_any_size() {
+    for storage in [storage::s3(), storage::gcs(), storage::azure()] {
+        let servers = two(storage);
+        for size in [10, 9 << 20] {
+            let record = |server: &TestServer| server.record_url(&format!("sized-{size}"));
+            let put = |server: &TestServer, condition: &str, value: &str, byte: u8| {
+                let put = client().put(record(server)).header(condition, value);
+                send(put.body(vec![byte; size]))
+            };
+            let [one, other] = &servers;
+            let url = format!("{}/{}", stores(other), one.entry.id);
+            let made = put(one, "if-none-match", "*", 1);
+            assert_eq!(made.status(), 201);
+            let first = made.headers()["etag"].to_str().expect("text").to_owned();
+            assert_eq!(put(one, "if-none-match", "*", 2).status(), 412);
+            let changed = put(one, "if-match", &first, 3);
+            assert_eq!(changed.status(), 201);
+            assert_eq!(put(one, "if-match", &first, 4).status(), 412);
+            let got = send(client().get(format!("{url}/records/sized-{size}")));
+            assert_eq!(got.headers()["etag"], changed.headers()["etag"]);
+            assert!(got.bytes().expect("bytes").iter().all(|byte| *byte == 3));
+        }
+    }
+}
+
+#[test]
 fn accounts_have_names_of_their_own_in_a_bucket() {
     let bucket = storage::s3().bucket();
     let server = TestServer::over_bucket(&bucket, |config| {

@@ -73,6 +73,8 @@ fn stored_in(bucket: Bucket) -> Subject {
         id: "store".into(),
         ..Description::default()
     };
+    let made = bucket.create(&description, soon());
+    let (description, _) = made.expect("a store");
     Subject {
         store: Arc::new(bucket.store(&description)),
         odd_keys: false,

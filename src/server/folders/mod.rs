@@ -7,12 +7,15 @@
 //! Programs that share the folder may put links into it at any time. Everything is opened beneath
 //! a descriptor, or by a path that may hold no links any more, so that none of them leads out.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
@@ -324,6 +327,17 @@ impl DirectoryCatalog {
         Ok(same.then_some(folder))
     }
 
+    /// Keeps other changes out, those of other servers of the folder, too.
+    fn change(&self) -> Result<(MutexGuard<'_, ()>, File)> {
+        let changing = self.changing.lock();
+        let root = File::open(&self.root).map_err(disk)?;
+        match flock(&root, FlockOperation::LockExclusive) {
+            // Not on all network filesystems; a server alone needs none.
+            Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok((changing, root)),
+            Err(error) => Err(disk(error.into())),
+        }
+    }
+
     fn must_write(&self) -> Result<()> {
         if self.access == Access::ReadWrite && !self.single {
             Ok(())
@@ -381,7 +395,7 @@ impl Catalog for DirectoryCatalog {
     }
 
     fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)> {
-        let _changing = self.changing.lock();
+        let _changing = self.change()?;
         let owner = new.owner.as_deref().unwrap_or(&self.owner);
         if let Some(name) = &new.name
             && let Some(found) = self.find(Lookup::Name { owner, name })?
@@ -429,7 +443,7 @@ impl Catalog for DirectoryCatalog {
     }
 
     fn update(&self, entry: &StoreEntry, change: &StoreChange) -> Result<Changed> {
-        let _changing = self.changing.lock();
+        let _changing = self.change()?;
         let Some(folder) = self.folder_of(entry)? else {
             return Ok(Changed::Missing);
         };
@@ -480,7 +494,7 @@ impl Catalog for DirectoryCatalog {
     }
 
     fn delete(&self, entry: &StoreEntry) -> Result<bool> {
-        let _changing = self.changing.lock();
+        let _changing = self.change()?;
         let Some(folder) = self.folder_of(entry)? else {
             return Ok(false);
         };
