@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::explore::{Event, Protocol, Step, Told, immediately};
+use super::explore::immediately;
 use super::model::Model;
+use super::told::{Event, Protocol, Step, Told};
 
 /// The names in play.
 const NAMES: [&str; 3] = ["a", "b", "c"];

@@ -3,6 +3,7 @@
 mod explore;
 mod judge;
 mod model;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use object_store::{Attributes, GetOptions, PutOptions};
 use super::catalog::{Description, NameTaken, STORES};
 use super::objects::{Objects, VERSION, mark};
 use crate::store::{ErrorKind, Result};
-use explore::{Protocol, Scenario, Step, Told, explore};
+use explore::explore;
 use judge::judge;
+use told::{Protocol, Scenario, Step, Told};
 
 /// The code of this crate.
 #[derive(Clone)]
@@ -40,7 +42,7 @@ impl Now {
     }
 }
 
-fn told<T>(answer: Result<T>, told: impl FnOnce(T) -> Told) -> Told {
+fn answered<T>(answer: Result<T>, told: impl FnOnce(T) -> Told) -> Told {
     match answer {
         Ok(answer) => told(answer),
         Err(error) if error.kind() == ErrorKind::StoreNotFound => Told::Missing,
@@ -63,7 +65,7 @@ impl Protocol for Now {
             name: Some(name.into()),
             ..Description::default()
         };
-        told(self.0.create(&new).await, |(made, new)| {
+        answered(self.0.create(&new).await, |(made, new)| {
             Told::Store(made.id, made.name, new)
         })
     }
@@ -73,7 +75,7 @@ impl Protocol for Now {
             .0
             .change(id, |store| store.name = Some(name.into()))
             .await;
-        told(renamed, |renamed| match renamed {
+        answered(renamed, |renamed| match renamed {
             Some(Ok(_)) => Told::Done,
             Some(Err(NameTaken)) => Told::Taken,
             None => Told::Missing,
@@ -87,14 +89,14 @@ impl Protocol for Now {
                 let _ = self.0.finish(&gone).await;
                 Told::Done
             }
-            other => told(other, |_| Told::Missing),
+            other => answered(other, |_| Told::Missing),
         }
     }
 
     async fn put(&self, id: &str, key: &str) -> Told {
         match self.0.describe(id, Duration::ZERO).await {
             Ok(Some(_)) => {}
-            other => return told(other, |_| Told::Missing),
+            other => return answered(other, |_| Told::Missing),
         }
         let path = self.0.path(&[STORES, id, &format!("={key}")]);
         let mark = mark();
@@ -105,13 +107,13 @@ impl Protocol for Now {
         let put = self
             .0
             .put_record(id, &path, "record".into(), options, &mark);
-        told(put.await, |_| Told::Done)
+        answered(put.await, |_| Told::Done)
     }
 
     async fn get(&self, id: &str, key: &str) -> Told {
         match self.0.describe(id, Duration::ZERO).await {
             Ok(Some(_)) => {}
-            other => return told(other, |_| Told::Missing),
+            other => return answered(other, |_| Told::Missing),
         }
         let path = self.0.path(&[STORES, id, &format!("={key}")]);
         match self.0.store.get_opts(&path, GetOptions::default()).await {
