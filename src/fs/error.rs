@@ -104,8 +104,8 @@ fn store_errno(kind: ErrorKind) -> c_int {
     match kind {
         ErrorKind::NotFound => libc::ENOENT,
         // Not ENOENT: C libraries take that for the plain end of a directory being read, and a
-        // program for the word that one file is gone.
-        ErrorKind::StoreNotFound => libc::ESTALE,
+        // program for the word that one file is gone. Nor ESTALE, for which the kernel asks again.
+        ErrorKind::StoreNotFound => libc::EIO,
         ErrorKind::Denied | ErrorKind::SignatureExpired => libc::EACCES,
         ErrorKind::InvalidKey => libc::EINVAL,
         ErrorKind::TooLarge => libc::EFBIG,

@@ -232,7 +232,7 @@ fn a_directory_never_ends_with_the_word_that_something_is_not_there() {
                 .fs
                 .await_dir(dir, offset, true, patient())
                 .expect_err("no page");
-            assert_eq!(error.errno(), libc::ESTALE, "{kind:?} at {offset}");
+            assert_eq!(error.errno(), libc::EIO, "{kind:?} at {offset}");
             assert!(error.is_remarkable());
             core.fs
                 .await_dir(dir, offset, true, patient())

@@ -17,7 +17,7 @@ fn a_failed_close_says_why_and_a_later_one_stores_all() {
     for (kind, expected) in [
         (ErrorKind::TooLarge, libc::EFBIG),
         (ErrorKind::Denied, libc::EACCES),
-        (ErrorKind::StoreNotFound, libc::ESTALE),
+        (ErrorKind::StoreNotFound, libc::EIO),
         (ErrorKind::Quota, libc::EDQUOT),
         (ErrorKind::Server, libc::EIO),
         (ErrorKind::Timeout, libc::ETIMEDOUT),

@@ -77,7 +77,7 @@ fn an_error_page_is_not_a_record() {
     fails_with(libc::EACCES, &["token"], |_| {
         Answer::error(401, "user-or-token-not-found", "No such token")
     });
-    fails_with(libc::ENOENT, &["store"], |_| {
+    fails_with(libc::EIO, &["store"], |_| {
         Answer::error(404, "record-not-found", "Key-value Store was not found")
     });
     fails_with(libc::EDQUOT, &[], |_| {

@@ -32,7 +32,7 @@ fn kinds_of_failures_have_their_errnos_and_are_not_remembered() {
         (ErrorKind::Timeout, libc::ETIMEDOUT),
         (ErrorKind::Network, libc::EIO),
         (ErrorKind::Server, libc::EIO),
-        (ErrorKind::StoreNotFound, libc::ESTALE),
+        (ErrorKind::StoreNotFound, libc::EIO),
     ] {
         store.fail_next(Call::Get, 1, kind);
         let error = fs::read(mount.file("c")).expect_err("an injected failure");
