@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use twox_hash::XxHash3_128;
 
-use super::unanswered::{Unanswered, UnansweredUploads};
+use super::unanswered::{Began, Unanswered, UnansweredUploads};
 use crate::store::{ETag, Encoding, ErrorKind, Key, StoreError};
 
 /// The version of the format that this program writes.
@@ -103,6 +103,8 @@ pub struct Pending {
     pub attempts: u32,
     /// What earlier uploads of the same record under the same conditions may have left there.
     pub unanswered: UnansweredUploads,
+    /// Store only if the record still has these bytes: where there is no version to name.
+    pub began: Option<Began>,
 }
 
 /// Why something is not in the store.
@@ -179,6 +181,14 @@ struct Description {
     data_checksum: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unanswered: Vec<Sent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    began: Option<BeganFrom>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BeganFrom {
+    bytes: Sent,
+    decoded: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,6 +241,10 @@ pub fn encode(pending: &Pending, data_checksum: &str) -> io::Result<Vec<u8>> {
         attempts: pending.attempts,
         data_checksum: data_checksum.to_owned(),
         unanswered: pending.unanswered.iter().map(Sent::from).collect(),
+        began: pending.began.as_ref().map(|began| BeganFrom {
+            bytes: Sent::from(&began.bytes),
+            decoded: began.decoded,
+        }),
     };
     let entry = serde_json::value::to_raw_value(&description)?;
     let envelope = Envelope {
@@ -282,6 +296,10 @@ pub fn decode(text: &[u8]) -> Result<(Pending, String), Unreadable> {
             .into_iter()
             .map(Unanswered::from)
             .collect(),
+        began: description.began.map(|began| Began {
+            bytes: began.bytes.into(),
+            decoded: began.decoded,
+        }),
     };
     Ok((pending, description.data_checksum))
 }
@@ -401,6 +419,10 @@ mod tests {
                     closed_at: Timestamp::from_second(at).expect("a time"),
                     why,
                     attempts,
+                    began: sent.first().cloned().map(|bytes| Began {
+                        bytes,
+                        decoded: if_absent,
+                    }),
                     unanswered: sent.into_iter().collect(),
                 }
             },

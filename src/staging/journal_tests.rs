@@ -40,6 +40,7 @@ fn pending(key: &str, size: usize) -> Pending {
         why: Why::WriteBack,
         attempts: 0,
         unanswered: Default::default(),
+        began: None,
     }
 }
 

@@ -32,7 +32,7 @@ pub mod unanswered;
 pub use entry::{EntryId, Pending, Why};
 pub use folder::{StagingConfig, StagingFolder};
 pub use journal::{Journal, JournalEntry};
-pub use unanswered::{Unanswered, UnansweredUploads};
+pub use unanswered::{Began, Unanswered, UnansweredUploads};
 
 /// Our sub-folder of the staging folder; the number is the format's version.
 pub const FOLDER: &str = "kvfs-1";

@@ -17,6 +17,10 @@ use crate::store::Encoding;
 /// one at most.
 const MOST: usize = 64;
 
+/// The largest content that is compared with what a record has before it is replaced, in bytes: that
+/// fetches the record.
+pub const MOST_COMPARED: u64 = 8 << 20;
+
 /// An upload that may have arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unanswered {
@@ -26,6 +30,15 @@ pub struct Unanswered {
     pub encoding: Encoding,
     /// Their checksum, that of [`super::entry::data_checksum`].
     pub checksum: Arc<str>,
+}
+
+/// What a change began from, where the server does not tell versions apart: it replaces nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Began {
+    /// The bytes that the record had.
+    pub bytes: Unanswered,
+    /// Whether these are its content, whatever its encoding; else they are its stored bytes.
+    pub decoded: bool,
 }
 
 /// The uploads of one record that may have arrived since its version was last known.

@@ -13,7 +13,7 @@ use crate::base::clock::Deadline;
 use crate::metrics::origin::{self, Origin};
 use crate::staging::entry::{EntryId, Pending, Why, is_transient};
 use crate::staging::journal::JournalEntry;
-use crate::staging::unanswered::Unanswered;
+use crate::staging::unanswered::{Began, Unanswered};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload as Body};
 
 /// The longest wait before an upload is tried again while somebody waits for it.
@@ -150,11 +150,29 @@ impl Uploader {
         };
         // A program waits: no longer than it must.
         let (mut repeats, mut pause, mut this) = (0, self.config.first_delay / 4, this);
+        if self.config.guard && request.if_match.is_none() {
+            let look = indeterminate::compare(&*self.store, pending, self.tagless(), deadline)?;
+            if let Some(error) = look {
+                return Err(error);
+            }
+        }
         loop {
             origin::note(Origin::Network);
             let body = Body::File(file, pending.size);
             let error = match self.store.put(&pending.key, &request, body, deadline) {
                 Ok(meta) => {
+                    self.note_tags(&meta);
+                    if pending.began.take().is_some() && meta.strong_etag().is_none() {
+                        let bytes = match this {
+                            Some(this) => this,
+                            None => Unanswered::new(file, pending.size, &request.encoding)
+                                .map_err(unreadable)?,
+                        };
+                        pending.began = Some(Began {
+                            bytes,
+                            decoded: false,
+                        });
+                    }
                     return Ok(RecordMeta {
                         content_type: meta.content_type.or_else(|| request.content_type.clone()),
                         encoding: request.encoding.clone(),
@@ -229,7 +247,12 @@ impl Uploader {
         tracing::debug!("uploaded {key}");
         // A file that is just being closed becomes the successor, or finds this upload gone.
         let latched = self.latch(key);
-        self.tell_followers(key, &entry.id, Ok(meta));
+        let began =
+            (entry.pending.began.is_some() && meta.strong_etag().is_none()).then(|| Began {
+                bytes: entry.as_sent.clone(),
+                decoded: false,
+            });
+        self.tell_followers(key, &entry.id, Ok((meta, &began)));
         if let Some(observer) = self.observer() {
             observer.uploaded(entry, file, meta);
         }

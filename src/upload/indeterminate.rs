@@ -10,9 +10,9 @@ use std::io::{self, Read};
 use twox_hash::XxHash3_128;
 
 use crate::base::clock::Deadline;
-use crate::staging::{Unanswered, UnansweredUploads};
+use crate::staging::{Pending, Unanswered, UnansweredUploads};
 use crate::store::{
-    ETag, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError,
+    ETag, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError, codec,
 };
 
 /// Bytes read at once.
@@ -131,4 +131,63 @@ fn checksum(mut body: impl Read, most: u64) -> io::Result<Option<(u64, String)>>
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Compares what a record has with what an upload is to replace, where the server would not: it tells no
+/// versions, or is `tagless` so far as is known. Returns the error of an upload that would replace
+/// something else.
+///
+/// # Errors
+/// Those of the store.
+pub fn compare(
+    store: &dyn Store,
+    pending: &Pending,
+    tagless: bool,
+    deadline: Deadline,
+) -> Result<Option<StoreError>, StoreError> {
+    let key = &pending.key;
+    let changed = || {
+        let message =
+            "the record has changed: it no longer has the bytes that the change began from";
+        Some(StoreError::new(ErrorKind::Changed, message).with_key(key))
+    };
+    if pending.if_absent && tagless {
+        return match store.head(key, deadline) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // Perhaps by an upload of ours without an answer: the store is asked below.
+            Ok(_) if !pending.unanswered.is_empty() => Ok(None),
+            Ok(meta) if meta.strong_etag().is_some() => Ok(None),
+            Ok(_) => Ok(changed()),
+            Err(error) => Err(error),
+        };
+    }
+    let Some(began) = &pending.began else {
+        return Ok(None);
+    };
+    let found = match store.get(key, &GetRequest::default(), deadline) {
+        Ok(GetOutcome::Found(found)) => found,
+        Ok(GetOutcome::NotModified) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(changed()),
+        Err(error) => return Err(error),
+    };
+    let failed = |error: io::Error| StoreError::from_io(error, ErrorKind::Network).with_key(key);
+    let encoding = found.meta.encoding.clone();
+    let ours = |size: u64, sum: &str| {
+        let mut sent = pending.unanswered.iter();
+        sent.any(|one| one.encoding == encoding && one.size == size && *one.checksum == *sum)
+    };
+    if began.decoded && !encoding.is_identity() {
+        let most = began.bytes.size;
+        let body = codec::decoder(&encoding, found.body).map_err(|error| error.with_key(key))?;
+        let is_same =
+            checksum(body, most).map_err(failed)? == Some((most, began.bytes.checksum.to_string()));
+        return Ok(if is_same { None } else { changed() });
+    }
+    let sizes = pending.unanswered.iter().map(|one| one.size);
+    let most = sizes.chain([began.bytes.size]).max().unwrap_or(0);
+    Ok(match checksum(found.body, most).map_err(failed)? {
+        Some((size, sum)) if size == began.bytes.size && *began.bytes.checksum == *sum => None,
+        Some((size, sum)) if ours(size, &sum) => None,
+        _ => changed(),
+    })
 }

@@ -31,6 +31,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -138,6 +139,8 @@ pub struct Uploader {
     again: Mutex<()>,
     changed: Condvar,
     observer: OnceLock<Weak<dyn UploadObserver>>,
+    /// Whether the server has ever told a version by a tag: then it heeds conditions.
+    tagged: AtomicBool,
 }
 
 #[derive(Default)]
@@ -202,6 +205,7 @@ impl Uploader {
             again: Mutex::default(),
             changed: Condvar::new(),
             observer: OnceLock::new(),
+            tagged: AtomicBool::new(false),
         })
     }
 
@@ -260,6 +264,7 @@ impl Uploader {
         self.journal.update(id, |pending| {
             pending.why = Why::WriteBack;
             if is_conflict {
+                pending.began = None;
                 pending.if_match = None;
                 pending.if_absent = false;
                 pending.unanswered.clear();
@@ -318,6 +323,17 @@ impl Uploader {
         match self.store.head(key, look) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
             _ => Err(error),
+        }
+    }
+
+    fn tagless(&self) -> bool {
+        !self.tagged.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the server tells versions by tags: then it heeds conditions.
+    pub fn note_tags(&self, meta: &RecordMeta) {
+        if meta.strong_etag().is_some() {
+            self.tagged.store(true, Ordering::Relaxed);
         }
     }
 

@@ -9,6 +9,7 @@ use super::attempt::Patience;
 use super::gate::Entered;
 use super::{Change, Uploader};
 use crate::base::clock::Deadline;
+use crate::staging::Began;
 use crate::staging::entry::{EntryId, Pending, Why};
 use crate::staging::journal::JournalEntry;
 use crate::store::{ETag, ErrorKind, Key, RecordMeta, Result, StoreError};
@@ -139,6 +140,7 @@ impl Uploader {
         };
         pending.if_match.clone_from(&first.pending.if_match);
         pending.if_absent = first.pending.if_absent;
+        pending.began.clone_from(&first.pending.began);
         for entry in before {
             pending.unanswered.extend(&entry.pending.unanswered);
             if entry.sent || running == Some(&entry.id) {
@@ -152,7 +154,7 @@ impl Uploader {
         &self,
         key: &Key,
         id: &EntryId,
-        sent: Result<&RecordMeta, &Pending>,
+        sent: Result<(&RecordMeta, &Option<Began>), &Pending>,
     ) {
         if !self.config.guard {
             return;
@@ -161,9 +163,10 @@ impl Uploader {
         younger.retain(|entry| entry.id > *id);
         for entry in younger {
             let told = self.journal.update(&entry.id, |next| match sent {
-                Ok(meta) => {
+                Ok((meta, began)) => {
                     next.if_match = meta.etag.clone().filter(ETag::is_strong);
                     next.if_absent = false;
+                    next.began.clone_from(began);
                     next.unanswered.clear();
                 }
                 Err(pending) => next.unanswered.extend(&pending.unanswered),
@@ -198,7 +201,7 @@ impl Entered {
         let latched = uploader.latch(&key);
         let error = match sent {
             Ok(meta) => {
-                uploader.tell_followers(&key, &upload.id, Ok(&meta));
+                uploader.tell_followers(&key, &upload.id, Ok((&meta, &upload.pending.began)));
                 uploader.supersede_older(&key, &upload.id);
                 drop(latched);
                 uploader.count();

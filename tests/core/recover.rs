@@ -88,6 +88,7 @@ fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKi
         }),
         attempts: 1,
         unanswered: Default::default(),
+        began: None,
     };
     folder.journal().keep(&file, pending, true).expect("kept")
 }

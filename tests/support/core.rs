@@ -93,7 +93,10 @@ impl Setup {
             write.uploader = Some(Uploader::new(
                 Arc::clone(&store),
                 Arc::clone(write.staging.journal()),
-                UploaderConfig::new(write.deadline),
+                UploaderConfig {
+                    guard: write.overwrite == Overwrite::Unchanged,
+                    ..UploaderConfig::new(write.deadline)
+                },
                 Arc::new(SystemClock),
                 Arc::clone(&metrics),
             ));

@@ -115,6 +115,9 @@ impl KvFs {
             if keep {
                 ticket.set_unanswered(upload.pending.unanswered.clone());
             }
+            if sent.is_ok() {
+                ticket.set_began(upload.pending.began.take());
+            }
             sent
         });
         if !begun && keep {
@@ -180,6 +183,7 @@ impl KvFs {
                 why: crate::staging::Why::WriteBack,
                 attempts: 0,
                 unanswered: ticket.unanswered(),
+                began: ticket.began.clone(),
             },
             file,
         }
@@ -213,6 +217,7 @@ impl KvFs {
                 if first {
                     (pending.if_match, pending.if_absent) =
                         self.conditions(side, &ticket.facts_now());
+                    pending.began = ticket.began_now();
                 }
                 ticket.is_wanted()
             };

@@ -21,7 +21,9 @@ use crate::fs::inode::Inode;
 use crate::fs::types::{Fh, Ino, Opened};
 use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::StagingFile;
-use crate::store::{Key, RecordMeta};
+use crate::staging::unanswered::MOST_COMPARED;
+use crate::staging::{Began, Unanswered};
+use crate::store::{Encoding, Key, RecordMeta};
 
 /// Bytes fetched at once when a record's content is copied to be changed.
 const CHUNK: usize = 1 << 20;
@@ -390,9 +392,40 @@ impl KvFs {
         } else {
             Place::Record(key)
         };
+        let began = self.began(side, &content, &file, size)?;
         let draft = Draft::new(ino, place, file, size, facts, content.modified);
+        draft.set_began(began);
         self.add_draft(making, &draft, detached)?;
         Ok(draft)
+    }
+
+    /// Returns the bytes that a change of an open content begins from, where there is no version to name:
+    /// they are compared with what the record has before they are replaced.
+    fn began(
+        &self,
+        side: &WriteSide,
+        content: &Content,
+        file: &StagingFile,
+        size: u64,
+    ) -> Result<Option<Began>> {
+        let unguarded = side.config.overwrite != super::Overwrite::Unchanged;
+        if unguarded || content.meta.strong_etag().is_some() || size > MOST_COMPARED {
+            return Ok(None);
+        }
+        let raw = self.records.config().raw;
+        let encoding = if raw {
+            content.meta.encoding.clone()
+        } else {
+            Encoding::Identity
+        };
+        let bytes = file
+            .open()
+            .and_then(|file| Unanswered::new(&file, size, &encoding));
+        let bytes = bytes.map_err(|error| FsError::staging("cannot read", &error))?;
+        Ok(Some(Began {
+            bytes,
+            decoded: !raw,
+        }))
     }
 
     /// Returns what is known of the version that a change of an open content replaces: that of the

@@ -14,7 +14,7 @@ use crate::fs::types::Ino;
 use crate::fs::{KvFs, Result};
 use crate::staging::adopted::Decode;
 use crate::staging::file::StagingFile;
-use crate::staging::{JournalEntry, Pending, StagingFolder};
+use crate::staging::{Began, JournalEntry, Pending, StagingFolder};
 use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
 use crate::upload::UploadObserver;
 
@@ -112,6 +112,7 @@ impl KvFs {
         );
         draft.set_journalled(entry.id.clone(), bytes);
         draft.set_unanswered(unanswered);
+        draft.set_began(pending.began.clone());
         side.drafts.note_entry(&entry.id, ino);
         side.drafts.insert(&draft);
         self.note_present(side, &draft);
@@ -144,10 +145,15 @@ impl UploadObserver for KvFs {
             // What comes after it may fail, and then this is the record.
             _ => self.records.stored_elsewhere(key),
         }
+        let compares = meta.strong_etag().is_none() && entry.pending.began.is_some();
+        let began = compares.then(|| Began {
+            bytes: entry.as_sent.clone(),
+            decoded: false,
+        });
         let named = side.drafts.of_key(key);
         let named = named.filter(|named| draft.as_ref().is_none_or(|own| !Arc::ptr_eq(own, named)));
         for draft in draft.into_iter().chain(named) {
-            draft.uploaded(&entry.id, meta);
+            draft.uploaded(&entry.id, meta, began.clone());
             self.settle(&draft);
         }
     }

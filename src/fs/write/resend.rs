@@ -72,6 +72,7 @@ impl KvFs {
                 why: Why::WriteBack,
                 attempts: 0,
                 unanswered: UnansweredUploads::default(),
+                began: None,
             },
             file: &opened,
         };

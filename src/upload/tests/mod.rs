@@ -128,6 +128,7 @@ impl Bench {
             why: Why::WriteBack,
             attempts: 0,
             unanswered: Default::default(),
+            began: None,
         };
         self.submit(&file, pending, soon()).expect("journalled")
     }

@@ -144,6 +144,7 @@ fn an_upload_that_was_encoded_when_its_files_were_removed_is_known_as_ours() {
         why: Why::WriteBack,
         attempts: 0,
         unanswered: Default::default(),
+        began: None,
     };
     bench.submit(&file, pending, soon()).expect("journalled");
     assert!(bench.store.wait_blocked(Call::Put, 1, soon()), "no upload");

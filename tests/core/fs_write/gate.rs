@@ -47,7 +47,7 @@ fn overwrite(core: &Core, name: &str, text: &[u8]) -> Result<(), FsError> {
     }
 }
 
-fn journalled(setup: &Setup) -> Vec<(String, bool)> {
+pub(super) fn journalled(setup: &Setup) -> Vec<(String, bool)> {
     let write = setup.fs.write.as_ref().expect("writable");
     let entries = write.staging.journal().entries();
     let entries = entries.into_iter();
@@ -56,7 +56,7 @@ fn journalled(setup: &Setup) -> Vec<(String, bool)> {
         .collect()
 }
 
-fn all_stored(setup: &Setup) {
+pub(super) fn all_stored(setup: &Setup) {
     eventually("everything is in the store", || {
         journalled(setup).is_empty()
     });

@@ -5,6 +5,7 @@ mod failures;
 mod gate;
 mod names;
 mod others;
+mod tagless;
 mod types;
 
 use std::time::Duration;

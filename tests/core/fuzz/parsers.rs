@@ -345,6 +345,7 @@ fn descriptions_of_pending_uploads() {
         why: entry::Why::WriteBack,
         attempts: 3,
         unanswered: Default::default(),
+        began: None,
     };
     let written = entry::encode(&pending, "0123").expect("a description");
     assert_eq!(entry::decode(&written), Ok((pending, "0123".to_owned())));

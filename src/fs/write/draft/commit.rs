@@ -12,7 +12,7 @@ use super::{Draft, DraftFacts, Place, State};
 use crate::fs::FsError;
 use crate::fs::types::Ino;
 use crate::staging::file::Frozen;
-use crate::staging::{EntryId, UnansweredUploads};
+use crate::staging::{Began, EntryId, UnansweredUploads};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 
 /// Why somebody wants the store to have a file.
@@ -45,6 +45,8 @@ pub struct Ticket {
     pub size: u64,
     /// What is known of it.
     pub facts: DraftFacts,
+    /// The bytes that it is to replace, if they are to be compared.
+    pub began: Option<Began>,
     /// When a program last changed it.
     pub modified: SystemTime,
     /// Up to which change it has everything.
@@ -112,7 +114,12 @@ impl Draft {
         let mut state = self.state.lock();
         match &state.lost {
             Some(lost) => Begin::Refused(lost.error()),
-            None => Begin::Go(Box::new(self.ticket(&mut state, key.clone(), facts, id))),
+            None => {
+                let mut ticket = self.ticket(&mut state, key.clone(), facts, id);
+                // Whatever has that name is replaced.
+                ticket.began = None;
+                Begin::Go(Box::new(ticket))
+            }
         }
     }
 
@@ -130,6 +137,7 @@ impl Draft {
             bytes: state.file.freeze(),
             size: state.size,
             facts,
+            began: state.began.clone(),
             modified: state.modified,
             change: state.change,
             draft: Arc::clone(self),
@@ -172,6 +180,16 @@ impl Ticket {
     /// Sets what uploads without an answer may have made of the record.
     pub fn set_unanswered(&self, unanswered: UnansweredUploads) {
         self.draft.state.lock().unanswered = unanswered;
+    }
+
+    /// Notes what the record's bytes are now, for the next change.
+    pub fn set_began(&self, began: Option<Began>) {
+        self.draft.state.lock().began = began;
+    }
+
+    /// Returns what bytes it is to replace by now.
+    pub fn began_now(&self) -> Option<Began> {
+        self.draft.state.lock().began.clone()
     }
 
     /// Returns what is known of the record by now.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::Draft;
 use crate::staging::file::Frozen;
-use crate::staging::{EntryId, UnansweredUploads};
+use crate::staging::{Began, EntryId, UnansweredUploads};
 use crate::store::{RecordMeta, StoreError};
 
 /// Bytes that are safe in the journal and on their way to the store.
@@ -84,8 +84,9 @@ impl Draft {
     }
 
     /// Takes note that the store has what the journal calls so, which everybody here knows already.
-    pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta) {
+    pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta, began: Option<Began>) {
         let mut state = self.state.lock();
+        state.began = began;
         state.facts.base = Some(meta.clone());
         state.facts.exclusive = false;
         state.rebased += 1;

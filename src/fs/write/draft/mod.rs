@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use crate::fs::FsError;
 use crate::fs::types::Ino;
-use crate::staging::UnansweredUploads;
 use crate::staging::file::{Frozen, StagingFile};
+use crate::staging::{Began, UnansweredUploads};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};
 
 mod bytes;
@@ -72,6 +72,8 @@ struct State {
     /// What is journalled and will be uploaded (`--write-back`).
     journalled: Option<Journalled>,
     facts: DraftFacts,
+    /// The bytes that it was made of, where the server does not tell versions apart.
+    began: Option<Began>,
     /// What uploads whose answers were lost may have made of the record.
     unanswered: UnansweredUploads,
     modified: SystemTime,
@@ -119,6 +121,7 @@ impl Draft {
                 kept: None,
                 journalled: None,
                 facts,
+                began: None,
                 unanswered: UnansweredUploads::default(),
                 modified,
             }),
@@ -179,6 +182,7 @@ impl Draft {
         let is_clean = state.change <= state.committed && state.journalled.is_none();
         if is_clean && state.tickets == 0 && state.place == *place && state.rebased == rebased {
             state.facts.base = base;
+            state.began = None;
         }
     }
 
@@ -253,6 +257,11 @@ impl Draft {
         state.temporary && state.facts.base.is_none()
     }
 
+    /// Notes the bytes that it was made of: it is to replace nothing else.
+    pub fn set_began(&self, began: Option<Began>) {
+        self.state.lock().began = began;
+    }
+
     /// Returns whether nothing was written since it was made or emptied.
     pub fn is_untouched(&self) -> bool {
         let state = self.state.lock();
@@ -264,6 +273,7 @@ impl State {
     fn rename(&mut self, base: Option<RecordMeta>) {
         self.facts.base = base;
         self.facts.exclusive = false;
+        self.began = None;
         self.unanswered.clear();
         self.failed = None;
         self.rebased += 1;
