@@ -360,12 +360,15 @@ fn copying_over_existing_files_costs_a_put_each() {
     mount.works("mkdir -p $BESIDE/in; for n in $(seq -w 000 039); do echo $n > $BESIDE/in/record-$n.txt; done");
     mount.works("cat * >/dev/null");
     outlive_ttl();
+    let start = Instant::now();
     let cost = Cost::of(&server, || {
         mount.works("cp $BESIDE/in/* .");
     });
+    // On a machine that is so slow, names are looked for again after the TTL.
+    let more = 2 * (start.elapsed().as_millis() / TTL.as_millis()) as usize;
     // One small record that is cached is asked for itself, as it may be read.
-    assert!(cost.bodies() <= 2 && cost.puts() == 40, "{cost:#?}");
-    assert!(cost.requests.len() <= 40 + 3, "{cost:#?}");
+    assert!(cost.bodies() <= 2 + more && cost.puts() == 40, "{cost:#?}");
+    assert!(cost.requests.len() <= 40 + 3 + more, "{cost:#?}");
     assert_eq!(mount.works("cat record-007.txt record-039.txt"), "007\n039");
 }
 
