@@ -16,6 +16,7 @@ mod fs_core;
 mod fs_rename_race;
 mod fs_write;
 mod fuzz;
+mod histories;
 mod instructions;
 mod model;
 mod peers;

@@ -15,7 +15,7 @@ use kvfs::server::{Server, ServerConfig};
 use kvfs::store::{ErrorKind, Store};
 
 use super::daemon::{User, soon};
-use crate::support::mounted::{MountedSession, eventually, make_writable, pattern};
+use crate::support::mounted::{MountedSession, close, eventually, make_writable, pattern};
 use crate::support::served::{STORE, TOKEN, TestServer};
 
 /// A user who mounts the store of a server.
@@ -362,7 +362,7 @@ fn write_stream(mnt: &Path, round: u32, thread: u32, stop: &AtomicBool) -> Writt
         let closed = fs::File::create(mnt.join(&name)).and_then(|mut file| {
             file.write_all(&text)?;
             // Only this tells what `close` answered.
-            nix_close(file)
+            close(file)
         });
         if closed.is_err() {
             break;
@@ -377,16 +377,6 @@ fn write_stream(mnt: &Path, round: u32, thread: u32, stop: &AtomicBool) -> Writt
 struct Written {
     closed: BTreeMap<String, Vec<u8>>,
     begun: BTreeMap<String, Vec<u8>>,
-}
-
-fn nix_close(file: fs::File) -> std::io::Result<()> {
-    use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor is nobody else's from here on.
-    #[expect(unsafe_code, reason = "nothing else tells what close answers")]
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
 }
 
 /// `KVFS_CRASH_ROUNDS` says how often (`scripts/crash`); few where it does not.

@@ -517,6 +517,20 @@ fn collect(pipe: Option<impl Read>) -> Vec<u8> {
     bytes
 }
 
+/// Closes a file and returns what `close` answers, which dropping the file does not.
+///
+/// # Errors
+/// Those of `close`.
+pub fn close(file: fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is nobody else's from here on.
+    #[expect(unsafe_code, reason = "nothing else tells what close answers")]
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Waits until something is true; the test fails when that takes longer than a minute.
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -11,7 +11,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::Writable;
 use crate::support::cases;
-use crate::support::mounted::eventually;
+use crate::support::mounted::{close, eventually};
 use crate::support::served::{key, soon};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -350,7 +350,7 @@ impl World<'_> {
     /// time after the program goes on, and what the store refused is shown until then.
     fn close(&mut self, file: File, seen: usize) -> Result<(), String> {
         let expected = self.reference.close(seen);
-        let closed = close(file);
+        let closed = close(file).map_err(|error| error.raw_os_error().expect("an errno"));
         if closed != expected {
             return Err(format!("{closed:?} instead of {expected:?}"));
         }
@@ -411,19 +411,6 @@ impl World<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Closes a file and returns the errno, which dropping does not.
-#[expect(unsafe_code, reason = "no safe binding tells the errno")]
-fn close(file: File) -> Result<(), i32> {
-    use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor was this file's alone.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()
-            .raw_os_error()
-            .expect("an errno")),
     }
 }
 
