@@ -1,13 +1,14 @@
 //! A request as it is asked for, whatever becomes of it on the way.
 
 use reqwest::Method;
-use reqwest::header::HeaderMap;
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use url::Url;
 
-use super::errors::Subject;
+use super::errors::{Failure, Subject};
 use super::limit::Budget;
 use super::token::Token;
 use crate::base::redact::SafeUrl;
-use crate::store::Priority;
+use crate::store::{ErrorKind, Priority};
 
 /// What kind of request, for counting and for the server's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,4 +89,26 @@ impl<'a> Call<'a> {
             Purpose::Other => Budget::Rest,
         }
     }
+}
+
+/// Returns the headers of a call's request to this server, with the token if it may see that.
+pub(super) fn headers_of(call: &Call<'_>, server: &Url) -> Result<HeaderMap, Failure> {
+    let mut headers = call.headers.clone();
+    if matches!(call.purpose, Purpose::List | Purpose::Other) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Some(token) = call.token
+        && let Some(secret) = token.for_url(server)?
+    {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| {
+                Failure::permanent(
+                    ErrorKind::Denied,
+                    "the token holds characters that no token has",
+                )
+            })?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
 }

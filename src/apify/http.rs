@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use reqwest::header::{
-    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, RETRY_AFTER,
-};
+use reqwest::header::{AGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
-use super::call::{Call, Purpose};
+use super::answer::is_done;
+use super::call::{Call, Purpose, headers_of};
 use super::errors::Failure;
 use super::limit::{Budget, Limiter};
 use super::plain::PlainHttp;
@@ -41,7 +40,7 @@ const UNREACHED_ATTEMPTS: u32 = 3;
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// How many requests a second the server allows.
-const RATE_LIMIT: &str = "x-ratelimit-limit";
+pub(super) const RATE_LIMIT: &str = "x-ratelimit-limit";
 
 /// The platform's API host, which is known to limit requests.
 pub const PLATFORM_HOST: &str = "api.apify.com";
@@ -467,48 +466,6 @@ impl HttpClient {
             self.show_budget();
         }
     }
-}
-
-/// Tells whether an answer with a 2xx status says that a change has been made: as the platform does,
-/// or as any other server of the API might. A page for people does not.
-fn is_done(reply: &Reply) -> bool {
-    if wire::is_web_page(&reply.headers) {
-        return false;
-    }
-    match reply.status {
-        201 | 204 => true,
-        200 => {
-            wire::is_json(&reply.headers)
-                || reply.headers.contains_key(RATE_LIMIT)
-                || reply
-                    .headers
-                    .get(CONTENT_LENGTH)
-                    .is_some_and(|len| len == "0")
-        }
-        _ => false,
-    }
-}
-
-/// Returns the headers of a call's request to this server, with the token if it may see that.
-fn headers_of(call: &Call<'_>, server: &Url) -> Result<HeaderMap, Failure> {
-    let mut headers = call.headers.clone();
-    if matches!(call.purpose, Purpose::List | Purpose::Other) {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    if let Some(token) = call.token
-        && let Some(secret) = token.for_url(server)?
-    {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| {
-                Failure::permanent(
-                    ErrorKind::Denied,
-                    "the token holds characters that no token has",
-                )
-            })?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    Ok(headers)
 }
 
 /// Returns the deadline of a request; that of an upload moves on while bytes go out.

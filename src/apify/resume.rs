@@ -18,9 +18,10 @@ use std::time::Instant;
 
 use twox_hash::XxHash3_128;
 
+use super::answer::Answer;
 use super::body::{Broken, HttpBody};
 use super::errors::{Failure, Subject};
-use super::record::{Answer, Conditions, RecordApi};
+use super::record::{Conditions, RecordApi};
 use super::retry::{RetryState, Verdict};
 use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;

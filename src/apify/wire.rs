@@ -8,8 +8,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
+use super::answer::encoding_of;
 use super::errors::Failure;
-use super::record::encoding_of;
 use crate::base::redact::{self, SafeUrl, Secret};
 use crate::freshness::StoreState;
 use crate::store::{

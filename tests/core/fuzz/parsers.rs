@@ -6,8 +6,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
+use kvfs::apify::answer::ContentRange;
 use kvfs::apify::errors::{Failure, Subject};
-use kvfs::apify::record::ContentRange;
 use kvfs::apify::retry::parse_retry_after;
 use kvfs::apify::wire::{Envelope, KeysPage, StoreObject};
 use kvfs::base::redact;
