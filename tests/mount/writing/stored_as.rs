@@ -42,14 +42,19 @@ fn with_overwrite_always_the_last_writer_wins() {
 }
 
 #[test]
-fn where_the_server_has_no_entity_tags_the_last_writer_wins() {
+fn where_the_server_has_no_entity_tags_an_edit_is_compared_before_it_replaces() {
     let writable = Writable::with(|server| server.knobs.etags = false, |_| {});
-    writable.written_at_the_same_time().expect("stored");
-    writable.holds("a", "mine");
-    // What was stored here is known here, without any.
-    writable.changes("echo more >> a; cat a", &["PUT a"]);
-    writable.holds("a", "minemore\n");
-    assert_eq!(writable.mount.works("cat a"), "minemore");
+    let refused = writable.written_at_the_same_time();
+    let error = refused.expect_err("somebody else was faster");
+    assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+    writable.holds("a", "theirs");
+    // What is written as a whole replaces what there is.
+    writable.mount.works("echo mine > a");
+    writable.holds("a", "mine\n");
+    // What was stored here is known here; it is asked for only to be compared.
+    writable.changes("echo more >> a; cat a", &["GET a", "PUT a"]);
+    writable.holds("a", "mine\nmore\n");
+    assert_eq!(writable.mount.works("cat a"), "mine\nmore");
     writable.leaves(&["a"]);
 }
 
