@@ -162,7 +162,8 @@ impl Uploader {
             let error = match self.store.put(&pending.key, &request, body, deadline) {
                 Ok(meta) => {
                     self.note_tags(&meta);
-                    if pending.began.take().is_some() && meta.strong_etag().is_none() {
+                    pending.began = None;
+                    if self.compares(&meta, pending.size) {
                         let bytes = match this {
                             Some(this) => this,
                             None => Unanswered::new(file, pending.size, &request.encoding)
@@ -247,11 +248,10 @@ impl Uploader {
         tracing::debug!("uploaded {key}");
         // A file that is just being closed becomes the successor, or finds this upload gone.
         let latched = self.latch(key);
-        let began =
-            (entry.pending.began.is_some() && meta.strong_etag().is_none()).then(|| Began {
-                bytes: entry.as_sent.clone(),
-                decoded: false,
-            });
+        let began = self.compares(meta, entry.pending.size).then(|| Began {
+            bytes: entry.as_sent.clone(),
+            decoded: false,
+        });
         self.tell_followers(key, &entry.id, Ok((meta, &began)));
         if let Some(observer) = self.observer() {
             observer.uploaded(entry, file, meta);

@@ -43,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::staging::entry::{EntryId, Why};
 use crate::staging::journal::{Journal, JournalEntry};
 use crate::staging::report::Item;
+use crate::staging::unanswered::MOST_COMPARED;
 use crate::store::{Encoding, ErrorKind, Key, RecordMeta, Store, StoreError};
 
 mod attempt;
@@ -324,6 +325,12 @@ impl Uploader {
             Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         }
+    }
+
+    /// Returns whether what follows an upload of so many bytes, which has made this of the record, is
+    /// compared with it before it replaces it.
+    pub fn compares(&self, meta: &RecordMeta, size: u64) -> bool {
+        self.config.guard && meta.strong_etag().is_none() && size <= MOST_COMPARED
     }
 
     fn tagless(&self) -> bool {

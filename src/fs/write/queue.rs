@@ -145,7 +145,7 @@ impl UploadObserver for KvFs {
             // What comes after it may fail, and then this is the record.
             _ => self.records.stored_elsewhere(key),
         }
-        let compares = meta.strong_etag().is_none() && entry.pending.began.is_some();
+        let compares = side.uploader.compares(meta, entry.pending.size);
         let began = compares.then(|| Began {
             bytes: entry.as_sent.clone(),
             decoded: false,

@@ -162,7 +162,9 @@ impl Draft {
     pub fn set_stored_as(&self, change: u64, meta: RecordMeta) {
         let mut state = self.state.lock();
         state.committed = change;
+        let began = state.began.take();
         state.rename(Some(meta));
+        state.began = began;
         if state.change == change {
             state.facts.content_type = None;
             state.facts.encoding = None;
