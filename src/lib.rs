@@ -7,7 +7,7 @@
 //! 3. what stands behind it: [`apify`], [`local`], [`bucket`]
 //! 4. bytes on their way, the directory, caches, what fills them ahead, and what waits for the
 //!    store: [`disk`], [`transfer`], [`listing`], [`cache`], [`prefetch`], [`staging`],
-//!    [`upload`]
+//!    [`upload`]; whole stores at once: [`copy`]
 //! 5. the filesystem, with no kernel in sight: [`fs`]
 //! 6. adapters: [`fuse`] (kernel) and [`server`] (the Apify-compatible API)
 //! 7. a mount put together, and the process around it: [`mount`], [`daemon`], [`registry`]
@@ -24,6 +24,7 @@ pub mod bucket;
 pub mod local;
 
 pub mod cache;
+pub mod copy;
 pub mod disk;
 pub mod listing;
 pub mod prefetch;

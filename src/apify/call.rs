@@ -25,6 +25,8 @@ pub enum Purpose {
     Delete,
     /// Stores and runs.
     Other,
+    /// Making a store.
+    Create,
 }
 
 /// A request, which may be sent several times.
@@ -62,7 +64,9 @@ impl<'a> Call<'a> {
             priority: match purpose {
                 Purpose::List => Priority::Listing,
                 Purpose::Put | Purpose::Delete => Priority::Upload,
-                Purpose::Get | Purpose::Head | Purpose::Other => Priority::Foreground,
+                Purpose::Get | Purpose::Head | Purpose::Other | Purpose::Create => {
+                    Priority::Foreground
+                }
             },
         }
     }
@@ -75,6 +79,7 @@ impl<'a> Call<'a> {
     pub(super) fn method(&self) -> Method {
         match self.purpose {
             Purpose::List | Purpose::Get | Purpose::Other => Method::GET,
+            Purpose::Create => Method::POST,
             Purpose::Head => Method::HEAD,
             Purpose::Put => Method::PUT,
             Purpose::Delete => Method::DELETE,
@@ -86,7 +91,7 @@ impl<'a> Call<'a> {
             Purpose::Get | Purpose::Put | Purpose::Delete => Budget::Records,
             Purpose::Head => Budget::Heads,
             Purpose::List => Budget::Lists,
-            Purpose::Other => Budget::Rest,
+            Purpose::Other | Purpose::Create => Budget::Rest,
         }
     }
 }

@@ -409,7 +409,7 @@ impl HttpClient {
             Purpose::Get | Purpose::Head => matches!(reply.status, 200 | 206),
             Purpose::Put | Purpose::Delete => (200..300).contains(&reply.status),
             // Those must be the API's JSON.
-            Purpose::List | Purpose::Other => false,
+            Purpose::List | Purpose::Other | Purpose::Create => false,
         };
         is_success && self.lacks_limit(&reply.headers)
     }
@@ -441,7 +441,7 @@ impl HttpClient {
             Purpose::Head => &metrics.requests_head,
             Purpose::Put => &metrics.requests_put,
             Purpose::Delete => &metrics.requests_delete,
-            Purpose::Other => &metrics.requests_other,
+            Purpose::Other | Purpose::Create => &metrics.requests_other,
         }
         .one();
         if call.purpose == Purpose::Get

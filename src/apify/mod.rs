@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde::de::IgnoredAny;
 
+pub mod account;
 pub mod answer;
 pub mod body;
 pub mod budget;

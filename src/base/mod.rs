@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod clock;
 pub mod content_type;
+pub mod descriptors;
 pub mod folders;
 pub mod proxies;
 pub mod random;

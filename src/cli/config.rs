@@ -129,18 +129,14 @@ fn row(
 ) -> Result<Row, CliError> {
     let name = argument.get_long().unwrap_or_default();
     let found = chosen.iter().find(|(setting, _)| setting.name == name);
-    let variable = environment.variable(name).filter(|_| {
-        matches!(
-            name,
-            "api-url" | "insecure-http" | "signature" | "staging-dir"
-        )
-    });
+    let variable = environment
+        .variable(name)
+        .filter(|_| matches!(name, "api-url" | "signature" | "staging-dir"));
     let (value, from) = match (found, variable) {
         (Some((setting, from)), _) => (Some(shown(setting)), place(from)),
         (None, Some(variable)) => {
             let value = match name {
                 "api-url" => environment.api_url()?.map(|url| bare(&url)),
-                "insecure-http" => environment.insecure_http()?.map(|on| on.to_string()),
                 "staging-dir" => Some(environment.staging_dir(None)?.display().to_string()),
                 _ => None,
             };
@@ -199,6 +195,7 @@ fn shown_store(words: &[String]) -> String {
 fn place(from: &From) -> String {
     match from {
         From::Store(name) => format!("[stores.{name}]"),
+        From::Variable(name) => name.clone(),
         From::Defaults => "[defaults]".to_owned(),
     }
 }

@@ -144,7 +144,9 @@ impl ConfigFile {
         let path = self.path.display();
         let error = CliError::usage(format!("no store is called @{name} in {path}"));
         if !self.found {
-            return Err(error.hinted("there is no such file; README.md shows one"));
+            return Err(error.hinted(format!(
+                "there is no such file: make it, with two lines: [stores.{name}] and store = \"user~name\""
+            )));
         }
         let known: Vec<String> = self.stores.keys().map(|name| format!("@{name}")).collect();
         Err(error.hinted(match known.as_slice() {
@@ -332,21 +334,8 @@ impl Reader<'_> {
 
     /// Lets the option's own parser judge the value.
     fn check_value(&self, place: &str, setting: &Setting) -> Result<(), CliError> {
-        let Some(flag) = setting.flag() else {
-            return Ok(());
-        };
-        let line = ["mount", &flag, "STORE", "MOUNTPOINT"];
-        self.command
-            .clone()
-            .try_get_matches_from(line)
-            .map(drop)
-            .map_err(|error| {
-                let why = error.source().map_or_else(
-                    || "this value is not possible".to_owned(),
-                    ToString::to_string,
-                );
-                self.wrong(place, format_args!("'{}': {why}", setting.name))
-            })
+        judge(&self.command, setting)
+            .map_err(|why| self.wrong(place, format_args!("'{}': {why}", setting.name)))
     }
 
     fn check_private(&self, place: &str, name: &str) -> Result<(), CliError> {
@@ -388,9 +377,35 @@ impl Reader<'_> {
             .chain((place != "defaults").then_some("store"))
             .collect();
         known.sort_unstable();
-        self.wrong(place, format_args!("'{key}' is not a setting"))
-            .hinted(format!("known are: {}", known.join(", ")))
+        let error = self.wrong(place, format_args!("'{key}' is not a setting"));
+        let known_are = format!("known are: {}", known.join(", "));
+        match options::nearest(key, known.iter().copied()) {
+            Some(near) => error.hinted(format!("did you mean '{near}'? {known_are}")),
+            None => error.hinted(known_are),
+        }
     }
+}
+
+/// Lets the option's own parser judge the value of a setting of this command.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn judge(command: &Command, setting: &Setting) -> Result<(), String> {
+    let Some(flag) = setting.flag() else {
+        return Ok(());
+    };
+    let line = [command.get_name(), &flag, "STORE", "MOUNTPOINT"];
+    let words = match command.get_name() {
+        "mount" => line.len(),
+        _ => 2,
+    };
+    let judged = command.clone().try_get_matches_from(&line[..words]);
+    judged.map(drop).map_err(|error| {
+        error.source().map_or_else(
+            || "this value is not possible".to_owned(),
+            ToString::to_string,
+        )
+    })
 }
 
 /// Permission bits: as a number, TOML would take them for decimal.

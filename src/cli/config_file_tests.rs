@@ -79,7 +79,7 @@ fn wrong_values_are_told_with_the_place() {
         ("[defaults]\nttl = true", "must be a text"),
         ("[defaults]\nraw = 'yes'", "true or false"),
         ("[defaults]\nfile-mode = 0o444", "must be a text"),
-        ("[defaults]\nuid = 'me'", "invalid"),
+        ("[defaults]\nuid = 'no-such-user'", "/etc/passwd"),
         ("[defaults]\napi-url = 'nowhere'", "https://api.apify.com"),
         (
             "[defaults]\nimmutable = true\nttl = '1m'",

@@ -1,6 +1,7 @@
 //! Puts what the settings file says where flags would stand, unless something else was said.
 //!
-//! In order: flags, the settings of a named store, the environment, the file's defaults. A named
+//! In order: flags, the settings of a named store, the environment (`KVFS_TTL` for `--ttl`, and so on for
+//! every option of `kvfs mount`), the file's defaults. A named
 //! store stands before the environment because it is named on the command line: `@prod` has its own
 //! token and address even where APIFY_TOKEN is set for another account.
 
@@ -15,6 +16,7 @@ use super::error::CliError;
 use super::options;
 use super::settings::Environment;
 use crate::base::redact::Secret;
+use crate::store::reference::{RemoteRef, StoreRef};
 
 /// What a command takes for STORE.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub enum Stores<'a> {
 pub enum From {
     /// The settings of a named store.
     Store(String),
+    /// This variable.
+    Variable(String),
     /// The file's defaults.
     Defaults,
 }
@@ -60,20 +64,39 @@ impl Stores<'_> {
     /// # Errors
     /// That it stands among others.
     pub fn name(&self) -> Result<Option<String>, CliError> {
-        let words: Vec<&str> = match self {
-            Self::One(word) => vec![word.as_str()],
-            Self::Perhaps(word) => word.as_deref().into_iter().collect(),
-            Self::BeforeMountPoint(paths) => {
-                let words = paths.split_last().map_or(&[][..], |(_, words)| words);
-                words.iter().filter_map(|word| word.to_str()).collect()
-            }
-        };
+        let words = self.words();
         match words.as_slice() {
             [word] => Ok(word.strip_prefix('@').map(str::to_owned)),
             words if words.iter().any(|word| word.starts_with('@')) => {
                 Err(CliError::usage("a named store stands alone"))
             }
             _ => Ok(None),
+        }
+    }
+
+    fn words(&self) -> Vec<&str> {
+        match self {
+            Self::One(word) => vec![word.as_str()],
+            Self::Perhaps(word) => word.as_deref().into_iter().collect(),
+            Self::BeforeMountPoint(paths) => {
+                let words = paths.split_last().map_or(&[][..], |(_, words)| words);
+                words.iter().filter_map(|word| word.to_str()).collect()
+            }
+        }
+    }
+
+    /// Returns whether this can be the store of a last run.
+    pub fn may_mean_last_run(&self) -> bool {
+        let [word] = self.words()[..] else {
+            return self.words().is_empty();
+        };
+        match StoreRef::parse(&[word.to_owned()]) {
+            Ok(StoreRef::Remote(remote) | StoreRef::Url { remote, .. }) => matches!(
+                remote,
+                RemoteRef::LastRunOfActor(_) | RemoteRef::LastRunOfTask(_)
+            ),
+            Ok(_) => false,
+            Err(_) => true,
         }
     }
 
@@ -109,55 +132,93 @@ pub fn settings(
     environment: &Environment,
 ) -> Result<Vec<(Setting, From)>, CliError> {
     let command = options::mount_command();
-    let mut layers = Vec::new();
+    let said = environment.settings()?;
+    let mut candidates: Vec<(Setting, From)> = Vec::new();
     if let Some(name) = store {
-        let named = file.named(name)?;
-        layers.push((named.settings.as_slice(), From::Store(name.to_owned())));
+        let named = file.named(name)?.settings.iter().cloned();
+        candidates.extend(named.map(|setting| (setting, From::Store(name.to_owned()))));
     }
-    layers.push((file.defaults.as_slice(), From::Defaults));
-    let mut settled = given;
+    candidates.extend(
+        said.into_iter()
+            .map(|(setting, variable)| (setting, From::Variable(variable))),
+    );
+    candidates.extend(
+        file.defaults
+            .iter()
+            .filter(|setting| environment.variable(&setting.name).is_none())
+            .map(|setting| (setting.clone(), From::Defaults)),
+    );
     let mut chosen: Vec<(Setting, From)> = Vec::new();
-    for (layer, from) in layers {
-        let counts = |setting: &&Setting| {
-            let said =
-                |name: &String| *name == setting.name || conflict(&command, name, &setting.name);
-            let in_environment =
-                from == From::Defaults && environment.variable(&setting.name).is_some();
-            !in_environment && !settled.iter().any(said)
+    let mut settled = given;
+    // One layer after the other: within one, nothing excludes anything.
+    for layer in candidates.chunk_by(|(_, one), (_, other)| kind(one) == kind(other)) {
+        let counts = |setting: &Setting| {
+            !settled
+                .iter()
+                .any(|name| *name == setting.name || conflict(&command, name, &setting.name))
         };
-        let more: Vec<Setting> = layer.iter().filter(counts).cloned().collect();
-        settled.extend(more.iter().map(|setting| setting.name.clone()));
-        chosen.extend(more.into_iter().map(|setting| (setting, from.clone())));
+        let more: Vec<_> = layer
+            .iter()
+            .filter(|(setting, _)| counts(setting))
+            .cloned()
+            .collect();
+        settled.extend(more.iter().map(|(setting, _)| setting.name.clone()));
+        chosen.extend(more);
     }
     Ok(chosen)
 }
 
-/// Returns the flags for those of `settings` that the command has.
-pub fn flags(settings: &[(Setting, From)], command: &Definition) -> Vec<OsString> {
+fn kind(from: &From) -> u8 {
+    match from {
+        From::Store(_) => 0,
+        From::Variable(_) => 1,
+        From::Defaults => 2,
+    }
+}
+
+/// Returns the flags for those of `settings` that the command has. Those about writing mean nothing
+/// to a mount that is not for writing.
+pub fn flags(
+    settings: &[(Setting, From)],
+    command: &Definition,
+    arguments: &ArgMatches,
+) -> Vec<OsString> {
+    let is_on = |(setting, _): &(Setting, From)| {
+        setting.name == "rw" && matches!(setting.value, Value::Switch(true))
+    };
+    let given = arguments.try_get_one::<bool>("rw").ok().flatten();
+    let writes = given == Some(&true) || settings.iter().any(is_on);
     settings
         .iter()
-        .filter(|(setting, _)| options::find(command, &setting.name).is_some())
+        .filter(|(setting, _)| {
+            options::find(command, &setting.name).is_some_and(|argument| {
+                writes
+                    || argument.get_help_heading() != Some("Writing")
+                    || setting.name == "read-only"
+            })
+        })
         .filter_map(|(setting, _)| setting.flag())
         .map(OsString::from)
         .collect()
 }
 
-/// Returns the flags that variables stand for where neither flags nor a named store say otherwise.
-///
-/// Only of switches: other variables have no other way to say less than a flag.
+/// Returns the flags of `kvfs serve` that variables stand for where no flag says otherwise.
 ///
 /// # Errors
 /// What is wrong with a variable.
-pub fn environment_flags(
-    settings: &[(Setting, From)],
-    given: &[String],
+pub fn serve_flags(
+    command: &Definition,
+    matches: &ArgMatches,
     environment: &Environment,
-) -> Result<Option<OsString>, CliError> {
-    const NAME: &str = "insecure-http";
-    let is_said = given.iter().any(|name| name == NAME)
-        || settings.iter().any(|(setting, _)| setting.name == NAME);
-    let is_on = environment.insecure_http()?.unwrap_or(false);
-    Ok((is_on && !is_said).then(|| format!("--{NAME}").into()))
+) -> Result<Vec<OsString>, CliError> {
+    let given = given(command, matches);
+    let said = environment.serve_settings(command)?;
+    Ok(said
+        .iter()
+        .filter(|setting| !given.contains(&setting.name))
+        .filter_map(Setting::flag)
+        .map(OsString::from)
+        .collect())
 }
 
 /// Returns the token among `settings`.
@@ -194,7 +255,7 @@ pub fn switched_off(argv: &mut Vec<OsString>) -> Vec<String> {
             let (name, value) = word.strip_prefix("--")?.split_once('=')?;
             let argument = options::find(&command, name)?;
             let long = argument.get_long()?;
-            (options::is_switch(argument) && long == name)
+            (options::is_switch(argument) && !name.contains('_'))
                 .then(|| Some((long.to_owned(), value.parse::<bool>().ok()?)))?
         });
         match said {

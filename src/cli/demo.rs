@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::args::DemoArgs;
 use super::demo_store;
-use super::error::{CliError, Kind};
+use super::error::{CliError, Kind, cannot_unmount};
 use super::mount::start_log;
 use super::serve::{Root, ServeSettings, random_token, start};
 use super::settings::{Environment, demo_order, local_open_config};
@@ -173,7 +173,8 @@ impl Mounted {
         if !self.ended() {
             match unmount(&self.path, UnmountMode::Graceful) {
                 Ok(()) | Err(UnmountError::NotMounted) => {}
-                Err(_) => unmount(&self.path, UnmountMode::Lazy)?,
+                Err(_) => unmount(&self.path, UnmountMode::Lazy)
+                    .map_err(|error| cannot_unmount(&self.path, &error))?,
             }
         }
         self.joined()
@@ -195,7 +196,7 @@ fn tour(ui: Ui, mounted: &Mounted) -> Result<Vec<String>, CliError> {
         "cat INPUT"
     };
     let mut commands = vec!["ls -l", input, "head -3 products.csv"];
-    // Stored with brotli: what programs see is JSON of the size that ls -l shows now.
+    // Stored with brotli: from its first use on, ls -l shows the size that programs see.
     commands.extend([
         "grep -c Product products.json",
         "wc -c products.json index.html",
@@ -208,6 +209,9 @@ fn tour(ui: Ui, mounted: &Mounted) -> Result<Vec<String>, CliError> {
     for command in commands {
         if mounted.ended() {
             break;
+        }
+        if command.starts_with("ls -l") {
+            ui.say("\n(products.json is stored compressed: until it is first opened, ls shows its stored size)");
         }
         ui.data(format_args!("\n$ {command}"))?;
         let pipefail = "(set -o pipefail) 2>/dev/null && set -o pipefail";

@@ -1,19 +1,33 @@
 //! What the commands that use a store without a mount share: opening it, its failures.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{GlobalArgs, StoreArgs};
 use super::error::{CliError, Kind};
+use super::mounted::Daemon;
+use super::mounted_store::MountedStore;
+use super::places::{self, InMount};
 use super::reference;
 use super::settings::{Environment, open_config};
+use crate::apify::account::StoreSummary;
 use crate::base::clock::Deadline;
 use crate::base::text::Line;
-use crate::daemon::{LogConfig, LogLevel, causes, logging};
+use crate::daemon::{FailureKind, LogConfig, LogFormat, LogLevel, causes, logging};
+use crate::fs::name::{self, Meaning};
 use crate::metrics::Metrics;
-use crate::mount::open::OpenConfig;
+use crate::mount::account::open_account;
+use crate::mount::open::{self, OpenConfig};
+use crate::store::record::{MAX_KEY_LEN, is_key_byte};
 use crate::store::reference::StoreRef;
 use crate::store::{ErrorKind, Key, Store, StoreError};
+
+/// How long an operation in a mount may take; its daemon has a deadline of its own.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Opens a store of these settings.
+pub type Opener = fn(&OpenConfig, Arc<Metrics>) -> crate::store::Result<Arc<dyn Store>>;
 
 /// A store in use by a command.
 #[derive(Debug)]
@@ -24,6 +38,10 @@ pub struct Direct {
     pub metrics: Arc<Metrics>,
     /// Which it is, without secrets.
     pub shown: String,
+    /// The mount that was named in its place, and perhaps a file in it.
+    pub mount: Option<InMount>,
+    /// How it was opened, unless through a mount.
+    config: Option<OpenConfig>,
     /// The longest that one operation may take.
     timeout: Duration,
 }
@@ -40,8 +58,77 @@ impl Direct {
         environment: &Environment,
     ) -> Result<Self, CliError> {
         start_log(global, environment)?;
-        let reference = reference::parse(&[typed.to_owned()])?;
-        Self::open_reference(reference, args, environment)
+        Self::open_word(typed, args, environment, open::open)
+    }
+
+    /// Opens the store that `typed` names to change it: a local folder, too.
+    ///
+    /// # Errors
+    /// As [`Direct::open`].
+    pub fn open_writable(
+        typed: &str,
+        args: &StoreArgs,
+        global: GlobalArgs,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
+        start_log(global, environment)?;
+        Self::open_word(typed, args, environment, open::open_writable)
+    }
+
+    /// Opens a store without starting to log.
+    ///
+    /// # Errors
+    /// As [`Direct::open`].
+    pub fn open_quietly(
+        typed: &str,
+        args: &StoreArgs,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
+        Self::open_word(typed, args, environment, open::open)
+    }
+
+    fn open_word(
+        typed: &str,
+        args: &StoreArgs,
+        environment: &Environment,
+        open: Opener,
+    ) -> Result<Self, CliError> {
+        let Some(place) = places::inside(Path::new(typed)) else {
+            let reference = reference::parse(&[typed.to_owned()])?;
+            return Self::open_reference(reference, args, environment, open);
+        };
+        let daemon = Daemon::find(&place.mount_point, environment)?;
+        let state = daemon.state()?;
+        Ok(Self {
+            store: Arc::new(MountedStore::new(&place.mount_point, &state)),
+            metrics: Arc::default(),
+            shown: place.mount_point.display().to_string(),
+            mount: Some(place),
+            config: None,
+            timeout: args.deadline.unwrap_or(MOUNT_TIMEOUT),
+        })
+    }
+
+    /// Returns the keys that words mean in this store. In a mount they are names of files, or their
+    /// paths, and the store's own word may have named one.
+    ///
+    /// # Errors
+    /// A usage error for an empty key, or a path that leads elsewhere.
+    pub fn keys(&self, words: &[String]) -> Result<Vec<Key>, CliError> {
+        let Some(place) = &self.mount else {
+            return words.iter().map(|word| key(word)).collect();
+        };
+        let names = places::names_in(&place.mount_point, words)?;
+        place
+            .name
+            .iter()
+            .chain(&names)
+            .map(|name| match name::meaning(name.as_ref()) {
+                Meaning::Key(key) => Ok(key),
+                // Odd keys can be written as they are, too.
+                Meaning::Listed | Meaning::Nothing => key(name),
+            })
+            .collect()
     }
 
     /// As [`Direct::open`], for requests that need not know what the store is: where it is on a server,
@@ -56,13 +143,26 @@ impl Direct {
         environment: &Environment,
     ) -> Result<Self, CliError> {
         start_log(global, environment)?;
-        let reference = reference::parse(&[typed.to_owned()])?;
-        Self::open_with(
-            reference,
-            args,
-            environment,
-            crate::mount::open::open_unasked,
-        )
+        Self::open_word(typed, args, environment, open::open_unasked)
+    }
+
+    /// As [`Direct::open_unasked`], to change the store: a local folder, too.
+    ///
+    /// # Errors
+    /// As [`Direct::open`].
+    pub fn open_to_delete(
+        typed: &str,
+        args: &StoreArgs,
+        global: GlobalArgs,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
+        start_log(global, environment)?;
+        Self::open_word(typed, args, environment, |config, metrics| {
+            match &config.reference {
+                StoreRef::Directory(_) => open::open_writable(config, metrics),
+                _ => open::open_unasked(config, metrics),
+            }
+        })
     }
 
     /// Opens a store whose reference has been parsed; nothing is logged yet.
@@ -73,27 +173,32 @@ impl Direct {
         reference: StoreRef,
         args: &StoreArgs,
         environment: &Environment,
-    ) -> Result<Self, CliError> {
-        Self::open_with(reference, args, environment, crate::mount::open::open)
-    }
-
-    fn open_with(
-        reference: StoreRef,
-        args: &StoreArgs,
-        environment: &Environment,
-        open: fn(&OpenConfig, Arc<Metrics>) -> crate::store::Result<Arc<dyn Store>>,
+        open: Opener,
     ) -> Result<Self, CliError> {
         let shown = reference.to_string();
         let config = open_config(args, environment, reference)?;
         let metrics = Arc::new(Metrics::default());
-        let store = open(&config, Arc::clone(&metrics))
-            .map_err(|error| failure("cannot open the store", &error))?;
+        let opened = open(&config, Arc::clone(&metrics));
         Ok(Self {
-            store,
+            store: opened.map_err(|error| cannot_open(&shown, &error))?,
             metrics,
             shown,
+            mount: None,
             timeout: config.deadline,
+            config: Some(config),
         })
+    }
+
+    /// Returns what the API tells of the store besides, for one that is opened by a token.
+    pub fn described(&self) -> Option<StoreSummary> {
+        let config = self.config.as_ref()?;
+        if !matches!(config.reference, StoreRef::Remote(_)) || config.signature.is_some() {
+            return None;
+        }
+        let account = open_account(config, Arc::clone(&self.metrics)).ok()?;
+        account
+            .describe(&self.store.info().id, self.deadline())
+            .ok()
     }
 
     /// Returns when an operation that starts now has to have ended.
@@ -116,7 +221,10 @@ pub fn start_log(global: GlobalArgs, environment: &Environment) -> Result<(), Cl
         file: None,
         level,
         color: environment.color(),
-        format: environment.log_format(),
+        format: match (global.verbose, environment.log_format()) {
+            (0, LogFormat::Text) => LogFormat::Command,
+            (_, format) => format,
+        },
     };
     logging::start(&log)
         .map(drop)
@@ -133,17 +241,47 @@ pub fn key(typed: &str) -> Result<Key, CliError> {
 
 /// Turns a failure of the store into one of the command; the exit code tells its kind.
 pub fn failure(what: &str, error: &StoreError) -> CliError {
-    let kind = match error.kind() {
-        ErrorKind::NotFound | ErrorKind::StoreNotFound => Kind::NotFound,
-        ErrorKind::Denied | ErrorKind::SignatureExpired => Kind::Denied,
-        ErrorKind::Changed => Kind::Changed,
-        _ => Kind::Failed,
-    };
-    CliError {
+    let mut failed = CliError {
         causes: causes(error),
         hints: error.hint().map(Into::into).into_iter().collect(),
-        ..CliError::of(kind, format!("{what}: {error}"))
+        ..CliError::of(kind_of(error.kind()), format!("{what}: {error}"))
+    };
+    if error.kind() == ErrorKind::InvalidKey
+        && let Some(fault) = error.key().and_then(key_fault)
+    {
+        failed.hints.insert(0, fault);
     }
+    failed
+}
+
+/// Returns why a store cannot be opened.
+pub fn cannot_open(shown: &str, error: &StoreError) -> CliError {
+    failure(&format!("cannot open {shown}"), error)
+}
+
+/// Returns what exit code a store's failure leads to; one cause has one code in every command.
+pub fn kind_of(kind: ErrorKind) -> Kind {
+    FailureKind::from(kind).into()
+}
+
+/// Says why the platform accepts no record of this key; `None` where it does.
+pub fn key_fault(key: &Key) -> Option<String> {
+    let text = key.as_str();
+    if let Some(odd) = text
+        .chars()
+        .find(|c| !u8::try_from(*c).is_ok_and(is_key_byte))
+    {
+        return Some(format!(
+            "the key '{}' holds {odd:?}; the platform's keys are of letters, digits and !-_.'()",
+            shown(key)
+        ));
+    }
+    (text.len() > MAX_KEY_LEN).then(|| {
+        format!(
+            "the key has {} characters; the platform's keys have at most {MAX_KEY_LEN}",
+            text.len()
+        )
+    })
 }
 
 /// Returns a key as it is shown to people.

@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::daemon::Failure;
-use crate::daemon::causes;
 use crate::daemon::launch::LaunchError;
-use crate::registry::mount_point::MountPointError;
+use crate::daemon::{Failure, FailureKind, causes};
+use crate::registry::mount_point::{MountPointError, quoted};
 use crate::registry::unmount::UnmountError;
 
 /// What kind of failure; decides the exit code.
@@ -18,7 +18,8 @@ pub enum Kind {
     Failed,
     /// The command line makes no sense.
     Usage,
-    /// `status` or `doctor` found something broken.
+    /// Nothing is mounted there, or the mount is dead or does not answer; `doctor` found something
+    /// broken.
     Trouble,
     /// The store or the record is not there.
     NotFound,
@@ -96,6 +97,21 @@ impl CliError {
         Self::of(kind, "")
     }
 
+    /// Returns the first of several failures, the others as causes; `None` of none.
+    pub fn several(errors: Vec<Self>) -> Option<Self> {
+        let mut errors = errors.into_iter();
+        let mut first = errors.next()?;
+        for other in errors {
+            first.causes.push(format!("also: {}", other.message));
+            for hint in other.hints {
+                if !first.hints.contains(&hint) {
+                    first.hints.push(hint);
+                }
+            }
+        }
+        Some(first)
+    }
+
     /// Adds the cause of what was named.
     pub fn caused_by(mut self, error: &dyn Error) -> Self {
         self.causes.push(error.to_string());
@@ -121,10 +137,21 @@ impl Error for CliError {}
 impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
         Self {
-            kind: Kind::Failed,
+            kind: failure.kind.into(),
             message: failure.message,
             causes: failure.causes,
             hints: failure.hints,
+        }
+    }
+}
+
+impl From<FailureKind> for Kind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Failed => Self::Failed,
+            FailureKind::NotFound => Self::NotFound,
+            FailureKind::Denied => Self::Denied,
+            FailureKind::Changed => Self::Changed,
         }
     }
 }
@@ -146,14 +173,12 @@ impl From<MountPointError> for CliError {
     }
 }
 
-impl From<UnmountError> for CliError {
-    fn from(error: UnmountError) -> Self {
-        let hint = error.hint();
-        let error = Self::failed(format!("cannot unmount: {error}"));
-        match hint {
-            Some(hint) => error.hinted(hint),
-            None => error,
-        }
+/// Returns why the mount at `mount_point` cannot be unmounted, and what to do.
+pub fn cannot_unmount(mount_point: &Path, error: &UnmountError) -> CliError {
+    let failed = CliError::failed(format!("cannot unmount {}: {error}", quoted(mount_point)));
+    match error.hint(mount_point) {
+        Some(hint) => failed.hinted(hint),
+        None => failed,
     }
 }
 

@@ -7,8 +7,11 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
+use url::Url;
+
 use super::args::Cli;
 use super::error::CliError;
+use crate::base::redact::has_secret;
 
 /// The names under which mount(8) looks for helpers of the types `kvfs` and `fuse.kvfs`.
 const NAMES: [&str; 2] = ["mount.kvfs", "mount.fuse.kvfs"];
@@ -25,15 +28,20 @@ pub fn translate(argv: Vec<OsString>) -> Result<Option<Vec<OsString>>, CliError>
         && !is_helper(&argv)
     {
         let options = without_defaults(options);
-        let line = ["kvfs".into(), "mount".into(), spec.clone(), dir.clone()];
-        return Ok(Some(
-            line.into_iter().chain(["-o".into(), options]).collect(),
-        ));
+        let line = ["kvfs".into(), "mount".into(), "--quiet".into()];
+        let places = [spec.clone(), dir.clone(), "-o".into(), options];
+        let source = source(spec);
+        return Ok(Some(line.into_iter().chain(source).chain(places).collect()));
     }
     if !is_helper(&argv) {
         return Ok(Some(argv));
     }
     let mut translated: Vec<OsString> = vec!["kvfs".into(), "mount".into()];
+    if !argv.iter().any(|word| word == "-v") {
+        // At boot the lines of other helpers say nothing either.
+        translated.push("--quiet".into());
+    }
+    translated.extend(argv.get(1).and_then(|spec| source(spec)));
     let mut words = argv.into_iter().skip(1);
     while let Some(word) = words.next() {
         match word.to_str() {
@@ -51,6 +59,14 @@ pub fn translate(argv: Vec<OsString>) -> Result<Option<Vec<OsString>>, CliError>
         }
     }
     Ok(Some(translated))
+}
+
+/// Returns the option that has the mount show the source of fstab, by which `mount -a` knows that it is
+/// up; none where the source holds a secret.
+fn source(spec: &OsStr) -> Option<OsString> {
+    let text = spec.to_str().filter(|text| !text.starts_with('-'))?;
+    let has_secret = Url::parse(text).is_ok_and(|url| has_secret(&url));
+    (!has_secret).then(|| format!("--fstab-source={text}").into())
 }
 
 /// Whether mount(8) started this.
@@ -97,7 +113,11 @@ mod tests {
     fn what_mount_asks_for_becomes_a_kvfs_mount() {
         assert_eq!(
             translated("/sbin/mount.kvfs ~mine /m -n -s -v -t kvfs -o ro,ttl=1m").as_deref(),
-            Some("kvfs mount ~mine /m -v -o ro,ttl=1m")
+            Some("kvfs mount --fstab-source=~mine ~mine /m -v -o ro,ttl=1m")
+        );
+        assert_eq!(
+            translated("mount.kvfs https://h/keys?signature=s3cret /m -o ro").as_deref(),
+            Some("kvfs mount --quiet https://h/keys?signature=s3cret /m -o ro")
         );
         assert_eq!(translated("mount.fuse.kvfs a /m -f"), None);
         assert!(translate(vec!["mount.kvfs".into(), "-N".into()]).is_err());
@@ -108,11 +128,11 @@ mod tests {
         for (line, expected) in [
             (
                 "kvfs ~s /m -o ro,ttl=1m,dev,suid",
-                "kvfs mount ~s /m -o ro,ttl=1m",
+                "kvfs mount --quiet --fstab-source=~s ~s /m -o ro,ttl=1m",
             ),
             (
                 "/bin/kvfs @prod /m -o ro,nodev,nosuid",
-                "kvfs mount @prod /m -o ro,nodev,nosuid",
+                "kvfs mount --quiet --fstab-source=@prod @prod /m -o ro,nodev,nosuid",
             ),
             ("kvfs mount /m -o ro", "kvfs mount /m -o ro"),
             ("kvfs umount /m -o ro", "kvfs umount /m -o ro"),

@@ -1,15 +1,19 @@
 //! `kvfs info`.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value, json};
 
 use super::args::{GlobalArgs, InfoArgs};
-use super::direct::{Direct, failure, key, shown};
+use super::direct::{Direct, failure, key_fault, shown};
 use super::error::CliError;
 use super::ls::timestamp;
+use super::mounted::Daemon;
+use super::select::no_record;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::base::text;
-use crate::store::{ErrorKind, RecordMeta};
+use crate::store::{ErrorKind, Key, RecordMeta};
 
 /// Tells what is known of a store, or of a record without fetching it.
 ///
@@ -22,9 +26,10 @@ pub fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     let direct = Direct::open(&args.store, &args.access, global, environment)?;
-    let facts = match &args.key {
-        None => store(&direct),
-        Some(typed) => record(&direct, typed)?,
+    let keys = direct.keys(args.key.as_slice())?;
+    let facts = match keys.as_slice() {
+        [] => store(&direct, environment)?,
+        [key, ..] => record(&direct, key)?,
     };
     if args.json {
         ui.json(&facts)?;
@@ -34,52 +39,55 @@ pub fn run(
     Ok(())
 }
 
-fn store(direct: &Direct) -> Value {
+/// Tells what is known of a store; what is not known is null.
+fn store(direct: &Direct, environment: &Environment) -> Result<Value, CliError> {
+    if let Some(place) = &direct.mount {
+        let state = Daemon::find(&place.mount_point, environment)?.state()?;
+        return Ok(json!({
+            "store": state["store"], "id": state["store_id"], "name": state["store_name"],
+            "mount_point": state["mount_point"], "mode": state["mode"], "access": state["access"],
+            "prefix": state["prefix"], "collection": state["collection"],
+        }));
+    }
     let info = direct.store.info();
-    let mut facts = json!({ "store": direct.shown, "id": info.id });
-    if let Some(name) = info.name {
-        facts["name"] = name.into();
-    }
-    if let Some(modified) = info.modified {
-        facts["modified"] = timestamp(modified).into();
-    }
-    if let Some(expires) = info.expires {
-        facts["signature_expires"] = timestamp(expires).into();
-    }
-    facts
-}
-
-fn record(direct: &Direct, typed: &str) -> Result<Value, CliError> {
-    let key = key(typed)?;
-    let meta = direct
-        .store
-        .head(&key, direct.deadline())
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                let message = format!("no record {} in {}", shown(&key), direct.shown);
-                CliError::of(super::error::Kind::NotFound, message)
-            }
-            _ => failure(&format!("cannot ask about {}", shown(&key)), &error),
-        })?;
-    let mut facts = json!({ "key": key.as_str(), "size": meta.stored_size });
-    add_meta(&mut facts, &meta);
-    if let Some(url) = direct.store.record_url(&key) {
-        facts["url"] = url.into();
+    let mut facts = json!({
+        "store": direct.shown, "id": info.id, "name": info.name, "owner": null,
+        "created": null, "modified": info.modified.map(timestamp), "access": null, "bytes": null,
+        "signature_expires": info.expires.map(timestamp),
+        "writable": direct.store.is_writable(),
+    });
+    if let Some(told) = direct.described() {
+        facts["owner"] = told.username.into();
+        facts["created"] = told.created_at.into();
+        facts["access"] = told.general_access.into();
+        facts["bytes"] = told.stats.and_then(|stats| stats.storage_bytes).into();
     }
     Ok(facts)
 }
 
-/// Adds what a record's headers tell.
-pub(super) fn add_meta(facts: &mut Value, meta: &RecordMeta) {
-    let mut set = |name: &str, value: Option<&str>| {
-        if let Some(value) = value {
-            facts[name] = value.into();
-        }
-    };
-    set("content_type", meta.content_type.as_deref());
-    set("content_encoding", meta.encoding.header_value());
-    set("etag", meta.etag.as_ref().map(|etag| etag.as_str()));
-    set("modified", meta.modified().map(timestamp).as_deref());
+fn record(direct: &Direct, key: &Key) -> Result<Value, CliError> {
+    let meta = direct
+        .store
+        .head(key, direct.deadline())
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => match key_fault(key) {
+                Some(fault) => no_record(key, &direct.shown).hinted(fault),
+                None => no_record(key, &direct.shown),
+            },
+            _ => failure(&format!("cannot ask about {}", shown(key)), &error),
+        })?;
+    let mut facts = json!({ "key": key.as_str(), "size": meta.stored_size });
+    add_meta(&mut facts, &meta, None);
+    facts["url"] = direct.store.record_url(key).into();
+    Ok(facts)
+}
+
+/// Adds what a record's headers tell; what they do not is null.
+pub(super) fn add_meta(facts: &mut Value, meta: &RecordMeta, modified: Option<SystemTime>) {
+    facts["content_type"] = meta.content_type.as_deref().into();
+    facts["content_encoding"] = meta.encoding.header_value().into();
+    facts["etag"] = meta.etag.as_ref().map(|etag| etag.as_str()).into();
+    facts["modified"] = modified.or_else(|| meta.modified()).map(timestamp).into();
 }
 
 /// Shows one fact a line.
@@ -89,10 +97,10 @@ fn lines(facts: &Value) -> String {
     let width = facts.keys().map(String::len).max().unwrap_or(0);
     let lines: Vec<String> = facts
         .iter()
+        .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| {
             let value = match value {
                 Value::String(text) => text::line(text).into_owned(),
-                Value::Null => "unknown".into(),
                 other => other.to_string(),
             };
             format!("{:width$}  {value}", name.replace('_', " "))

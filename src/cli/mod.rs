@@ -11,28 +11,37 @@ pub mod args;
 pub mod cat;
 pub mod config;
 pub mod config_file;
+pub mod copy;
 pub mod defaults;
 pub mod demo;
 pub mod demo_store;
+pub mod diff;
 pub mod direct;
 pub mod doctor;
 pub mod error;
+pub mod examples;
 pub mod helper;
 pub mod info;
 pub mod ls;
 pub mod mount;
 pub mod mounted;
+pub mod mounted_store;
 pub mod options;
 pub mod pages;
+pub mod places;
+pub mod progress;
 pub mod put;
 pub mod recover;
 pub mod reference;
 pub mod refresh;
 pub mod rm;
+pub mod select;
 pub mod serve;
 pub mod settings;
 pub mod share;
+pub mod sides;
 pub mod status;
+pub mod stores;
 pub mod sync;
 pub mod trace;
 pub mod ui;
@@ -74,7 +83,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         quiet: false,
         color: environment.color(),
     };
-    let argv = match helper::translate(argv) {
+    let argv = match helper::translate(without_short_help(argv)) {
         Ok(Some(argv)) => argv,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fail(ui, &error),
@@ -88,7 +97,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
     let result = match &cli.command {
         Command::Mount(args) => mount::run(ui, args, cli.global, &environment),
         Command::Unmount(args) => unmount::run(ui, args, &environment),
-        Command::Status(args) => status::run(ui, args, &environment),
+        Command::Status(args) => status::run(ui, args, cli.global, &environment),
         Command::Sync(args) => sync::run(ui, args, &environment),
         Command::Recover(args) => recover::run(ui, args, cli.global, &environment),
         Command::Warm(args) => warm::run(ui, args, &environment),
@@ -101,6 +110,9 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Put(args) => put::run(ui, args, cli.global, &environment),
         Command::Rm(args) => rm::run(ui, args, cli.global, &environment),
         Command::Info(args) => info::run(ui, args, cli.global, &environment),
+        Command::Copy(args) => copy::run(ui, args, cli.global, &environment),
+        Command::Diff(args) => diff::run(ui, args, cli.global, &environment),
+        Command::Stores(args) => stores::run(ui, args, cli.global, &environment),
         Command::Share(args) => share::run(ui, args, cli.global, &environment),
         Command::Doctor(args) => doctor::run(ui, args, cli.global, &environment),
         Command::Config(args) => config::run(ui, args, &environment),
@@ -112,6 +124,29 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(ui, &error),
     }
+}
+
+/// Turns `kvfs ls -h`, which has no store whose sizes could be shown for people, into a call for help.
+fn without_short_help(mut argv: Vec<OsString>) -> Vec<OsString> {
+    if let [_, command, flag] = argv.as_mut_slice()
+        && command == "ls"
+        && flag == "-h"
+    {
+        *flag = "--help".into();
+    }
+    argv
+}
+
+/// Returns the definition of the command line: with examples at the end of each command's help.
+pub fn definition() -> clap::Command {
+    let mut definition = Cli::command();
+    for (name, _) in examples::EXAMPLES {
+        definition = definition.mut_subcommand(name, |command| match examples::help(name) {
+            Some(help) => command.after_help(help),
+            None => command,
+        });
+    }
+    definition
 }
 
 /// Why a command line was not understood.
@@ -134,27 +169,64 @@ impl From<CliError> for Unparsed {
     }
 }
 
+/// Returns how a store is opened that a command takes beside others, and what it is: as if it were given
+/// to a command alone, with the settings file, the environment and these flags.
+///
+/// # Errors
+/// What is wrong with any of them.
+pub(crate) fn access_of(
+    word: &str,
+    flags: Vec<OsString>,
+    environment: &Environment,
+) -> Result<(String, args::StoreArgs), CliError> {
+    let mut argv: Vec<OsString> = vec!["kvfs".into(), "info".into()];
+    argv.extend(flags);
+    argv.extend(["--".into(), word.into()]);
+    match parse(argv, environment) {
+        Ok(Cli {
+            command: Command::Info(args),
+            ..
+        }) => Ok((args.store, args.access)),
+        Ok(_) => Err(CliError::of(Kind::Internal, "another command was parsed")),
+        Err(Unparsed::Options(error)) => Err(error),
+        Err(Unparsed::Clap(error)) => Err(CliError::usage(error.to_string())),
+    }
+}
+
 /// Parses a command line. What `-o` and the settings file say is put in front of the other flags,
 /// which override it.
 fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unparsed> {
     let mut given = defaults::switched_off(&mut argv);
-    let mut definition = Cli::command();
+    let mut definition = definition();
     let mut matches = definition.try_get_matches_from_mut(&argv)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let Command::Mount(args) = &cli.command {
-        let flags = options::to_flags(&args.options)?;
-        if options::says_read_only(&args.options) {
-            // Whatever the settings file says.
-            given.push("rw".to_owned());
-        }
-        insert(&mut argv, &matches, flags);
+        let said = options::to_flags(&args.options)?;
+        given.extend(said.off);
+        insert(&mut argv, &matches, said.flags);
         matches = definition.try_get_matches_from_mut(&argv)?;
         cli = Cli::from_arg_matches(&matches)?;
+    }
+    if let (Command::Serve(_), Some((name, arguments))) = (&cli.command, matches.subcommand())
+        && let Some(command) = definition.find_subcommand(name)
+    {
+        let flags = defaults::serve_flags(command, arguments, environment)?;
+        insert(&mut argv, &matches, flags);
+        return Ok(Cli::try_parse_from(&argv)?);
     }
     let Some((stores, access)) = defaults::stores(&mut cli.command) else {
         return Ok(cli);
     };
     let name = stores.name()?;
+    if name.is_none() && !stores.may_mean_last_run() {
+        let only = [("--status", &access.status), ("--origin", &access.origin)];
+        if let Some((option, _)) = only.iter().find(|(_, value)| value.is_some()) {
+            return Err(CliError::usage(format!(
+                "{option} says which last run is meant, and so needs actor: or task:"
+            ))
+            .into());
+        }
+    }
     let path = access.config.clone();
     let file = match environment.config_file(path.as_deref()) {
         // It is one of the faults that the doctor looks for.
@@ -168,9 +240,8 @@ fn parse(mut argv: Vec<OsString>, environment: &Environment) -> Result<Cli, Unpa
         return Ok(cli);
     };
     given.extend(defaults::given(command, arguments));
-    let settings = defaults::settings(&file, name.as_deref(), given.clone(), environment)?;
-    let mut flags = defaults::flags(&settings, command);
-    flags.extend(defaults::environment_flags(&settings, &given, environment)?);
+    let settings = defaults::settings(&file, name.as_deref(), given, environment)?;
+    let flags = defaults::flags(&settings, command, arguments);
     insert(&mut argv, &matches, flags);
     let mut cli = Cli::try_parse_from(&argv)?;
     if let Some((stores, access)) = defaults::stores(&mut cli.command) {

@@ -1,10 +1,12 @@
 //! `kvfs mount`.
 
+use std::fs;
 use std::path::Path;
 
 use sd_notify::NotifyState;
 
 use super::args::{GlobalArgs, MountArgs};
+use super::doctor::usable;
 use super::error::CliError;
 use super::settings::{Environment, mount_order};
 use super::ui::Ui;
@@ -12,7 +14,7 @@ use crate::daemon::launch::launch;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{LogFormat, Order, logging, session};
-use crate::registry::mount_point::quoted;
+use crate::registry::mount_point::{is_kvfs, quoted};
 
 /// Mounts in the background, or in the foreground until the mount is ended.
 ///
@@ -31,12 +33,35 @@ pub fn run(
             mount point"
         ));
     }
+    warn_of_surprises(ui, args, &order);
     if args.foreground {
         return in_foreground(ui, &order);
     }
     launch(&order)?;
     ui.say(mounted(&order));
     Ok(())
+}
+
+/// Tells what the mount will do that may not be meant.
+fn warn_of_surprises(ui: Ui, args: &MountArgs, order: &Order) {
+    let point = &order.mount.mount_point;
+    if !is_kvfs(point) && fs::read_dir(point).is_ok_and(|mut entries| entries.next().is_some()) {
+        ui.warn(format_args!(
+            "{} is not empty: what is in it is hidden while the store is mounted",
+            quoted(point)
+        ));
+    }
+    if std::env::current_dir().is_ok_and(|here| here == *point) {
+        ui.warn("this shell stays in the folder below the mount; to see the store: cd .");
+    }
+    if let (Some(_), Some(cache)) = (&args.disk.cache_dir, &order.mount.disk_cache)
+        && let Err(error) = usable(&cache.dir)
+    {
+        ui.warn(format_args!(
+            "{} cannot be used, so no content is kept on disk: {error}",
+            quoted(&cache.dir)
+        ));
+    }
 }
 
 fn in_foreground(ui: Ui, order: &Order) -> Result<(), CliError> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::error::CliError;
+use super::error::{CliError, Kind};
+use super::places::{not_mounted, one_mount_point, other_owner};
 use super::settings::Environment;
-use super::unmount::resolve_mounted;
 use crate::daemon::control::{self, Answer, Request};
-use crate::registry::mount_point::{self, is_kvfs};
-use crate::registry::{Entry, mounts};
+use crate::registry::Entry;
+use crate::registry::mount_point::is_kvfs;
 
 /// How long a daemon may be silent before it counts as hanging: longer than a request to the
 /// store may take.
@@ -25,30 +25,41 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Finds the daemon of the mount at `path`.
+    /// Finds the daemon of the mount that `path` means: a mount point, or `@NAME`.
     ///
     /// # Errors
     /// That no store is mounted there, or by nobody who could be asked.
     pub fn find(path: &Path, environment: &Environment) -> Result<Self, CliError> {
-        let mount_point = resolve_mounted(path)?;
+        let mount_point = one_mount_point(path, environment)?;
         if !is_kvfs(&mount_point) {
-            let shown = mount_point.display();
-            return Err(CliError::failed(format!("no store is mounted on {shown}"))
-                .hinted("see what is mounted with: kvfs status"));
+            return Err(not_mounted(&mount_point));
         }
-        Self::at(mount_point, environment)
+        let entry = environment.registry()?.find(&mount_point);
+        if let Some(entry) = entry.filter(Entry::is_alive) {
+            return Ok(Self { mount_point, entry });
+        }
+        let shown = mount_point.display();
+        Err(match other_owner(&mount_point) {
+            Some(owner) => CliError::of(
+                Kind::Trouble,
+                format!("{shown} is a mount of {owner}, whose daemon answers only them and root"),
+            ),
+            None => CliError::of(
+                Kind::Trouble,
+                format!("no daemon of kvfs serves {shown} that is known here"),
+            )
+            .hinted("it is gone, or registered in another XDG_RUNTIME_DIR; see: kvfs status"),
+        })
     }
 
-    fn at(mount_point: PathBuf, environment: &Environment) -> Result<Self, CliError> {
-        let entry = environment.registry()?.find(&mount_point);
-        match entry.filter(Entry::is_alive) {
-            Some(entry) => Ok(Self { mount_point, entry }),
-            None => Err(CliError::failed(format!(
-                "the daemon that serves {} cannot be asked",
-                mount_point.display()
-            ))
-            .hinted("it is another user's, or gone; see: kvfs status")),
-        }
+    /// Returns the state of the mount, as `kvfs status --json` shows it.
+    ///
+    /// # Errors
+    /// As [`Daemon::ask`].
+    pub fn state(&self) -> Result<Value, CliError> {
+        Ok(self
+            .ask(&Request::Status, &mut |_| true)?
+            .unwrap_or_default())
     }
 
     /// Asks, and hands news to `news` until the answer; hangs up when that says `false`, and
@@ -63,47 +74,24 @@ impl Daemon {
     ) -> Result<Option<Value>, CliError> {
         match control::follow(&self.entry.control, request, PATIENCE, news) {
             Ok(Answer::Done(value)) => Ok(Some(value)),
+            Ok(Answer::Missing(what)) => Err(CliError::of(Kind::NotFound, what)),
             Ok(answer) => Err(CliError::failed(answer.to_string())),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
             // It unmounted meanwhile.
-            Err(_) if !self.entry.is_alive() => Err(CliError::failed(format!(
-                "{} was unmounted meanwhile",
-                self.mount_point.display()
-            ))),
-            Err(error) => Err(CliError::failed(format!(
-                "the daemon of {} does not answer",
-                self.mount_point.display()
-            ))
+            Err(_) if !self.entry.is_alive() => Err(CliError::of(
+                Kind::Trouble,
+                format!("{} was unmounted meanwhile", self.mount_point.display()),
+            )),
+            Err(error) => Err(CliError::of(
+                Kind::Trouble,
+                format!(
+                    "the daemon of {} (process {}) does not answer",
+                    self.mount_point.display(),
+                    self.entry.process.pid
+                ),
+            )
             .caused_by(&error)
-            .hinted("if this version of kvfs is newer than the daemon's, mount anew")),
+            .hinted("if this version of kvfs is newer than the daemon's, unmount and mount again")),
         }
     }
-}
-
-/// Splits a path inside a mount into the mount point and the file's name, without touching the
-/// mount; `None` when it lies in none.
-pub fn inside(path: &Path) -> Option<(PathBuf, Option<String>)> {
-    // A path to something: not a word that happens to be a store's name.
-    let absolute = std::path::absolute(path).ok()?;
-    let mounted: Vec<PathBuf> = mounts::list()
-        .ok()?
-        .into_iter()
-        .filter(mounts::MountInfo::is_kvfs)
-        .map(|mount| mount.mount_point)
-        .collect();
-    let is_mounted = |path: &Path| mounted.iter().any(|mounted| mounted == path);
-    if is_mounted(&absolute) {
-        return Some((absolute, None));
-    }
-    if let Ok(resolved) = mount_point::resolve(path)
-        && is_mounted(&resolved)
-    {
-        return Some((resolved, None));
-    }
-    let folder = mount_point::resolve(absolute.parent()?).ok()?;
-    if !is_mounted(&folder) {
-        return None;
-    }
-    let name = absolute.file_name()?.to_str()?.to_owned();
-    Some((folder, Some(name)))
 }

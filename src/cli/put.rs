@@ -1,12 +1,16 @@
 //! `kvfs put`.
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::args::{GlobalArgs, PutArgs};
-use super::direct::{Direct, failure, key, shown};
+use super::direct::{Direct, failure, shown};
 use super::error::{CliError, Kind};
+use super::info::add_meta;
+use super::progress::Progress;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::base::content_type;
@@ -23,15 +27,38 @@ pub fn run(
     global: GlobalArgs,
     environment: &Environment,
 ) -> Result<(), CliError> {
-    let key = key(&args.key)?;
+    if args.key.is_empty() {
+        return Err(CliError::usage("a key is empty"));
+    }
+    let reads_terminal = args
+        .file
+        .as_deref()
+        .is_none_or(|path| path == Path::new("-"))
+        && io::stdin().is_terminal();
+    if reads_terminal {
+        ui.say("type what is to be stored; Ctrl-D ends it");
+    }
     let mut file = content(args.file.as_deref())?;
+    let direct = Direct::open_writable(&args.store, &args.access, global, environment)?;
+    let keys = direct.keys(std::slice::from_ref(&args.key))?;
+    let Some(key) = keys.last().cloned() else {
+        return Err(CliError::usage("a key is empty"));
+    };
     let request = request(args, &key, &mut file)?;
     let size = file.metadata().map_err(|error| unread(args, &error))?.len();
-    let direct = Direct::open(&args.store, &args.access, global, environment)?;
-    direct
+    let progress = Progress::of_upload(ui, &direct.metrics, size);
+    let stored = direct
         .store
-        .put(&key, &request, Upload::File(&file, size), direct.deadline())
-        .map_err(|error| refused(args, &key, &error))?;
+        .put(&key, &request, Upload::File(&file, size), direct.deadline());
+    drop(progress);
+    let meta = stored.map_err(|error| refused(args, &key, &error))?;
+    if args.json {
+        let mut facts = json!({ "key": key.as_str(), "size": size });
+        add_meta(&mut facts, &meta, None);
+        facts["content_type"] = request.content_type.as_deref().into();
+        facts["content_encoding"] = request.encoding.header_value().into();
+        return Ok(ui.data(facts)?);
+    }
     ui.say(format_args!(
         "stored {}, {} as {}",
         shown(&key),
@@ -89,6 +116,7 @@ fn content(path: Option<&Path>) -> Result<File, CliError> {
 
 fn request(args: &PutArgs, key: &Key, file: &mut File) -> Result<PutRequest, CliError> {
     let encoding = Encoding::from_header(args.content_encoding.as_deref());
+    check_encoding(&encoding, file).map_err(|error| unread(args, &error))??;
     let content_type = match &args.content_type {
         Some(given) => given.clone(),
         None => {
@@ -107,6 +135,29 @@ fn request(args: &PutArgs, key: &Key, file: &mut File) -> Result<PutRequest, Cli
         encoding,
         if_match: args.if_match.as_deref().map(ETag::new),
         if_absent: args.if_absent,
+    })
+}
+
+/// Refuses bytes that are certainly not encoded as it is said: nobody could read them afterwards.
+fn check_encoding(encoding: &Encoding, file: &mut File) -> io::Result<Result<(), CliError>> {
+    let mut start = [0; 2];
+    file.rewind()?;
+    let n = file.read(&mut start)?;
+    let fits = match (encoding, start) {
+        _ if n < 2 => encoding.is_identity(),
+        (Encoding::Gzip, start) => start == [0x1f, 0x8b],
+        // zlib (RFC 1950): method 8, and a check value over both bytes. Some senders leave it out.
+        (Encoding::Identity | Encoding::Brotli | Encoding::Deflate | Encoding::Unknown(_), _) => {
+            true
+        }
+    };
+    Ok(match fits {
+        true => Ok(()),
+        false => Err(CliError::usage(format!(
+            "the bytes are not encoded as {}",
+            encoding.header_value().unwrap_or_default()
+        ))
+        .hinted("--content-encoding says how the bytes are encoded already; encode them first")),
     })
 }
 

@@ -39,6 +39,18 @@ pub fn run(
 ) -> Result<(), CliError> {
     start_log(global, environment)?;
     let dir = environment.staging_dir(args.staging_dir.as_deref())?;
+    // The default one is made with the first mount for writing; another that is not there is a typing
+    // error.
+    let is_default = environment
+        .staging_dir(None)
+        .is_ok_and(|default| default == dir)
+        && args.staging_dir.is_none();
+    if !dir.is_dir() && !(is_default && environment.variable("staging-dir").is_none()) {
+        return Err(
+            CliError::failed(format!("there is no folder {}", dir.display()))
+                .hinted("it is the folder that mounts were given with --staging-dir"),
+        );
+    }
     let scopes = report::scan(&dir).map_err(|error| unusable(&dir, &error))?;
     let scopes = select(scopes, args)?;
     if args.upload {
@@ -46,7 +58,7 @@ pub fn run(
     } else if args.discard {
         discard(ui, args, environment, &dir, &scopes)
     } else {
-        list(ui, args, &scopes)
+        list(ui, args, &dir, &scopes)
     }
 }
 
@@ -71,14 +83,14 @@ fn select(mut scopes: Vec<Scope>, args: &RecoverArgs) -> Result<Vec<Scope>, CliE
     }
 }
 
-fn list(ui: Ui, args: &RecoverArgs, scopes: &[Scope]) -> Result<(), CliError> {
+fn list(ui: Ui, args: &RecoverArgs, dir: &Path, scopes: &[Scope]) -> Result<(), CliError> {
     if args.json {
         let items: Vec<_> = scopes.iter().flat_map(as_json).collect();
         ui.json(&items)?;
         return Ok(());
     }
     if scopes.is_empty() {
-        ui.say("nothing is waiting: all that was written is in its store");
+        ui.say(format_args!("nothing is waiting in {}", dir.display()));
         return Ok(());
     }
     let header = ["STORE", "KEY", "SIZE", "CLOSED", "STATE", "ID", "REASON"];
@@ -155,7 +167,7 @@ fn upload(
     }
     if uploaded > 0 || (failures.is_empty() && scopes.is_empty()) {
         ui.say(match uploaded {
-            0 => "nothing is waiting: all that was written is in its store".to_owned(),
+            0 => format!("nothing is waiting in {}", dir.display()),
             1 => "uploaded 1 file".to_owned(),
             n => format!("uploaded {n} files"),
         });

@@ -3,6 +3,7 @@
 use super::args::RefreshArgs;
 use super::error::CliError;
 use super::mounted::Daemon;
+use super::places;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::daemon::control::Request;
@@ -15,7 +16,7 @@ use crate::registry::mount_point::quoted;
 pub fn run(ui: Ui, args: &RefreshArgs, environment: &Environment) -> Result<(), CliError> {
     let daemon = Daemon::find(&args.mountpoint, environment)?;
     let request = Request::Refresh {
-        names: args.names.clone(),
+        names: places::names_in(&daemon.mount_point, &args.names)?,
     };
     let done = daemon.ask(&request, &mut |_| true)?.unwrap_or_default();
     if args.json {
@@ -23,11 +24,11 @@ pub fn run(ui: Ui, args: &RefreshArgs, environment: &Environment) -> Result<(), 
         return Ok(());
     }
     let contents = match done["contents"].as_u64().unwrap_or(0) {
-        1 => "1 cached content".to_owned(),
-        n => format!("{n} cached contents"),
+        1 => "1 file".to_owned(),
+        n => format!("{n} files"),
     };
     ui.say(format_args!(
-        "forgot {contents} of {}; what is used next is asked for again",
+        "dropped {contents} from the cache of {}",
         quoted(&daemon.mount_point)
     ));
     Ok(())

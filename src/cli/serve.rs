@@ -184,6 +184,10 @@ pub fn run(
     })?;
     let owner = User::default().id;
     let store = shown_store(&**running.server.catalog(), &owner, !args.read_only);
+    if made_up && ui.quiet {
+        // Nobody else knows it.
+        ui.data(settings.token.expose())?;
+    }
     announce(ui, &settings, &running.url, &store, made_up);
     signals.forever().next();
     stop(ui, running.server, args.grace, signals);
@@ -347,6 +351,12 @@ fn with_word<T>(ui: Ui, waiting: &str, work: impl FnOnce() -> T) -> T {
 }
 
 fn make_root(dir: &Path) -> Result<PathBuf, CliError> {
+    if fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
+        return Err(
+            CliError::usage(format!("{} is a file, not a folder", dir.display()))
+                .hinted("name the folder that holds the stores, such as ./storage"),
+        );
+    }
     fs::create_dir_all(dir)
         .and_then(|()| fs::canonicalize(dir))
         .map_err(|error| {
@@ -403,7 +413,7 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
     }
     let insecure = if is_exposed { " --insecure-http" } else { "" };
     ui.say(format_args!(
-        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url}{insecure} {store} MOUNTPOINT"
+        "\nmount a store with:\n  APIFY_TOKEN={token} kvfs mount --api-url {url}{insecure} '{store}' MOUNTPOINT"
     ));
     ui.say(format_args!(
         "\npoint clients and SDKs to it with:\n  export APIFY_CLIENT_BASE_URL={url} \

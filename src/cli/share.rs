@@ -11,7 +11,8 @@ use super::args::{GlobalArgs, ShareArgs};
 use super::direct::{Direct, failure, key, shown};
 use super::error::CliError;
 use super::ls::timestamp;
-use super::mounted::{self, Daemon};
+use super::mounted::Daemon;
+use super::places;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::base::redact::Secret;
@@ -37,10 +38,12 @@ pub fn run(
             Some(at.ok_or_else(|| CliError::usage("--expires is too far in the future"))?)
         }
     };
-    let link = match mounted::inside(Path::new(&args.store)) {
-        Some((mount_point, name)) => {
-            let name = name.or_else(|| args.key.clone());
-            let daemon = Daemon::find(&mount_point, environment)?;
+    let link = match places::inside(Path::new(&args.store)) {
+        Some(place) => {
+            let key = args.key.as_slice();
+            let more = places::names_in(&place.mount_point, key)?;
+            let name = place.name.or_else(|| more.into_iter().next());
+            let daemon = Daemon::find(&place.mount_point, environment)?;
             link_of_mount(ui, &daemon, name, expires)?
         }
         None => link(args, expires, global, environment)?,

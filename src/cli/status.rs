@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::args::StatusArgs;
+use super::args::{GlobalArgs, StatusArgs};
 use super::error::{CliError, Kind};
+use super::places::{mount_points, not_mounted};
 use super::settings::Environment;
 use super::ui::{Ui, table};
-use super::unmount::resolve_mounted;
 use super::watch;
 use crate::base::text::{self, Line};
 use crate::base::units::ByteSize;
@@ -18,6 +18,8 @@ use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::serve::describe;
 use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
 use crate::registry::{Entry, Registry, mounts};
+
+pub mod frame;
 
 const LIVE: &str = "live";
 pub(super) const DEAD: &str = "dead";
@@ -27,25 +29,42 @@ pub(super) const NOT_ANSWERING: &str = "not_answering";
 ///
 /// # Errors
 /// [`Kind::Trouble`] if a mount is dead or does not answer, or the one asked about is not there.
-pub fn run(ui: Ui, args: &StatusArgs, environment: &Environment) -> Result<(), CliError> {
+pub fn run(
+    ui: Ui,
+    args: &StatusArgs,
+    global: GlobalArgs,
+    environment: &Environment,
+) -> Result<(), CliError> {
     let registry = environment.registry()?;
+    let named = mount_points(&args.mountpoints, environment)?;
     if args.watch {
-        let path = match &args.mountpoint {
-            Some(path) => resolve_mounted(path)?,
-            None => only(&all(&registry))?,
+        let path = match named.as_slice() {
+            [path] => path.clone(),
+            [] => only(&all(&registry))?,
+            _ => return Err(CliError::usage("--watch shows one mount: name one")),
         };
         return watch::run(ui, &path, args.json, environment);
     }
-    let mounts = match &args.mountpoint {
-        Some(path) => vec![one(&registry, &resolve_mounted(path)?)?],
-        None => all(&registry),
+    let mounts = match named.as_slice() {
+        [] => all(&registry),
+        named => named
+            .iter()
+            .map(|path| one(&registry, path))
+            .collect::<Result<_, _>>()?,
     };
     if args.json {
         ui.json(&mounts)?;
     } else if mounts.is_empty() {
         ui.say("nothing is mounted");
-    } else if args.mountpoint.is_some() {
-        ui.data(details(&mounts[0]))?;
+    } else if !named.is_empty() {
+        let frames: Vec<String> = mounts
+            .iter()
+            .map(|mount| match global.verbose {
+                0 => frame::text(mount),
+                _ => details(mount),
+            })
+            .collect();
+        ui.data(frames.join("\n\n"))?;
     } else {
         ui.data(overview(&mounts))?;
     }
@@ -90,10 +109,10 @@ fn only(mounts: &[Value]) -> Result<PathBuf, CliError> {
     }
 }
 
-/// Returns the state of every mount of this user, those of dead daemons included.
-pub(super) fn all(registry: &Registry) -> Vec<Value> {
+/// Returns every mount of this user, with what its daemon registered.
+fn known(registry: &Registry) -> Vec<(PathBuf, Option<Entry>)> {
     let me = rustix::process::geteuid().as_raw();
-    let mut known: Vec<(std::path::PathBuf, Option<Entry>)> = Vec::new();
+    let mut known: Vec<(PathBuf, Option<Entry>)> = Vec::new();
     for entry in registry.entries() {
         if entry.is_alive() || is_kvfs(&entry.mount_point) {
             known.push((entry.mount_point.clone(), Some(entry)));
@@ -107,6 +126,12 @@ pub(super) fn all(registry: &Registry) -> Vec<Value> {
             known.push((mount.mount_point, None));
         }
     }
+    known
+}
+
+/// Returns the state of every mount of this user, those of dead daemons included.
+pub(super) fn all(registry: &Registry) -> Vec<Value> {
+    let known = known(registry);
     // Those that hang are waited for at the same time.
     thread::scope(|scope| {
         let asked: Vec<_> = known
@@ -120,6 +145,16 @@ pub(super) fn all(registry: &Registry) -> Vec<Value> {
     })
 }
 
+/// Returns where mounts are that are registered here, those of dead daemons included; mounts of the
+/// same user in other circumstances are somebody else's business.
+pub(super) fn own_mount_points(registry: &Registry) -> Vec<PathBuf> {
+    let known = known(registry).into_iter();
+    known
+        .filter(|(_, entry)| entry.is_some())
+        .map(|(path, _)| path)
+        .collect()
+}
+
 /// Returns the state of the mount at `path`.
 ///
 /// # Errors
@@ -128,8 +163,7 @@ pub fn one(registry: &Registry, path: &Path) -> Result<Value, CliError> {
     let entry = registry.find(path);
     if !is_kvfs(path) && !entry.as_ref().is_some_and(Entry::is_alive) {
         registry.clean(path);
-        let message = format!("no store is mounted on {}", path.display());
-        return Err(CliError::of(Kind::Trouble, message));
+        return Err(not_mounted(path));
     }
     Ok(state(path, entry.as_ref()))
 }
@@ -138,7 +172,8 @@ pub fn one(registry: &Registry, path: &Path) -> Result<Value, CliError> {
 fn state(path: &Path, entry: Option<&Entry>) -> Value {
     let mut known = match entry {
         Some(entry) => describe(entry, SystemTime::now()),
-        None => json!({ "mount_point": path.to_string_lossy() }),
+        // Registered elsewhere, or by a daemon that is gone: the kernel still knows what it is.
+        None => json!({ "mount_point": path.to_string_lossy(), "store": source(path) }),
     };
     let mut set = |state: &str| known["state"] = state.into();
     match entry.filter(|entry| entry.is_alive()) {
@@ -155,6 +190,12 @@ fn state(path: &Path, entry: Option<&Entry>) -> Value {
         },
     }
     known
+}
+
+/// Returns what the kernel says is mounted there.
+fn source(path: &Path) -> Option<String> {
+    let source = mounts::find(path).ok()??.source;
+    Some(source.strip_prefix("kvfs:").unwrap_or(&source).to_owned())
 }
 
 fn overview(mounts: &[Value]) -> String {
@@ -223,28 +264,32 @@ fn details(mount: &Value) -> String {
     }
     for error in errors.into_iter().flatten() {
         lines.push(String::new());
-        let about = match error["key"].as_str() {
-            Some(key) => format!(" of '{}'", Line(key)),
-            None => String::new(),
-        };
-        let times = match error["count"].as_u64() {
-            Some(count) if count > 1 => format!(", {count} times"),
-            _ => String::new(),
-        };
-        let now = unix_now();
-        let ago = now.saturating_sub(error["at_unix_s"].as_u64().unwrap_or(now));
-        lines.push(format!(
-            "{} failed{about} with {} {} ago{times}: {}",
-            text(error, "operation"),
-            text(error, "errno"),
-            uptime(ago),
-            Line(text(error, "message")),
-        ));
+        lines.push(error_line(error, unix_now()));
         if let Some(hint) = error["hint"].as_str() {
             lines.push(format!("  hint: {}", Line(hint)));
         }
     }
     lines.join("\n")
+}
+
+/// Returns an error as a line.
+fn error_line(error: &Value, now: u64) -> String {
+    let about = match error["key"].as_str() {
+        Some(key) => format!(" of '{}'", Line(key)),
+        None => String::new(),
+    };
+    let times = match error["count"].as_u64() {
+        Some(count) if count > 1 => format!(", {count} times"),
+        _ => String::new(),
+    };
+    let ago = now.saturating_sub(error["at_unix_s"].as_u64().unwrap_or(now));
+    format!(
+        "{} failed{about} with {} {} ago{times}: {}",
+        text(error, "operation"),
+        text(error, "errno"),
+        uptime(ago),
+        Line(text(error, "message")),
+    )
 }
 
 /// Returns a table of how long operations took.
@@ -264,10 +309,7 @@ fn latencies(operations: &Value) -> String {
             ]
         })
         .collect();
-    table(
-        &["OPERATION", "TIMES", "HALF IN", "90 % IN", "99 % IN"],
-        &rows,
-    )
+    table(&["OPERATION", "COUNT", "P50", "P90", "P99"], &rows)
 }
 
 /// Returns microseconds in the unit that suits them.
@@ -375,7 +417,7 @@ mod tests {
         let shown = details(&live());
         assert!(shown.contains("store:"), "{shown}");
         assert!(
-            shown.contains("open       4      80 µs    1.5 ms   2.0 s"),
+            shown.contains("open       4      80 µs  1.5 ms  2.0 s"),
             "{shown}"
         );
         assert!(shown.contains("open failed of 'a' with EACCES"), "{shown}");

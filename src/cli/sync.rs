@@ -1,45 +1,95 @@
 //! `kvfs sync`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use indicatif::ProgressStyle;
+use serde_json::{Value, json};
+
 use super::args::SyncArgs;
-use super::error::CliError;
+use super::error::{CliError, Kind};
+use super::places::{mount_points, not_mounted};
+use super::progress::Progress;
 use super::settings::Environment;
+use super::status;
 use super::ui::Ui;
-use super::unmount::resolve_mounted;
 use crate::daemon::control::{self, Answer, Request};
-use crate::registry::Entry;
+use crate::daemon::serve::waiting_uploads;
 use crate::registry::mount_point::quoted;
+use crate::registry::{Entry, Registry};
 
 /// How long uploads may take where nothing else is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How much longer the daemon's answer may take than it was told to wait.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long a daemon may take to say how far it has come.
+const STATE: Duration = Duration::from_secs(2);
 
-/// Waits until everything that was closed on a mount is in the store.
+/// Waits until everything that was closed on mounts is in the store.
 ///
 /// # Errors
 /// What is not, or that there is no such mount.
 pub fn run(ui: Ui, args: &SyncArgs, environment: &Environment) -> Result<(), CliError> {
-    let path = resolve_mounted(&args.mountpoint)?;
-    let found = environment.registry()?.find(&path).filter(Entry::is_alive);
-    let Some(daemon) = found else {
-        return Err(
-            CliError::failed(format!("no store is mounted on {}", path.display()))
-                .hinted("see what is mounted with: kvfs status"),
-        );
+    let registry = environment.registry()?;
+    let points: Vec<PathBuf> = match args.all {
+        true => status::own_mount_points(&registry),
+        false => mount_points(&args.mountpoints, environment)?,
     };
-    let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
-    let request = Request::Sync { timeout };
-    match control::ask(&daemon.control, &request, timeout.saturating_add(ANSWER)) {
-        Ok(Answer::Done(_)) => {
+    let mut states = Vec::new();
+    let mut failed = Vec::new();
+    for path in &points {
+        let synced = sync(ui, &registry, path, args.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        states.push(json!({
+            "mount_point": path.to_string_lossy(),
+            "in_store": synced.is_ok(),
+            "message": synced.as_ref().err().map(|error| error.message.clone()),
+        }));
+        failed.extend(synced.err());
+    }
+    if args.json {
+        ui.data(serde_json::to_string_pretty(&Value::Array(states)).unwrap_or_default())?;
+    }
+    match CliError::several(failed) {
+        Some(error) => Err(error),
+        None => {
             ui.say("everything is in the store");
             Ok(())
         }
-        Ok(Answer::Failed(left)) => Err(CliError::failed(left)
-            .hinted(format!("see why with: kvfs status {}", quoted(&path)))
+    }
+}
+
+fn sync(ui: Ui, registry: &Registry, path: &Path, timeout: Duration) -> Result<(), CliError> {
+    let Some(daemon) = registry.find(path).filter(Entry::is_alive) else {
+        return Err(not_mounted(path));
+    };
+    let control = daemon.control.clone();
+    let progress = Progress::start(ui, move |bar| {
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
+        }
+        if let Ok(Answer::Done(state)) = control::ask(&control, &Request::Status, STATE)
+            && let Some(files) = waiting_uploads(&state)
+        {
+            bar.set_message(format!("uploading {files}"));
+        }
+    });
+    let request = Request::Sync { timeout };
+    let answer = control::ask(&daemon.control, &request, timeout.saturating_add(ANSWER));
+    drop(progress);
+    match answer {
+        Ok(Answer::Done(_)) => Ok(()),
+        Ok(Answer::Failed(left) | Answer::Missing(left)) => Err(CliError::failed(left)
+            .hinted(format!("see why with: kvfs status {}", quoted(path)))
             .hinted("what the store refused is listed by: kvfs recover")),
         Ok(Answer::Busy) => Err(CliError::failed("the mount is busy")),
-        Err(error) => Err(CliError::failed("the daemon did not answer").caused_by(&error)),
+        Err(error) => Err(CliError::of(
+            Kind::Trouble,
+            format!(
+                "the daemon of {} (process {}) does not answer",
+                path.display(),
+                daemon.process.pid
+            ),
+        )
+        .caused_by(&error)),
     }
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::args::UnmountArgs;
-use super::error::CliError;
+use super::error::{CliError, Kind, cannot_unmount};
+use super::places::{mount_points, not_mounted, other_owner};
 use super::settings::Environment;
+use super::status;
 use super::ui::Ui;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
-use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted, resolve};
-use crate::registry::mounts::{self, MountInfo};
+use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted};
 use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::registry::{Entry, Registry};
 use crate::staging::report::{self, State};
@@ -34,29 +35,68 @@ const HUNG_TIMEOUT: Duration = Duration::from_millis(400);
 /// How often the kernel's list of mounts is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Unmounts; returns when the mount is gone and, unless `--lazy`, its daemon has ended.
+/// Unmounts; returns when the mounts are gone and, unless `--lazy`, their daemons have ended.
 ///
 /// # Errors
 /// That nothing of kvfs is mounted there, that it is in use, or that it does not end.
 pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), CliError> {
     let registry = environment.registry()?;
-    let path = resolve_mounted(&args.mountpoint)?;
+    let points = match args.all {
+        true => status::own_mount_points(&registry),
+        false => mount_points(&args.mountpoints, environment)?,
+    };
+    if points.is_empty() {
+        ui.say("nothing is mounted");
+    }
+    // Each waits for its own uploads: together they take no longer than the slowest.
+    let failed = thread::scope(|scope| {
+        let ends: Vec<_> = points
+            .iter()
+            .map(|path| scope.spawn(|| end(ui, args, &registry, path)))
+            .collect();
+        let joined = ends.into_iter().map(|end| {
+            end.join()
+                .unwrap_or_else(|_| Err(CliError::of(Kind::Internal, "unmounting panicked")))
+        });
+        joined.filter_map(Result::err).collect()
+    });
+    CliError::several(failed).map_or(Ok(()), Err)
+}
+
+/// Ends one mount.
+fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(), CliError> {
+    if let Some(owner) = other_owner(path) {
+        return Err(CliError::of(
+            Kind::Denied,
+            format!(
+                "{} is a mount of {owner}: only they and root can unmount it",
+                path.display()
+            ),
+        ));
+    }
     let mode = match (args.force, args.lazy) {
         (true, _) => UnmountMode::Force,
         (false, true) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Graceful,
     };
-    check_owner(&path)?;
     let question = match mode {
         UnmountMode::Force => HUNG_TIMEOUT,
         UnmountMode::Graceful | UnmountMode::Lazy => ANSWER_TIMEOUT,
     };
-    let state = ask_state(&registry, &path, question);
+    let state = ask_state(registry, path, question);
     let forced = match state {
         Some(_) => FORCED_TIMEOUT,
         None => HUNG_TIMEOUT,
     };
     let is_silent = state.is_none();
+    let alive = registry.find(path).filter(Entry::is_alive);
+    if let Some(daemon) = alive.filter(|_| is_silent && mode == UnmountMode::Graceful) {
+        ui.warn(format_args!(
+            "the daemon, process {}, does not answer; waiting for at most {} s (--force ends it at once)",
+            daemon.process.pid,
+            TIMEOUT.as_secs()
+        ));
+    }
     let uploads = state.and_then(|(daemon, state)| Pending::of(daemon, &state));
     if let Some(uploads) = uploads.as_ref().filter(|uploads| uploads.files > 0)
         && mode == UnmountMode::Graceful
@@ -70,10 +110,10 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
     let patience = uploads.as_ref().map_or(TIMEOUT, |uploads| {
         uploads.patience.saturating_add(ENDING).max(TIMEOUT)
     });
-    if let Some(pid) = unmount_mount(&registry, &path, mode, patience, forced)? {
+    if let Some(pid) = unmount_mount(registry, path, mode, patience, forced)? {
         ui.warn(format_args!("the daemon, process {pid}, has not ended yet"));
     }
-    ui.say(format_args!("unmounted {}", quoted(&path)));
+    ui.say(format_args!("unmounted {}", quoted(path)));
     match uploads {
         Some(uploads) => uploads.check(ui, mode),
         None if mode == UnmountMode::Force && is_silent => {
@@ -83,27 +123,6 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
             Ok(())
         }
         None => Ok(()),
-    }
-}
-
-/// Refuses a mount of another user, which neither asking nor waiting ends.
-fn check_owner(path: &Path) -> Result<(), CliError> {
-    let me = rustix::process::geteuid();
-    // What cannot be read is found out below.
-    let mount = mounts::find(path).ok().flatten();
-    match mount
-        .filter(MountInfo::is_kvfs)
-        .and_then(|mount| mount.user_id)
-    {
-        Some(owner) if !me.is_root() && owner != me.as_raw() => Err(CliError::failed(format!(
-            "the mount on {} belongs to the user with id {owner}",
-            quoted(path)
-        ))
-        .hinted(format!(
-            "have that user unmount it, or root: sudo kvfs unmount {}",
-            quoted(path)
-        ))),
-        _ => Ok(()),
     }
 }
 
@@ -181,18 +200,6 @@ fn files(n: u64) -> String {
     }
 }
 
-/// Returns the canonical form of a mount point that ought to be there.
-///
-/// # Errors
-/// That it is not.
-pub fn resolve_mounted(path: &Path) -> Result<PathBuf, CliError> {
-    resolve(path).map_err(|error| CliError {
-        // Those are about making one.
-        hints: Vec::new(),
-        ..error.into()
-    })
-}
-
 /// Unmounts what is mounted at the canonical `path`; returns the daemon if it survives that, by
 /// force for as long as `forced`.
 fn unmount_mount(
@@ -206,10 +213,7 @@ fn unmount_mount(
     let daemon = registry.find(path).filter(Entry::is_alive);
     if !is_kvfs(path) && daemon.is_none() {
         registry.clean(path);
-        return Err(
-            CliError::failed(format!("no store is mounted on {}", path.display()))
-                .hinted("see what is mounted with: kvfs status"),
-        );
+        return Err(not_mounted(path));
     }
     let asked = match (&daemon, mode) {
         // The other ways must work even if the daemon does not.
@@ -219,7 +223,7 @@ fn unmount_mount(
     if !asked && is_kvfs(path) {
         match unmount(path, mode) {
             Ok(()) | Err(UnmountError::NotMounted) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(cannot_unmount(path, &error)),
         }
     }
     wait_gone(path, until)?;
@@ -248,8 +252,8 @@ fn ask(daemon: &Entry, path: &Path) -> Result<bool, CliError> {
     };
     match control::ask(&daemon.control, &request, TIMEOUT) {
         Ok(Answer::Done(_)) => Ok(true),
-        Ok(Answer::Busy) => Err(UnmountError::Busy.into()),
-        Ok(Answer::Failed(why)) => {
+        Ok(Answer::Busy) => Err(cannot_unmount(path, &UnmountError::Busy)),
+        Ok(Answer::Failed(why) | Answer::Missing(why)) => {
             tracing::debug!(why, "the daemon cannot unmount");
             Ok(false)
         }

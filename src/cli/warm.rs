@@ -1,13 +1,17 @@
 //! `kvfs warm`.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::args::WarmArgs;
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use super::mounted::Daemon;
+use super::places;
+use super::progress::bar;
+use super::select::is_pattern;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::base::units::ByteSize;
@@ -23,7 +27,8 @@ const MOST_NAMES: u64 = 12 << 20;
 /// That the mount cannot be asked, or that not everything is in the cache afterwards.
 pub fn run(ui: Ui, args: &WarmArgs, environment: &Environment) -> Result<(), CliError> {
     let daemon = Daemon::find(&args.mountpoint, environment)?;
-    let wanted = wanted(args.what.as_deref())?;
+    let wanted = wanted(&daemon, &args.what)?;
+    let nothing = nothing_found(&wanted);
     let begun = Instant::now();
     let bar = bar(ui);
     let request = Request::Warm { wanted };
@@ -41,20 +46,46 @@ pub fn run(ui: Ui, args: &WarmArgs, environment: &Environment) -> Result<(), Cli
     let told: WarmProgress = serde_json::from_value(told).map_err(|error| {
         CliError::failed("the daemon's answer makes no sense").caused_by(&error)
     })?;
+    let found = told.asked + told.cached + told.unfit + told.failed;
+    if let Some(message) = nothing.filter(|_| found == 0 && told.stopped.is_none()) {
+        return Err(CliError::of(Kind::NotFound, message)
+            .hinted("see what there is with: ls, or kvfs ls MOUNTPOINT"));
+    }
     summary(ui, &told, begun.elapsed())
 }
 
-fn wanted(what: Option<&str>) -> Result<Wanted, CliError> {
-    let Some(what) = what else {
-        return Ok(Wanted::All);
-    };
-    if what != "-" {
-        return Ok(if what.contains(['*', '?', '[', '{']) {
-            Wanted::Glob(what.to_owned())
-        } else {
-            Wanted::Prefix(what.to_owned())
-        });
+/// Returns what words mean: a prefix or pattern, or files in the mount by name or path.
+fn wanted(daemon: &Daemon, words: &[String]) -> Result<Wanted, CliError> {
+    match words {
+        [] => Ok(Wanted::All),
+        [word] if word == "-" => from_input(),
+        [word] if places::inside(Path::new(word)).is_none() => Ok(one(word)),
+        words => Ok(Wanted::Names(places::names_in(&daemon.mount_point, words)?)),
     }
+}
+
+fn one(word: &str) -> Wanted {
+    if is_pattern(word) {
+        Wanted::Glob(word.to_owned())
+    } else {
+        Wanted::Prefix(word.to_owned())
+    }
+}
+
+/// Returns what to say when nothing was found of what is wanted; nothing for everything.
+fn nothing_found(wanted: &Wanted) -> Option<String> {
+    match wanted {
+        Wanted::All => None,
+        Wanted::Prefix(prefix) => Some(format!("no name in the mount begins with '{prefix}'")),
+        Wanted::Glob(glob) => Some(format!("no name in the mount matches '{glob}'")),
+        Wanted::Names(names) => match names.as_slice() {
+            [name] => Some(format!("there is no file '{name}' in the mount")),
+            _ => Some("none of these files is in the mount".to_owned()),
+        },
+    }
+}
+
+fn from_input() -> Result<Wanted, CliError> {
     let mut text = String::new();
     io::stdin()
         .lock()
@@ -71,21 +102,6 @@ fn wanted(what: Option<&str>) -> Result<Wanted, CliError> {
     Ok(Wanted::Names(names.map(str::to_owned).collect()))
 }
 
-/// Returns the progress bar; it is silent where nobody would see it.
-fn bar(ui: Ui) -> ProgressBar {
-    if ui.quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    const FIELDS: &str =
-        "{bar:24} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}";
-    // A constant that is right; without it the bar looks plainer.
-    if let Ok(style) = ProgressStyle::with_template(FIELDS) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
-}
-
 fn show(bar: &ProgressBar, now: &WarmProgress) {
     bar.set_length(now.bytes.max(now.bytes_done));
     bar.set_position(now.bytes_done);
@@ -96,7 +112,7 @@ fn show(bar: &ProgressBar, now: &WarmProgress) {
 fn summary(ui: Ui, told: &WarmProgress, took: Duration) -> Result<(), CliError> {
     let ready = told.asked + told.cached;
     ui.say(format_args!(
-        "{} in the cache, {}; asked for {}, {} had been cached; took {:.1} s",
+        "cached {}, {}: {} fetched, {} were there already; {:.1} s",
         files(ready),
         ByteSize(told.bytes_done.saturating_sub(told.unfit_bytes)),
         told.asked,
@@ -166,15 +182,11 @@ mod tests {
 
     #[test]
     fn words_patterns_and_everything_are_told_apart() {
-        assert_eq!(wanted(None).expect("all"), Wanted::All);
-        assert_eq!(
-            wanted(Some("2026-")).expect("it"),
-            Wanted::Prefix("2026-".into())
-        );
-        assert_eq!(
-            wanted(Some("*.html")).expect("it"),
-            Wanted::Glob("*.html".into())
-        );
+        assert_eq!(one("2026-"), Wanted::Prefix("2026-".into()));
+        assert_eq!(one("*.html"), Wanted::Glob("*.html".into()));
+        assert_eq!(nothing_found(&Wanted::All), None);
+        let said = nothing_found(&one("zzz")).expect("a sentence");
+        assert!(said.contains("begins with 'zzz'"), "{said}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::serve::serve;
 use super::signals::Place;
 use super::{Failure, Order, logging, session};
+use crate::local::directory;
 
 /// The longest order: thousands of record URLs fit.
 const MAX_ORDER: u64 = 16 << 20;
@@ -86,7 +87,10 @@ fn leave_terminal() -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     // Fails for a process group's leader only, and then it has no terminal to lose.
     let _ = rustix::process::setsid();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // What the daemon makes for itself is private; what it stores in a folder is as the user's other
+    // programs make files.
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    directory::set_file_mode(0o666 & !umask.as_raw_mode());
     std::env::set_current_dir("/")
 }
 

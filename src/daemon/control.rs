@@ -20,6 +20,7 @@ use rustix::net::sockopt::{self, Timeout};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::descriptors::Spare;
 use crate::fs::warm::Wanted;
 use crate::registry::unmount::UnmountMode;
 
@@ -90,6 +91,8 @@ pub enum Answer {
     Done(Value),
     /// The mount is in use.
     Busy,
+    /// What it is about is not there.
+    Missing(String),
     /// It failed, and why.
     Failed(String),
 }
@@ -201,8 +204,10 @@ pub fn follow(
 
 fn accept(listener: &UnixListener, handler: &Handler) {
     let peers = Arc::new(AtomicUsize::new(0));
+    // Who asks what is wrong must get through even when all descriptors are in use.
+    let spare = Spare::default();
     loop {
-        let stream = match listener.accept() {
+        let stream = match spare.with(|| listener.accept()) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, say: that may pass.
@@ -316,7 +321,7 @@ impl fmt::Display for Answer {
         match self {
             Self::Done(_) => f.write_str("done"),
             Self::Busy => f.write_str("the mount point is in use"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Missing(why) | Self::Failed(why) => f.write_str(why),
         }
     }
 }

@@ -82,7 +82,8 @@ impl Desk {
         }
     }
 
-    /// Forgets what is cached of these files, or of all.
+    /// Forgets what is cached of these files, or of all. Of files of which nothing was cached the store
+    /// is asked whether they are there.
     pub fn refresh(&self, names: &[String]) -> Answer {
         let keys: Option<Vec<Key>> = names.iter().map(|name| self.key(name)).collect();
         let Some(keys) = keys else {
@@ -95,6 +96,12 @@ impl Desk {
         }
         let forgotten = self.fs.refresh(keys.as_deref());
         let contents = forgotten.contents;
+        if contents == 0
+            && let Some(key) = keys.iter().flatten().find(|key| self.is_missing(key))
+        {
+            self.forgetting.store(false, Ordering::Release);
+            return no_such_file(key.as_str());
+        }
         let (sender, told) = mpsc::channel();
         let forgetting = Arc::clone(&self.forgetting);
         // A thread that holds no lock and answers no request: it may wait for reads under way.
@@ -152,11 +159,17 @@ impl Desk {
         Answer::Done(Value::Null)
     }
 
+    /// Returns whether the store says that there is no such record: a typing error, most likely.
+    fn is_missing(&self, key: &Key) -> bool {
+        let wait = Wait::Until(Deadline::after(self.deadline));
+        matches!(self.fs.check_exists(key, wait), Err(FsError::NoEntry))
+    }
+
     fn key(&self, name: &str) -> Option<Key> {
         self.fs.key_named(OsStr::new(name))
     }
 }
 
 fn no_such_file(name: &str) -> Answer {
-    Answer::Failed(format!("there is no file '{name}' in the mount"))
+    Answer::Missing(format!("there is no file '{name}' in the mount"))
 }

@@ -17,6 +17,7 @@ use crate::base::proxies::Proxies;
 use crate::mount::build::MountConfig;
 use crate::registry::Registry;
 use crate::registry::mount_point::MountPointError;
+use crate::store::ErrorKind;
 
 pub mod child;
 pub mod control;
@@ -74,6 +75,8 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
+    /// For whoever typed a command: `warning: message`.
+    Command,
     /// For the systemd journal, which knows the time: the priority as `<3>`, then the message.
     Journal,
 }
@@ -92,9 +95,38 @@ pub enum LogLevel {
     Trace,
 }
 
+/// What kind of failure it is; decides the exit code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// It did not work.
+    #[default]
+    Failed,
+    /// The store or the record is not there.
+    NotFound,
+    /// Token or link do not grant access.
+    Denied,
+    /// The record is not the version that was asked for.
+    Changed,
+}
+
+impl From<ErrorKind> for FailureKind {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound | ErrorKind::StoreNotFound => Self::NotFound,
+            ErrorKind::Denied | ErrorKind::SignatureExpired => Self::Denied,
+            ErrorKind::Changed => Self::Changed,
+            _ => Self::Failed,
+        }
+    }
+}
+
 /// Why a mount failed, as it travels from the daemon to whoever started it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
+    /// What kind it is.
+    #[serde(default)]
+    pub kind: FailureKind,
     /// What failed, in one sentence.
     pub message: String,
     /// Why, from the outside in.
@@ -130,6 +162,12 @@ impl Failure {
     /// Adds what to do about it.
     pub fn hinted(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
+        self
+    }
+
+    /// Says what kind it is.
+    pub fn of_kind(mut self, kind: FailureKind) -> Self {
+        self.kind = kind;
         self
     }
 }

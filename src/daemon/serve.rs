@@ -15,13 +15,14 @@ use super::session::{Session, Unmounter};
 use super::signals::{Place, Stopper};
 use super::{Failure, Order};
 use crate::base::clock::Deadline;
-use crate::daemon::control::{Answer, ControlServer, Handler, Request};
+use crate::base::units::ByteSize;
+use crate::daemon::control::{self, Answer, ControlServer, Handler, Request};
 use crate::metrics::{Metrics, exporter};
 use crate::mount::build::MountConfig;
-use crate::registry::mount_point::{self, Health};
+use crate::registry::mount_point::{self, Health, MountPointError};
 use crate::registry::process::ProcessId;
 use crate::registry::unmount::{UnmountMode, unmount};
-use crate::registry::{Entry, MountLock};
+use crate::registry::{Entry, MountLock, Registry};
 
 /// Mounts; [`super::session::mount`] except in tests.
 pub type Mounter<'a> = &'a dyn Fn(&MountConfig, Arc<Metrics>) -> Result<Session, Failure>;
@@ -42,7 +43,8 @@ pub fn serve(
     let path = &order.mount.mount_point;
     let stopper = Stopper::install(path, place)
         .map_err(|error| Failure::new("cannot catch signals").caused_by(&error))?;
-    let lock = mount_point::claim(&order.registry, path)?;
+    let lock = mount_point::claim(&order.registry, path)
+        .map_err(|error| told_by_last(&order.registry, error))?;
     let metrics = Arc::new(Metrics::default());
     let exported = export(order, &metrics)?;
     let session = mounter(&order.mount, metrics)?;
@@ -54,6 +56,33 @@ pub fn serve(
         let _ = unmount(path, UnmountMode::Lazy);
     }
     served
+}
+
+/// Asks the daemon of an earlier mount that has not ended what keeps it.
+fn told_by_last(registry: &Registry, error: MountPointError) -> MountPointError {
+    let MountPointError::NotEnded { path, pid, .. } = error else {
+        return error;
+    };
+    let asked = registry.find(&path).map(|entry| {
+        control::ask(
+            &entry.control,
+            &Request::Status,
+            mount_point::ANSWER_TIMEOUT,
+        )
+    });
+    let uploads = match asked {
+        Some(Ok(Answer::Done(state))) => waiting_uploads(&state),
+        _ => None,
+    };
+    MountPointError::NotEnded { path, pid, uploads }
+}
+
+/// Returns what a mount has not uploaded yet, such as `2 files (1.0 MiB)`; `None` for nothing.
+pub fn waiting_uploads(state: &Value) -> Option<String> {
+    let files = state["uploads"]["pending"].as_u64().filter(|n| *n > 0)?;
+    let size = state["uploads"]["pending_bytes"].as_u64().unwrap_or(0);
+    let noun = if files == 1 { "file" } else { "files" };
+    Some(format!("{files} {noun} ({})", ByteSize(size)))
 }
 
 /// Serves the counters where that is wanted.

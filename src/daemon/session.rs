@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::desk::Desk;
-use super::{Failure, panics};
+use super::{Failure, FailureKind, panics};
 use crate::base::redact::Secret;
 use crate::metrics::Metrics;
 use crate::mount::build::{self, MountConfig};
@@ -53,7 +53,8 @@ impl fmt::Debug for Session {
 pub fn mount(config: &MountConfig, metrics: Arc<Metrics>) -> Result<Session, Failure> {
     panics::watch(&metrics, secrets(config));
     let mounted = build::mount(config.clone(), metrics).map_err(|error| {
-        let failure = Failure::from_error(&error);
+        let kind = error.store_kind().map(FailureKind::from);
+        let failure = Failure::from_error(&error).of_kind(kind.unwrap_or_default());
         match error.hint() {
             Some(hint) => failure.hinted(hint),
             None => failure,

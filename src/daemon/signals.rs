@@ -3,19 +3,30 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
+    SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::Signals;
 
+use super::logging;
 use super::session::Unmounter;
 use crate::registry::mount_point;
 use crate::registry::unmount::{UnmountMode, unmount};
 
 /// How long a process goes on after a signal that asked for an end at once.
 const FORCED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Signals that would end a process that knows nothing of them, and leave a dead mount: operators send
+/// them to have logs rotated or statistics written, and the kernel when a limit is reached.
+const IGNORED: [i32; 8] = [
+    SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ,
+];
 
 /// Whom the serving process listens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +60,18 @@ impl std::fmt::Debug for Stopper {
 }
 
 impl Stopper {
-    /// Catches SIGTERM, SIGINT and SIGHUP from now on, in a thread of its own.
+    /// Catches SIGTERM, SIGINT, SIGQUIT and SIGHUP from now on, in a thread of its own, and lets others
+    /// pass without effect.
     ///
     /// # Errors
     /// That the handlers or the thread cannot be made.
     pub fn install(mount_point: &Path, place: Place) -> io::Result<Self> {
         let stopper = Self(Arc::new(Mutex::new(Stage::Starting)));
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let ignored = Arc::new(AtomicBool::new(false));
+        for signal in IGNORED {
+            signal_hook::flag::register(signal, Arc::clone(&ignored))?;
+        }
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])?;
         let stage = Arc::clone(&stopper.0);
         let mount_point = mount_point.to_path_buf();
         thread::Builder::new()
@@ -64,6 +80,8 @@ impl Stopper {
                 let mut received = 0;
                 for signal in signals.forever() {
                     if signal == SIGHUP && place == Place::Background {
+                        // Programs that rotate logs say so: another file may have the name now.
+                        logging::reopen();
                         continue;
                     }
                     received += 1;
@@ -101,7 +119,7 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
     };
     tracing::info!(signal, ?mode, "unmounting");
     let unmounter = Arc::clone(unmounter);
-    let by_hand = signal == SIGINT && place == Place::Foreground;
+    let by_hand = matches!(signal, SIGINT | SIGQUIT) && place == Place::Foreground;
     // Unmounting may wait for uploads, and the next signal must not.
     let started = thread::Builder::new()
         .name("unmount".into())
@@ -113,6 +131,10 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
             let Err(mut error) = result else {
                 return;
             };
+            if error.kind() == io::ErrorKind::NotFound {
+                tracing::info!("unmounted already; ending when the last open file is closed");
+                return;
+            }
             let busy = error.raw_os_error() == Some(libc::EBUSY);
             if busy && mode == UnmountMode::Graceful {
                 if by_hand {

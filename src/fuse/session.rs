@@ -1,8 +1,9 @@
 //! Mounting and unmounting.
 //!
-//! Root mounts by itself and hands the descriptor to `fuser`: its own way of mounting unmounts
-//! the path once more on the way out, whoever is mounted there by then. Other users mount
-//! through `fusermount3`.
+//! Root, and whoever else may mount (CAP_SYS_ADMIN, in containers), mounts by itself and hands the
+//! descriptor to `fuser`: its own way of mounting unmounts the path once more on the way out,
+//! whoever is mounted there by then, and forgets the subtype by which kvfs knows its mounts. Other
+//! users mount through `fusermount3`.
 
 use std::fs::File;
 use std::io;
@@ -93,8 +94,13 @@ pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
         None => THREADS,
     });
     config.acl = acl;
-    let session = if rustix::process::geteuid().is_root() {
-        let device = mount_as_root(options)?;
+    let device = match mount_directly(options) {
+        Some(Err(error)) if is_forbidden(&error) && !rustix::process::geteuid().is_root() => None,
+        mounted => mounted
+            .transpose()
+            .map_err(|error| explain(error, options))?,
+    };
+    let session = if let Some(device) = device {
         Session::from_fd(adapter, device, acl, config).inspect_err(|_| {
             // Nothing answers there: take the mount away again.
             let _ = rustix::mount::unmount(
@@ -117,18 +123,39 @@ pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
             MountOption::NoDev,
             MountOption::DefaultPermissions,
         ];
-        Session::new(adapter, &options.mount_point, &config).map_err(explain)?
+        Session::new(adapter, &options.mount_point, &config)
+            .map_err(|error| explain(error, options))?
     };
     raise_read_ahead(&options.mount_point);
     Ok(Mounted { session })
 }
 
-fn mount_as_root(options: &MountOptions) -> io::Result<OwnedFd> {
+/// Mounts without a helper; `None` where this process may not.
+fn mount_directly(options: &MountOptions) -> Option<io::Result<OwnedFd>> {
+    may_mount().then(|| mount_by_call(options))
+}
+
+/// Returns whether this process may call mount(2): CAP_SYS_ADMIN is bit 21 (capabilities(7)).
+fn may_mount() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    effective.map_or(rustix::process::geteuid().is_root(), |bits| {
+        bits & (1 << CAP_SYS_ADMIN) != 0
+    })
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn mount_by_call(options: &MountOptions) -> io::Result<OwnedFd> {
     let device: OwnedFd = File::options()
         .read(true)
         .write(true)
-        .open("/dev/fuse")
-        .map_err(explain)?
+        .open("/dev/fuse")?
         .into();
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
@@ -149,12 +176,12 @@ fn mount_as_root(options: &MountOptions) -> io::Result<OwnedFd> {
         flags,
         &*data,
     )
-    .map_err(|errno| explain(errno.into()))?;
+    .map_err(io::Error::from)?;
     Ok(device)
 }
 
 /// Adds to an error what people can do about it.
-fn explain(error: io::Error) -> io::Error {
+fn explain(error: io::Error, options: &MountOptions) -> io::Error {
     let said = error.to_string();
     // What fusermount3 says is all there is of its error.
     let is_refused =
@@ -169,6 +196,9 @@ fn explain(error: io::Error) -> io::Error {
         _ if is_refused && said.contains("allow_other") => {
             "uncomment user_allow_other in /etc/fuse.conf, or mount without --allow-other and --allow-root"
         }
+        _ if is_refused && !may_write(&options.mount_point) => {
+            "you may not write to the mount point, as fusermount3 demands: mount on a folder of yours"
+        }
         _ if is_refused && said.contains("fusermount") => {
             "this process may not mount: fusermount3 has no effect where setuid programs have none; in a systemd unit NoNewPrivileges and what implies it must be off, in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
         }
@@ -178,6 +208,11 @@ fn explain(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{}; {hint}", said.trim_end()))
+}
+
+fn may_write(folder: &Path) -> bool {
+    use rustix::fs::Access;
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
 /// Raises the kernel's readahead for this mount. Only root may; without it reads are smaller.

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::base::clock::{Clock, SystemClock};
-use crate::base::units::ByteSize;
+pub use super::config::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
+pub use super::status::StatusSource;
+use crate::base::clock::{Clock, Deadline, SystemClock};
 use crate::base::workers::Workers;
 use crate::cache::records::{Records, RecordsConfig};
 use crate::cache::watched::Watched;
@@ -23,99 +23,11 @@ use crate::fuse::pending::Watcher;
 use crate::fuse::session::{self, Access, MountOptions};
 use crate::fuse::suspend;
 use crate::metrics::Metrics;
-use crate::mount::open::OpenConfig;
 use crate::staging::folder::{StoreFile, scope_name};
 use crate::staging::{StagingConfig, StagingFolder};
 use crate::store::reference::{RemoteRef, StoreRef};
-use crate::store::{Encoding, ErrorKind, Store, StoreError};
+use crate::store::{Encoding, ErrorKind, ListQuery, Store, StoreError};
 use crate::upload::{Uploader, UploaderConfig, Uploads};
-
-/// Everything a mount needs to know; the parent process hands it to the daemon through a pipe.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MountConfig {
-    /// What to mount, and with which credentials.
-    pub open: OpenConfig,
-    /// Where: an absolute path of an existing directory.
-    pub mount_point: PathBuf,
-    /// Whether files show stored bytes instead of decoded ones.
-    pub raw: bool,
-    /// How large a decoded content may be; `None` for as large as honest ones of what is stored.
-    #[serde(default)]
-    pub max_content: Option<ByteSize>,
-    /// Only keys that begin so.
-    pub prefix: Option<String>,
-    /// Only keys of this collection.
-    pub collection: Option<String>,
-    /// How long names, sizes and absence are believed; `None` (`--immutable`): for ever.
-    pub ttl: Option<Duration>,
-    /// How much later than a write the store's `modifiedAt` may tell of it; `None` never looks at it.
-    #[serde(default)]
-    pub clock_lag: Option<Duration>,
-    /// Whether every record is asked for its exact size when it is listed.
-    pub exact_sizes: bool,
-    /// The content cache in memory.
-    pub memory_cache: ByteSize,
-    /// The content cache on disk; `None` for no disk cache.
-    pub disk_cache: Option<DiskCacheConfig>,
-    /// The longest that one filesystem operation may take.
-    pub deadline: Duration,
-    /// Owner shown for all files.
-    pub uid: u32,
-    /// Group shown for all files.
-    pub gid: u32,
-    /// Permission bits of files.
-    pub file_mode: u32,
-    /// Permission bits of directories.
-    pub dir_mode: u32,
-    /// Who besides the mounting user may use the mount.
-    pub access: MountAccess,
-    /// How the store may be changed through the mount; `None`: not at all.
-    pub write: Option<WriteSettings>,
-}
-
-/// How a store may be changed through a mount.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WriteSettings {
-    /// Whether a record that somebody else has changed may be overwritten.
-    pub overwrite: Overwrite,
-    /// How new bytes are encoded, as `Content-Encoding` names it.
-    pub compress: Option<String>,
-    /// Patterns of scratch names beside the known ones.
-    pub scratch: Vec<String>,
-    /// How long an upload under a temporary name waits for the final one.
-    pub scratch_delay: Duration,
-    /// The largest file.
-    pub max_record_size: Option<ByteSize>,
-    /// Where changed files are; kvfs uses a sub-folder of its own in it.
-    pub staging_dir: PathBuf,
-    /// The most bytes there; `None` for what the disk can spare.
-    pub staging_size: Option<ByteSize>,
-    /// Whether closing a file waits for the local disk only.
-    pub write_back: bool,
-    /// How long the end of the mount waits for uploads.
-    pub unmount_timeout: Duration,
-}
-
-/// Where and how much the disk cache may store.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DiskCacheConfig {
-    /// The folder; kvfs uses a sub-folder of its own in it.
-    pub dir: PathBuf,
-    /// The most bytes that it holds.
-    pub size: ByteSize,
-}
-
-/// Who may use a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MountAccess {
-    /// Only the user who mounted it.
-    #[default]
-    Owner,
-    /// That user and root.
-    OwnerAndRoot,
-    /// Everybody, as far as the permission bits allow.
-    Everybody,
-}
 
 /// Threads that wait for the store on behalf of programs.
 const WAITING_THREADS: usize = 512;
@@ -130,9 +42,15 @@ pub enum SetupError {
     /// The store could not be opened.
     #[error("cannot open the store: {0}")]
     Store(#[source] StoreError),
+    /// The collection to be shown cannot be listed.
+    #[error("cannot list the collection: {0}")]
+    Collection(#[source] StoreError),
     /// It was to be changed and cannot be.
     #[error("cannot mount for writing: {0}")]
     Unwritable(String),
+    /// There is no folder for what is on its way into the store.
+    #[error("cannot mount for writing: {0}")]
+    Staging(String),
     /// The kernel or `fusermount3` refused.
     #[error("cannot mount at {}: {error}", mount_point.display())]
     Mount {
@@ -148,9 +66,20 @@ impl SetupError {
     /// Returns what the person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Store(error) => error.hint().map(Into::into),
+            Self::Store(error) | Self::Collection(error) => error.hint().map(Into::into),
             Self::Unwritable(_) => Some("mount without --rw".into()),
+            Self::Staging(_) => {
+                Some("name a folder of yours with --staging-dir, or mount without --rw".into())
+            }
             Self::Mount { .. } => None,
+        }
+    }
+
+    /// Returns the kind of the store's failure, where it is the store's.
+    pub fn store_kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Store(error) | Self::Collection(error) => Some(error.kind()),
+            Self::Unwritable(_) | Self::Staging(_) | Self::Mount { .. } => None,
         }
     }
 }
@@ -159,16 +88,12 @@ impl SetupError {
 #[derive(Debug)]
 pub struct Mounted {
     session: session::Mounted,
-    fs: Arc<KvFs>,
-    store: Arc<dyn Store>,
-    config: MountConfig,
-    mount_point: PathBuf,
-    started: Instant,
-    uploads: Option<Uploads>,
+    pub(super) fs: Arc<KvFs>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) config: MountConfig,
+    pub(super) started: Instant,
+    pub(super) uploads: Option<Uploads>,
 }
-
-/// Gives the part of `kvfs status` that the mount itself knows.
-pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 impl Mounted {
     /// Serves the mount until it is unmounted.
@@ -198,42 +123,6 @@ impl Mounted {
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
-
-    /// Returns where the status comes from.
-    pub fn status_source(&self) -> StatusSource {
-        let (store, metrics, config) = (
-            Arc::clone(&self.store),
-            Arc::clone(self.fs.metrics()),
-            self.config.clone(),
-        );
-        let (mount_point, started) = (self.mount_point.clone(), self.started);
-        let uploads = self.uploads.clone();
-        let freshness = Arc::clone(self.fs.records().freshness());
-        Arc::new(move || {
-            let info = store.info();
-            let expires = info
-                .expires
-                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
-                .map(|at| at.as_secs());
-            serde_json::json!({
-                "mount_point": mount_point.to_string_lossy(),
-                "pid": std::process::id(),
-                "version": env!("CARGO_PKG_VERSION"),
-                "uptime_s": started.elapsed().as_secs(),
-                "store": config.open.reference.to_string(),
-                "store_id": info.id,
-                "store_name": info.name,
-                "mode": if config.raw { "raw" } else { "decoded" },
-                "access": if config.write.is_some() { "read-write" } else { "read-only" },
-                "ttl_s": config.ttl.map(|ttl| ttl.as_secs_f64()),
-                "held_current": freshness.status(),
-                "signature_expires_unix_s": expires,
-                "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
-                "uploads": uploads.as_ref().map(Uploads::status),
-                "stats": metrics.snapshot(),
-            })
-        })
-    }
 }
 
 /// Opens the store and mounts it. The mount answers when this returns.
@@ -246,6 +135,17 @@ pub fn mount(config: MountConfig, metrics: Arc<Metrics>) -> Result<Mounted, Setu
         None => crate::mount::open::open(&config.open, Arc::clone(&metrics)),
     }
     .map_err(SetupError::Store)?;
+    if let Some(collection) = &config.collection {
+        // One that the store does not have should be told now, not at the first `ls`.
+        let query = ListQuery {
+            collection: Some(collection.as_str().into()),
+            limit: Some(1),
+            ..ListQuery::default()
+        };
+        store
+            .list_page(&query, Deadline::after(config.deadline))
+            .map_err(SetupError::Collection)?;
+    }
     mount_store(store, config, metrics)
 }
 
@@ -368,7 +268,10 @@ pub fn mount_store_by(
     );
     let options = MountOptions {
         mount_point: config.mount_point.clone(),
-        source: format!("kvfs:{}", config.open.reference),
+        source: config
+            .source
+            .clone()
+            .unwrap_or_else(|| format!("kvfs:{}", config.open.reference)),
         access: match config.access {
             MountAccess::Owner => Access::Owner,
             MountAccess::OwnerAndRoot => Access::OwnerAndRoot,
@@ -385,7 +288,6 @@ pub fn mount_store_by(
         session,
         fs,
         store,
-        mount_point: config.mount_point.clone(),
         config,
         started,
         uploads: uploading,
@@ -423,7 +325,7 @@ fn write_config(
         limit: write.staging_size.map(|size| size.0),
     })
     .map_err(|error| {
-        SetupError::Unwritable(format!(
+        SetupError::Staging(format!(
             "the staging folder {} cannot be used: {error}",
             write.staging_dir.display()
         ))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::storage;
 use crate::apify::ApifyStore;
 use crate::apify::call::Purpose;
 use crate::apify::endpoint::{Endpoint, encode};
@@ -101,7 +102,10 @@ pub fn open(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>
 /// As [`open`].
 pub fn open_writable(config: &OpenConfig, metrics: Arc<Metrics>) -> Result<Arc<dyn Store>> {
     match &config.reference {
-        StoreRef::Directory(path) => crate::local::open_writable_directory(path),
+        StoreRef::Directory(path) => {
+            storage::check_one(path)?;
+            crate::local::open_writable_directory(path)
+        }
         _ => open(config, metrics),
     }
 }
@@ -142,7 +146,10 @@ fn open_as(
     ask: bool,
 ) -> Result<Arc<dyn Store>> {
     let (base, remote, signature) = match &config.reference {
-        StoreRef::Directory(path) => return crate::local::open_directory(path),
+        StoreRef::Directory(path) => {
+            storage::check_one(path)?;
+            return crate::local::open_directory(path);
+        }
         StoreRef::Records(urls) => return open_records(config, urls, options, metrics),
         StoreRef::Bucket { address, store } => return open_in_bucket(config, address, store),
         StoreRef::Remote(remote) => (api_url(config)?, remote, None),
@@ -492,6 +499,33 @@ fn token_for(config: &OpenConfig, base: &Url) -> Result<Option<Arc<Token>>> {
     };
     token.current()?;
     Ok(Some(Arc::new(token)))
+}
+
+/// Returns why opening the store would be refused: a secret would travel unencrypted.
+pub fn refused_plain_http(config: &OpenConfig) -> Option<StoreError> {
+    let refused = |url: &Url, has_secret: bool| match has_secret {
+        true => config.plain_http.check(url).err(),
+        false => None,
+    };
+    let signed = config.signature.is_some();
+    match &config.reference {
+        StoreRef::Directory(_) | StoreRef::Bucket { .. } => None,
+        StoreRef::Records(urls) => urls.iter().find_map(|url| {
+            let has_token = || token_for(config, url.expose()).is_ok_and(|token| token.is_some());
+            refused(url.expose(), is_signed(url) || has_token())
+        }),
+        StoreRef::Url {
+            base, signature, ..
+        } => {
+            let has_token = || token_for(config, base).is_ok_and(|token| token.is_some());
+            refused(base, signed || signature.is_some() || has_token())
+        }
+        StoreRef::Remote(_) => {
+            let base = api_url(config).ok()?;
+            let has_token = || token_for(config, &base).is_ok_and(|token| token.is_some());
+            refused(&base, signed || has_token())
+        }
+    }
 }
 
 /// Refuses to send a secret over the network unencrypted; warns where that is allowed.

@@ -22,6 +22,7 @@ pub mod mount_point;
 pub mod mounts;
 pub mod process;
 pub mod unmount;
+pub mod users;
 
 /// A mount as its daemon registered it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,11 @@ impl Registry {
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Returns the folder in which this process registers mounts.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Makes the folder in which mounts register, and returns it.
@@ -219,6 +225,8 @@ impl Files {
 
 /// Returns 16 hexadecimal digits that stand for `mount_point` in file names.
 pub fn hash(mount_point: &Path) -> String {
+    // One name for all spellings: with a slash at the end, say.
+    let mount_point: PathBuf = mount_point.components().collect();
     let digest = Sha256::digest(mount_point.as_os_str().as_encoded_bytes());
     digest[..8]
         .iter()

@@ -53,13 +53,17 @@ pub enum MountPointError {
         /// Whether it answers.
         health: Health,
     },
-    /// The daemon of an earlier mount, now detached, still serves files that are open.
+    /// The daemon of an earlier mount, now detached, has not ended.
     NotEnded {
         /// Where.
         path: PathBuf,
         /// The daemon, where known.
         pid: Option<u32>,
+        /// What it still uploads, such as `1 file (2.9 MiB)`; `None` where it serves open files.
+        uploads: Option<String>,
     },
+    /// The mount cannot be registered in the runtime folder.
+    Registry(PathBuf, io::Error),
     /// A dead mount there could not be cleared away.
     Stale(PathBuf, UnmountError),
     /// It cannot be looked at.
@@ -76,11 +80,18 @@ impl MountPointError {
                 Health::Hangs => format!("end it with: kvfs unmount --force {}", quoted(path)),
                 _ => format!("unmount it first: kvfs unmount {}", quoted(path)),
             }),
-            Self::NotEnded { pid, .. } => Some(match pid {
-                Some(pid) => format!("close those files, or end it with: kill -9 {pid}"),
-                None => "close those files, or mount on another directory".to_owned(),
+            Self::NotEnded { pid, uploads, .. } => Some(match (uploads, pid) {
+                (Some(_), _) => {
+                    "wait until it is done, or see what is left with: kvfs recover".to_owned()
+                }
+                (None, Some(pid)) => format!("close those files, or end it with: kill -9 {pid}"),
+                (None, None) => "close those files, or mount on another directory".to_owned(),
             }),
-            Self::Stale(_, error) => error.hint().map(str::to_owned),
+            Self::Registry(..) => Some(
+                "set XDG_RUNTIME_DIR to a folder of yours that can be written to, of mode 0700"
+                    .to_owned(),
+            ),
+            Self::Stale(path, error) => error.hint(path),
             Self::Io(..) => None,
         }
     }
@@ -103,12 +114,18 @@ impl fmt::Display for MountPointError {
                 }
                 Ok(())
             }
-            Self::NotEnded { path, pid } => {
+            Self::NotEnded { path, pid, uploads } => {
                 write!(f, "the last mount on {} has not ended", path.display())?;
-                if let Some(pid) = pid {
-                    write!(f, ": process {pid} serves files that are still open")?;
+                match (pid, uploads) {
+                    (Some(pid), Some(what)) => write!(f, ": process {pid} still uploads {what}"),
+                    (Some(pid), None) => {
+                        write!(f, ": process {pid} serves files that are still open")
+                    }
+                    (None, _) => Ok(()),
                 }
-                Ok(())
+            }
+            Self::Registry(dir, error) => {
+                write!(f, "cannot register the mount in {}: {error}", dir.display())
             }
             Self::Stale(path, error) => {
                 write!(
@@ -135,7 +152,11 @@ pub fn resolve(path: &Path) -> Result<PathBuf, MountPointError> {
         io::ErrorKind::NotFound => MountPointError::Missing(path.to_path_buf()),
         _ => MountPointError::Io(path.to_path_buf(), error),
     };
-    let mut next = std::path::absolute(path).map_err(fail)?;
+    // Without the slash that completion of names appends: registrations go by the bytes of a path.
+    let mut next: PathBuf = std::path::absolute(path)
+        .map_err(fail)?
+        .components()
+        .collect();
     for _ in 0..MAX_LINKS {
         if is_kvfs(&next) {
             return Ok(next);
@@ -150,7 +171,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, MountPointError> {
             return Ok(whole);
         }
         match fs::read_link(&whole) {
-            Ok(target) => next = parent.join(target),
+            Ok(target) => next = parent.join(target).components().collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(fail(error)),
             Err(_) => return Ok(whole),
         }
@@ -169,7 +190,10 @@ pub fn claim(registry: &Registry, path: &Path) -> Result<MountLock, MountPointEr
         match registry.lock(path) {
             Ok(lock) => break lock,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                return Err(MountPointError::Io(path.to_path_buf(), error));
+                return Err(MountPointError::Registry(
+                    registry.dir().to_path_buf(),
+                    error,
+                ));
             }
             Err(_) if is_kvfs(path) || Instant::now() >= until => {
                 return Err(already_mounted(registry, path));
@@ -243,7 +267,11 @@ fn already_mounted(registry: &Registry, path: &Path) -> MountPointError {
     let daemon = registry.find(&path).filter(super::Entry::is_alive);
     if !is_kvfs(&path) {
         let pid = daemon.map(|entry| entry.process.pid);
-        return MountPointError::NotEnded { path, pid };
+        return MountPointError::NotEnded {
+            path,
+            pid,
+            uploads: None,
+        };
     }
     MountPointError::AlreadyMounted {
         by: daemon.map(|entry| (entry.process.pid, entry.store)),
@@ -271,7 +299,16 @@ mod tests {
         fs::create_dir(real.join("d")).expect("a folder");
         symlink("d", real.join("link")).expect("a link");
         symlink("loop", real.join("loop")).expect("a link");
-        for typed in ["d", "d/", "d/.", "link", "link/", "d/../link"] {
+        for typed in [
+            "d",
+            "d/",
+            "d//",
+            "d/.",
+            "./d/",
+            "link",
+            "link/",
+            "d/../link",
+        ] {
             assert_eq!(
                 resolve(&real.join(typed)).expect(typed),
                 real.join("d"),

@@ -18,6 +18,8 @@ pub struct MountInfo {
     pub minor: u32,
     /// The filesystem's type.
     pub fs_type: String,
+    /// What is mounted: `kvfs:` and the store, or what fstab says.
+    pub source: String,
     /// The user who mounted it, for FUSE filesystems.
     pub user_id: Option<u32>,
 }
@@ -63,6 +65,10 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
         mount_point: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
         minor: device.split_once(':')?.1.parse().ok()?,
         fs_type: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
+        source: String::from_utf8_lossy(&unescape(
+            fields.get(separator + 2).copied().unwrap_or_default(),
+        ))
+        .into_owned(),
         user_id: options
             .split(',')
             .find_map(|option| option.strip_prefix("user_id=")?.parse().ok()),
@@ -95,7 +101,8 @@ mod tests {
 
     #[test]
     fn mountinfo_lines_are_read_with_and_without_optional_fields() {
-        let text = b"36 35 0:98 / /mnt/a rw,nosuid - fuse.kvfs kvfs rw,user_id=1000,group_id=100\n\
+        let text =
+            b"36 35 0:98 / /mnt/a rw,nosuid - fuse.kvfs kvfs:~a rw,user_id=1000,group_id=100\n\
             37 35 98:0 /sub /mnt/b rw,noatime shared:1 master:2 - ext3 /dev/root rw\n\
             not a line\n";
         let mounts = parse(text);
@@ -106,6 +113,7 @@ mod tests {
                 mount_point: "/mnt/a".into(),
                 minor: 98,
                 fs_type: "fuse.kvfs".into(),
+                source: "kvfs:~a".into(),
                 user_id: Some(1000),
             }
         );

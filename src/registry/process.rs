@@ -44,6 +44,34 @@ impl ProcessId {
     }
 }
 
+/// Returns the name of a user, if `/etc/passwd` knows it.
+pub fn user_name(uid: u32) -> Option<String> {
+    let known = fs::read_to_string("/etc/passwd").ok()?;
+    known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// Returns the number of a user or, in `/etc/group`, of a group.
+///
+/// # Errors
+/// That nothing there has this name; says what can be written.
+pub fn id_of(name: &str, database: &str, what: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let known = fs::read_to_string(database).unwrap_or_default();
+    known
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+        })
+        .ok_or_else(|| format!("'{name}' is no {what}: write a number, or a name of {database}"))
+}
+
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())

@@ -31,6 +31,7 @@ fn a_registered_mount_is_found_until_its_lock_is_dropped() {
     let mine = entry(point, process::ProcessId::current());
     lock.register(&mine).expect("a state file");
     assert_eq!(registry.find(point), Some(mine.clone()));
+    assert_eq!(registry.find(Path::new("/mnt/a b/")), Some(mine.clone()));
     assert_eq!(registry.entries(), [mine]);
     registry.clean(point);
     assert!(registry.find(point).is_some(), "it lives");

@@ -1,5 +1,6 @@
 //! Unmounting through the kernel: `umount2` where this user may, else `fusermount3`.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,7 +13,15 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
 
+use super::mount_point::quoted;
 use super::mounts;
+use super::users::{listed, users_of};
+
+/// The program that mounts and unmounts for users.
+const HELPER: &str = "fusermount3";
+
+/// Where it is on most systems: a service may have been started with a PATH of its own.
+const HELPER_FOLDERS: &str = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin";
 
 /// How to unmount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,21 +47,32 @@ pub enum UnmountError {
     NoHelper,
     /// The helper failed; what it said.
     Helper(String),
+    /// The helper could not be started.
+    Unstarted(io::Error),
     /// The kernel refused.
     Os(io::Error),
 }
 
 impl UnmountError {
-    /// Returns what the person can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Returns what the person can do about it; `mount_point` is the one that this is about.
+    pub fn hint(&self, mount_point: &Path) -> Option<String> {
         match self {
-            Self::Busy => Some(
-                "see who uses it with 'fuser -vm MOUNTPOINT' or 'lsof +D MOUNTPOINT', or detach it with --lazy",
-            ),
+            Self::Busy => {
+                let quoted = quoted(mount_point);
+                let users = users_of(mount_point);
+                let end = match users.as_slice() {
+                    [] => format!("see what uses it with: fuser -vm {quoted}"),
+                    users => format!("it is in use by {}: end that", listed(users)),
+                };
+                Some(format!(
+                    "{end}; or detach the mount: kvfs unmount --lazy {quoted}"
+                ))
+            }
             Self::NoHelper => Some(
-                "install the package fuse3 (Debian, Ubuntu: apt install fuse3; Fedora: dnf install fuse3)",
+                "install the package fuse3 (Debian, Ubuntu: apt install fuse3; Fedora: dnf install fuse3), or have its folder in PATH"
+                    .to_owned(),
             ),
-            Self::NotMounted | Self::Helper(_) | Self::Os(_) => None,
+            Self::NotMounted | Self::Helper(_) | Self::Unstarted(_) | Self::Os(_) => None,
         }
     }
 }
@@ -64,6 +84,7 @@ impl fmt::Display for UnmountError {
             Self::NotMounted => f.write_str("nothing is mounted there"),
             Self::NoHelper => f.write_str("the program fusermount3 is missing"),
             Self::Helper(said) => write!(f, "fusermount3 failed: {said}"),
+            Self::Unstarted(error) => write!(f, "cannot start fusermount3: {error}"),
             Self::Os(error) => write!(f, "the kernel refused: {error}"),
         }
     }
@@ -75,6 +96,7 @@ impl From<UnmountError> for io::Error {
     fn from(error: UnmountError) -> Self {
         match error {
             UnmountError::Busy => Self::from_raw_os_error(libc::EBUSY),
+            UnmountError::NotMounted => Self::new(io::ErrorKind::NotFound, error),
             UnmountError::Os(error) => error,
             other => Self::other(other),
         }
@@ -126,7 +148,8 @@ fn unmount_as_user(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountE
     if mode == UnmountMode::Force {
         abort_connection(mount_point);
     }
-    let mut command = Command::new("fusermount3");
+    let mut command = Command::new(HELPER);
+    command.env("PATH", path_of_helper());
     command.arg("-u");
     if mode != UnmountMode::Graceful {
         command.arg("-z");
@@ -139,7 +162,7 @@ fn unmount_as_user(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountE
         .output()
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => UnmountError::NoHelper,
-            _ => UnmountError::Os(error),
+            _ => UnmountError::Unstarted(error),
         })?;
     if output.status.success() {
         return Ok(());
@@ -153,6 +176,20 @@ fn unmount_as_user(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountE
     } else {
         Err(UnmountError::Helper(said.to_owned()))
     }
+}
+
+/// Returns the search path, the usual folders at its end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the search path of the programs that this one starts, no setting of kvfs"
+)]
+fn path_of_helper() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(HELPER_FOLDERS);
+    path
 }
 
 /// Fails everything that waits for the mount. The kernel lets its owner do so where the control

@@ -90,8 +90,13 @@ fn every_command_has_help_on_standard_output() {
     let mut commands: Vec<&str> = listed
         .map(|line| line.split_whitespace().next().expect("a name"))
         .collect();
-    assert_eq!(commands.len(), 20, "one a line: {ran:?}");
+    assert!(commands.len() > 20, "one a line: {ran:?}");
+    commands.retain(|command| *command != "help");
     commands.push("umount");
+    for words in [&["help"][..], &["help", "mount"]] {
+        let ran = user.run(words);
+        assert!(ran.code == 0 && ran.out.contains("Usage: kvfs "), "{ran:?}");
+    }
     for command in commands {
         for flag in ["--help", "-h"] {
             let ran = user.run(&[command, flag]);
@@ -167,7 +172,14 @@ fn misuse_exits_with_2() {
         &["mount", "--allow-other", "--allow-root", "~s", "mnt"],
         &["unmount"],
         &["unmount", "--force", "--lazy", "mnt"],
-        &["status", "a", "b"],
+        &["status", "--watch", "/", "/proc"],
+        &["mount", "-o", "ro", "--rw", "~s", "mnt"],
+        &["mount", "--read-only", "--rw", "~s", "mnt"],
+        &["mount", "--status", "SUCCEEDED", "~s", "mnt"],
+        &["mount", "-o", "remount,ro", "~s", "mnt"],
+        &["cat", "~s"],
+        &["rm", "~s"],
+        &["ls", "~s", "[a"],
         &["serve", "--listen", "nowhere"],
         &["-q", "-v", "status"],
     ] {
@@ -295,9 +307,9 @@ fn unmounting_what_is_not_mounted_fails() {
     let user = User::new();
     for flags in [&[][..], &["--force"], &["--lazy"]] {
         let unmount = |point: &str| user.run(&[&["unmount", point][..], flags].concat());
-        unmount("mnt").fails(1, &["no store is mounted on", "kvfs status"]);
-        unmount("none").fails(1, &["does not exist"]);
-        unmount("/proc").fails(1, &["no store is mounted on"]);
+        unmount("mnt").fails(3, &["no store is mounted on", "kvfs status"]);
+        unmount("none").fails(3, &["does not exist"]);
+        unmount("/proc").fails(3, &["no store is mounted on"]);
     }
 }
 
@@ -412,4 +424,43 @@ fn secrets_are_never_printed() {
         let ran = ran(output);
         assert!(!format!("{ran:?}").contains("s3cret"), "{args:?}: {ran:?}");
     }
+}
+
+#[test]
+fn a_runtime_folder_that_cannot_be_used_is_named() {
+    let user = User::new();
+    fs::create_dir(user.path("store")).expect("a folder");
+    fs::remove_dir(user.path("run")).expect("a folder");
+    fs::write(user.path("run"), "a file in its place").expect("a file");
+    fs::write(user.path("state"), "a file in its place").expect("a file");
+    let ran = user.run(&["mount", "./store", "mnt", "--log-file", "log"]);
+    ran.fails(
+        1,
+        &[
+            "cannot register the mount in",
+            "state/kvfs",
+            "XDG_RUNTIME_DIR",
+        ],
+    );
+}
+
+#[test]
+fn each_option_has_a_variable() {
+    let user = User::new();
+    let config = |name: &str, value: &str| {
+        let mut command = user.kvfs();
+        command.args(["config", "--json"]).env(name, value);
+        ran(command.output().expect("kvfs runs"))
+    };
+    let shown = config("KVFS_TTL", "7s");
+    let shown: serde_json::Value = serde_json::from_str(&shown.out).expect("JSON");
+    assert_eq!(shown["settings"]["ttl"]["value"], "7s");
+    assert_eq!(shown["settings"]["ttl"]["from"], "KVFS_TTL");
+    let shown = config("KVFS_EXACT_SIZES", "1");
+    assert!(shown.out.contains("KVFS_EXACT_SIZES"), "{shown:?}");
+    config("KVFS_RAW", "perhaps").fails(2, &["KVFS_RAW", "neither 1 nor 0"]);
+    config("KVFS_TTL", "soon").fails(2, &["KVFS_TTL", "10s"]);
+    let mut served = user.kvfs();
+    served.arg("serve").env("KVFS_SERVE_LISTEN", "nowhere");
+    ran(served.output().expect("kvfs runs")).fails(2, &["KVFS_SERVE_LISTEN"]);
 }

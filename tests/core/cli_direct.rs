@@ -71,11 +71,99 @@ fn what_is_put_is_listed_printed_described_and_removed() {
     let info = run(&["info", "$STORE"]).out;
     assert!(info.contains(&server.entry.id), "{info}");
 
-    prints(&run(&["rm", "$STORE", "page", "no-such-record"]), "");
+    let gone = run(&["rm", "$STORE", "page", "no-such-record"]);
+    assert_eq!((gone.code, gone.out.as_str()), (4, ""), "{gone:?}");
+    assert!(gone.err.contains("deleted page"), "{gone:?}");
+    assert!(
+        gone.err.contains("no-such-record was not there"),
+        "{gone:?}"
+    );
+    prints(&run(&["rm", "--force", "$STORE", "no-such-record"]), "");
     prints(
         &run(&["ls", "$STORE", "--json"]),
         "{\"key\":\"INPUT\",\"size\":8}\n",
     );
+}
+
+#[test]
+fn patterns_select_keys_and_nothing_is_claimed_of_what_is_not_there() {
+    let (server, user) = (TestServer::start(), User::new());
+    for key in ["img-1.png", "img-2.png", "page.html"] {
+        server.put_text(key, key);
+    }
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    prints(&run(&["ls", "$STORE", "img-*"]), "img-1.png\nimg-2.png\n");
+    prints(
+        &run(&["ls", "$STORE", "{page,img-2}*", "--limit", "1"]),
+        "img-2.png\n",
+    );
+    prints(&run(&["cat", "$STORE", "page.*"]), "page.html");
+    run(&["ls", "$STORE", "none*"]).fails(4, &["no key of", "'none*'"]);
+    run(&["cat", "$STORE", "none*"]).fails(4, &["'none*'"]);
+    let gone = run(&["rm", "$STORE", "nope*"]);
+    assert_eq!(gone.code, 4, "{gone:?}");
+    assert!(!gone.err.contains("deleted"), "{gone:?}");
+    prints(
+        &run(&["rm", "--dry-run", "$STORE", "img-*"]),
+        "would delete img-1.png\nwould delete img-2.png\n",
+    );
+    prints(&run(&["rm", "-q", "$STORE", "--prefix", "img-"]), "");
+    prints(&run(&["ls", "$STORE"]), "page.html\n");
+}
+
+#[test]
+fn records_of_local_folders_are_stored_and_deleted_too() {
+    let (server, user) = (TestServer::start(), User::new());
+    std::fs::create_dir(user.path("folder")).expect("a folder");
+    std::fs::write(user.path("folder/old.txt"), "old").expect("a file");
+    let stored = kvfs_with(&server, &user, &["put", "./folder", "new", "--json"], b"{}");
+    assert_eq!(stored.code, 0, "{stored:?}");
+    let facts: serde_json::Value = serde_json::from_str(&stored.out).expect("JSON");
+    assert_eq!(facts["content_type"], "application/json; charset=utf-8");
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    prints(&run(&["cat", "./folder", "new"]), "{}");
+    prints(&run(&["rm", "-q", "./folder", "old"]), "");
+    assert!(!user.path("folder/old.txt").exists());
+    prints(&run(&["ls", "./folder"]), "new\n");
+}
+
+#[test]
+fn folders_of_several_stores_are_refused_with_their_names() {
+    let (server, user) = (TestServer::start(), User::new());
+    for store in ["shop", "s2"] {
+        let folder = user.path("storage/key_value_stores").join(store);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("INPUT.json"), "{}").expect("a file");
+    }
+    let run = |args: &[&str]| kvfs(&server, &user, args);
+    for folder in ["./storage", "./storage/", "storage/key_value_stores"] {
+        for args in [
+            &["ls", folder][..],
+            &["cat", folder, "INPUT"],
+            &["mount", folder, "mnt"],
+        ] {
+            run(args).fails(1, &["s2, shop", "name one of them"]);
+        }
+    }
+    prints(&run(&["ls", "storage/key_value_stores/shop"]), "INPUT\n");
+}
+
+#[test]
+fn keys_and_bytes_that_cannot_be_are_told_what_is_wrong_with_them() {
+    let (server, user) = (TestServer::start(), User::new());
+    let run = |args: &[&str], input: &[u8]| kvfs_with(&server, &user, args, input);
+    let odd = run(&["put", "$STORE", "a b"], b"x");
+    assert!(odd.code == 1 && odd.err.contains("holds ' '"), "{odd:?}");
+    let long = run(&["put", "$STORE", &"x".repeat(257)], b"x");
+    assert!(long.code == 1 && long.err.contains("257"), "{long:?}");
+    run(
+        &["put", "$STORE", "a", "--content-encoding", "gzip"],
+        b"plain",
+    )
+    .fails(2, &["gzip"]);
+    let mut refused = user.kvfs();
+    refused.args(["ls", "~s"]).env("APIFY_TOKEN", "tökén");
+    ran(refused.output().expect("kvfs runs")).fails(2, &["APIFY_TOKEN cannot be a token"]);
 }
 
 #[test]
@@ -215,15 +303,15 @@ fn printing_and_listing_ask_one_question_and_explain_a_missing_store_afterwards(
     }
     let (missing, cost) = run(&["cat", store, "none"]);
     assert_eq!((missing.code, cost), (4, one), "{missing:?}");
-    for args in [
-        ["cat", "~typo", "a"].as_slice(),
-        &["ls", "~typo"],
-        &["rm", "~typo", "a"],
-    ] {
+    for args in [["cat", "~typo", "a"].as_slice(), &["ls", "~typo"]] {
         let (ran, cost) = run(args);
         assert_eq!((ran.code, cost), (4, one), "{ran:?}");
         assert!(ran.err.contains("check user and name"), "{ran:?}");
     }
+    // What is to be deleted is asked for first, so that nothing is claimed.
+    let (ran, cost) = run(&["rm", "~typo", "a"]);
+    assert_eq!((ran.code, cost.requests), (4, 2), "{ran:?}");
+    assert!(ran.err.contains("check user and name"), "{ran:?}");
 }
 
 #[test]

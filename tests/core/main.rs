@@ -12,6 +12,7 @@ mod cli_config;
 mod cli_direct;
 mod cli_doctor;
 mod contract;
+mod copy;
 mod fs_core;
 mod fs_rename_race;
 mod fs_write;

@@ -48,7 +48,7 @@ fn mounts(user: &User, server: &TestServer, token: Option<&str>, args: &[&str]) 
 fn refuses(user: &User, server: &TestServer, token: Option<&str>, args: &[&str]) -> String {
     let start = Instant::now();
     let (code, said) = run(user, server, token, args);
-    assert_eq!(code, 1, "{args:?}: {said}");
+    assert!([1, 2, 4, 5].contains(&code), "{args:?}: {code}, {said}");
     assert!(start.elapsed() < Duration::from_secs(10), "{args:?}");
     assert!(user.nothing_left(), "something is left");
     assert!(!said.contains(TOKEN), "{said}");

@@ -114,7 +114,7 @@ impl Drop for User {
     }
 }
 
-fn mounted(below: &Path) -> bool {
+pub(super) fn mounted(below: &Path) -> bool {
     let below = below.display().to_string();
     fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.contains(&below))
 }
@@ -217,6 +217,8 @@ fn a_mount_in_use_is_only_unmounted_lazily_or_by_force() {
         let open = fs::File::open(user.path("mnt/a")).expect("it");
         let said = user.fails(1, &["unmount", "mnt"]);
         assert!(said.contains("in use") && said.contains("--lazy"), "{said}");
+        let me = format!("({})", std::process::id());
+        assert!(said.contains(&me), "the program that uses it: {said}");
         user.works(&["unmount", flag, "mnt"]);
         assert!(!mounted(&user.path("mnt")));
         drop(open);

@@ -4,6 +4,7 @@ mod access;
 mod adversary;
 mod buckets;
 mod clients;
+mod commands;
 mod daemon;
 mod disks;
 mod endings;

@@ -247,6 +247,7 @@ impl MountedSession {
         let mut config = MountConfig {
             open,
             mount_point,
+            source: None,
             raw: false,
             max_content: None,
             prefix: None,

@@ -1,5 +1,6 @@
 //! How a store is opened and what is kept of it, for every command that reads one.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,45 @@ pub struct StoreArgs {
     /// The longest that one file operation may take, with all retries [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, help_heading = "Running")]
     pub deadline: Option<Duration>,
+}
+
+impl StoreArgs {
+    /// Returns the flags that say the same, but for which of several last runs is meant.
+    pub fn flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: Option<&OsStr>| {
+            if let Some(value) = value {
+                let mut flag = OsString::from(format!("--{name}="));
+                flag.push(value);
+                flags.push(flag);
+            }
+        };
+        let seconds = |time: &Duration| format!("{}s", time.as_secs_f64());
+        add(
+            "token-file",
+            self.token_file.as_ref().map(|path| path.as_os_str()),
+        );
+        add(
+            "api-url",
+            self.api_url.as_ref().map(|url| OsStr::new(url.as_str())),
+        );
+        add("signature", self.signature.as_ref().map(OsStr::new));
+        add(
+            "signature-file",
+            self.signature_file.as_ref().map(|path| path.as_os_str()),
+        );
+        add("config", self.config.as_ref().map(|path| path.as_os_str()));
+        let (timeout, deadline) = (
+            self.timeout.as_ref().map(seconds),
+            self.deadline.as_ref().map(seconds),
+        );
+        add("timeout", timeout.as_ref().map(OsStr::new));
+        add("deadline", deadline.as_ref().map(OsStr::new));
+        if self.insecure_http {
+            flags.push("--insecure-http".into());
+        }
+        flags
+    }
 }
 
 /// What is kept on disk of what was read.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::values::positive_duration;
 use super::{DiskArgs, StoreArgs};
@@ -11,12 +11,19 @@ use crate::base::units::ByteSize;
 
 /// The arguments of `kvfs ls`.
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub struct LsArgs {
-    /// The store, as for `kvfs mount`
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
     pub store: String,
-    /// Show size, time, type and encoding too; costs a request for each record
+    /// List only these keys, or those that match patterns with *, ?, [...] and {a,b}
+    #[arg(value_name = "KEY|PATTERN")]
+    pub keys: Vec<String>,
+    /// Show stored size, time, type and encoding too; costs a request for each record
     #[arg(short, long)]
     pub long: bool,
+    /// Show sizes as people read them, such as 1.2 MiB
+    #[arg(short = 'h', long)]
+    pub human_readable: bool,
     /// Print a JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -26,6 +33,12 @@ pub struct LsArgs {
     /// List only keys of this collection of the store's schema
     #[arg(long, value_name = "NAME")]
     pub collection: Option<String>,
+    /// List at most so many
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<u64>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, display_order = 902)]
+    pub help: Option<bool>,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
@@ -34,10 +47,10 @@ pub struct LsArgs {
 /// The arguments of `kvfs cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// The store, as for `kvfs mount`
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
     pub store: String,
-    /// The records, printed one after the other
-    #[arg(required = true, value_name = "KEY")]
+    /// The records, printed one after the other, by key or by patterns with *, ?, [...] and {a,b}
+    #[arg(value_name = "KEY|PATTERN")]
     pub keys: Vec<String>,
     /// Print records as they are stored, compressed ones compressed
     #[arg(long)]
@@ -52,6 +65,9 @@ pub struct CatArgs {
     /// How often to ask with --follow
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "2s", requires = "follow")]
     pub interval: Duration,
+    /// Print what is no text to a terminal, too
+    #[arg(long)]
+    pub binary: bool,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
@@ -63,7 +79,7 @@ pub struct CatArgs {
 /// The arguments of `kvfs put`.
 #[derive(Debug, Args)]
 pub struct PutArgs {
-    /// The store, as for `kvfs mount`
+    /// The store, as for `kvfs mount`; or a mount point
     pub store: String,
     /// The record; one that exists is replaced
     pub key: String,
@@ -81,6 +97,9 @@ pub struct PutArgs {
     /// Store nothing unless this is the record's entity tag, as `kvfs info` shows it
     #[arg(long, value_name = "ETAG")]
     pub if_match: Option<String>,
+    /// Print a JSON object about the new record
+    #[arg(long)]
+    pub json: bool,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
@@ -89,11 +108,23 @@ pub struct PutArgs {
 /// The arguments of `kvfs rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// The store, as for `kvfs mount`
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
     pub store: String,
-    /// The records; that there is none such is no failure
-    #[arg(required = true, value_name = "KEY")]
+    /// The records, by key or by patterns with *, ?, [...] and {a,b}
+    #[arg(value_name = "KEY|PATTERN")]
     pub keys: Vec<String>,
+    /// Delete all records whose keys begin so
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Only tell what would be deleted
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// That there is no such record is no failure
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
     /// How the store is opened.
     #[command(flatten)]
     pub access: StoreArgs,
@@ -102,7 +133,7 @@ pub struct RmArgs {
 /// The arguments of `kvfs info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// The store, as for `kvfs mount`
+    /// The store, as for `kvfs mount`; or a mount point, or a file in one
     pub store: String,
     /// The record; without one, the store itself is described
     pub key: Option<String>,

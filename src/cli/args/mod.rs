@@ -4,6 +4,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod access;
+mod copy;
 mod direct;
 mod machine;
 mod mount;
@@ -12,6 +13,10 @@ mod serve;
 pub(super) mod values;
 
 pub use access::{DiskArgs, StoreArgs};
+pub use copy::{
+    CopyArgs, DiffArgs, FilterArgs, StoresArgs, StoresCommand, StoresCreateArgs, StoresListArgs,
+    StoresRemoveArgs,
+};
 pub use direct::{CatArgs, InfoArgs, LsArgs, PutArgs, RmArgs, ShareArgs};
 pub use machine::{CompletionsArgs, ConfigArgs, DaemonArgs, DemoArgs, DoctorArgs, ManArgs};
 pub use mount::{CompressArg, MountArgs, OverwriteArg};
@@ -23,7 +28,7 @@ pub use serve::ServeArgs;
 /// Mounts Apify key-value stores as directories: every record is a file
 #[derive(Debug, Parser)]
 #[command(name = "kvfs", version, max_term_width = 80, propagate_version = true)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 pub struct Cli {
     /// What is to be done.
     #[command(subcommand)]
@@ -36,7 +41,7 @@ pub struct Cli {
 /// What every command has.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct GlobalArgs {
-    /// Log more: -v every request, -vv every filesystem operation
+    /// Log requests (-v), and filesystem operations too (-vv)
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     pub verbose: u8,
     /// Print and log only what went wrong
@@ -114,6 +119,19 @@ pub enum Command {
     Rm(RmArgs),
     /// Tell what is known of a store or a record
     Info(InfoArgs),
+    /// Copy a whole store, to and from folders too, without a mount
+    ///
+    /// Records travel as they are stored, many at once, within the limits of the API. What is the same in
+    /// both is left alone: stored sizes tell, and what earlier copies remember together with the store's
+    /// clock; else both are read. Interrupted and run again, it goes on. Failures do not stop it: it exits
+    /// with 1 and says what could not be copied.
+    Copy(Box<CopyArgs>),
+    /// Compare two stores, runs or folders
+    ///
+    /// Exits with 1 if they differ, with 3 if something could not be compared.
+    Diff(Box<DiffArgs>),
+    /// List, make and delete stores
+    Stores(Box<StoresArgs>),
     /// Make a link that lets anybody read a store or a record
     ///
     /// The link is signed on this machine with the store's own key, which the API shows to who may

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{ClockLag, clock_lag, log_format, metrics_address, mode};
+use super::values::{ClockLag, clock_lag, group_id, log_format, metrics_address, mode, user_id};
 use super::{DiskArgs, StoreArgs};
 use crate::base::units::{ByteSize, parse_duration};
 use crate::daemon::LogFormat;
@@ -66,6 +66,9 @@ pub struct MountArgs {
     /// Let the store be changed through the mount
     #[arg(long, help_heading = "Writing", conflicts_with = "immutable")]
     pub rw: bool,
+    /// Let nothing be changed, whatever the settings say; a mount without --rw is so anyway
+    #[arg(long, alias = "ro", help_heading = "Writing", conflicts_with = "rw")]
+    pub read_only: bool,
     /// Whether a record that somebody else has changed since it was opened may be overwritten
     /// [default: unchanged]
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Writing")]
@@ -105,11 +108,11 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Writing")]
     pub staging_size: Option<ByteSize>,
 
-    /// Show all files as this user's (a number) [default: who mounts]
-    #[arg(long, value_name = "UID", help_heading = "Permissions")]
+    /// Show all files as this user's, by number or name [default: who mounts]
+    #[arg(long, value_name = "UID", value_parser = user_id, help_heading = "Permissions")]
     pub uid: Option<u32>,
-    /// Show all files as this group's (a number) [default: who mounts]
-    #[arg(long, value_name = "GID", help_heading = "Permissions")]
+    /// Show all files as this group's, by number or name [default: who mounts]
+    #[arg(long, value_name = "GID", value_parser = group_id, help_heading = "Permissions")]
     pub gid: Option<u32>,
     /// Permission bits of files, octal [default: 0444, with --rw 0644]
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Permissions")]
@@ -133,6 +136,9 @@ pub struct MountArgs {
         help_heading = "Running"
     )]
     pub options: Vec<String>,
+    /// What mount(8) shows as the source: as fstab has it.
+    #[arg(long, hide = true, value_name = "SOURCE")]
+    pub fstab_source: Option<String>,
     /// Stay in the foreground and log to standard error
     #[arg(short, long, help_heading = "Running")]
     pub foreground: bool,

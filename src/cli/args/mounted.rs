@@ -11,8 +11,12 @@ use crate::base::units::parse_duration;
 /// The arguments of `kvfs unmount`.
 #[derive(Debug, Args)]
 pub struct UnmountArgs {
-    /// Where it is mounted
-    pub mountpoint: PathBuf,
+    /// Where it is mounted; or @NAME of the settings file
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "all")]
+    pub mountpoints: Vec<PathBuf>,
+    /// Unmount everything that `kvfs status` knows of this login session
+    #[arg(long, conflicts_with = "mountpoints")]
+    pub all: bool,
     /// End the mount at once, even if it hangs; whatever still waits for it fails
     #[arg(long, conflicts_with = "lazy")]
     pub force: bool,
@@ -24,8 +28,9 @@ pub struct UnmountArgs {
 /// The arguments of `kvfs status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Show only this mount, in detail
-    pub mountpoint: Option<PathBuf>,
+    /// Show only these mounts, in detail; or @NAME of the settings file
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoints: Vec<PathBuf>,
     /// Show it live, a screen or, where there is no terminal, a line each second; q or Ctrl-C ends
     #[arg(long, short)]
     pub watch: bool,
@@ -37,11 +42,18 @@ pub struct StatusArgs {
 /// The arguments of `kvfs sync`.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
-    /// Where the store is mounted
-    pub mountpoint: PathBuf,
+    /// Where the store is mounted; or @NAME of the settings file
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "all")]
+    pub mountpoints: Vec<PathBuf>,
+    /// Wait for everything that is mounted in this login session
+    #[arg(long, conflicts_with = "mountpoints")]
+    pub all: bool,
     /// The longest wait [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
+    /// Print a JSON array with an object for each mount
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The arguments of `kvfs recover`.
@@ -83,11 +95,12 @@ pub struct RecoverArgs {
 /// The arguments of `kvfs warm`.
 #[derive(Debug, Args)]
 pub struct WarmArgs {
-    /// Where it is mounted
+    /// Where it is mounted; or @NAME of the settings file
     pub mountpoint: PathBuf,
-    /// What names begin with, or a pattern such as '*.json'; - takes names from standard input
-    #[arg(value_name = "PREFIX|PATTERN|-")]
-    pub what: Option<String>,
+    /// What names begin with, a pattern such as '*.json', or files in the mount; - takes names from
+    /// standard input
+    #[arg(value_name = "PREFIX|PATTERN|FILE|-")]
+    pub what: Vec<String>,
     /// Print a JSON object at the end
     #[arg(long)]
     pub json: bool,
@@ -96,9 +109,9 @@ pub struct WarmArgs {
 /// The arguments of `kvfs refresh`.
 #[derive(Debug, Args)]
 pub struct RefreshArgs {
-    /// Where it is mounted
+    /// Where it is mounted; or @NAME of the settings file
     pub mountpoint: PathBuf,
-    /// Forget only these files [default: all]
+    /// Forget only these files, by name or path [default: all]
     #[arg(value_name = "FILE")]
     pub names: Vec<String>,
     /// Print a JSON object
@@ -109,7 +122,7 @@ pub struct RefreshArgs {
 /// The arguments of `kvfs trace`.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Where it is mounted
+    /// Where it is mounted; or @NAME of the settings file
     pub mountpoint: PathBuf,
     /// End with sums by operation and by file
     #[arg(long)]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
-use super::values::{account, api_url, positive_duration, user_name};
+use super::values::{
+    account, api_url, listen_address, positive_duration, positive_number, positive_size, user_name,
+};
 use crate::base::units::{ByteSize, parse_duration};
 use crate::server::{FaultRule, Platform, RunEntry};
 
@@ -23,7 +25,7 @@ pub struct ServeArgs {
     #[arg(default_value = "./storage")]
     pub dir: PathBuf,
     /// Listen here; other than on this machine only with a token of your own
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8010")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8010", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// Read the token that clients must send from this file
     #[arg(long, value_name = "FILE")]
@@ -57,20 +59,21 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub runs_file: Option<PathBuf>,
     /// Take records of at most this size
-    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Limits")]
     pub max_record: Option<ByteSize>,
     /// Serve at most so many connections at once; more have to wait
     #[arg(
         long,
         value_name = "NUMBER",
         default_value_t = 1000,
+        value_parser = positive_number,
         help_heading = "Limits"
     )]
     pub max_connections: usize,
     /// Hang up on clients that are silent for so long
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_duration, help_heading = "Limits")]
     pub idle_timeout: Duration,
-    /// After Ctrl-C, let uploads and downloads under way finish for at most so long
+    /// After Ctrl-C, let uploads and downloads under way finish for at most so long; 0 cuts them off
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Limits")]
     pub grace: Duration,
     /// Answer as the Apify platform was recorded to, and no kinder: records without ETag,
@@ -96,7 +99,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "For tests and rehearsals")]
     pub latency: Option<Duration>,
     /// Move at most so many bytes a second, over all connections
-    #[arg(long, value_name = "SIZE", help_heading = "For tests and rehearsals")]
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "For tests and rehearsals")]
     pub bandwidth: Option<ByteSize>,
     /// Answer 429 beyond so many requests a second for each store
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = "For tests and rehearsals")]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::base::units::parse_duration;
+use crate::base::units::{ByteSize, parse_duration};
 use crate::daemon::LogFormat;
+use crate::registry::process::id_of;
 
 /// Parses permission bits in octal.
 pub fn mode(text: &str) -> Result<u32, String> {
@@ -17,6 +18,16 @@ pub fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| {
             format!("'{text}' is not a file mode: write octal permission bits such as 0444 or 640")
         })
+}
+
+/// Parses a user's number or name.
+pub fn user_id(text: &str) -> Result<u32, String> {
+    id_of(text, "/etc/passwd", "user")
+}
+
+/// Parses a group's number or name.
+pub fn group_id(text: &str) -> Result<u32, String> {
+    id_of(text, "/etc/group", "group")
 }
 
 /// Parses how log lines look.
@@ -64,6 +75,35 @@ pub fn metrics_address(text: &str) -> Result<SocketAddr, String> {
         Err(_) => text
             .parse()
             .map_err(|_| format!("'{text}' is no address: write for example 9184 or [::1]:9184")),
+    }
+}
+
+/// Parses where to listen: `PORT`, which this machine alone can reach, or `ADDRESS:PORT`.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text.parse().map_err(|_| {
+            format!("'{text}' is no address: write for example 8010, 127.0.0.1:8010 or [::]:8010")
+        }),
+    }
+}
+
+/// Parses a size that is not 0.
+pub fn positive_size(text: &str) -> Result<ByteSize, String> {
+    match text.parse()? {
+        ByteSize(0) => Err(format!(
+            "'{text}' lets nothing through: write for example 64MiB"
+        )),
+        size => Ok(size),
+    }
+}
+
+/// Parses a number that is not 0.
+pub fn positive_number(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err(format!("'{text}' lets nothing through: write 1 or more")),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("'{text}' is not a number")),
     }
 }
 

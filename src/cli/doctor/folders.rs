@@ -43,8 +43,11 @@ pub fn state(environment: &Environment) -> Finding {
         Ok(dir) => Finding::ok(check, format!("{} can be used", dir.display())),
         Err(error) => Finding::failure(
             check,
-            format!("mounts cannot be registered: {error}"),
-            "give the folder back: chown it to yourself, chmod 700; or set XDG_RUNTIME_DIR",
+            format!(
+                "mounts cannot be registered in {}: {error}",
+                registry.dir().display()
+            ),
+            "give that folder back: chown it to yourself, chmod 700; or set XDG_RUNTIME_DIR to another",
         ),
     }
 }

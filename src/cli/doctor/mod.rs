@@ -15,6 +15,8 @@ mod machine;
 mod network;
 mod staging;
 
+pub use folders::usable;
+
 /// The width that every line keeps to, unless a word is longer.
 const WIDTH: usize = 80;
 

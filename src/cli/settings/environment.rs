@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::{Arg, Command};
 use url::Url;
 
 use super::files::absolute;
@@ -13,8 +14,9 @@ use crate::base::proxies::Proxies;
 use crate::base::redact::Secret;
 use crate::bucket;
 use crate::cli::args::values::api_url;
-use crate::cli::config_file::ConfigFile;
+use crate::cli::config_file::{ConfigFile, Setting, Value, judge};
 use crate::cli::error::CliError;
+use crate::cli::options::{self, serve_command};
 use crate::daemon::LogFormat;
 use crate::registry::Registry;
 
@@ -33,6 +35,62 @@ const PROXIES: [&str; 8] = [
 /// The variables by which a user names the authorities to trust.
 const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
+/// What the variables of options begin with.
+pub const VARIABLE: &str = "KVFS_";
+/// The same for those of `kvfs serve`.
+pub const SERVE_VARIABLE: &str = "KVFS_SERVE_";
+
+/// Options whose variables have rules of their own.
+const NOT_GENERAL: [&str; 3] = ["config", "signature", "staging-dir"];
+
+/// Returns the variable that stands for an option.
+pub fn variable_of(begin: &str, option: &str) -> String {
+    format!("{begin}{}", option.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Returns what variables say of the options of a command.
+fn said(
+    command: &Command,
+    begin: &str,
+    except: &[&str],
+    text: impl Fn(&str) -> Option<String>,
+) -> Vec<(String, String, String)> {
+    options::all(command)
+        .filter_map(Arg::get_long)
+        .filter(|name| !except.contains(name))
+        .filter_map(|name| {
+            let variable = variable_of(begin, name);
+            let value = text(&variable)?;
+            Some((name.to_owned(), variable, value))
+        })
+        .collect()
+}
+
+/// Turns what variables say into settings, each with its variable.
+fn as_settings(
+    command: &Command,
+    said: &[(String, String, String)],
+) -> Result<Vec<(Setting, String)>, CliError> {
+    said.iter()
+        .map(|(name, variable, value)| {
+            let wrong = |why: &str| CliError::usage(format!("the variable {variable}: {why}"));
+            let is_switch = options::find(command, name).is_some_and(options::is_switch);
+            let value = match (is_switch, value.trim().to_ascii_lowercase().as_str()) {
+                (true, "1" | "true" | "yes" | "on") => Value::Switch(true),
+                (true, "0" | "false" | "no" | "off") => Value::Switch(false),
+                (true, _) => return Err(wrong("is neither 1 nor 0")),
+                (false, _) => Value::Text(value.clone()),
+            };
+            let setting = Setting {
+                name: name.clone(),
+                value,
+            };
+            judge(command, &setting).map_err(|why| wrong(&why))?;
+            Ok((setting, variable.clone()))
+        })
+        .collect()
+}
+
 /// What the environment says.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -50,6 +108,11 @@ pub struct Environment {
     proxies: Vec<(&'static str, String)>,
     certificates: Vec<(&'static str, PathBuf)>,
     path: Vec<PathBuf>,
+    /// What `KVFS_...` variables say: the option, the variable and its value.
+    options: Vec<(String, String, String)>,
+    /// The same for `kvfs serve`.
+    serve: Vec<(String, String, String)>,
+    config: Option<PathBuf>,
     no_color: bool,
     journal: Option<String>,
     pub(super) bucket: bucket::Options,
@@ -86,7 +149,7 @@ impl Environment {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        let text = |name| set(name).and_then(|value| value.into_string().ok());
+        let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
         let secret = |name| {
             text(name)
                 .map(|text| text.trim().to_owned())
@@ -117,6 +180,9 @@ impl Environment {
                 .filter_map(|name| Some((name, PathBuf::from(set(name)?))))
                 .collect(),
             path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
+            options: said(&options::mount_command(), VARIABLE, &NOT_GENERAL, &text),
+            serve: said(&serve_command(), SERVE_VARIABLE, &[], &text),
+            config: set("KVFS_CONFIG").map(PathBuf::from),
             no_color: set("NO_COLOR").is_some(),
             journal: text("JOURNAL_STREAM"),
             bucket: bucket::Options::default(),
@@ -249,6 +315,14 @@ impl Environment {
         Ok(self.state_dir()?.join("logs"))
     }
 
+    /// Returns the folder for what copies remember.
+    ///
+    /// # Errors
+    /// That there is no home folder.
+    pub fn copies_dir(&self) -> Result<PathBuf, CliError> {
+        Ok(self.state_dir()?.join("copies"))
+    }
+
     /// Returns the folder for what was written and is not in its store yet.
     ///
     /// # Errors
@@ -281,7 +355,7 @@ impl Environment {
     /// What is wrong with it.
     pub fn config_file(&self, path: Option<&Path>) -> Result<ConfigFile, CliError> {
         let home = self.home.as_deref();
-        if let Some(path) = path {
+        if let Some(path) = path.or(self.config.as_deref()) {
             return ConfigFile::read(absolute(path)?, home, true);
         }
         match self.folder(self.config_home.as_ref(), ".config") {
@@ -289,6 +363,23 @@ impl Environment {
             // Without a home folder there is no file.
             Err(_) => Ok(ConfigFile::default()),
         }
+    }
+
+    /// Returns what variables say of the options of `kvfs mount`, each with its variable.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub fn settings(&self) -> Result<Vec<(Setting, String)>, CliError> {
+        as_settings(&options::mount_command(), &self.options)
+    }
+
+    /// Returns what variables say of the options of `kvfs serve`.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub fn serve_settings(&self, command: &Command) -> Result<Vec<Setting>, CliError> {
+        let said = as_settings(command, &self.serve)?;
+        Ok(said.into_iter().map(|(setting, _)| setting).collect())
     }
 
     /// Returns the file that `apify login` has left.

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 
 use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs};
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use super::reference;
 use crate::apify::plain::PlainHttp;
 use crate::base::redact::Secret;
@@ -18,14 +19,15 @@ use crate::freshness::USUAL_LAG;
 use crate::fs::write::Overwrite;
 use crate::fs::write::scratch::ScratchRules;
 use crate::mount::build::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
-use crate::mount::open::{OpenConfig, TokenSource};
+use crate::mount::open::{self, OpenConfig, TokenSource};
+use crate::registry::mount_point::quoted;
 use crate::registry::{self, mount_point};
 use crate::store::reference::StoreRef;
 
 mod environment;
 mod files;
 
-pub use environment::Environment;
+pub use environment::{Environment, SERVE_VARIABLE, VARIABLE, variable_of};
 use files::absolute;
 pub use files::read_secret;
 
@@ -51,6 +53,7 @@ pub fn mount_order(
     let reference = absolute_reference(reference::parse(&store)?)?;
     let mount_point = mount_point::resolve(mount_point)?;
     let disk_cache = disk_cache(&args.disk, environment)?;
+    let open = open_config(&args.store, environment, reference.clone())?;
     let log = LogConfig {
         file: log_file(args, environment, &mount_point)?,
         level: log_level(global),
@@ -80,8 +83,9 @@ pub fn mount_order(
     Ok(Order {
         store: reference.to_string(),
         mount: MountConfig {
-            open: open_config(&args.store, environment, reference)?,
+            open,
             mount_point,
+            source: args.fstab_source.clone(),
             raw: args.raw,
             max_content: args.max_content_size,
             prefix: args.prefix.clone(),
@@ -142,6 +146,7 @@ pub fn demo_order(
         mount: MountConfig {
             open,
             mount_point: mount_point::resolve(mount_point)?,
+            source: None,
             raw: false,
             max_content: None,
             prefix: None,
@@ -206,7 +211,7 @@ pub fn open_config(
         StoreRef::Bucket { .. } => TokenSource::Bucket(environment.bucket.clone()),
         _ => token_source(args, environment)?,
     };
-    Ok(OpenConfig {
+    let config = OpenConfig {
         reference,
         api_url: match &args.api_url {
             Some(url) => Some(url.clone()),
@@ -223,7 +228,15 @@ pub fn open_config(
         attempt_timeout: args.timeout.unwrap_or(DEFAULT_TIMEOUT),
         deadline: args.deadline.unwrap_or(DEFAULT_DEADLINE),
         budget_dir: environment.state_dir().ok().map(|dir| dir.join("budgets")),
-    })
+    };
+    // A matter of usage, not of what the server says.
+    match open::refused_plain_http(&config) {
+        Some(error) => Err(CliError {
+            hints: error.hint().map(Into::into).into_iter().collect(),
+            ..CliError::usage(error.to_string())
+        }),
+        None => Ok(config),
+    }
 }
 
 fn token_source(args: &StoreArgs, environment: &Environment) -> Result<TokenSource, CliError> {
@@ -232,7 +245,18 @@ fn token_source(args: &StoreArgs, environment: &Environment) -> Result<TokenSour
         read_secret("token", path)?;
         return Ok(TokenSource::File(absolute(path)?));
     }
-    if let Some(token) = args.token.as_ref().or(environment.token.as_ref()) {
+    let given = [
+        ("the token of the settings file", args.token.as_ref()),
+        ("the variable APIFY_TOKEN", environment.token.as_ref()),
+    ];
+    for (from, token) in given {
+        let Some(token) = token else { continue };
+        if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CliError::usage(format!(
+                "{from} cannot be a token: it holds other than letters, digits and signs"
+            ))
+            .hinted("take it from Apify Console, Settings, API & Integrations"));
+        }
         return Ok(TokenSource::Environment(token.clone()));
     }
     Ok(environment
@@ -335,7 +359,18 @@ fn slug(path: &Path) -> String {
 fn split_paths(paths: &[OsString]) -> Result<(Vec<String>, &Path), CliError> {
     let Some((mount_point, store)) = paths.split_last().filter(|(_, store)| !store.is_empty())
     else {
-        return Err(CliError::usage("a store and a mount point are needed"));
+        let given = paths.first().map(|word| word.to_string_lossy());
+        let given = given.unwrap_or_default();
+        let store = quoted(Path::new(&*given));
+        return Err(match Path::new(&*given).is_dir()
+            && reference::parse(&[given.to_string()]).is_err()
+        {
+            true => CliError::usage(format!("the store is missing: kvfs mount STORE {store}")),
+            false => CliError::usage(format!(
+                "the mount point is missing: kvfs mount {store} MOUNTPOINT"
+            )),
+        }
+        .hinted("any empty folder of yours is a mount point: mkdir -p mnt"));
     };
     let store: Option<Vec<String>> = store
         .iter()
@@ -346,11 +381,19 @@ fn split_paths(paths: &[OsString]) -> Result<(Vec<String>, &Path), CliError> {
 }
 
 /// Makes folders absolute: the daemon leaves the current one.
-fn absolute_reference(reference: StoreRef) -> Result<StoreRef, CliError> {
+///
+/// # Errors
+/// [`Kind::NotFound`] that there is no such folder.
+pub fn absolute_reference(reference: StoreRef) -> Result<StoreRef, CliError> {
     Ok(match reference {
         StoreRef::Directory(path) => {
             let path = fs::canonicalize(&path).map_err(|error| {
-                CliError::failed(format!("cannot use the folder {}", path.display()))
+                let kind = match error.kind() {
+                    io::ErrorKind::NotFound => Kind::NotFound,
+                    io::ErrorKind::PermissionDenied => Kind::Denied,
+                    _ => Kind::Failed,
+                };
+                CliError::of(kind, format!("cannot use the folder {}", path.display()))
                     .caused_by(&error)
             })?;
             StoreRef::Directory(path)

@@ -50,6 +50,18 @@ impl LogFile {
         }))))
     }
 
+    /// Opens the file of that name again, whichever has it now: programs that rotate logs rename them.
+    pub fn reopen(&self) {
+        let mut log = self.0.lock();
+        // Where that is impossible the old file still takes lines.
+        if let Ok((file, size)) = open(&log.path) {
+            (log.file, log.size) = (file, size);
+            if log.has_stderr {
+                let _ = rustix::stdio::dup2_stderr(&log.file);
+            }
+        }
+    }
+
     /// Has what this process writes to standard error go to the file, too, as panics do.
     ///
     /// # Errors

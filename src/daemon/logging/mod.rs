@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -27,6 +28,9 @@ pub use file::LogFile;
 
 use folded::Folded;
 
+/// The log file of this process.
+static LOG: OnceLock<LogFile> = OnceLock::new();
+
 /// Starts logging; returns the log file, for what else the process has to say.
 ///
 /// # Errors
@@ -39,6 +43,7 @@ pub fn start(config: &LogConfig) -> io::Result<Option<LogFile>> {
     let (file, lines) = match &config.file {
         Some(path) => {
             let file = LogFile::open(path)?;
+            let _ = LOG.set(file.clone());
             let to_file = file.clone();
             (
                 Some(file),
@@ -58,6 +63,13 @@ pub fn start(config: &LogConfig) -> io::Result<Option<LogFile>> {
     Ok(file)
 }
 
+/// Opens the log file of this process again, if there is one: another may have its name now.
+pub fn reopen() {
+    if let Some(log) = LOG.get() {
+        log.reopen();
+    }
+}
+
 /// Returns what writes lines of this format.
 fn lines<W>(format: LogFormat, writer: W, color: bool) -> Box<dyn Layer<Registry> + Send + Sync>
 where
@@ -74,6 +86,10 @@ where
             .flatten_event(true)
             .with_writer(JsonLines(writer))
             .boxed(),
+        LogFormat::Command => layer
+            .event_format(Lines::new(Style::Command, ()))
+            .with_writer(writer)
+            .boxed(),
         LogFormat::Journal => layer
             .event_format(Lines::new(Style::Journal, ()))
             .with_writer(writer)
@@ -87,6 +103,8 @@ enum Style {
         /// Whether the level is coloured.
         color: bool,
     },
+    /// As commands talk to people: `warning: message`.
+    Command,
     /// As sd-daemon(3) describes them, each with its priority in front.
     Journal,
 }
@@ -103,6 +121,7 @@ impl<T> Lines<T> {
         let level = matches!(style, Style::Plain { .. });
         Self {
             format: Format::default()
+                .with_target(!matches!(style, Style::Command))
                 .with_timer(timer)
                 .with_level(level)
                 .with_ansi(false),
@@ -131,7 +150,7 @@ where
         // The time in front is another each time.
         let what = match self.style {
             Style::Plain { .. } => text.split_once(' ').map_or(&*text, |(_, what)| what),
-            Style::Journal => &text,
+            Style::Journal | Style::Command => &text,
         };
         let Some(repeats) = self.folded.shown(what) else {
             return Ok(());
@@ -142,6 +161,11 @@ where
                 writer.write_str(&line.replacen(level.as_str(), colored(level), 1))
             }
             Style::Plain { color: false } => writer.write_str(&line),
+            Style::Command => match level {
+                Level::ERROR => write!(writer, "error: {line}"),
+                Level::WARN => write!(writer, "warning: {line}"),
+                _ => writer.write_str(&line),
+            },
             Style::Journal => write!(writer, "<{}>{line}", priority(level)),
         }?;
         match repeats {

@@ -215,8 +215,9 @@ impl State {
     fn warn(&mut self, unnamed: usize) {
         for key in self.rivals.keys() {
             if self.warned.insert(key.clone()) {
-                let winner = self.claims.get(key).map(|claim| claim.files(key).value);
-                tracing::warn!(%key, ?winner, "several files claim one key");
+                let files = self.claims.get(key).map(|claim| claim.files(key).value);
+                let file = files.unwrap_or_default();
+                tracing::warn!("several files claim the key {key}; {file} counts");
             }
         }
         if unnamed > 0 && !self.warned_unnamed {

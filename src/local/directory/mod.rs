@@ -39,6 +39,7 @@ use names::SIDECAR_SUFFIX;
 use scan::Files;
 use sidecar::{Description, Identity, NONE_TYPE, Sidecar};
 use unfinished::Unfinished;
+pub use unfinished::set_file_mode;
 
 /// How often a value and a sidecar that change while they are read are read again.
 const PAIRING_ATTEMPTS: usize = 8;

@@ -5,11 +5,11 @@
 //! to: at once if it was made on this machine, since this boot, whichever container that was in.
 //! Other machines' locks may not be seen here, on network filesystems: theirs must be old as well.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
@@ -33,6 +33,15 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 /// The newest modification time given to a file, in nanoseconds since 1970. File systems stamp
 /// files by a clock that ticks every few milliseconds; validators need better.
 static NEWEST_MTIME: AtomicU64 = AtomicU64::new(0);
+
+/// The permission bits of new files; none: as the process's umask has it.
+static FILE_MODE: AtomicU32 = AtomicU32::new(0);
+
+/// Gives new files of all folders these permission bits from now on, whatever the umask of this
+/// process: that of a daemon is not its user's.
+pub fn set_file_mode(mode: u32) {
+    FILE_MODE.store(mode, Ordering::Relaxed);
+}
 
 /// A file on its way into a folder; it vanishes unless it is [`Unfinished::publish`]ed.
 #[derive(Debug)]
@@ -65,6 +74,10 @@ impl Unfinished {
                 }
                 Err(error) => return Err(error),
             };
+            match FILE_MODE.load(Ordering::Relaxed) {
+                0 => {}
+                mode => file.set_permissions(Permissions::from_mode(mode))?,
+            }
             let made = Self {
                 folder,
                 name: Some(name),
@@ -96,6 +109,12 @@ impl Unfinished {
             .set_modified(UNIX_EPOCH + Duration::from_nanos(next_mtime()))?;
         self.file.sync_all()?;
         identity(&self.file)
+    }
+
+    /// Gives the file the permission bits of the one that it is going to replace.
+    pub(super) fn take_mode_of(&self, replaced: &File) -> io::Result<()> {
+        let mode = replaced.metadata()?.mode() & 0o777;
+        self.file.set_permissions(Permissions::from_mode(mode))
     }
 
     /// Gives the file its name, replacing what has it.

@@ -79,6 +79,13 @@ impl DirectoryStore {
                 (name.clone(), sidecar_name(&name))
             }
         };
+        if let Some(current) = &current {
+            // Another user's program may read it.
+            let kept = value.take_mode_of(&current.file);
+            kept.unwrap_or_else(
+                |error| tracing::debug!(%error, "a file loses its permission bits"),
+            );
+        }
         let sidecar = Sidecar {
             key: key.as_str().to_owned(),
             content_type: Some(content_type.to_owned()),

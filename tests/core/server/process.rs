@@ -388,7 +388,9 @@ fn the_store_that_is_shown_for_mounting_is_there() {
         let said = served.announced();
         let line = said.lines().find(|line| line.contains("kvfs mount"));
         let mut words = line.expect("an example").split_whitespace().rev();
-        let store = words.nth(1).expect("a store").to_owned();
+        let store = words.nth(1).expect("a store");
+        // Quoted, for shells that know users by `~`.
+        let store = store.trim_matches('\'').to_owned();
         let url = format!("{}/v2/key-value-stores/{store}", served.url);
         let found = send(client().get(url).bearer_auth(TOKEN)).status();
         (store, found.as_u16())

@@ -40,6 +40,18 @@ const ROWS: &[(&str, &[&str])] = &[
         "the token of `apify login` is not found",
         &["troubleshooting::a_token_in_the_keyring_is_not_found_and_is_passed_as_the_page_says"],
     ),
+    (
+        "`it holds the stores …`",
+        &["cli_direct::folders_of_several_stores_are_refused_with_their_names"],
+    ),
+    (
+        "`the last mount on … has not ended`",
+        &["commands::the_next_mount_is_told_that_the_last_one_still_uploads"],
+    ),
+    (
+        "`cannot register the mount in …`",
+        &["cli::a_runtime_folder_that_cannot_be_used_is_named"],
+    ),
     ("`already mounted`", REFUSALS),
     ("`… is inside the mount point`", REFUSALS),
     (
@@ -250,7 +262,7 @@ fn file_of(test: &str) -> Option<PathBuf> {
     let (module, _) = test.rsplit_once("::")?;
     let path = module.replace("::", "/");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    ["mount", "it"]
+    ["mount", "core"]
         .iter()
         .flat_map(|folder| {
             [
