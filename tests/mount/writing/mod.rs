@@ -11,6 +11,7 @@ mod handles;
 mod large;
 mod others;
 mod stored_as;
+mod stress;
 mod tools;
 mod types;
 
