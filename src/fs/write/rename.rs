@@ -238,9 +238,8 @@ impl KvFs {
                 renaming,
                 draft,
                 &source,
-                (&to, temporary),
+                (&to, temporary, &base),
                 stored,
-                &base,
             );
             if switched {
                 break;
@@ -287,9 +286,8 @@ impl KvFs {
         renaming: &Renaming,
         draft: &Arc<Draft>,
         source: &Place,
-        (to, temporary): (&Key, bool),
+        (to, temporary, base): (&Key, bool, &Option<RecordMeta>),
         stored: Option<(u64, Stored)>,
-        base: &Option<RecordMeta>,
     ) -> bool {
         let switch = || {
             match stored {
