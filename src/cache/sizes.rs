@@ -40,7 +40,6 @@ struct State {
     versions: HashMap<Key, Remembered>,
     /// What memory has and the disk has not.
     waiting: Vec<(Key, Remembered)>,
-    log: Option<File>,
 }
 
 /// What is remembered of one version.
@@ -194,9 +193,13 @@ impl ExactSizes {
     pub fn write(&self) {
         let Some(path) = &self.path else { return };
         let mut state = self.state.lock();
-        let (waiting, log) = (std::mem::take(&mut state.waiting), state.log.take());
+        let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        let log = log.or_else(|| File::options().append(true).create(true).open(path).ok());
+        if waiting.is_empty() {
+            return;
+        }
+        // Not kept open: a disk with a file that is open for writing cannot be made read-only.
+        let log = File::options().append(true).create(true).open(path);
         let mut lines = Vec::new();
         for (key, version) in &waiting {
             if serde_json::to_writer(&mut lines, &Line::new(key, version)).is_ok() {
@@ -204,10 +207,10 @@ impl ExactSizes {
             }
         }
         // One write for whole lines: several processes may append.
-        if let Some(mut log) = log
-            && log.write_all(&lines).is_ok()
+        if let Ok(mut log) = log
+            && let Err(error) = log.write_all(&lines)
         {
-            self.state.lock().log = Some(log);
+            tracing::debug!("sizes and times are not kept on disk: {error}");
         }
     }
 
@@ -220,8 +223,6 @@ impl ExactSizes {
             Some(keys) => state.versions.retain(|key, _| !keys.contains(key)),
         }
         let changed = state.versions.len() != before;
-        // What comes next is appended to the new file.
-        state.log = None;
         state.waiting.clear();
         drop(state);
         if changed {

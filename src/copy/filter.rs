@@ -59,9 +59,13 @@ impl Filter {
 /// # Errors
 /// What is wrong with it.
 pub fn pattern(text: &str) -> Result<Glob, String> {
-    GlobBuilder::new(text)
-        .build()
-        .map_err(|error| format!("'{text}' is not a pattern: {}", error.kind()))
+    GlobBuilder::new(text).build().map_err(|error| {
+        format!(
+            "'{}' is not a pattern: {}",
+            crate::base::text::line(text),
+            error.kind()
+        )
+    })
 }
 
 fn set(patterns: &[String]) -> Result<GlobSet, String> {

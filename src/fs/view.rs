@@ -137,10 +137,13 @@ impl KvFs {
         let sources = self.sources(key, self.listing.find(key));
         match self.view(key, &sources) {
             Some((None, None)) => Existence::Absent(Duration::ZERO),
-            Some((facts, Some(at))) if self.records.is_fresh_name(at) => match facts {
-                Some(facts) => Existence::Present(facts),
-                None => Existence::Absent(self.believed(at)),
-            },
+            Some((Some(facts), Some(at))) if self.records.is_fresh_name(at) => {
+                Existence::Present(facts)
+            }
+            // An open asks again what it finds, but nothing asks again for a name that is missing.
+            Some((None, Some(at))) if self.records.is_fresh(at) => {
+                Existence::Absent(self.believed(at))
+            }
             Some((Some(facts), None)) => Existence::Present(facts),
             _ => Existence::Unknown,
         }
