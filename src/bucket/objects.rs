@@ -261,9 +261,11 @@ impl Objects {
         let mut found = Vec::new();
         let mut more;
         if let Some(pages) = &self.pages {
+            // Azure begins with the offset itself, which the library takes out of the page.
+            let wanted = limit + usize::from(self.azure && offset.is_some());
             let mut options = PaginatedListOptions {
                 offset,
-                max_keys: Some(limit),
+                max_keys: Some(wanted),
                 ..PaginatedListOptions::default()
             };
             loop {
@@ -277,6 +279,8 @@ impl Objects {
                 }
                 options.page_token = page.page_token;
             }
+            more |= found.len() > limit;
+            found.truncate(limit);
         } else {
             let folder = below.rsplit_once('/').map_or("", |(folder, _)| folder);
             let all = self.store.list(Some(&Path::from(folder)));

@@ -141,6 +141,9 @@ impl KvFs {
         let index = records
             .scope_dir()
             .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
+        if config.write.is_some() {
+            records.ask_each_time();
+        }
         let writing = config
             .write
             .clone()

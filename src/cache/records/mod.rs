@@ -13,7 +13,7 @@ use super::freshness::Freshness;
 use super::sizes::ExactSizes;
 use crate::base::clock::{Clock, Deadline, Wait};
 use crate::base::sync::Mutex;
-use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::workers::Workers;
 use crate::disk::lru::LruBytes;
 use crate::disk::{self, DiskTier};
@@ -64,6 +64,8 @@ pub struct Records {
     me: Weak<Self>,
     store: Arc<dyn Store>,
     freshness: Arc<Freshness>,
+    /// Whether one answer never serves a burst of questions.
+    asks_each_time: AtomicBool,
     config: RecordsConfig,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -121,6 +123,7 @@ impl Records {
         );
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            asks_each_time: AtomicBool::new(false),
             freshness,
             opened: clock.wall(),
             slots: Mutex::new(LruCache::unbounded()),
@@ -191,11 +194,20 @@ impl Records {
             .is_none_or(|ttl| self.clock.now().saturating_duration_since(at) < ttl)
     }
 
+    /// Has every question asked, also those of one burst: where records are changed, a name that
+    /// another client has removed is not to be taken for one that is there.
+    pub fn ask_each_time(&self) {
+        self.asks_each_time.store(true, Ordering::Relaxed);
+    }
+
     /// Returns whether an answer of that age is still believed of names, sizes and times. Where
     /// everything is asked for every time, one answer serves what programs ask in one go.
     pub fn is_fresh_name(&self, at: Instant) -> bool {
+        let bursts = !self.asks_each_time.load(Ordering::Relaxed);
         match self.config.ttl {
-            Some(ttl) if ttl < BURST => self.clock.now().saturating_duration_since(at) < BURST,
+            Some(ttl) if bursts && ttl < BURST => {
+                self.clock.now().saturating_duration_since(at) < BURST
+            }
             _ => self.is_fresh(at),
         }
     }
