@@ -109,8 +109,9 @@ async function keys(store, all) {
 }
 
 async function strangers(store) {
-    const denied = { statusCode: 403, type: 'insufficient-permissions' };
-    for (const stranger of [connect({}), connect({ token: otherToken })]) {
+    const nameless = { statusCode: 401, type: 'token-not-provided' };
+    const others = { statusCode: 403, type: 'insufficient-permissions' };
+    for (const [stranger, denied] of [[connect({}), nameless], [connect({ token: otherToken }), others]]) {
         await assert.rejects(stranger.keyValueStore(store.id).listKeys(), denied);
         await assert.rejects(stranger.keyValueStore(store.id).getRecord('INPUT'), denied);
     }

@@ -131,10 +131,11 @@ def walk(client, name):
     for options in ({}, {'expires_in': timedelta(minutes=1), 'limit': 2, 'prefix': 'image-'}):
         assert fetch(store.create_keys_public_url(**options))[0] == 200
 
-    for stranger in (connect(), connect(other_token)):
+    nameless, others = (401, 'token-not-provided'), (403, 'insufficient-permissions')
+    for stranger, denied in ((connect(), nameless), (connect(other_token), others)):
         theirs = stranger.key_value_store(made.id)
-        fails(theirs.list_keys, 403, 'insufficient-permissions')
-        fails(lambda: theirs.get_record('INPUT'), 403, 'insufficient-permissions')
+        fails(theirs.list_keys, *denied)
+        fails(lambda: theirs.get_record('INPUT'), *denied)
     fails(connect('wrong').key_value_store(made.id).get, 401, 'user-or-token-not-found')
 
     run = client.run('run0000000000000A').key_value_store()
