@@ -40,13 +40,7 @@ pub struct Content {
 
 /// Where a content's bytes are.
 #[derive(Debug)]
-#[cfg_attr(
-    feature = "shuttle",
-    expect(
-        clippy::large_enum_variant,
-        reason = "the lock of an explored schedule is larger than the real one"
-    )
-)]
+#[allow(clippy::large_enum_variant, reason = "contents are behind an Arc")]
 pub enum Data {
     /// Whole, in memory.
     Memory(Bytes),

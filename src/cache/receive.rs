@@ -167,6 +167,7 @@ impl Records {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what is known of one answer")]
     fn receive_large(
         self: &Arc<Self>,
         content: Content,

@@ -45,7 +45,8 @@ pub fn run(
         .staging_dir(None)
         .is_ok_and(|default| default == dir)
         && args.staging_dir.is_none();
-    if !dir.is_dir() && !(is_default && environment.variable("staging-dir").is_none()) {
+    let may_be_missing = is_default && environment.variable("staging-dir").is_none();
+    if !dir.is_dir() && !may_be_missing {
         return Err(
             CliError::failed(format!("there is no folder {}", dir.display()))
                 .hinted("it is the folder that mounts were given with --staging-dir"),

@@ -145,6 +145,7 @@ pub struct DiskEntry {
 }
 
 /// Why an entry is of no use at the moment.
+#[allow(clippy::large_enum_variant, reason = "short-lived")]
 enum Fault {
     /// It is not what it should be, for this reason.
     Broken(String),
@@ -288,6 +289,7 @@ impl DiskTier {
         self.gauge();
     }
 
+    #[allow(clippy::result_large_err, reason = "both sides are large")]
     fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
         let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if meta.key != key.as_str() || meta.data.contains('/') {

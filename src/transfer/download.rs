@@ -277,6 +277,7 @@ impl Download {
     }
 
     /// Takes up a parked download: its bytes are wanted.
+    #[allow(clippy::boxed_local, reason = "as it was parked")]
     fn unpark(&self, mut state: MutexGuard<'_, State>, spool: Box<Spool>) -> Result<()> {
         state.must_park = false;
         drop(state);

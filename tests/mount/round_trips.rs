@@ -42,8 +42,8 @@ fn platform() -> ScriptedServer {
 #[test]
 fn nothing_is_asked_that_need_not_be_and_all_of_it_on_one_connection() {
     let server = platform();
-    let (mount, opened) = server
-        .cost_of(|| MountedSession::scripted(&server, options(), |config| make_writable(config)));
+    let (mount, opened) =
+        server.cost_of(|| MountedSession::scripted(&server, options(), make_writable));
     assert_eq!(opened, cost(1, 1, 1), "mounting");
     let first = server
         .cost_of(|| fs::read(mount.file("a")).expect("a record"))

@@ -1,4 +1,5 @@
 //! Real mounts in this process, for real tools to work on.
+#![allow(clippy::result_large_err, reason = "a mount that failed is rare")]
 
 use std::fs;
 use std::io::Read;

@@ -180,8 +180,8 @@ impl Environment {
                 .filter_map(|name| Some((name, PathBuf::from(set(name)?))))
                 .collect(),
             path: set("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
-            options: said(&options::mount_command(), VARIABLE, &NOT_GENERAL, &text),
-            serve: said(&serve_command(), SERVE_VARIABLE, &[], &text),
+            options: said(&options::mount_command(), VARIABLE, &NOT_GENERAL, text),
+            serve: said(&serve_command(), SERVE_VARIABLE, &[], text),
             config: set("KVFS_CONFIG").map(PathBuf::from),
             no_color: set("NO_COLOR").is_some(),
             journal: text("JOURNAL_STREAM"),

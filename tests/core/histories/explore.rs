@@ -153,10 +153,7 @@ pub fn explore(cases: &[Case], threads: usize, stop_after: Duration) -> Found {
         for _ in 0..threads {
             scope.spawn(|| {
                 let mut rig = None;
-                loop {
-                    let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                        break;
-                    };
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     explore_case(&mut rig, case, &found);
                     if start.elapsed() > stop_after {
                         break;

@@ -12,6 +12,7 @@
 //! `upload` states (`oracle`). Everything runs without a kernel; time and the order of requests are
 //! the run's. `KVFS_HISTORY` runs one history as a failure names it; `KVFS_HISTORIES` runs those of two
 //! and three steps too.
+#![allow(clippy::print_stdout, reason = "says how much was tried")]
 
 mod actor;
 mod choices;

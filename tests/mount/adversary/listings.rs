@@ -3,6 +3,11 @@
 //!
 //! A listing that a program has read to its end without an error has every key that was there all the
 //! time, each once, and none that was never there.
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "says how much was tried; reads how long it may take"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -143,7 +148,7 @@ fn keys(case: Case, count: usize) -> Vec<String> {
     let mut keys = stable();
     if case.moving {
         for at in [1, 700, 1400, 2400] {
-            if (count + at) % 2 == 0 {
+            if (count + at).is_multiple_of(2) {
                 keys.push(format!("key-{at:05}-moves"));
             }
         }

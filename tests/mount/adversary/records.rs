@@ -2,6 +2,7 @@
 //! one wrong each.
 //!
 //! What a case is, is in the record's key: the server keeps nothing but how often it was asked.
+#![allow(clippy::disallowed_methods, reason = "reads how long it may take")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};

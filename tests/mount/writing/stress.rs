@@ -1,4 +1,5 @@
 //! Programs that write, rename and delete the same few files at the same time.
+#![allow(clippy::print_stdout, reason = "says how long calls took")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

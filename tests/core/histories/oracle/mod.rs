@@ -52,7 +52,7 @@ pub struct Past<'a> {
 }
 
 impl Past<'_> {
-    fn on<'b>(&'b self, name: Name) -> impl Iterator<Item = (usize, &'b Op)> {
+    fn on(&self, name: Name) -> impl Iterator<Item = (usize, &Op)> {
         let all = self.ops.iter().enumerate();
         all.filter(move |(_, op)| self.concerns(op, name))
     }
