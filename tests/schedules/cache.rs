@@ -299,7 +299,7 @@ fn entries_are_published_replaced_and_removed_at_once_and_the_account_is_right()
             let meta = RecordMeta::default();
             let now = SystemTime::UNIX_EPOCH;
             spool
-                .publish(&key("a"), &meta, len as u64, sum.finish(), now)
+                .publish(&key("a"), &meta, len as u64, sum.finish(), (now, None))
                 .expect("published");
         };
         thread::scope(|scope| {

@@ -56,6 +56,7 @@ impl Scene {
         let origin = Origin::new(store, key("a"), meta.clone(), false);
         let download = Download::new(origin, &spool, meta.stored_size, None, tools.clone());
         let content = Arc::new(Content {
+            read: None,
             key: key("a"),
             version: VersionId(1),
             meta,
