@@ -26,7 +26,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
 }
 
 /// Returns a text of several lines, with its line breaks and tabs: one that was put together here,
-/// and whose foreign parts have gone through [`line`] already.
+/// and whose foreign parts have gone through [`line()`] already.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_dangerous(c) && c != '\n' && c != '\t')
 }

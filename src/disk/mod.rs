@@ -13,7 +13,7 @@
 //! bytes (C1). An entry is published by renaming its data file, then its `.json`: what a
 //! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: a large
 //! entry written before the last boot of the machine is trusted only after its checksum matched,
-//! which is found out in the background ([`checks`]). Small ones are read whole and always checked.
+//! which is found out in the background (`checks`). Small ones are read whole and always checked.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
