@@ -1,4 +1,9 @@
-"""Measures kvfs beside other mounts and curl against one neutral server; started by scripts/bench.
+"""Measures kvfs beside other mounts and curl over a long line with TLS; started by scripts/bench.
+
+Server and programs are in two network namespaces, joined by a line that delays packets, so that
+handshakes and slow start cost what they cost. Rows of the platform meet a server that answers as
+the platform does: TLS 1.2, no validators, no ranges, 200 requests a second. Mounts over S3 meet the
+same nginx under its kinder name, as they need validators and ranges.
 
 Each run starts with a fresh mount, an empty cache and an empty page cache; what was read is
 checked. A command that takes longer than --patience is ended and shown as "over"; one that took
@@ -8,14 +13,12 @@ medians; "noise" is the largest distance from the median among kvfs's own runs.
 
 import argparse
 import hashlib
-import http.client
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,100 +26,87 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from line import Line
+from server import LARGE_SIZE, STORES, Server, content
+
 SLOW = 20
-STORES = {"small": (1000, 4096), "many": (100_000, 100), "large": (1, 256 << 20)}
 FIRST, LARGE = "rec-0000777.json", "rec-0000000.json"
+# Longer than the time for which kvfs believes what it knows.
+TTL = 11
 
-# name: (store, latency in ms, what it is, unit)
+# name: (store, server, what it is, unit)
 ROWS = {
-    "one": ("small", 50, "one 4 KiB record of 1,000", "ms"),
-    "cat": ("small", 50, "`cat *`, 1,000 x 4 KiB", "s"),
-    "tar": ("small", 50, "`tar`, 1,000 x 4 KiB", "s"),
-    "grep": ("small", 50, "`grep -r`, 1,000 x 4 KiB", "s"),
-    "cp": ("small", 50, "`cp -r`, 1,000 x 4 KiB", "s"),
-    "fast": ("small", 0, "`cat *`, 1,000 x 4 KiB", "s"),
-    "ls": ("many", 50, "`ls -l`, 100,000 records", "s"),
-    "large": ("large", 0, "256 MiB front to back", "MB/s"),
-    "large50": ("large", 50, "256 MiB front to back", "MB/s"),
+    "direct": ("small", "platform", "one record of 4 KiB, no mount", "ms"),
+    "keys": ("small", "platform", "list 1,000 keys, no mount", "ms"),
+    "one": ("small", "platform", "first record after mounting", "ms"),
+    "cat": ("small", "platform", "`cat *`, 1,000 x 4 KiB", "s"),
+    "tar": ("small", "platform", "`tar`, 1,000 x 4 KiB", "s"),
+    "grep": ("small", "platform", "`grep -r`, 1,000 x 4 KiB", "s"),
+    "again": ("small", "platform", "`cat *` again 11 s later", "s"),
+    "remount": ("small", "platform", "`cat *` after unmount and mount", "s"),
+    "ls": ("many", "platform", "`ls -l`, 100,000 records", "s"),
+    "large": ("large", "platform", "256 MiB front to back", "s"),
+    "put": ("out", "platform", "`echo > new`, until close returns", "ms"),
+    "cp": ("out", "platform", "`cp` of 200 x 4 KiB into the mount", "s"),
+    "tail": ("large", "kind", "`tail -c 100` of 256 MiB", "ms"),
+    "kindlarge": ("large", "kind", "256 MiB front to back", "s"),
+    "fast": ("small", "loopback", "`cat *`, 1,000 x 4 KiB", "s"),
+    "fastlarge": ("large", "loopback", "256 MiB front to back", "MB/s"),
 }
+SERVERS = {"platform": "as the platform answers", "kind": "a kinder server", "loopback": "on loopback"}
 
-S3 = "--s3-provider Other --s3-endpoint {url} --s3-access-key-id x --s3-secret-access-key y --s3-region us-east-1"
+S3 = "--s3-provider Other --s3-endpoint {s3} --s3-access-key-id x --s3-secret-access-key y --s3-region us-east-1 --ca-cert {folder}/ca.pem"
 S3FS = {"AWSACCESSKEYID": "x", "AWSSECRETACCESSKEY": "y"}
 RECORDS = "{url}/v2/key-value-stores/{store}/records"
-# A mount, or for curl a command for each row that it can do.
+# It knows no limit: what the server refuses it asks again a second later.
+ALL = f"curl -sf --no-progress-meter --retry 9 --retry-delay 1 -Z --parallel-max 50 '{RECORDS}/rec-[0000000-0000999].json' -o '{{cache}}/#1' && cat {{cache}}/* | md5sum"
+# A mount, and commands for rows that need none or that are another program's way.
 PEERS = {
     "kvfs": {
         "mount": "{kvfs} mount {store} {mnt}",
+        "writes": "{kvfs} mount --rw {store} {mnt}",
+        "env": {"APIFY_CLIENT_BASE_URL": "{url}", "APIFY_TOKEN": "for-measuring", "XDG_CACHE_HOME": "{cache}"},
+        "direct": f"{{kvfs}} cat {{store}} {FIRST} | md5sum",
+        "keys": "{kvfs} ls {store} | md5sum",
+    },
+    "kvfs --write-back": {
+        "writes": "{kvfs} mount --rw --write-back {store} {mnt}",
         "env": {"APIFY_CLIENT_BASE_URL": "{url}", "APIFY_TOKEN": "for-measuring", "XDG_CACHE_HOME": "{cache}"},
     },
-    "rclone": {"mount": "rclone mount :s3:{store} {mnt} --daemon --cache-dir {cache} " + S3},
+    # Its mounts upload later or not at all: no rows of writing.
+    "rclone": {
+        "mount": "rclone mount :s3:{store} {mnt} --daemon --cache-dir {cache} " + S3,
+        "direct": f"rclone cat {S3} :s3:{{store}}/{FIRST} | md5sum",
+        "keys": f"rclone lsf {S3} :s3:{{store}} | md5sum",
+    },
     "rclone, tuned": {
         "mount": "rclone mount :s3:{store} {mnt} --daemon --cache-dir {cache} " + S3
         + " --vfs-cache-mode full --use-server-modtime --dir-cache-time 1h --attr-timeout 1h --vfs-fast-fingerprint --vfs-read-ahead 64M --buffer-size 0"
     },
-    "s3fs": {"mount": "s3fs {store} {mnt} -o url={url} -o use_path_request_style", "env": S3FS},
+    "s3fs": {"mount": "s3fs {store} {mnt} -o url={s3} -o use_path_request_style", "writes": "s3fs {store} {mnt} -o url={s3} -o use_path_request_style", "env": S3FS},
     "curl": {
-        "one": f"curl -sf {RECORDS}/{FIRST} | md5sum",
-        "cat": f"curl -sf -Z --parallel-immediate --parallel-max 50 '{RECORDS}/rec-[0000000-0000999].json' -o '{{cache}}/#1' && cat {{cache}}/* | md5sum",
-        "fast": f"curl -sf -Z --parallel-immediate --parallel-max 50 '{RECORDS}/rec-[0000000-0000999].json' -o '{{cache}}/#1' && cat {{cache}}/* | md5sum",
+        "direct": f"curl -sf {RECORDS}/{FIRST} | md5sum",
+        "keys": "curl -sf --compressed '{url}/v2/key-value-stores/{store}/keys?limit=1000' | jq -r .data.items[].key | md5sum",
+        "cat": ALL,
+        "fast": ALL,
         "large": f"curl -sf {RECORDS}/{LARGE} -o /dev/null",
-        "large50": f"curl -sf {RECORDS}/{LARGE} -o /dev/null",
+        "kindlarge": f"curl -sf {RECORDS}/{LARGE} -o /dev/null",
+        "fastlarge": f"curl -sf {RECORDS}/{LARGE} -o /dev/null",
+        "tail": f"curl -sf -r -100 {RECORDS}/{LARGE} | md5sum",
+        "put": f"curl -sf -X PUT -d x {RECORDS}/new -o /dev/null",
     },
 }
+WRITES = ("put", "cp")
 
 
-def content(n, size):
-    text = f'{{"n":{n},"text":"{"NEEDLE " if n % 10 == 0 else ""}'.encode()
-    return text + b"kvfs " * ((size - len(text)) // 5) + b"." * ((size - len(text)) % 5)
+def md5(content):
+    return hashlib.md5(content).hexdigest()
 
 
-class Server:
-    """nginx with its folder; requests are counted and delayed by it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        words = {"DIR": folder, "HERE": HERE, "PORT": self.port, "USER": "user root;" if os.getuid() == 0 else ""}
-        conf = re.sub(r"@([A-Z]+)@", lambda m: str(words.get(m[1], m[0])), (HERE / "nginx.conf").read_text())
-        (folder / "nginx.conf").write_text(conf)
-        for store, (count, size) in STORES.items():
-            (folder / "stores" / store).mkdir(parents=True)
-            for n in range(count):
-                (folder / "stores" / store / f"rec-{n:07}.json").write_bytes(content(n, size))
-        self.process = subprocess.Popen(["nginx", "-c", folder / "nginx.conf", "-e", folder / "nginx.log"])
-        until = time.monotonic() + 10
-        while True:
-            try:
-                self.set()
-                break
-            except OSError:
-                if time.monotonic() > until or self.process.poll() is not None:
-                    sys.exit(f"error: nginx did not start\n{(folder / 'nginx.log').read_text()}")
-                time.sleep(0.05)
-        for store, (count, size) in STORES.items():
-            self.set(store=store, count=count, size=size)
-
-    def set(self, **words):
-        """Sets the latency (seconds); returns the requests since the last call."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("GET", "/__set?" + "&".join(f"{k}={v}" for k, v in words.items()))
-        count = int(connection.getresponse().read())
-        connection.close()
-        return count
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-
-def timed(command, env, patience):
+def timed(side, command, env, patience):
     """Returns (seconds or None, output, what went wrong or '')."""
     begun = time.monotonic()
-    process = subprocess.Popen(["bash", "-c", command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([*side, "bash", "-o", "pipefail", "-c", command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
@@ -141,75 +131,121 @@ def drop_caches(served):
 class Bench:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        self.mnt, self.cache = folder / "mnt", folder / "cache"
-        self.server = Server(folder)
+        self.mnt, self.cache, self.files = folder / "mnt", folder / "cache", folder / "files"
+        self.server = None
+        self.line = Line(folder, options.rtt, options.mbit)
+        try:
+            self.server = Server(folder, self.line)
+        except BaseException:
+            self.line.stop()
+            raise
         small = [content(n, 4096) for n in range(1000)]
-        self.wanted = {"one": hashlib.md5(small[777]).hexdigest(), "all": hashlib.md5(b"".join(small)).hexdigest()}
-        self.wanted["large"] = hashlib.md5(content(0, 256 << 20)).hexdigest()
+        large = content(0, LARGE_SIZE)
+        self.wanted = {"one": md5(small[777]), "all": md5(b"".join(small)), "large": md5(large), "tail": md5(large[-100:])}
+        self.wanted["keys"] = md5("".join(f"rec-{n:07}.json\n" for n in range(1000)).encode())
+        self.files.mkdir()
+        for n in range(200):
+            (self.files / f"new-{n:04}.json").write_bytes(small[n])
+        self.wanted["cp"] = md5(b"".join(small[:200]))
 
-    def fill(self, text, store):
-        words = {"url": self.server.url, "mnt": self.mnt, "cache": self.cache, "store": store, "kvfs": self.options.kvfs}
+    def fill(self, text, row):
+        store, server = ROWS[row][:2]
+        urls = self.server.urls
+        # The S3 side of the platform's rows is the kinder server: there is no other.
+        words = {"url": urls[server], "s3": urls["kind" if server == "platform" else server], "mnt": self.mnt, "cache": self.cache}
+        words |= {"store": store, "kvfs": self.options.kvfs, "folder": self.folder}
         for word, value in words.items():
             text = text.replace("{" + word + "}", str(value))
         return text
 
     def command(self, row):
         """Returns what runs inside a mount, and what its output must be."""
-        m = self.mnt
+        m, everything = self.mnt, "md5sum | head -c 32"
+        cat = (f"cd {m} && cat * | {everything}", self.wanted["all"])
+        large = (f"cat {m}/{LARGE} >/dev/null", "")
         return {
-            "one": (f"cat {m}/{FIRST} | md5sum | head -c 32", self.wanted["one"]),
-            "cat": (f"cd {m} && cat * | md5sum | head -c 32", self.wanted["all"]),
-            "fast": (f"cd {m} && cat * | md5sum | head -c 32", self.wanted["all"]),
-            "tar": (f"tar cf - -C {m} --sort=name . | tar xOf - | md5sum | head -c 32", self.wanted["all"]),
+            "one": (f"cat {m}/{FIRST} | {everything}", self.wanted["one"]),
+            "cat": cat,
+            "fast": cat,
+            "again": cat,
+            "remount": cat,
+            "tar": (f"tar cf - -C {m} --sort=name . | tar xOf - | {everything}", self.wanted["all"]),
             "grep": (f"grep -r NEEDLE {m} | wc -l", "100"),
-            "cp": (f"cp -r {m} {self.cache}/copy && cat {self.cache}/copy/* | md5sum | head -c 32", self.wanted["all"]),
             "ls": (f"ls -l {m} | wc -l", "100001"),
-            "large": (f"cat {m}/{LARGE} >/dev/null", ""),
-            "large50": (f"cat {m}/{LARGE} >/dev/null", ""),
+            "large": large,
+            "kindlarge": large,
+            "fastlarge": large,
+            "tail": (f"tail -c 100 {m}/{LARGE} | {everything}", self.wanted["tail"]),
+            "put": (f"echo x > {m}/new.txt", ""),
+            "cp": (f"cp {self.files}/* {m}/", ""),
         }[row]
 
+    def side(self, row):
+        """Returns the words that start a program where the row's client is."""
+        return self.line.server if ROWS[row][1] == "loopback" else self.line.client
+
     def run(self, name, row):
-        peer, (store, latency, _, _) = PEERS[name], ROWS[row]
-        if "mount" not in peer and row not in peer:
+        peer, store = PEERS[name], ROWS[row][0]
+        mount = peer.get("writes" if row in WRITES else "mount")
+        direct = row in peer
+        if not direct and (mount is None or row in ("direct", "keys")):
             return None
         for folder in (self.cache, self.mnt):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C", "RCLONE_CONFIG": "/dev/null"}
-        env |= {k: self.fill(v, store) for k, v in peer.get("env", {}).items()}
+        env |= {"SSL_CERT_FILE": f"{self.folder}/ca.pem", "CURL_CA_BUNDLE": f"{self.folder}/ca.pem"}
+        env |= {f"XDG_{name}": f"{self.folder}/{name}" for name in ("STATE_HOME", "CONFIG_HOME", "RUNTIME_DIR")}
+        env |= {k: self.fill(v, row) for k, v in peer.get("env", {}).items()}
+        (self.folder / "RUNTIME_DIR").mkdir(mode=0o700, exist_ok=True)
+        self.server.empty()
         drop_caches(self.folder / "stores" / store)
-        self.server.set(latency=latency / 1000)
-        if "mount" not in peer:
-            command = self.fill(peer[row], store)
-            took, out, wrong = timed(command, env, self.options.patience)
-            wanted = self.command(row)[1]
+        # Limits count within a second.
+        time.sleep(1)
+        side, patience = self.side(row), self.options.patience
+        self.server.set()
+        if direct:
+            took, out, wrong = timed(side, self.fill(peer[row], row), env, patience)
+            wanted = {"direct": self.wanted["one"], "keys": self.wanted["keys"]}.get(row) or self.command(row)[1]
             right = took is None or out.strip().split(" ")[0] == wanted
             return self.result(took, wrong or ("" if right else f"wrong output: {out[:80]}"))
         try:
-            mounted = self.mount(self.fill(peer["mount"], store), env)
-            self.server.set()
+            mounted = self.mount(side, self.fill(mount, row), env)
             command, wanted = self.command(row)
-            took, out, wrong = timed(command, env, self.options.patience)
+            if row in ("again", "remount"):
+                took, _, wrong = timed(side, command, env, patience)
+                if took is None or wrong:
+                    return self.result(took, wrong)
+                if row == "remount":
+                    self.unmount()
+                    mounted = self.mount(side, self.fill(mount, row), env)
+                time.sleep(TTL)
+            self.server.set()
+            took, out, wrong = timed(side, command, env, patience)
             result = self.result(took, wrong)
             if took is not None and not wrong and out.strip() != wanted:
                 result["error"] = f"wrong output: {out[:80]}"
             result["mib"] = self.memory(mounted)
-            if row.startswith("large") and took is not None:
-                self.server.set(latency=0)
-                if self.wanted["large"] != timed(f"md5sum < {self.mnt}/{LARGE} | head -c 32", env, 60)[1]:
+            if row.endswith("large") and took is not None:
+                if self.wanted["large"] != timed(side, f"md5sum < {self.mnt}/{LARGE} | head -c 32", env, 60)[1]:
                     result["error"] = "wrong bytes"
-            return result
         finally:
-            self.server.set(latency=0)
             self.unmount()
+        # `--write-back` stores before the mount ends.
+        if row == "cp" and result["s"] is not None and not result["error"]:
+            stored = sorted((self.folder / "stores/out").iterdir())
+            if md5(b"".join(path.read_bytes() for path in stored)) != self.wanted["cp"]:
+                result["error"] = f"wrong bytes in the store: {len(stored)} files"
+        return result
 
     def result(self, took, wrong):
-        return {"s": took, "requests": self.server.set(), "error": wrong, "mib": None}
+        requests, refused = self.server.set()
+        return {"s": took, "requests": requests, "refused": refused, "error": wrong, "mib": None}
 
-    def mount(self, command, env):
+    def mount(self, side, command, env):
         outside = os.stat(self.mnt).st_dev
         log = open(self.folder / "mount.log", "wb")
-        process = subprocess.Popen(shlex.split(command), env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen([*side, *shlex.split(command)], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         until = time.monotonic() + 60
         while os.stat(self.mnt).st_dev == outside:
             if time.monotonic() > until or process.poll() not in (None, 0):
@@ -249,7 +285,7 @@ class Bench:
 
 def figure(row, seconds):
     unit = ROWS[row][3]
-    return {"ms": seconds * 1e3, "s": seconds, "MB/s": (256 << 20) / 1e6 / seconds}[unit]
+    return {"ms": seconds * 1e3, "s": seconds, "MB/s": LARGE_SIZE / 1e6 / seconds}[unit]
 
 
 def shown(row, value):
@@ -258,8 +294,12 @@ def shown(row, value):
 
 def table(results, names, patience):
     lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    before = None
     for row in [r for r in ROWS if r in results]:
-        _, latency, what, unit = ROWS[row]
+        _, server, what, unit = ROWS[row]
+        if server != before:
+            lines.append(f"| *{SERVERS[server]}* |" + " |" * len(names))
+            before = server
         cells = []
         for name in names:
             runs = results[row].get(name, [])
@@ -272,7 +312,7 @@ def table(results, names, patience):
                 cells.append(f"over {patience}")
             else:
                 cells.append(shown(row, figure(row, statistics.median(good))))
-        lines.append(f"| {what}, {latency} ms ({unit}) | " + " | ".join(cells) + " |")
+        lines.append(f"| {what} ({unit}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -285,7 +325,7 @@ def about(results):
         middle = statistics.median(r["s"] for r in runs)
         noise = max(noise, max(abs(r["s"] - middle) / middle for r in runs))
         memory = max(memory, max(r["mib"] or 0 for r in runs))
-        if row in ("cat", "tar", "grep", "cp"):
+        if row in ("cat", "tar", "grep"):
             requests = max(requests, max(r["requests"] for r in runs) / STORES["small"][0])
     return f"kvfs: noise {noise:.0%}, at most {requests:.3f} requests a record in scans, peak memory {memory} MiB"
 
@@ -297,6 +337,8 @@ def main():
     parser.add_argument("--patience", default=120, type=int, help="seconds after which a command is ended (default: %(default)s)")
     parser.add_argument("--rows", default=",".join(ROWS), help="some of: %(default)s")
     parser.add_argument("--peers", default="|".join(PEERS), help="some of: %(default)s")
+    parser.add_argument("--rtt", default=50, type=float, help="round trip of the line, in ms (default: %(default)s)")
+    parser.add_argument("--mbit", default=1000, type=float, help="its width, in Mbit/s (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
     parser.add_argument("--chart", type=Path, help="draw the chart there, as SVG")
     parser.add_argument("--from", dest="source", type=Path, help="measure nothing; show what an earlier --out holds")
@@ -309,7 +351,7 @@ def main():
         results = json.loads(options.source.read_text())
     else:
         if os.getuid() != 0:
-            sys.exit("error: only root may empty the page cache\nhint: sudo scripts/bench")
+            sys.exit("error: only root may make network namespaces and empty the page cache\nhint: sudo scripts/bench")
         if not options.kvfs.exists():
             sys.exit(f"error: there is no {options.kvfs}\nhint: cargo build --release")
         options.kvfs = options.kvfs.resolve()
@@ -348,6 +390,7 @@ def measure(options, names, rows):
         if bench:
             bench.unmount()
             bench.server.stop()
+            bench.line.stop()
         shutil.rmtree(folder, ignore_errors=True)
     return results
 
