@@ -117,6 +117,8 @@ const SKIPPED: &str = include_str!("pjdfstest.skip");
 fn pjdfstest_passes_but_for_what_needs_more_than_a_flat_folder_of_files() {
     let writable = Writable::mounted(|config| {
         config.access = kvfs::mount::build::MountAccess::Everybody;
+        // A case writes 2 GiB and waits until a busy machine has stored them.
+        config.deadline = Duration::from_secs(200);
     });
     let beside = writable.mount.beside();
     fs::write(beside.join("pjdfstest.toml"), PJDFSTEST).expect("a file");
