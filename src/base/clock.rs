@@ -1,10 +1,10 @@
 //! Time as a dependency, so that tests move it by hand.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::sync::{self, Mutex};
+use crate::base::sync;
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -45,66 +45,13 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until a test advances it.
-#[derive(Debug, Clone)]
-pub struct ManualClock {
-    start: (Instant, SystemTime),
-    elapsed: Arc<Mutex<Duration>>,
-    wall: Arc<Mutex<Option<SystemTime>>>,
-    asleep: Arc<Mutex<Duration>>,
-}
-
-impl Default for ManualClock {
-    fn default() -> Self {
-        Self {
-            start: (sync::now(), SystemTime::now()),
-            elapsed: Arc::default(),
-            wall: Arc::default(),
-            asleep: Arc::default(),
-        }
-    }
-}
-
-impl ManualClock {
-    /// Moves the time forward by `step`.
-    pub fn advance(&self, step: Duration) {
-        *self.elapsed.lock() += step;
-    }
-
-    /// Has the machine sleep for `span`.
-    pub fn suspend(&self, span: Duration) {
-        self.advance(span);
-        *self.asleep.lock() += span;
-    }
-
-    /// Sets the wall clock, as people and time servers do; the time that passes is another.
-    pub fn set_wall(&self, time: SystemTime) {
-        *self.wall.lock() = Some(time);
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Instant {
-        self.start.0 + *self.elapsed.lock()
-    }
-
-    fn wall(&self) -> SystemTime {
-        let set = *self.wall.lock();
-        set.unwrap_or(self.start.1 + *self.elapsed.lock())
-    }
-
-    fn asleep(&self) -> Duration {
-        *self.asleep.lock()
-    }
-}
-
 /// As good as never, where somebody asks for more than a clock can tell.
 const AGES: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The moment by which an operation must have ended.
 ///
 /// Deadlines bound waiting on the network and on other threads; they run on the system's
-/// monotonic clock even where a [`ManualClock`] drives the TTLs.
+/// monotonic clock even where a test drives the TTLs by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -129,11 +76,6 @@ impl Deadline {
     /// Returns the deadline `span` later than this one.
     pub fn later(self, span: Duration) -> Self {
         Self(self.0 + span.min(AGES))
-    }
-
-    /// Returns the earlier of this deadline and `span` from now.
-    pub fn min_after(self, span: Duration) -> Self {
-        self.min(Self::after(span))
     }
 }
 
@@ -167,6 +109,6 @@ mod tests {
     fn a_deadline_may_be_as_far_away_as_anybody_can_say() {
         let never = Deadline::after(Duration::MAX);
         assert!(never.remaining() > Some(AGES / 2));
-        assert!(Deadline::after(Duration::ZERO).min_after(Duration::MAX) < never);
+        assert!(Deadline::after(Duration::ZERO) < never);
     }
 }

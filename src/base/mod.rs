@@ -5,6 +5,8 @@ pub mod clock;
 pub mod content_type;
 pub mod descriptors;
 pub mod folders;
+#[cfg(feature = "testing")]
+pub mod manual_clock;
 pub mod proxies;
 pub mod random;
 pub mod redact;

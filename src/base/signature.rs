@@ -74,11 +74,6 @@ impl Expiry {
             Self::At(time) => Some(time),
         }
     }
-
-    /// Tells whether the time has come.
-    pub fn has_passed(self, now: SystemTime) -> bool {
-        self.time().is_some_and(|time| time <= now)
-    }
 }
 
 /// Reads when a keys signature expires; `None` if it is not a keys signature at all.

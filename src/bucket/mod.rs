@@ -39,7 +39,7 @@ mod transport;
 
 pub use catalog::{Description, NameTaken};
 pub use layout::{CHECK, Use};
-pub use options::{Options, SCHEMES, VARIABLES};
+pub use options::{Options, VARIABLES};
 pub use store::BucketStore;
 
 use objects::Objects;
@@ -126,6 +126,7 @@ impl Bucket {
     ///
     /// # Errors
     /// That no threads can be started.
+    #[cfg(feature = "testing")]
     pub fn over(objects: Arc<dyn ObjectStore>, root: Path, scope: Scope) -> Result<Self> {
         Self::with(objects, None, false, root, scope)
     }

@@ -20,9 +20,6 @@ use crate::base::proxies::Proxies;
 use crate::base::redact::{Secret, bare};
 use crate::store::{ErrorKind, Result, StoreError};
 
-/// The schemes of addresses of buckets.
-pub const SCHEMES: [&str; 3] = ["s3", "gs", "az"];
-
 /// What the names of the providers' variables begin with.
 pub const VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 

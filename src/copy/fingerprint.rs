@@ -26,13 +26,8 @@ impl Fingerprinter {
     }
 
     /// Returns how many bytes there were.
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.len
-    }
-
-    /// Returns whether there were none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Returns the fingerprint of the bytes under this description.
@@ -79,7 +74,7 @@ mod tests {
     fn print(bytes: &[u8], kind: Option<&str>, encoding: Encoding) -> Fingerprint {
         let mut made = Fingerprinter::default();
         bytes.chunks(2).for_each(|chunk| made.update(chunk));
-        assert_eq!(made.len(), bytes.len() as u64);
+        assert_eq!(made.size(), bytes.len() as u64);
         made.finish(&RecordMeta {
             content_type: kind.map(Into::into),
             encoding,

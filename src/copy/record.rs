@@ -53,7 +53,7 @@ pub fn fetch(store: &dyn Store, key: &Key, timeout: Duration, moved: Moved<'_>) 
         moved(chunk.len() as u64);
         match &mut file {
             Some(file) => file.write_all(chunk).map_err(no_room),
-            None if print.len() <= IN_MEMORY => {
+            None if print.size() <= IN_MEMORY => {
                 memory.extend_from_slice(chunk);
                 Ok(())
             }
@@ -67,7 +67,7 @@ pub fn fetch(store: &dyn Store, key: &Key, timeout: Duration, moved: Moved<'_>) 
             }
         }
     })?;
-    let size = print.len();
+    let size = print.size();
     complete(&meta, size, key)?;
     Ok(Held {
         print: print.finish(&meta),
@@ -97,7 +97,7 @@ pub fn read(
         moved(chunk.len() as u64);
         Ok(())
     })?;
-    complete(&meta, print.len(), key)?;
+    complete(&meta, print.size(), key)?;
     let print = print.finish(&meta);
     Ok((meta, print))
 }
@@ -189,7 +189,7 @@ pub fn pass(
         Upload::Stream(&mut passing, meta.stored_size),
         Deadline::after(timeout),
     )?;
-    let size = passing.print.len();
+    let size = passing.print.size();
     let print = passing.print.finish(&meta);
     Ok((meta, put, print, size))
 }

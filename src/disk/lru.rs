@@ -109,6 +109,7 @@ impl<K: Hash + Eq + Clone, V> LruBytes<K, V> {
 
     /// Panics unless the invariants hold. For tests.
     #[cfg(test)]
+    #[cfg(feature = "testing")]
     pub fn check_invariants(&self) {
         assert_eq!(
             self.used,

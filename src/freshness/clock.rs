@@ -147,6 +147,7 @@ impl StoreClock {
     }
 
     /// Returns when others last changed something, as far as the store has told.
+    #[cfg(feature = "testing")]
     pub fn others(&self) -> Option<SystemTime> {
         self.others
     }

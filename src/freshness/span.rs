@@ -14,14 +14,6 @@ pub struct Span {
 }
 
 impl Span {
-    /// Returns the bounds of a moment that is known exactly.
-    pub fn exactly(at: SystemTime) -> Self {
-        Self {
-            earliest: at,
-            latest: at,
-        }
-    }
-
     /// Returns the bounds of a moment that this machine's clock tells, which may differ from the
     /// server's by `margin` either way.
     pub fn around(at: SystemTime, margin: Duration) -> Self {

@@ -72,11 +72,11 @@ impl KvFs {
         }
         let listing = self.current_listing();
         while matches!(listing.find(key), Found::Unknown) {
-            let pages = listing.len().div_ceil(MAX_PAGE as u64);
+            let pages = listing.count().div_ceil(MAX_PAGE as u64);
             if !self.misses.lock().are_worth_a_page(pages, now) {
                 return;
             }
-            match self.page(&listing, listing.len(), wait) {
+            match self.page(&listing, listing.count(), wait) {
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {

@@ -63,6 +63,7 @@ impl KvFs {
     ///
     /// # Errors
     /// As [`KvFs::await_dir`].
+    #[cfg(feature = "testing")]
     pub fn readdir(
         &self,
         fh: Fh,
@@ -306,7 +307,7 @@ impl KvFs {
     pub(super) fn list_past(&self, key: &Key, wait: Wait) -> Result<()> {
         let listing = self.current_listing();
         while matches!(listing.find(key), Found::Unknown) {
-            if self.page(&listing, listing.len(), wait)?.is_none() {
+            if self.page(&listing, listing.count(), wait)?.is_none() {
                 break;
             }
         }
@@ -401,11 +402,13 @@ impl DirSink for Unwilling {
 }
 
 /// Notes where what has been handed out ends.
+#[cfg(feature = "testing")]
 struct Counting<'a> {
     sink: &'a mut dyn DirSink,
     last: Option<u64>,
 }
 
+#[cfg(feature = "testing")]
 impl DirSink for Counting<'_> {
     fn add(&mut self, ino: Ino, next: u64, kind: FileKind, name: &OsStr, attr: &AttrReply) -> bool {
         let full = self.sink.add(ino, next, kind, name, attr);

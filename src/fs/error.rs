@@ -22,8 +22,6 @@ pub enum FsError {
     /// This kind of attribute does not exist on this filesystem. Unlike a missing attribute,
     /// that makes programs such as `ls` stop asking after the first file.
     NotSupported,
-    /// The buffer is too small for the attribute.
-    Range,
     /// Not a directory, or not a file.
     WrongKind(c_int),
     /// The handle is not open.
@@ -86,7 +84,6 @@ impl FsError {
             Self::ReadOnly => libc::EROFS,
             Self::NoAttribute => libc::ENODATA,
             Self::NotSupported => libc::EOPNOTSUPP,
-            Self::Range => libc::ERANGE,
             Self::WrongKind(errno) => *errno,
             Self::BadHandle => libc::EBADF,
             Self::Refused(refusal) => refusal.errno,

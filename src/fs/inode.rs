@@ -337,6 +337,7 @@ impl InodeTable {
     }
 
     /// Returns the inode that a key's name leads to.
+    #[cfg(feature = "testing")]
     pub fn of_key(&self, key: &Key) -> Option<&Inode> {
         self.get(self.ino_of(key.as_str())?)
     }
@@ -427,11 +428,13 @@ impl InodeTable {
     }
 
     /// Tells whether no inode is in use.
+    #[cfg(feature = "testing")]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Panics unless the invariants hold. For tests.
+    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for ino in &self.by_key {

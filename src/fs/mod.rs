@@ -332,6 +332,7 @@ impl KvFs {
     }
 
     /// Panics unless the invariants of the core hold. For tests.
+    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.inodes.lock().check_invariants();

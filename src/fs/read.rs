@@ -65,6 +65,7 @@ impl KvFs {
     /// # Errors
     /// [`FsError::ReadOnly`] for anything but reading, [`FsError::Stale`] as said, and errors of
     /// the store.
+    #[cfg(feature = "testing")]
     pub fn open(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Opened> {
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));

@@ -248,16 +248,12 @@ impl Listing {
     }
 
     /// Returns how many entries have been listed so far.
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.state.lock().len()
     }
 
-    /// Tells whether nothing has been listed so far.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Returns about how many bytes the listing takes in memory so far.
+    #[cfg(feature = "testing")]
     pub fn memory(&self) -> u64 {
         let pages = self.state.lock().pages.clone();
         pages
@@ -356,7 +352,7 @@ impl State {
 
 impl Guide for Listing {
     fn keys(&self) -> u64 {
-        self.len()
+        self.count()
     }
 
     fn rank_of(&self, key: &str) -> u64 {

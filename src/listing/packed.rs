@@ -141,6 +141,7 @@ impl Packed {
     }
 
     /// Returns the bytes that it takes in memory, about.
+    #[cfg(feature = "testing")]
     pub fn memory(&self) -> usize {
         size_of::<Self>() + self.blocks.len() * 4 + self.data.len()
     }

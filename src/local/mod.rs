@@ -1,15 +1,19 @@
-//! Stores that need no network: in memory, in a folder, and one that breaks on purpose.
+//! Stores that need no network: in a folder; for tests in memory, and one that breaks on purpose.
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub mod directory;
+#[cfg(feature = "testing")]
 pub mod fault;
+#[cfg(feature = "testing")]
 pub mod memory;
 mod transfer;
 
 pub use directory::{Access, DirectoryStore};
+#[cfg(feature = "testing")]
 pub use fault::{Call, Cut, FaultStore};
+#[cfg(feature = "testing")]
 pub use memory::MemoryStore;
 
 use crate::store::{Result, Store};

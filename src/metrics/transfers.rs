@@ -88,13 +88,8 @@ impl Transfers {
     }
 
     /// Returns how many are under way.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.lock().1.len()
-    }
-
-    /// Tells whether none is under way.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the oldest of them.
@@ -169,6 +164,6 @@ mod tests {
             ("big", 4, Some(10))
         );
         drop(body);
-        assert!(all.is_empty());
+        assert_eq!(all.count(), 0);
     }
 }

@@ -188,7 +188,7 @@ impl Numeric {
     }
 
     fn sort(listing: &Listing) -> Self {
-        if listing.len() > SORTABLE {
+        if listing.count() > SORTABLE {
             return Self::Useless;
         }
         let keys = listing.keys();

@@ -84,6 +84,7 @@ const MOST_ALLOWANCES: usize = 10_000;
 const MORE_THREADS: usize = 64;
 
 /// How long requests under way may take to end when the server stops, where nothing else is said.
+#[cfg(feature = "testing")]
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The server, ready to be started.
@@ -199,6 +200,7 @@ impl Server {
 
 impl RunningServer {
     /// Returns where the server listens.
+    #[cfg(feature = "testing")]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -219,16 +221,19 @@ impl RunningServer {
     }
 
     /// Returns the last requests (10 000), oldest first.
+    #[cfg(feature = "testing")]
     pub fn requests(&self) -> Vec<LoggedRequest> {
         self.app.stats.log()
     }
 
     /// Forgets all counts and requests.
+    #[cfg(feature = "testing")]
     pub fn reset_counts(&self) {
         self.app.stats.reset();
     }
 
     /// Stops listening, gives requests under way a moment, and ends.
+    #[cfg(feature = "testing")]
     pub fn stop(self) {
         self.stop_within(GRACE);
     }

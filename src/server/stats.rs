@@ -188,6 +188,7 @@ pub struct Counts {
 
 impl Counts {
     /// Returns how many requests there were.
+    #[cfg(feature = "testing")]
     pub fn requests(&self) -> u64 {
         self.list + self.get + self.head + self.put + self.delete + self.other
     }
@@ -289,6 +290,7 @@ impl Stats {
         }
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn log(&self) -> Vec<LoggedRequest> {
         let requests = self.report().requests;
         requests.iter().map(|request| (**request).clone()).collect()

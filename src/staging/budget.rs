@@ -79,6 +79,7 @@ impl Budget {
     }
 
     /// Returns how many bytes can still be taken.
+    #[cfg(feature = "testing")]
     pub fn available(&self) -> u64 {
         let spare = spare_bytes(&self.folder).unwrap_or(u64::MAX);
         match self.limit {
@@ -154,6 +155,7 @@ pub struct Space {
 
 impl Space {
     /// Returns how many bytes it has.
+    #[cfg(feature = "testing")]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -224,14 +224,6 @@ impl StagingFile {
             result => Ok(result?),
         }
     }
-
-    /// Waits until the bytes are on the disk.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn sync(&self) -> io::Result<()> {
-        self.open()?.sync_data()
-    }
 }
 
 /// A staging file whose bytes stay as they are.

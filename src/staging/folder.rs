@@ -158,6 +158,7 @@ impl StagingFolder {
     }
 
     /// Returns the folder of this process.
+    #[cfg(feature = "testing")]
     pub fn own_path(&self) -> PathBuf {
         self.own.get().path().to_owned()
     }

@@ -429,6 +429,7 @@ impl Journal {
     }
 
     /// Returns how many entries there are, and their bytes.
+    #[cfg(feature = "testing")]
     pub fn total(&self) -> (usize, u64) {
         let index = self.index.lock();
         let bytes = index.entries.values().map(|found| found.pending.size).sum();

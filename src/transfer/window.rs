@@ -55,6 +55,7 @@ impl Blocks {
     }
 
     /// Returns how many are in use.
+    #[cfg(feature = "testing")]
     pub fn in_use(&self) -> usize {
         self.0.lock().count
     }

@@ -91,6 +91,7 @@ impl Gates {
     }
 
     /// Returns what is queued and being sent of `key`, in order.
+    #[cfg(feature = "testing")]
     pub fn ids(&self, key: &Key) -> Vec<EntryId> {
         self.gates.get(key).map_or_else(Vec::new, |gate| {
             gate.running()
@@ -352,6 +353,7 @@ impl Gates {
     }
 
     /// Panics unless the invariants hold. For tests.
+    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         let queued: usize = self.gates.values().map(|gate| gate.queue.len()).sum();

@@ -34,6 +34,7 @@ impl Uploads {
     }
 
     /// Returns what uploads.
+    #[cfg(feature = "testing")]
     pub fn uploader(&self) -> &Arc<Uploader> {
         &self.uploader
     }

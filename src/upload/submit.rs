@@ -223,6 +223,7 @@ impl Uploader {
     ///
     /// # Errors
     /// As [`Entered::run`], and that the wait to enter took too long.
+    #[cfg(feature = "testing")]
     pub fn run(
         self: &Arc<Self>,
         upload: &mut Upload<'_>,

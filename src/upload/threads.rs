@@ -7,6 +7,7 @@ use crate::store::Key;
 
 impl Uploader {
     /// Looks again at what can start: the clock has moved.
+    #[cfg(feature = "testing")]
     pub fn look(self: &Arc<Self>) {
         self.staff();
     }

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvfs::base::clock::{Clock, ManualClock};
+use kvfs::base::clock::Clock;
+use kvfs::base::manual_clock::ManualClock;
 use kvfs::fs::FsError;
 use kvfs::fs::types::{Fh, Ino};
 use kvfs::local::fault::Call;

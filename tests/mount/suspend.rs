@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kvfs::apify::http::HttpOptions;
-use kvfs::base::clock::ManualClock;
+use kvfs::base::manual_clock::ManualClock;
 
 use crate::adversary::server::{Adversary, STORE, Then};
 use crate::support::mounted::{MountedSession, eventually, quick_retries};

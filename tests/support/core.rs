@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvfs::base::clock::{Clock, Deadline, ManualClock, SystemClock, Wait};
+use kvfs::base::clock::{Clock, Deadline, SystemClock, Wait};
+use kvfs::base::manual_clock::ManualClock;
 use kvfs::cache::records::{Records, RecordsConfig};
 use kvfs::disk::DiskTier;
 use kvfs::fs::types::{AttrReply, DirSink, Fh, FileKind, Ino, KernelCache, Lookup};

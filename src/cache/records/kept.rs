@@ -161,6 +161,7 @@ impl Records {
     }
 
     /// Returns how many downloads that nobody uses are kept.
+    #[cfg(feature = "testing")]
     pub fn kept_downloads(&self) -> usize {
         self.paused.lock().len()
     }

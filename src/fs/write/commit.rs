@@ -460,6 +460,7 @@ impl KvFs {
     }
 
     /// Uploads what was held back and is due by now; for clocks that are moved by hand.
+    #[cfg(feature = "testing")]
     pub fn commit_due(&self) {
         if let Ok(side) = self.write_side() {
             side.uploader.look();

@@ -191,7 +191,7 @@ impl KvFs {
         let now = self.clock.now();
         let mut overlay = side.overlay.lock();
         overlay.set(name, now, change);
-        let full = overlay.len() > self::overlay::MOST;
+        let full = overlay.count() > self::overlay::MOST;
         drop(overlay);
         if full {
             // The next listing shows most of it.

@@ -105,13 +105,8 @@ impl Overlay {
     }
 
     /// Returns how many names are remembered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.changes.len()
-    }
-
-    /// Tells whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
     }
 }
 
@@ -164,7 +159,7 @@ mod tests {
         overlay.set(name("new"), later, Change::Absent);
         assert!(overlay.get(&name("old"), Some(later)).is_none());
         overlay.prune(later, |found, _| *found == name("pinned"));
-        assert_eq!(overlay.len(), 2);
+        assert_eq!(overlay.count(), 2);
         assert!(overlay.get(&name("old"), None).is_none());
         assert_eq!(
             overlay.get(&name("new"), Some(later)),

@@ -114,6 +114,7 @@ impl DirectoryStore {
     }
 
     /// Returns the folder, with no symbolic links in its path.
+    #[cfg(feature = "testing")]
     pub fn path(&self) -> PathBuf {
         self.folder.path().to_owned()
     }

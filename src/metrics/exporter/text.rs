@@ -92,7 +92,7 @@ impl Collector for Source {
 }
 
 fn transfers(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
-    let running = i64::try_from(metrics.transfers.len()).unwrap_or(i64::MAX);
+    let running = i64::try_from(metrics.transfers.count()).unwrap_or(i64::MAX);
     let descriptor =
         encoder.encode_descriptor("transfers", "Transfers under way", None, MetricType::Gauge)?;
     ConstGauge::new(running).encode(descriptor)

@@ -159,16 +159,6 @@ impl Draft {
             Wait::Until(_) => Ok(self.order.lock()),
         }
     }
-
-    /// Waits until the bytes are on the local disk.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn sync_locally(&self) -> Result<()> {
-        let file = Arc::clone(&self.state.lock().file);
-        file.sync()
-            .map_err(|error| FsError::staging("cannot keep", &error))
-    }
 }
 
 impl State {

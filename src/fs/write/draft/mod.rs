@@ -263,12 +263,6 @@ impl Draft {
     pub fn set_began(&self, began: Option<Began>) {
         self.state.lock().began = began;
     }
-
-    /// Returns whether nothing was written since it was made or emptied.
-    pub fn is_untouched(&self) -> bool {
-        let state = self.state.lock();
-        state.untouched && state.size == 0
-    }
 }
 
 impl State {
