@@ -70,14 +70,11 @@ impl Adopted {
             }
             state.verified
         };
-        if !verified {
-            self.journal.verify(&self.id)?;
-        }
-        let data = self.journal.open(&self.id)?;
-        let file = Arc::new(match &self.decode {
-            Some(decode) => decode(data)?,
-            None => data,
-        });
+        let file = match self.open_entry(verified) {
+            Ok(file) => Arc::new(file),
+            // The entry may have gone meanwhile: then its bytes were pinned before.
+            Err(error) => return self.state.lock().pinned.clone().ok_or(error),
+        };
         {
             let mut state = self.state.lock();
             state.verified = true;
@@ -91,10 +88,71 @@ impl Adopted {
         Ok(file)
     }
 
+    fn open_entry(&self, verified: bool) -> io::Result<File> {
+        if !verified {
+            self.journal.verify(&self.id)?;
+        }
+        let data = self.journal.open(&self.id)?;
+        match &self.decode {
+            Some(decode) => decode(data),
+            None => Ok(data),
+        }
+    }
+
     /// Keeps it open: the entry is about to go.
     pub(super) fn pin(&self) {
         if let Ok(file) = self.open() {
             self.state.lock().pinned = Some(file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::entry::{Pending, Why};
+    use super::super::file::tests::folder;
+    use super::*;
+    use crate::store::{Encoding, Key};
+
+    #[test]
+    fn who_opens_an_entry_that_goes_meanwhile_reads_what_was_pinned() {
+        let (_dir, folder) = folder(None);
+        let file = folder.new_file().expect("a file");
+        file.write_all_at(b"bytes", 0).expect("written");
+        let pending = Pending {
+            key: Key::new("K").expect("a key"),
+            content_type: None,
+            encoding: Encoding::Identity,
+            if_match: None,
+            if_absent: false,
+            size: 5,
+            closed_at: jiff::Timestamp::UNIX_EPOCH,
+            why: Why::WriteBack,
+            attempts: 0,
+            unanswered: Default::default(),
+            began: None,
+        };
+        let journal = folder.journal();
+        let id = journal.keep(&file, pending, true).expect("kept");
+        let this: Arc<OnceLock<Adopted>> = Arc::default();
+        let (seen, is_first) = (Arc::clone(&this), AtomicBool::new(true));
+        let (goes, going) = (Arc::clone(journal), id.clone());
+        // While the first who opens it is at work, the store gets it.
+        let decode: Decode = Box::new(move |data| {
+            if is_first.swap(false, Ordering::Relaxed) {
+                seen.get().expect("it").pin();
+                goes.remove(&going)?;
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(data)
+        });
+        let adopted =
+            this.get_or_init(|| Adopted::new(journal, &id, Some(decode), &Arc::default()));
+        let opened = adopted.open().expect("what was pinned");
+        assert_eq!(opened.metadata().expect("its size").len(), 5);
     }
 }

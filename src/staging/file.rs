@@ -279,12 +279,14 @@ pub fn copy(from: &File, to: &File, len: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::StagingConfig;
     use super::super::folder::StoreFile;
     use super::*;
 
-    fn folder(limit: Option<u64>) -> (tempfile::TempDir, Arc<StagingFolder>) {
+    pub(in crate::staging) fn folder(
+        limit: Option<u64>,
+    ) -> (tempfile::TempDir, Arc<StagingFolder>) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = StagingConfig {
             dir: dir.path().into(),
