@@ -8,12 +8,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::handle::FileHandle;
-use super::inode::OpenedVersion;
+use super::inode::{Inode, OpenedVersion};
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::write::draft::Place;
 use super::{FsError, KvFs, Result};
 use crate::base::clock::Wait;
-use crate::cache::content::{Content, ContentReader};
+use crate::cache::content::{Content, ContentReader, VersionId};
 use crate::metrics::origin::{self, Origin};
 use crate::store::{ErrorKind, StoreError};
 
@@ -41,6 +41,8 @@ enum Entered {
     As(Pages, bool),
     /// Others have this version open, which is young enough.
     Beside(Arc<Content>),
+    /// The file has become another version since its content was asked for: this mount has stored it.
+    Outdated,
 }
 
 /// Ends the time in which an open has an inode to itself, whatever came of it.
@@ -111,6 +113,9 @@ impl KvFs {
         let mut tries = 0;
         let (reader, size, pages, direct) = loop {
             tries += 1;
+            // The last time, what there is will do.
+            let shown =
+                (tries < TRIES).then(|| self.inodes.lock().get(ino).and_then(Inode::version));
             let content = self.records.content(&key, wait)?;
             let reader = match content.reader() {
                 Ok(reader) => reader,
@@ -120,13 +125,14 @@ impl KvFs {
                 Err(_) => continue,
             };
             let size = content.known_size().ok_or(FsError::WouldBlock)?;
-            match self.enter_version(ino, &content, size, since, wait)? {
+            match self.enter_version(ino, (&content, size), shown, since, wait)? {
                 Entered::As(pages, direct) => break (reader, size, pages, direct),
+                Entered::Outdated => {}
                 // Somebody has the version open that the store had when this call had begun.
                 Entered::Beside(content) => {
                     if let (Ok(reader), Some(size)) = (content.reader(), content.known_size())
                         && let Entered::As(pages, direct) =
-                            self.enter_version(ino, &content, size, since, wait)?
+                            self.enter_version(ino, (&content, size), shown, since, wait)?
                     {
                         break (reader, size, pages, direct);
                     }
@@ -186,13 +192,14 @@ impl KvFs {
         Ok(Some(self.hand_out_draft(ino, writing)))
     }
 
-    /// Counts an open of `content`. Unless the pages can be kept, the caller then has the inode
-    /// to itself and must let go of it when the kernel has been told.
+    /// Counts an open of `content`, which was asked for when the file was the version `shown`, if that matters. Unless the
+    /// pages can be kept, the caller then has the inode to itself and must let go of it when the kernel
+    /// has been told.
     fn enter_version(
         &self,
         ino: Ino,
-        content: &Content,
-        size: u64,
+        (content, size): (&Content, u64),
+        shown: Option<Option<(VersionId, u64)>>,
         since: Instant,
         wait: Wait,
     ) -> Result<Entered> {
@@ -203,6 +210,10 @@ impl KvFs {
             let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
             if inode.detached && !inode.superseded {
                 return Err(FsError::Stale);
+            }
+            let now = inode.version();
+            if shown.is_some_and(|shown| now != shown && now != version) {
+                return Ok(Entered::Outdated);
             }
             if !inode.is_settling() {
                 let told = inode.told_size();
