@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::Uploader;
 use super::gates::Change;
+use super::indeterminate::{self, Expected};
 use crate::base::clock::Deadline;
-use crate::staging::EntryId;
+use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{ErrorKind, Key, Result, StoreError};
 
 impl Uploader {
@@ -131,14 +132,20 @@ impl Entered {
         self.waited
     }
 
-    /// Returns whether the store may have something of `key` because of what is queued, though no
-    /// answer said so.
-    pub fn may_be_stored(&self, key: &Key) -> bool {
+    /// Returns what the store may have of `key` because of what is queued, though no answer said so.
+    pub fn unanswered(&self, key: &Key) -> UnansweredUploads {
         let waiting = self.uploader.state.lock().gates.waiting(key);
-        waiting.iter().any(|id| {
-            let entry = self.uploader.journal.get(id);
-            entry.is_some_and(|entry| entry.sent || !entry.pending.unanswered.is_empty())
-        })
+        let mut all = UnansweredUploads::default();
+        for entry in waiting
+            .iter()
+            .filter_map(|id| self.uploader.journal.get(id))
+        {
+            all.extend(&entry.pending.unanswered);
+            if entry.sent {
+                all.add(entry.as_sent);
+            }
+        }
+        all
     }
 
     /// Takes the name `key` from whichever file has it, which `unname` does, and drops everything
@@ -171,6 +178,19 @@ impl Entered {
         self.uploader
             .delete(key, deadline)
             .map_err(|error| error.with_key(key))
+    }
+
+    /// Fails if a record has become something else than is `expected`, as far as the server's versions or
+    /// its bytes tell.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`], and those of the store.
+    pub fn check(&self, key: &Key, expected: &Expected, deadline: Deadline) -> Result<()> {
+        let changed = indeterminate::check(&*self.uploader.store, key, expected, deadline);
+        match changed.map_err(|error| error.with_key(key))? {
+            Some(changed) => Err(changed),
+            None => Ok(()),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use twox_hash::XxHash3_128;
 
 use crate::base::clock::Deadline;
-use crate::staging::{Pending, Unanswered, UnansweredUploads};
+use crate::staging::{Began, Pending, Unanswered, UnansweredUploads};
 use crate::store::{
     ETag, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError, codec,
 };
@@ -133,6 +133,64 @@ fn checksum(mut body: impl Read, most: u64) -> io::Result<Option<(u64, String)>>
     }
 }
 
+/// What a record has as far as this mount knows: the version or the bytes that a change began from, or
+/// what uploads without an answer have made of it.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// Whether the store had such a record.
+    pub exists: bool,
+    /// The version.
+    pub etag: Option<ETag>,
+    /// The bytes, where there is no version to name.
+    pub began: Option<Began>,
+    /// Uploads that may have arrived since.
+    pub unanswered: UnansweredUploads,
+}
+
+/// Returns the error of deleting a record that has become something else than is `expected`. One that
+/// is gone has not.
+///
+/// # Errors
+/// Those of the store.
+pub fn check(
+    store: &dyn Store,
+    key: &Key,
+    expected: &Expected,
+    deadline: Deadline,
+) -> Result<Option<StoreError>, StoreError> {
+    let changed = || {
+        let message = "somebody else has changed the record meanwhile";
+        Some(StoreError::new(ErrorKind::Changed, message).with_key(key))
+    };
+    let sent = &expected.unanswered;
+    if let Some(etag) = expected.etag.as_ref().filter(|etag| etag.is_strong()) {
+        match store.head(key, deadline) {
+            Ok(now) if now.etag.as_ref() == Some(etag) => return Ok(None),
+            Ok(_) if sent.is_empty() => return Ok(changed()),
+            Ok(_) => {}
+            Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    } else if let Some(began) = &expected.began {
+        return Ok(match compare_bytes(store, key, began, sent, deadline)? {
+            Compared::Other => changed(),
+            Compared::Same | Compared::Gone => None,
+        });
+    } else if expected.exists || sent.is_empty() {
+        return Ok(None);
+    }
+    let request = PutRequest {
+        if_match: expected.etag.clone(),
+        // A record that is gone is none of somebody else's.
+        if_absent: true,
+        ..PutRequest::default()
+    };
+    Ok(match look(sent, store, key, &request, deadline)? {
+        Found::Ours(..) | Found::Before => None,
+        Found::Other => changed(),
+    })
+}
+
 /// Compares what a record has with what an upload is to replace, where the server would not: it tells no
 /// versions, or is `tagless` so far as is known. Returns the error of an upload that would replace
 /// something else.
@@ -164,30 +222,58 @@ pub fn compare(
     let Some(began) = &pending.began else {
         return Ok(None);
     };
+    let compared = compare_bytes(store, key, began, &pending.unanswered, deadline)?;
+    Ok(match compared {
+        Compared::Same => None,
+        Compared::Gone | Compared::Other => changed(),
+    })
+}
+
+/// What came of comparing a record's bytes.
+enum Compared {
+    /// It has those that a change began from, or those of an upload of ours.
+    Same,
+    /// There is no such record.
+    Gone,
+    /// It has others.
+    Other,
+}
+
+fn compare_bytes(
+    store: &dyn Store,
+    key: &Key,
+    began: &Began,
+    sent: &UnansweredUploads,
+    deadline: Deadline,
+) -> Result<Compared, StoreError> {
     let found = match store.get(key, &GetRequest::default(), deadline) {
         Ok(GetOutcome::Found(found)) => found,
-        Ok(GetOutcome::NotModified) => return Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(changed()),
+        Ok(GetOutcome::NotModified) => return Ok(Compared::Same),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Compared::Gone),
         Err(error) => return Err(error),
     };
     let failed = |error: io::Error| StoreError::from_io(error, ErrorKind::Network).with_key(key);
     let encoding = found.meta.encoding.clone();
     let ours = |size: u64, sum: &str| {
-        let mut sent = pending.unanswered.iter();
+        let mut sent = sent.iter();
         sent.any(|one| one.encoding == encoding && one.size == size && *one.checksum == *sum)
     };
-    if began.decoded && !encoding.is_identity() {
+    let is_same = if began.decoded && !encoding.is_identity() {
         let most = began.bytes.size;
         let body = codec::decoder(&encoding, found.body).map_err(|error| error.with_key(key))?;
-        let is_same =
-            checksum(body, most).map_err(failed)? == Some((most, began.bytes.checksum.to_string()));
-        return Ok(if is_same { None } else { changed() });
-    }
-    let sizes = pending.unanswered.iter().map(|one| one.size);
-    let most = sizes.chain([began.bytes.size]).max().unwrap_or(0);
-    Ok(match checksum(found.body, most).map_err(failed)? {
-        Some((size, sum)) if size == began.bytes.size && *began.bytes.checksum == *sum => None,
-        Some((size, sum)) if ours(size, &sum) => None,
-        _ => changed(),
+        checksum(body, most).map_err(failed)? == Some((most, began.bytes.checksum.to_string()))
+    } else {
+        let sizes = sent.iter().map(|one| one.size);
+        let most = sizes.chain([began.bytes.size]).max().unwrap_or(0);
+        let sum = checksum(found.body, most).map_err(failed)?;
+        sum.is_some_and(|(size, sum)| {
+            let began = size == began.bytes.size && *began.bytes.checksum == *sum;
+            began || ours(size, &sum)
+        })
+    };
+    Ok(if is_same {
+        Compared::Same
+    } else {
+        Compared::Other
     })
 }

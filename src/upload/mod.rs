@@ -60,7 +60,7 @@ mod waiting;
 
 pub use gate::Entered;
 pub use gates::{Change, Progress};
-pub use indeterminate::may_have_arrived;
+pub use indeterminate::{Expected, may_have_arrived};
 pub use status::Uploads;
 pub use submit::{Submission, Upload};
 

@@ -13,7 +13,7 @@ use crate::base::clock::Deadline;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::{Frozen, StagingFile};
-use crate::staging::{EntryId, Pending};
+use crate::staging::{Began, EntryId, Pending};
 use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError};
 use crate::upload::{Change as Changing, Entered, Submission, Upload};
 
@@ -86,8 +86,9 @@ impl KvFs {
     ) -> Result<()> {
         let sent = self.send_ticket(side, entered, &ticket, deadline, true);
         match sent {
-            Ok(meta) => {
+            Ok((meta, began)) => {
                 self.stored(side, &ticket, &meta);
+                ticket.set_began(began);
                 ticket.end(Ok(&meta));
                 Ok(())
             }
@@ -99,7 +100,8 @@ impl KvFs {
         }
     }
 
-    /// Sends what a ticket is for. With `keep` bytes that the store does not take are kept.
+    /// Sends what a ticket is for. With `keep` bytes that the store does not take are kept. Returns what
+    /// the record is now, and the bytes that the next change of it begins from.
     pub(in crate::fs) fn send_ticket(
         &self,
         side: &WriteSide,
@@ -107,7 +109,7 @@ impl KvFs {
         ticket: &Ticket,
         deadline: Deadline,
         keep: bool,
-    ) -> Result<RecordMeta, StoreError> {
+    ) -> Result<(RecordMeta, Option<Began>), StoreError> {
         let mut begun = false;
         let mut sent = self.with_upload(side, ticket, |upload| {
             begun = true;
@@ -115,10 +117,7 @@ impl KvFs {
             if keep {
                 ticket.set_unanswered(upload.pending.unanswered.clone());
             }
-            if sent.is_ok() {
-                ticket.set_began(upload.pending.began.take());
-            }
-            sent
+            sent.map(|meta| (meta, upload.pending.began.take()))
         });
         if !begun && keep {
             sent = sent.map_err(|error| {

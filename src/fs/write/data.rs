@@ -41,7 +41,7 @@ impl KvFs {
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
-        self.await_names_of(side, ino, wait)?;
+        self.await_name(side, ino, wait)?;
         let is_gone = self.inodes.lock().get(ino).is_none_or(|inode| inode.gone);
         if is_gone {
             // The kernel looks the name up again.
@@ -61,16 +61,32 @@ impl KvFs {
         }
     }
 
-    /// Waits until it is known which name a file has: whoever opens one that is being deleted would
-    /// write to nothing.
-    fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
+    /// Waits until it is known which name a file has, as whoever opens one that is being deleted would
+    /// write to nothing. Returns that name, unless the file has lost it.
+    fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<Option<Key>> {
         let key = {
             let inodes = self.inodes.lock();
             let inode = inodes.get(ino).ok_or(FsError::Stale)?;
             (!inode.detached).then(|| inode.key.clone())
         };
-        let Some(key) = key else { return Ok(()) };
-        self.await_names(side, &key, wait)
+        if let Some(key) = &key {
+            self.await_names(side, key, wait)?;
+        }
+        Ok(key)
+    }
+
+    /// The same for a file that a program means by its name. If that has led elsewhere since, the kernel
+    /// is to look it up again.
+    fn await_name(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
+        let Some(key) = self.await_names_of(side, ino, wait)? else {
+            return Ok(());
+        };
+        let inodes = self.inodes.lock();
+        let inode = inodes.get(ino).ok_or(FsError::Stale)?;
+        if inode.detached || inode.key != key {
+            return Err(FsError::Stale);
+        }
+        Ok(())
     }
 
     /// Takes back an open that [`KvFs::hold_open`] has counted; stores what others have left of the
@@ -88,6 +104,19 @@ impl KvFs {
         ino: Ino,
         wait: Wait,
     ) -> Result<Arc<Draft>> {
+        loop {
+            if let Some(draft) = self.try_draft_emptied(side, ino, wait)? {
+                return Ok(draft);
+            }
+        }
+    }
+
+    fn try_draft_emptied(
+        &self,
+        side: &WriteSide,
+        ino: Ino,
+        wait: Wait,
+    ) -> Result<Option<Arc<Draft>>> {
         let now = self.clock.wall();
         match side.drafts.find_or_make(ino, wait)? {
             Found::Draft(draft) => {
@@ -108,7 +137,7 @@ impl KvFs {
                     return Err(FsError::Interrupted);
                 }
                 draft.set_size(0, now, side.folder(), wait)?;
-                Ok(draft)
+                Ok(Some(draft))
             }
             Found::Missing(making) => {
                 let (key, detached) = {
@@ -131,23 +160,28 @@ impl KvFs {
                 let place = Place::Record(key);
                 let draft = Draft::new(ino, place, file, 0, facts, now);
                 draft.set_size(0, now, side.folder(), wait)?;
-                self.add_draft(making, &draft, detached)?;
-                Ok(draft)
+                self.add_draft(making, draft, detached)
             }
         }
     }
 
-    /// Adds a draft that was made of an inode; what became of its name meanwhile holds for it, too.
-    fn add_draft(&self, making: Making<'_>, draft: &Arc<Draft>, detached: bool) -> Result<()> {
+    /// Adds a draft that was made of an inode, and returns it; `None` if the file has got another name
+    /// meanwhile: what the draft is to replace is then another record.
+    fn add_draft(
+        &self,
+        making: Making<'_>,
+        draft: Arc<Draft>,
+        detached: bool,
+    ) -> Result<Option<Arc<Draft>>> {
         let inodes = self.inodes.lock();
         let inode = inodes.get(draft.ino).ok_or(FsError::Stale)?;
         if inode.gone {
             draft.set_place(Place::Gone, false);
         } else if matches!(draft.place(), Place::Record(key) if key != inode.key) {
-            draft.set_place(Place::Record(inode.key.clone()), false);
+            return Ok(None);
         }
-        making.done(draft, !detached && !inode.detached);
-        Ok(())
+        making.done(&draft, !detached && !inode.detached);
+        Ok(Some(draft))
     }
 
     fn version_of(&self, ino: Ino) -> Option<u64> {
@@ -297,8 +331,8 @@ impl KvFs {
         if wait == Wait::Never {
             return Err(FsError::WouldBlock);
         }
+        self.await_name(side, ino, wait)?;
         // First, so that nobody forgets the draft meanwhile.
-        self.await_names_of(side, ino, wait)?;
         self.hold_open(ino)?;
         let resized = self.resize(side, ino, size, fh, wait);
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
@@ -356,8 +390,22 @@ impl KvFs {
         reader: Option<&ContentReader>,
         wait: Wait,
     ) -> Result<Arc<Draft>> {
+        loop {
+            if let Some(draft) = self.try_draft(side, ino, reader, wait)? {
+                return Ok(draft);
+            }
+        }
+    }
+
+    fn try_draft(
+        &self,
+        side: &WriteSide,
+        ino: Ino,
+        reader: Option<&ContentReader>,
+        wait: Wait,
+    ) -> Result<Option<Arc<Draft>>> {
         let making = match side.drafts.find_or_make(ino, wait)? {
-            Found::Draft(draft) => return Ok(draft),
+            Found::Draft(draft) => return Ok(Some(draft)),
             Found::Missing(making) => making,
         };
         self.await_names_of(side, ino, wait)?;
@@ -395,13 +443,12 @@ impl KvFs {
         let began = self.began(side, &content, &file, size)?;
         let draft = Draft::new(ino, place, file, size, facts, content.modified);
         draft.set_began(began);
-        self.add_draft(making, &draft, detached)?;
-        Ok(draft)
+        self.add_draft(making, draft, detached)
     }
 
     /// Returns the bytes that a change of an open content begins from, where there is no version to name:
     /// they are compared with what the record has before they are replaced.
-    fn began(
+    pub(super) fn began(
         &self,
         side: &WriteSide,
         content: &Content,

@@ -13,7 +13,7 @@ use crate::fs::name::{self, Meaning};
 use crate::fs::types::{Created, Ino};
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
-use crate::store::Key;
+use crate::store::{ErrorKind, Key};
 use crate::upload::{Change as Changing, Entered, may_have_arrived};
 
 /// What a key may consist of, for people.
@@ -132,7 +132,7 @@ impl KvFs {
         let in_store = match side.drafts.of_key(&key) {
             // Also by an upload that only seemed to fail.
             Some(draft) => {
-                draft.is_stored() || draft.may_be_stored() || entered.may_be_stored(&key)
+                draft.is_stored() || draft.may_be_stored() || !entered.unanswered(&key).is_empty()
             }
             None if matches!(self.existence(&key), Existence::Absent(_)) => {
                 return Err(FsError::NoEntry);
@@ -175,8 +175,7 @@ impl KvFs {
                 if !caller::waits() {
                     return Err(FsError::Interrupted);
                 }
-                self.delete(&entered, &key, deadline)?;
-                self.note_hidden_gone(side, &key);
+                self.delete_hidden(side, &entered, draft, &key, deadline)?;
             }
         }
         let place = draft.place();
@@ -216,6 +215,28 @@ impl KvFs {
             }
             error.into()
         })
+    }
+
+    /// Deletes the record that a scratch file hides, unless somebody else has changed it since: then it
+    /// is shown again.
+    pub(in crate::fs) fn delete_hidden(
+        &self,
+        side: &WriteSide,
+        entered: &Entered,
+        draft: &Draft,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<()> {
+        match self.check_expected(entered, key, &draft.expected(), deadline) {
+            Err(FsError::Store(error)) if error.kind() == ErrorKind::Changed => {
+                side.drafts.unhide(key);
+                return Ok(());
+            }
+            checked => checked?,
+        }
+        self.delete(entered, key, deadline)?;
+        self.note_hidden_gone(side, key);
+        Ok(())
     }
 
     /// Makes it known here that a record is gone from the store that was not shown any more.

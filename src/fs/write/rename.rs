@@ -13,8 +13,9 @@ use crate::fs::attributes::Existence;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
-use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
-use crate::upload::{Change as Changing, Entered, Submission, may_have_arrived};
+use crate::staging::Began;
+use crate::store::{ErrorKind, Key, RecordMeta};
+use crate::upload::{Change as Changing, Entered, Expected, Submission, may_have_arrived};
 
 impl KvFs {
     /// Renames a file, replacing what has the new name unless `keep_existing`.
@@ -181,9 +182,9 @@ impl KvFs {
         // Also by an upload that only seemed to fail.
         let perhaps_stored = was_stored
             || draft.may_be_stored()
-            || from.is_some_and(|from| renaming.entered.may_be_stored(from));
+            || from.is_some_and(|from| !renaming.entered.unanswered(from).is_empty());
         // What a scratch file hides was renamed to it: it goes when its bytes are stored.
-        let hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
+        let mut hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
         // Replacing is what renaming is for: no matter which version there is.
         let replaced = self.describe(&to, wait)?;
         let base = replaced.map(|meta| RecordMeta { etag: None, ..meta });
@@ -205,11 +206,7 @@ impl KvFs {
         if !caller::waits() {
             return Err(FsError::Interrupted);
         }
-        let old = match &source {
-            Place::Record(key) if perhaps_stored => Some(key.clone()),
-            _ => hidden,
-        };
-        let mut deleted = false;
+        let mut old = from.filter(|_| perhaps_stored);
         loop {
             // What is being written is stored when it is closed, unless its old name was safe already.
             let being_written = !was_stored && self.is_being_written(draft.ino);
@@ -226,13 +223,17 @@ impl KvFs {
             } else {
                 None
             };
-            if let Some(old) = old.as_ref().filter(|_| !deleted)
-                && let Err(error) = self.delete(&renaming.entered, old, renaming.deadline)
-            {
+            let deleted = match (old.take(), hidden.take()) {
+                (Some(old), _) => self.delete_renamed(renaming, draft, old),
+                (None, Some(hidden)) => {
+                    self.delete_hidden(side, &renaming.entered, draft, &hidden, renaming.deadline)
+                }
+                (None, None) => Ok(()),
+            };
+            if let Err(error) = deleted {
                 self.half_renamed(side, draft, &to, stored);
                 return Err(both_exist(error, &to));
             }
-            deleted = true;
             let switched = self.switch(
                 side,
                 renaming,
@@ -245,11 +246,37 @@ impl KvFs {
                 break;
             }
         }
-        if let Some(old) = &old {
-            self.note_hidden_gone(side, old);
-        }
         self.settle(draft);
         Ok(())
+    }
+
+    /// Deletes the record of a changed file that is stored under its new name, unless somebody else has
+    /// changed it since.
+    fn delete_renamed(&self, renaming: &Renaming, draft: &Draft, from: &Key) -> Result<()> {
+        let Renaming { entered, deadline } = renaming;
+        let mut expected = draft.expected();
+        expected.unanswered.extend(&entered.unanswered(from));
+        self.check_expected(entered, from, &expected, *deadline)?;
+        self.delete(entered, from, *deadline)?;
+        self.records.removed(from);
+        Ok(())
+    }
+
+    /// Fails if a record has become something else than is `expected`.
+    pub(super) fn check_expected(
+        &self,
+        entered: &Entered,
+        key: &Key,
+        expected: &Expected,
+        deadline: Deadline,
+    ) -> Result<()> {
+        origin::note(Origin::Network);
+        let checked = entered.check(key, expected, deadline);
+        Ok(checked.inspect_err(|error| {
+            if error.kind() == ErrorKind::Changed {
+                self.records.expire(key);
+            }
+        })?)
     }
 
     /// Stores or journals a file under its new name.
@@ -268,9 +295,9 @@ impl KvFs {
                 }
             });
             // Whatever it is, it is not that a name is absent.
-            let meta = meta.map_err(FsError::Store)?;
+            let (meta, began) = meta.map_err(FsError::Store)?;
             self.stored(side, ticket, &meta);
-            return Ok(Stored::InStore(meta));
+            return Ok(Stored::InStore(meta, began));
         }
         let submitted = self.submit(side, ticket, how, |_, _| true, |_| ());
         let id = submitted.map_err(|error| FsError::staging("cannot journal", &error))?;
@@ -292,7 +319,9 @@ impl KvFs {
         let switch = || {
             match stored {
                 Some((change, _)) if draft.committed() > change => return false,
-                Some((change, Stored::InStore(meta))) => draft.set_stored_as(change, meta),
+                Some((change, Stored::InStore(meta, began))) => {
+                    draft.set_stored_as(change, meta, began);
+                }
                 Some((_, Stored::Journalled(journalled))) => {
                     draft.set_journalled_as(journalled, base.clone());
                 }
@@ -343,7 +372,7 @@ impl KvFs {
                 side.drafts.note_entry(&id, ino);
                 self.note_present(side, &copy);
             }
-            Some((_, Stored::InStore(_))) => self.note_copy(side, to, draft.size()),
+            Some((_, Stored::InStore(..))) => self.note_copy(side, to, draft.size()),
             None => {}
         }
     }
@@ -379,7 +408,12 @@ impl KvFs {
             self.note_copy(side, to, size);
             both_exist(error, to)
         };
-        self.check_unchanged(from, &copied.of, *deadline)
+        let expected = Expected {
+            exists: true,
+            etag: copied.of.etag.clone(),
+            ..Expected::default()
+        };
+        self.check_expected(entered, from, &expected, *deadline)
             .map_err(half)?;
         self.delete(entered, from, *deadline).map_err(half)?;
         entered.discard(to, || true);
@@ -390,8 +424,7 @@ impl KvFs {
             self.records.removed(from);
             match side.drafts.of_key(from) {
                 Some(draft) => {
-                    let before = draft.facts().base.unwrap_or_default();
-                    draft.follows(&before, &copied.now);
+                    draft.follows(&copied.of, &copied.now);
                     if let Some(other) =
                         side.drafts.rename(&draft, Place::Record(to.clone()), false)
                     {
@@ -418,27 +451,6 @@ impl KvFs {
         Ok(())
     }
 
-    /// Fails if a record is no longer the version of `meta`, where the server tells versions apart.
-    fn check_unchanged(&self, key: &Key, meta: &RecordMeta, deadline: Deadline) -> Result<()> {
-        let Some(etag) = meta.etag.as_ref().filter(|etag| etag.is_strong()) else {
-            return Ok(());
-        };
-        origin::note(Origin::Network);
-        match self.store.head(key, deadline) {
-            Ok(now) if now.etag.as_ref() == Some(etag) => Ok(()),
-            Ok(_) => {
-                self.records.expire(key);
-                let message = "somebody else has changed the record while it was renamed";
-                Err(StoreError::new(ErrorKind::Changed, message)
-                    .with_key(key)
-                    .into())
-            }
-            // Then there is nothing to lose.
-            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(FsError::Store(error.with_key(key))),
-        }
-    }
-
     /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it
     /// because an editor keeps its backup here.
     fn rename_to_scratch(
@@ -455,8 +467,7 @@ impl KvFs {
             if !caller::waits() {
                 return Err(FsError::Interrupted);
             }
-            self.delete(&renaming.entered, &hidden, renaming.deadline)?;
-            self.note_hidden_gone(side, &hidden);
+            self.delete_hidden(side, &renaming.entered, &other, &hidden, renaming.deadline)?;
         } else if !caller::claim() {
             return Err(FsError::Interrupted);
         }
@@ -502,8 +513,10 @@ impl KvFs {
                 None => inodes.fresh(),
             }
         };
+        let began = self.began(side, content, &file, size)?;
         let place = Place::Record(key.clone());
         let draft = Draft::new(ino, place, file, size, facts, content.modified);
+        draft.set_began(began);
         side.drafts.insert(&draft);
         Ok(draft)
     }
@@ -525,7 +538,8 @@ struct Renaming {
 
 /// Where the bytes are that a rename has stored under the new name.
 enum Stored {
-    InStore(RecordMeta),
+    /// With the bytes that the next change begins from.
+    InStore(RecordMeta, Option<Began>),
     Journalled(Journalled),
 }
 

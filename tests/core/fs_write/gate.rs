@@ -62,7 +62,7 @@ pub(super) fn all_stored(setup: &Setup) {
     });
 }
 
-fn moment() -> Deadline {
+pub(super) fn moment() -> Deadline {
     Deadline::after(Duration::from_millis(100))
 }
 

@@ -3,6 +3,7 @@
 mod closing;
 mod failures;
 mod gate;
+mod meanwhile;
 mod names;
 mod others;
 mod tagless;

@@ -20,7 +20,7 @@ use crate::support::core::{Core, Setup, patient};
 
 /// A store that tells no versions apart and heeds no conditions, as the platform.
 #[derive(Debug)]
-struct Tagless(Arc<MemoryStore>);
+pub(super) struct Tagless(pub(super) Arc<MemoryStore>);
 
 impl Store for Tagless {
     fn info(&self) -> StoreInfo {

@@ -15,6 +15,7 @@ use crate::fs::types::Ino;
 use crate::staging::file::{Frozen, StagingFile};
 use crate::staging::{Began, UnansweredUploads};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};
+use crate::upload::Expected;
 
 mod bytes;
 mod commit;
@@ -159,10 +160,9 @@ impl Draft {
     }
 
     /// Marks it as stored under its new name, up to the change of the bytes that were.
-    pub fn set_stored_as(&self, change: u64, meta: RecordMeta) {
+    pub fn set_stored_as(&self, change: u64, meta: RecordMeta, began: Option<Began>) {
         let mut state = self.state.lock();
         state.committed = change;
-        let began = state.began.take();
         state.rename(Some(meta));
         state.began = began;
         if state.change == change {
@@ -251,6 +251,18 @@ impl Draft {
     /// Tells whether a record of this name may be in the store though no answer said so.
     pub fn may_be_stored(&self) -> bool {
         !self.state.lock().unanswered.is_empty()
+    }
+
+    /// Returns what its record has, as far as this mount knows.
+    pub fn expected(&self) -> Expected {
+        let state = self.state.lock();
+        let base = state.facts.base.as_ref();
+        Expected {
+            exists: base.is_some(),
+            etag: base.and_then(|meta| meta.etag.clone()),
+            began: state.began.clone(),
+            unanswered: state.unanswered.clone(),
+        }
     }
 
     /// Tells whether its upload can wait for its final name.

@@ -1,0 +1,149 @@
+//! What somebody else stores while a file is renamed, or while its backup lies in the mount: no rename
+//! and no deletion of a backup takes it away.
+
+use std::sync::Arc;
+use std::thread;
+
+use kvfs::fs::FsError;
+use kvfs::local::fault::Call;
+use kvfs::local::memory::MemoryStore;
+use kvfs::store::{Encoding, ErrorKind};
+
+use super::gate::{all_stored, moment};
+use super::tagless::Tagless;
+use super::{calls, errno, late, names, reset, stored};
+use crate::support::core::{Core, Setup, TTL, patient};
+
+/// Cores over a store with the record `a`, with and without entity tags, in both modes.
+fn cores() -> Vec<(tempfile::TempDir, Setup, Core)> {
+    let mut cores = Vec::new();
+    for (tags, write_back) in [(true, false), (true, true), (false, false), (false, true)] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = MemoryStore::new();
+        store.insert("a", "text/plain", Encoding::Identity, &b"old"[..]);
+        let setup = Setup::new(store);
+        let mut setup = if write_back {
+            setup.write_back(dir.path())
+        } else {
+            setup.writable(dir.path())
+        };
+        if !tags {
+            setup.remote = Some(Arc::new(Tagless(Arc::clone(&setup.store))));
+        }
+        let core = setup.core(None);
+        cores.push((dir, setup, core));
+    }
+    cores
+}
+
+fn somebody_stores(setup: &Setup, key: &str) {
+    setup
+        .store
+        .insert(key, "text/plain", Encoding::Identity, &b"theirs"[..]);
+}
+
+#[test]
+fn a_changed_file_that_is_renamed_leaves_what_somebody_else_has_stored_under_its_old_name() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.fs.write(fh, 3, b"+", patient()).expect("written");
+        somebody_stores(&setup, "a");
+        assert_eq!(errno(core.rename("a", "b")), libc::ESTALE);
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+        assert_eq!(stored(&setup, "b"), Some(b"old+".to_vec()));
+        core.fs.release(fh);
+    }
+}
+
+#[test]
+fn a_changed_file_that_nobody_else_has_stored_is_renamed_and_asks_once() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.fs.write(fh, 3, b"+", patient()).expect("written");
+        assert_eq!(names(&core), ["a"], "so it is known that there is no b");
+        reset(&core);
+        core.rename("a", "b").expect("renamed");
+        core.close(fh).expect("closed");
+        all_stored(&setup);
+        let asked = calls(&core, Call::Head) + calls(&core, Call::Get);
+        assert_eq!((asked, calls(&core, Call::Delete)), (1, 1));
+        assert_eq!(stored(&setup, "b"), Some(b"old+".to_vec()));
+        assert_eq!(stored(&setup, "a"), None);
+    }
+}
+
+#[test]
+fn a_backup_that_is_deleted_leaves_what_somebody_else_has_stored_under_its_old_name() {
+    for (_dir, setup, core) in cores() {
+        core.cat("a").expect("its bytes");
+        core.rename("a", "a~").expect("renamed");
+        somebody_stores(&setup, "a");
+        core.clock.advance(TTL);
+        core.remove("a~").expect("deleted");
+        assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+        core.clock.advance(TTL);
+        assert_eq!(names(&core), ["a"]);
+        assert_eq!(core.cat("a").expect("its bytes"), b"theirs");
+    }
+}
+
+#[test]
+fn a_backup_that_gets_another_name_leaves_what_somebody_else_has_stored_under_its_old_one() {
+    for (_dir, setup, core) in cores() {
+        core.rename("a", "a~").expect("renamed");
+        somebody_stores(&setup, "a");
+        core.rename("a~", "b").expect("renamed");
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+        assert_eq!(stored(&setup, "b"), Some(b"old".to_vec()));
+    }
+}
+
+#[test]
+fn a_rename_that_cannot_delete_leaves_the_open_file_as_it_was() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.fs.write(fh, 3, b"+", patient()).expect("written");
+        core.faults.fail_next(Call::Delete, 1, ErrorKind::Denied);
+        assert_eq!(errno(core.rename("a", "b")), libc::EACCES);
+        core.fs.write(fh, 4, b"+", patient()).expect("written");
+        core.close(fh).expect("nobody else has changed it");
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "a"), Some(b"old++".to_vec()));
+        assert_eq!(stored(&setup, "b"), Some(b"old+".to_vec()));
+    }
+}
+
+/// The program that renames may have been ended: then the old name is still the file's for the kernel.
+#[test]
+fn who_waits_with_an_open_for_a_rename_is_told_to_look_the_name_up_again() {
+    for (_dir, setup, core) in cores() {
+        // An open that had not begun to wait is about the file, whatever its name.
+        let waited = (0..100).any(|round| {
+            let (from, to) = (format!("from{round}"), format!("to{round}"));
+            somebody_stores(&setup, &from);
+            core.clock.advance(TTL);
+            let found = core.lookup(&from).expect("an answer").expect("present");
+            let ino = found.attr.ino;
+            core.faults.block(Call::Delete);
+            let opened = thread::scope(|scope| {
+                let renamed = scope.spawn(|| core.rename(&from, &to));
+                assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+                let opened = scope.spawn(|| core.fs.open_writing(ino, true, patient()));
+                assert!(!core.faults.wait_blocked(Call::Put, 1, moment()));
+                core.faults.release(Call::Delete);
+                renamed.join().expect("no panic").expect("renamed");
+                opened.join().expect("no panic")
+            });
+            match opened {
+                Err(FsError::Stale) => true,
+                other => {
+                    core.fs.release(other.expect("open").fh);
+                    false
+                }
+            }
+        });
+        assert!(waited);
+    }
+}
