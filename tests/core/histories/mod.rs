@@ -10,8 +10,8 @@
 //!
 //! Store, mount and journal are compared with a reference model, and with the rules W1 to W6 that
 //! `upload` states (`oracle`). Everything runs without a kernel; time and the order of requests are
-//! the run's. `KVFS_HISTORY` runs one history as a failure names it; `KVFS_HISTORIES` runs those of two
-//! and three steps too.
+//! the run's. `KVFS_HISTORY` runs one history as a failure names it; `KVFS_HISTORIES`, or the long form,
+//! runs those of two and three steps too.
 #![allow(clippy::print_stdout, reason = "says how much was tried")]
 
 mod actor;
@@ -26,19 +26,19 @@ mod turnstile;
 use std::time::{Duration, Instant};
 
 use explore::explore;
-use rig::Mode;
+use rig::{Folders, Mode};
 use run::Case;
 use steps::{Step, histories};
 
 use crate::support::long;
 
-/// Returns whether sets are run whose rules are not all held yet, or whose runs take long.
+/// Returns whether sets are run whose runs take long.
 #[expect(
     clippy::disallowed_methods,
     reason = "which tests are run is no setting of kvfs"
 )]
 fn all_sets() -> bool {
-    std::env::var_os("KVFS_HISTORIES").is_some()
+    long() || std::env::var_os("KVFS_HISTORIES").is_some()
 }
 
 /// With and without entity tags; with `--write-back` uploads are made at once, or as late as they can.
@@ -123,6 +123,7 @@ fn few() -> Vec<Step> {
 /// Runs the histories of a set, and fails if any of them breaks a rule.
 fn all_hold(what: &str, sets: &[Set]) {
     let (start, threads) = (Instant::now(), threads());
+    let _folders = Folders::new();
     let cases: Vec<Case> = sets.iter().flat_map(Set::cases).collect();
     let found = explore(&cases, threads, limit());
     println!(
@@ -147,7 +148,7 @@ fn threads() -> usize {
 }
 
 fn limit() -> Duration {
-    Duration::from_secs(if long() { 3 * 3600 } else { 1200 })
+    Duration::from_secs(if all_sets() { 3600 } else { 1200 })
 }
 
 #[test]
@@ -184,9 +185,6 @@ fn two_steps_with_temporary_names() {
 
 #[test]
 fn two_steps_at_once_on_one_machine() {
-    if !all_sets() {
-        return;
-    }
     let mut set = Set::new(2);
     (set.case.clock_points, set.case.only_clock) = (true, true);
     all_hold("two steps at once", &[set]);
@@ -206,7 +204,7 @@ fn three_steps_and_one_event() {
 /// As many as there is time for.
 #[test]
 fn longer_histories_and_more_events() {
-    if !all_sets() || !long() {
+    if !long() {
         return;
     }
     let mut two = Set::new(2);
@@ -231,6 +229,7 @@ fn the_named_history() {
         return;
     };
     let (case, choices) = explore::parse(&text);
+    let _folders = Folders::new();
     let (_, broken, trace) = explore::run_once(&mut None, &case, choices);
     println!("{}", trace.join("\n"));
     assert!(broken.is_empty(), "{broken:#?}");

@@ -222,7 +222,7 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 impl Rig {
     pub fn new(mode: Mode) -> Self {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let base = memory_folder().join(format!("kvfs-histories-{}-{serial}", std::process::id()));
+        let base = folder_of(std::process::id()).join(serial.to_string());
         let memory = MemoryStore::new()
             .with_etags(mode.etags)
             .with_last_modified(false);
@@ -298,6 +298,9 @@ impl Rig {
     }
 }
 
+/// What the folders of all processes that run histories begin with.
+const FOLDERS: &str = "kvfs-histories-";
+
 /// Returns the folder for what need not survive: in memory where there is one.
 fn memory_folder() -> PathBuf {
     let memory = Path::new("/dev/shm");
@@ -305,6 +308,53 @@ fn memory_folder() -> PathBuf {
         memory.to_owned()
     } else {
         std::env::temp_dir()
+    }
+}
+
+fn folder_of(process: u32) -> PathBuf {
+    memory_folder().join(format!("{FOLDERS}{process}"))
+}
+
+/// The folders of this process, as long as anything of it runs histories; those that killed processes
+/// have left behind are removed before.
+#[derive(Debug)]
+pub struct Folders;
+
+static USERS: AtomicU32 = AtomicU32::new(0);
+
+impl Folders {
+    pub fn new() -> Self {
+        USERS.fetch_add(1, Ordering::AcqRel);
+        for entry in fs::read_dir(memory_folder())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = name
+                .strip_prefix(FOLDERS)
+                .and_then(|rest| rest.parse().ok());
+            if process.is_some_and(|process: u32| !Path::new(&format!("/proc/{process}")).exists())
+            {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Self
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        if USERS.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // A thread of a mount that was killed may just write to it.
+        let folder = folder_of(std::process::id());
+        let until = Instant::now() + HANG;
+        while folder.exists() && Instant::now() < until {
+            let _ = fs::remove_dir_all(&folder);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -308,15 +308,21 @@ impl Actor {
                 })
             }
             Step::Truncate(name) => {
-                let Some(ino) = self.lookup(name)? else {
-                    return Err(FsError::NoEntry);
-                };
                 let set = SetAttr {
                     size: Some(5 - i as u64),
                     ..SetAttr::default()
                 };
-                let cut = self.call("truncate", |fs| fs.setattr(ino, &set, None, patient()));
-                cut.map(drop)
+                let mut again = 0;
+                loop {
+                    let Some(ino) = self.lookup(name)? else {
+                        return Err(FsError::NoEntry);
+                    };
+                    let cut = self.call("truncate", |fs| fs.setattr(ino, &set, None, patient()));
+                    match cut {
+                        Err(FsError::Stale) if again == 0 => again += 1,
+                        cut => return cut.map(drop),
+                    }
+                }
             }
         }
     }

@@ -258,6 +258,23 @@ impl Past<'_> {
         all
     }
 
+    /// Returns what the journal may keep in place of what was acknowledged: where closing journals, also
+    /// what is younger and was refused then.
+    fn may_be_kept(&self, name: Name) -> Vec<Content> {
+        let journals = self.mode.write_back || self.names[name].ends_with(".part");
+        let certain = |index: &usize| self.is_certain(*index, name);
+        let failed = self.on(name).filter(|(_, op)| {
+            let later = self.on(name).filter(|(index, _)| certain(index));
+            let hidden = later
+                .into_iter()
+                .any(|(_, other)| replaces(other, op, name));
+            journals && matches!(op.end, Some(End::Failed(..))) && !hidden
+        });
+        failed
+            .flat_map(|(index, _)| self.contents(index, name))
+            .collect()
+    }
+
     /// Returns what a name may have now.
     fn allowed(&self, name: Name) -> Vec<Content> {
         self.may_have(name, None, &|_| true, &|_| true)

@@ -12,7 +12,8 @@ impl Past<'_> {
         let key = &self.names[name];
         let journal = self.journal.iter().filter(|kept| kept.key == *key);
         let mut journalled = journal.map(|kept| Some(kept.content.clone()));
-        if journalled.any(|content| allowed.contains(&content)) {
+        let kept = self.may_be_kept(name);
+        if journalled.any(|content| allowed.contains(&content) || kept.contains(&content)) {
             return None;
         }
         let mut effects: Vec<&Effect> = self.effects_on(name).collect();
@@ -119,6 +120,9 @@ impl Past<'_> {
                 maker != index
                     && self.ops[maker].began > ended
                     && self.ops[maker].end != Some(End::Killed)
+                    // Nor what a program was told has failed.
+                    && !(self.ops[index].end == Some(End::Ok)
+                        && matches!(self.ops[maker].end, Some(End::Failed(..))))
             })
         })?;
         Some(Broken {
@@ -193,7 +197,12 @@ impl Past<'_> {
                 let moved = self
                     .effects_on(to)
                     .any(|put| put.by == effect.by && put.content == theirs.content);
-                moved || theirs.at > effect.asked
+                // What was opened and changed since is theirs with that change.
+                let taken = self.ops[..index].iter().any(|op| {
+                    let opened = op.opened.is_some_and(|opened| opened > theirs.at);
+                    opened && self.concerns(op, name)
+                });
+                moved || taken || theirs.at > effect.asked
             }
             Step::Rename(..) => effect.by != By::Recover,
             // A file that is made without `O_EXCL` replaces whatever is made meanwhile.
@@ -296,11 +305,12 @@ impl Past<'_> {
                     });
                 }
             }
-            let at_once = self
-                .ops
-                .iter()
-                .any(|other| matches!(other.step, Step::Truncate(_)) && overlap(other, op));
-            if let Some((name, base)) = op.base.as_ref().filter(|_| !at_once) {
+            // Of a step under way, any part may be seen.
+            let at_once = |name| {
+                let mut others = self.ops.iter();
+                others.any(|other| overlap(other, op) && self.concerns(other, name))
+            };
+            if let Some((name, base)) = op.base.as_ref().filter(|(name, _)| !at_once(*name)) {
                 let found = self.found_open(index, *name);
                 if !found.contains(&Some(base.clone())) {
                     broken.push(Broken {

@@ -373,14 +373,19 @@ impl<'a> Run<'a> {
             // What took the name meanwhile may have met this file, or another.
             let ops = self.shared.ops.lock();
             let met = ops.iter().find_map(|other| match other.step {
-                _ if other.ended.is_some_and(|ended| ended < op.began) => None,
+                // What a program that was ended has asked for goes on.
+                _ if other.end != Some(End::Interrupted)
+                    && other.ended.is_some_and(|ended| ended < op.began) =>
+                {
+                    None
+                }
                 Step::Unlink(of) if of == name => Some(None),
                 Step::Rename(from, to) if from == name => Some(Some(to)),
                 Step::Rename(_, to) if to == name => Some(None),
                 _ => None,
             });
             if let Some(held) = &mut *self.shared.held.lock() {
-                held.or = met;
+                held.or = held.or.or(met);
             }
             return;
         }
