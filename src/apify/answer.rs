@@ -6,7 +6,7 @@ use reqwest::header::{
 };
 
 use super::body::HttpBody;
-use super::http::RATE_LIMIT;
+use super::peer::RATE_LIMIT;
 use super::transport::Reply;
 use super::wire;
 use crate::store::{ETag, Encoding, MAX_SIZE, RecordMeta};

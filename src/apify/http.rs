@@ -5,11 +5,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use reqwest::header::{AGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderValue, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
@@ -17,6 +16,7 @@ use super::answer::is_done;
 use super::call::{Call, Purpose, headers_of};
 use super::errors::Failure;
 use super::limit::{Budget, Limiter};
+use super::peer::Peer;
 use super::plain::PlainHttp;
 use super::redirect::redirect_target;
 use super::retry::{RetryPolicy, RetryState, Verdict, parse_retry_after};
@@ -26,7 +26,7 @@ use super::wire::{self, Envelope};
 use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;
 use crate::base::sync;
-use crate::freshness::{ServerTime, Span};
+use crate::freshness::Span;
 use crate::metrics::Metrics;
 use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
@@ -38,9 +38,6 @@ const UNREACHED_ATTEMPTS: u32 = 3;
 
 /// The log is told again after so long that requests wait for the server's limit.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-
-/// How many requests a second the server allows.
-pub(super) const RATE_LIMIT: &str = "x-ratelimit-limit";
 
 /// The platform's API host, which is known to limit requests.
 pub const PLATFORM_HOST: &str = "api.apify.com";
@@ -77,14 +74,9 @@ pub struct HttpClient {
     limiter: Arc<Limiter>,
     limited: Origin,
     options: HttpOptions,
-    /// Whether the server has ever answered.
-    reached: AtomicBool,
-    /// Whether an answer of the server has named its limit of requests; then all of the API's do.
-    names_limit: AtomicBool,
+    peer: Peer,
     /// When the log was last told that requests wait for the server's limit.
     told: Mutex<Option<Duration>>,
-    /// What time it is there.
-    time: Mutex<Option<ServerTime>>,
 }
 
 impl HttpClient {
@@ -103,10 +95,8 @@ impl HttpClient {
             limiter: Arc::new(Limiter::new(api.host_str() == Some(PLATFORM_HOST))),
             limited: api.origin(),
             options,
-            reached: AtomicBool::new(false),
-            names_limit: AtomicBool::new(false),
+            peer: Peer::default(),
             told: Mutex::new(None),
-            time: Mutex::default(),
         };
         client.show_budget();
         Ok(client)
@@ -124,26 +114,7 @@ impl HttpClient {
 
     /// Returns what time it is by the server's clock, as far as its answers have told.
     pub fn server_time(&self) -> Option<Span> {
-        let time = *self.time.lock();
-        Some(time?.at(Instant::now()))
-    }
-
-    /// Learns the server's time from the answer to a request that was begun then.
-    fn note_time(&self, begun: Instant, reply: &Reply) {
-        let received = Instant::now();
-        let text = |name| reply.headers.get(name)?.to_str().ok();
-        // An answer out of a cache tells the time at which it got there.
-        let Some(date) = text(DATE).filter(|_| !reply.headers.contains_key(AGE)) else {
-            return;
-        };
-        let Ok(date) = httpdate::parse_http_date(date) else {
-            return;
-        };
-        let mut time = self.time.lock();
-        match &mut *time {
-            Some(time) => time.answered(begun, received, date),
-            None => *time = Some(ServerTime::from_answer(begun, received, date)),
-        }
+        self.peer.time()
     }
 
     /// Notes how many requests a second the server allows.
@@ -213,7 +184,7 @@ impl HttpClient {
             may_have_arrived |= call.is_change() && !failure.not_done && !failure.unsent;
             // A wrong address should be told soon; a server that has answered may come back.
             let is_hopeless = failure.is_unreached()
-                && !self.reached.load(Ordering::Relaxed)
+                && !self.peer.has_answered()
                 && state.attempt() >= UNREACHED_ATTEMPTS;
             let may_repeat = outgoing.as_ref().is_none_or(Outgoing::can_start)
                 && (failure.not_done || !call.once)
@@ -317,9 +288,10 @@ impl HttpClient {
             let reply = self
                 .transport
                 .send(&call.method(), &target, headers, sent, deadline)?;
-            self.reached.store(true, Ordering::Relaxed);
-            if is_limited {
-                self.note_time(begun, &reply);
+            self.peer.is_reached();
+            if is_limited && let Some(per_second) = self.peer.answered(begun, &reply) {
+                self.limiter.learn(call.budget(), per_second);
+                self.show_budget();
             }
             tracing::debug!(
                 method = %call.method(),
@@ -327,9 +299,6 @@ impl HttpClient {
                 status = reply.status,
                 "request"
             );
-            if is_limited {
-                self.learn(call.budget(), &reply);
-            }
             if matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
                 let next = redirect_target(&reply, &server, call.purpose, self.options.plain_http)
                     .map_err(Failure::before_sending)?;
@@ -354,7 +323,7 @@ impl HttpClient {
                 target = SafeUrl::new(next);
                 continue;
             }
-            if is_limited && self.is_gateways(call, &reply) {
+            if is_limited && self.peer.is_gateways(call.purpose, &reply) {
                 return Err(Failure::of_gateway(reply.status, call.subject));
             }
             if call.is_change() && !is_done(&reply) && (200..300).contains(&reply.status) {
@@ -387,31 +356,12 @@ impl HttpClient {
             if is_anybodys
                 && is_limited
                 && call.purpose != Purpose::Head
-                && self.lacks_limit(&reply.headers)
+                && self.peer.lacks_limit(&reply.headers)
             {
                 return Err(Failure::of_gateway(reply.status, call.subject));
             }
             return Err(failure);
         }
-    }
-
-    /// Tells whether an answer lacks what all others of the API's answers have had.
-    fn lacks_limit(&self, headers: &HeaderMap) -> bool {
-        self.names_limit.load(Ordering::Relaxed) && !headers.contains_key(RATE_LIMIT)
-    }
-
-    /// Tells whether an answer that looks like success is a gateway's.
-    ///
-    /// A record can be a web page, so the content says nothing. But the platform names its limit of
-    /// requests in every answer about records, and what stands before it does not.
-    fn is_gateways(&self, call: &Call<'_>, reply: &Reply) -> bool {
-        let is_success = match call.purpose {
-            Purpose::Get | Purpose::Head => matches!(reply.status, 200 | 206),
-            Purpose::Put | Purpose::Delete => (200..300).contains(&reply.status),
-            // Those must be the API's JSON.
-            Purpose::List | Purpose::Other | Purpose::Create => false,
-        };
-        is_success && self.lacks_limit(&reply.headers)
     }
 
     /// Says what is waited for, once for all that wait for it.
@@ -450,20 +400,6 @@ impl HttpClient {
                 .any(|name| call.headers.contains_key(*name))
         {
             metrics.requests_conditional.one();
-        }
-    }
-
-    fn learn(&self, budget: Budget, reply: &Reply) {
-        let limit = reply
-            .headers
-            .get(RATE_LIMIT)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        if reply.headers.contains_key(RATE_LIMIT) {
-            self.names_limit.store(true, Ordering::Relaxed);
-        }
-        if let Some(per_second) = limit {
-            self.limiter.learn(budget, per_second);
-            self.show_budget();
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod errors;
 pub mod http;
 pub mod limit;
 pub mod pace;
+mod peer;
 pub mod plain;
 pub mod probe;
 pub mod record;
