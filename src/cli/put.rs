@@ -45,6 +45,7 @@ pub fn run(
         return Err(CliError::usage("a key is empty"));
     };
     let request = request(args, &key, &mut file)?;
+    check_condition(&direct, args, &key)?;
     let size = file.metadata().map_err(|error| unread(args, &error))?.len();
     let progress = Progress::of_upload(ui, &direct.metrics, size);
     let stored = direct
@@ -75,6 +76,11 @@ fn refused(args: &PutArgs, key: &Key, error: &StoreError) -> CliError {
     if error.kind() != ErrorKind::Changed {
         return failure(&format!("cannot store {}", shown(key)), error);
     }
+    does_not_hold(args, key)
+}
+
+/// Returns the error of a condition that does not hold.
+fn does_not_hold(args: &PutArgs, key: &Key) -> CliError {
     let why = if args.if_absent {
         "there is such a record already"
     } else {
@@ -85,6 +91,37 @@ fn refused(args: &PutArgs, key: &Key, error: &StoreError) -> CliError {
         format!("{} is not stored: {why}", shown(key)),
     )
     .hinted("look at what is there with: kvfs info")
+}
+
+/// Asks whether a condition holds: a server without entity tags, such as the platform, takes no notice
+/// of conditions and would overwrite the record. A mount asks by itself.
+fn check_condition(direct: &Direct, args: &PutArgs, key: &Key) -> Result<(), CliError> {
+    if direct.mount.is_some() || !(args.if_absent || args.if_match.is_some()) {
+        return Ok(());
+    }
+    let found = match direct.store.head(key, direct.deadline()) {
+        Ok(meta) => Some(meta),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(failure(&format!("cannot look for {}", shown(key)), &error)),
+    };
+    let holds = match (&args.if_match, found) {
+        (None, found) => found.is_none(),
+        (Some(_), None) => false,
+        (Some(wanted), Some(_)) if wanted == "*" => true,
+        (Some(wanted), Some(meta)) => match meta.etag {
+            Some(etag) => etag.as_str() == wanted,
+            None => {
+                return Err(CliError::usage(
+                    "this server tells no versions of records: --if-match has nothing to compare",
+                )
+                .hinted("leave it out, or use a mount, which compares what it replaces"));
+            }
+        },
+    };
+    match holds {
+        true => Ok(()),
+        false => Err(does_not_hold(args, key)),
+    }
 }
 
 /// Returns the content as a file; what is no regular file is copied, since its length is needed.

@@ -111,6 +111,37 @@ fn patterns_select_keys_and_nothing_is_claimed_of_what_is_not_there() {
     prints(&run(&["ls", "$STORE"]), "page.html\n");
 }
 
+/// The platform takes no notice of conditions.
+#[test]
+fn conditions_of_put_hold_on_servers_that_ignore_them() {
+    for platform in [None, Some(kvfs::server::Platform::default())] {
+        let is_platform = platform.is_some();
+        let (server, user) = (
+            TestServer::start_with(|config| config.platform = platform),
+            User::new(),
+        );
+        let put = |condition: &[&str], key: &str| {
+            let args: Vec<&str> = ["put", "$STORE", key]
+                .iter()
+                .chain(condition)
+                .copied()
+                .collect();
+            kvfs_with(&server, &user, &args, b"new")
+        };
+        server.put_text("a", "old");
+        put(&["--if-absent"], "a").fails(6, &["a is not stored", "there is such a record"]);
+        assert_eq!(put(&["--if-absent"], "b").code, 0);
+        match is_platform {
+            true => put(&["--if-match", "\"x\""], "a").fails(2, &["tells no versions"]),
+            false => put(&["--if-match", "\"x\""], "a").fails(6, &["it has changed"]),
+        }
+        put(&["--if-match", "*"], "no-such-record").fails(6, &["it has changed"]);
+        let run = |args: &[&str]| kvfs(&server, &user, args);
+        prints(&run(&["cat", "$STORE", "a", "b"]), "oldnew");
+        assert_eq!(put(&["--if-match", "*"], "b").code, 0);
+    }
+}
+
 #[test]
 fn records_of_local_folders_are_stored_and_deleted_too() {
     let (server, user) = (TestServer::start(), User::new());

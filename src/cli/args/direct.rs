@@ -91,10 +91,11 @@ pub struct PutArgs {
     /// The bytes are encoded so already: gzip, br or deflate
     #[arg(long, value_name = "ENCODING")]
     pub content_encoding: Option<String>,
-    /// Store nothing if there is such a record
+    /// Store nothing if there is such a record; it is asked for first
     #[arg(long, conflicts_with = "if_match")]
     pub if_absent: bool,
-    /// Store nothing unless this is the record's entity tag, as `kvfs info` shows it
+    /// Store nothing unless this is the record's entity tag, as `kvfs info` shows it; an error where
+    /// the server has none, as the platform
     #[arg(long, value_name = "ETAG")]
     pub if_match: Option<String>,
     /// Print a JSON object about the new record
