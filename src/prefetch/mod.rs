@@ -5,7 +5,7 @@
 //! most one window fetched in vain. Its requests have the lowest priority.
 
 use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::store::Key;
 
 pub mod detector;
 
-use detector::Detector;
+use detector::{Ahead, Detector};
 
 /// Records fetched ahead at once, over all scans. Few where schedules are explored.
 pub const AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 56 };
@@ -151,28 +151,35 @@ impl Prefetcher {
 struct Ranks<'a>(&'a Listing, Option<&'a [u32]>);
 
 impl detector::Records for Ranks<'_> {
-    fn at(&self, rank: u64) -> Option<(u64, u64)> {
+    fn at(&self, rank: u64) -> Option<Ahead> {
         let rank = match self.1 {
             Some(order) => u64::from(*order.get(rank as usize)?),
             None => rank,
         };
         let entry = self.0.entry(rank)?;
         let bytes = entry.stored_size.unwrap_or(UNKNOWN);
-        // Beyond any budget: never fetched ahead.
-        Some((
-            class(&entry.key),
-            if bytes > LARGEST { u64::MAX } else { bytes },
-        ))
+        let key = entry.key.as_str();
+        Some(Ahead {
+            class: shape(key.rsplit_once('.').map_or("", |(_, extension)| extension)),
+            shape: shape(key),
+            // Beyond any budget: never fetched ahead.
+            bytes: if bytes > LARGEST { u64::MAX } else { bytes },
+        })
     }
 }
 
-/// Returns a number for the extension of a key, the same for the same extension.
-fn class(key: &Key) -> u64 {
+/// Returns a number for a text but for the digits in it: the same for `page-9.html` and
+/// `page-10.html`.
+fn shape(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    key.as_str()
-        .rsplit_once('.')
-        .map(|(_, extension)| extension)
-        .hash(&mut hasher);
+    let mut was_digit = false;
+    for byte in text.bytes() {
+        let is_digit = byte.is_ascii_digit();
+        if !(is_digit && was_digit) {
+            hasher.write_u8(if is_digit { b'0' } else { byte });
+        }
+        was_digit = is_digit;
+    }
     hasher.finish()
 }
 
@@ -245,6 +252,14 @@ fn split_number(text: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_in_names_make_no_other_shape() {
+        assert_eq!(shape("page-9.html"), shape("page-010.html"));
+        assert_ne!(shape("page-9.html"), shape("page-9.json"));
+        assert_ne!(shape("r1-1"), shape("r1"));
+        assert_eq!(shape("001"), shape("2"), "parts of a whole are of one kind");
+    }
 
     #[test]
     fn numbers_are_ordered_by_value() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvfs::fs::types::Ino;
 use kvfs::local::memory::MemoryStore;
-use kvfs::prefetch::detector::{Detector, Records};
+use kvfs::prefetch::detector::{Ahead, Detector, Records};
 use kvfs::store::Encoding;
 
 use crate::support::core::{Core, Names, Setup, patient};
@@ -83,8 +83,12 @@ fn hot_scan(detector: &mut Detector, records: &dyn Records) {
 struct Alike;
 
 impl Records for Alike {
-    fn at(&self, rank: u64) -> Option<(u64, u64)> {
-        (rank < RECORDS as u64).then_some((0, 4096))
+    fn at(&self, rank: u64) -> Option<Ahead> {
+        (rank < RECORDS as u64).then_some(Ahead {
+            class: 0,
+            shape: 0,
+            bytes: 4096,
+        })
     }
 }
 
