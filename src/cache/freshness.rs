@@ -180,10 +180,8 @@ impl Freshness {
             if state.failed.is_some_and(recently) {
                 return Advice::Fetch;
             }
-            let others = state
-                .alone
-                .as_ref()
-                .is_some_and(|(alone, at)| alone != key && self.is_fresh(*at));
+            let alone = state.alone.as_ref();
+            let others = alone.is_some_and(|(alone, at)| alone != key && self.is_fresh(*at));
             if is_small && !others {
                 state.alone = Some((key.clone(), now));
                 return Advice::Fetch;
@@ -203,6 +201,19 @@ impl Freshness {
             Some(asked) => Advice::Current(asked),
             None => Advice::Fetch,
         }
+    }
+
+    /// Returns whether a small record is to be fetched instead of asking about more than it; not if
+    /// another was within the TTL.
+    pub(super) fn goes_alone(&self, key: &Key) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let alone = state.alone.as_ref();
+        let others = alone.is_some_and(|(alone, at)| alone != key && self.is_fresh(*at));
+        if !others {
+            state.alone = Some((key.clone(), now));
+        }
+        !others
     }
 
     /// Asks about the store. `is_asking` has been set for it.
@@ -313,6 +324,7 @@ impl Freshness {
     pub fn status(&self) -> serde_json::Value {
         let state = self.state.lock();
         let (held_by, why) = match state.store.trust() {
+            _ if self.ttl.is_none() => ("nothing, as the store never changes", None),
             _ if !state.is_on => ("each record", None),
             Trust::Lost(why) => ("each record", Some(why.clone())),
             Trust::Unproven => (

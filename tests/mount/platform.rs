@@ -331,6 +331,49 @@ fn looking_at_names_fetches_no_record() {
 }
 
 #[test]
+fn a_record_that_changed_between_mounts_shows_one_time_before_and_after_it_is_read() {
+    let server = platform(|_| {});
+    put(&server, "a.txt", b"one");
+    put(&server, "b.txt", b"one");
+    let cache = tempfile::tempdir().expect("a folder");
+    mount_with_cache(&server, cache.path()).works("cat a.txt b.txt");
+    put(&server, "a.txt", b"another");
+    let times = "ls >/dev/null; stat -c %Y a.txt b.txt";
+    let next = mount_with_cache(&server, cache.path());
+    let shown = next.works(times);
+    assert_eq!(next.works("cat a.txt"), "another");
+    assert_eq!(next.works(times), shown);
+    drop(next);
+    let last = mount_with_cache(&server, cache.path());
+    assert_eq!(last.works(times), shown);
+    // Within a mount a change shows as one, with one time.
+    last.works("cat a.txt");
+    put(&server, "a.txt", b"a third one");
+    outlive_ttl();
+    let before = last.works(times);
+    assert_ne!(before, shown);
+    assert_eq!(last.works("cat a.txt"), "a third one");
+    assert_eq!(last.works(times), before);
+}
+
+/// Its clock proves nothing, so each open asks for its record; looking at names need not.
+#[test]
+fn looking_at_cached_names_of_a_store_at_work_fetches_no_more_than_one() {
+    let server = platform(|_| {});
+    fill(&server, 30);
+    let mount = mount(&server, |config| {
+        config.clock_lag = Some(Duration::from_secs(600));
+    });
+    mount.works("cat * >/dev/null");
+    put(&server, "record-000.txt", b"changed");
+    outlive_ttl();
+    let cost = Cost::of(&server, || {
+        mount.works("for n in $(seq -w 000 029); do stat record-$n.txt; done");
+    });
+    assert!(cost.bodies() <= 1 && cost.requests.len() <= 3, "{cost:#?}");
+}
+
+#[test]
 fn attributes_of_what_was_read_once_cost_no_request_each() {
     let server = platform(|_| {});
     fill(&server, 40);

@@ -53,15 +53,17 @@ impl Records {
         }
     }
 
-    /// Tells whether a record is as well asked for itself as listed again: it has a validator, or is
-    /// small and cached.
+    /// Returns whether a record is as well asked for itself as listed again: it has a validator, or is
+    /// small and cached, and the first such record within the TTL.
     pub fn revalidates_alone(&self, key: &Key) -> bool {
         let Peek::Present(known) = self.recall(key) else {
             return false;
         };
         let is_small = known.meta.stored_size.is_some_and(|size| size <= SMALL);
         known.meta.validator().is_some()
-            || (is_small && self.memory_content(key, known.version).is_some())
+            || (is_small
+                && self.memory_content(key, known.version).is_some()
+                && self.freshness.goes_alone(key))
     }
 
     /// Returns what is to be told of a large record without validators that is older than the TTL,

@@ -26,6 +26,8 @@ pub(in crate::cache) struct Before {
     pub stored: Option<u64>,
     pub modified: SystemTime,
     pub validator: Option<Validator>,
+    /// Whether this mount has seen it, not only an earlier one.
+    pub is_known: bool,
 }
 
 impl Before {
@@ -36,11 +38,13 @@ impl Before {
                 stored: known.meta.stored_size,
                 modified: known.modified,
                 validator: known.meta.validator(),
+                is_known: true,
             }),
             (None, Some(content)) => Some(Self {
                 stored: content.meta.stored_size,
                 modified: content.modified,
                 validator: content.validator(),
+                is_known: false,
             }),
             (None, None) => None,
         }
@@ -66,15 +70,20 @@ impl Records {
         if let Some(told) = told {
             return told;
         }
-        if let super::Peek::Present(known) = self.recall(key)
+        let known = match self.recall(key) {
+            super::Peek::Present(known) => Some(known),
+            _ => None,
+        };
+        if let Some(known) = &known
             && known.has_stored_size(stored)
         {
             return known.modified;
         }
-        let (Some(kept), Some(stored)) = (self.sizes.get(key), stored) else {
+        let kept = self.sizes.get(key);
+        let Some(stored) = stored.filter(|_| known.is_some() || kept.is_some()) else {
             return self.unknown_time();
         };
-        if stored == kept.stored || stored == kept.listed {
+        if let Some(kept) = kept.filter(|kept| stored == kept.stored || stored == kept.listed) {
             return kept.modified.unwrap_or_else(|| self.unknown_time());
         }
         let modified = self.clock.wall();
@@ -117,6 +126,10 @@ impl Records {
             // The listing has shown the new size, and a time with it.
             if !same_size && let Some(modified) = kept.and_then(|kept| kept.modified) {
                 return modified;
+            }
+            // So it has of what only an earlier mount had read, and which it could not know to be new.
+            if !same_size && !before.is_known && stored.is_some() && listed_size == stored {
+                return self.unknown_time();
             }
             // Nothing says that it is another version.
             let may_be_same = same_size || before.stored.is_none() || stored.is_none();

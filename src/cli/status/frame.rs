@@ -19,6 +19,9 @@ pub fn text(mount: &Value) -> String {
         Line(field(mount, "mount_point"))
     )];
     lines.push(row("state", &state(mount)));
+    if let Some(held) = held_current(mount) {
+        lines.push(row("current", &held));
+    }
     if let Some(id) = mount["store_id"].as_str() {
         let name = mount["store_name"].as_str().map(|name| format!("{name}, "));
         lines.push(row(
@@ -66,10 +69,21 @@ fn state(mount: &Value) -> String {
     for name in ["mode", "access"] {
         words.extend(mount[name].as_str().map(str::to_owned));
     }
+    if counter(mount, "requests_waiting_for_limit").unwrap_or(0) > 0 {
+        words.push("waits for the request limit".to_owned());
+    }
     if let Some(seconds) = mount["uptime_s"].as_u64() {
         words.push(format!("up {}", uptime(seconds)));
     }
     words.join(", ")
+}
+
+/// Returns by what contents are held to be current.
+fn held_current(mount: &Value) -> Option<String> {
+    let held = &mount["held_current"];
+    let by = held["by"].as_str()?;
+    let why = held["why"].as_str().map(|why| format!(": {why}"));
+    Some(format!("by asking for {by}{}", why.unwrap_or_default()))
 }
 
 fn expiry(mount: &Value) -> Option<String> {
@@ -218,7 +232,7 @@ mod tests {
             "access": "read-write", "uptime_s": 90061, "pid": 7, "version": "1.0", "prefix": "a",
             "log_file": "/var/log/x",
             "stats": {
-                "requests_total": 220, "budget_waited_us": 1_500_000, "cache_memory_hits": 8,
+                "requests_total": 220, "requests_waiting_for_limit": 1, "budget_waited_us": 1_500_000, "cache_memory_hits": 8,
                 "cache_disk_hits": 1, "cache_misses": 1, "errors_total": 3,
                 "operations": {"open": {"count": 4, "p50_us": 80, "p90_us": 1500, "p99_us": 2000000}},
                 "last_errors": [{
@@ -226,13 +240,15 @@ mod tests {
                     "message": "no", "hint": "ask", "count": 3
                 }]
             },
+            "held_current": {"by": "each record", "why": "the store's modifiedAt goes back"},
             "uploads": {
                 "pending": 1, "pending_bytes": 2048, "folder": "/staging",
                 "items": [{"id": "x", "key": "k", "size": 2048, "state": "waiting"}]
             },
         }));
         for expected in [
-            "~shop on /mnt/kv\n  state     live, decoded, read-write, up 1day 1h\n",
+            "~shop on /mnt/kv\n  state     live, decoded, read-write, waits for the request limit, up 1day 1h\n",
+            "  current   by asking for each record: the store's modifiedAt goes back\n",
             "  shows     keys that begin with 'a'",
             "  daemon    process 7, kvfs 1.0",
             "  requests  220 in all, 0 repeated, 0 refused (429); throttled 1.5 s in all",
