@@ -158,8 +158,8 @@ pub(super) fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
         body: reply.body,
     })
 }
-/// Tells whether an answer with a 2xx status says that a change has been made: as the platform does,
-/// or as any other server of the API might. A page for people does not.
+/// Returns whether an answer with a 2xx status says that a change has been made: as the platform
+/// does, or as any other server of the API might. A page for people does not.
 pub(super) fn is_done(reply: &Reply) -> bool {
     if wire::is_web_page(&reply.headers) {
         return false;

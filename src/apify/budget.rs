@@ -90,7 +90,7 @@ impl Budgets {
         pace.is_enforced().then(|| pace.limit())
     }
 
-    /// Takes note of a limit that the server named, in requests a second.
+    /// Notes a limit that the server named, in requests a second.
     pub fn learn(&self, kind: usize, per_second: f64, now: Moment) {
         let mut state = self.0.lock();
         let pace = &state.paces[kind];
@@ -99,7 +99,7 @@ impl Budgets {
         }
     }
 
-    /// Takes note of a 429; see [`Pace::refuse`].
+    /// Notes a 429; see [`Pace::refuse`].
     pub fn refuse(&self, kind: usize, now: Moment, retry_after: Option<Duration>, was_paced: bool) {
         let mut state = self.0.lock();
         state.change(now, |paces| {

@@ -71,7 +71,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Tells whether the server is to change something.
+    /// Returns whether the server is to change something.
     pub(super) fn is_change(&self) -> bool {
         matches!(self.purpose, Purpose::Put | Purpose::Delete)
     }

@@ -90,7 +90,7 @@ impl Connections {
         Ok(pool.insert(made).clone())
     }
 
-    /// Takes note that a connection of this pool has failed: what is idle in it is not used again.
+    /// Notes that a connection of this pool has failed: what is idle in it is not used again.
     pub fn distrust(&self, number: u64) {
         let mut pool = self.pool.lock();
         if let Some(current) = &*pool

@@ -86,7 +86,7 @@ impl Failure {
         }
     }
 
-    /// Tells whether the server could not even be connected to.
+    /// Returns whether the server could not even be connected to.
     pub fn is_unreached(&self) -> bool {
         self.not_done && self.status.is_none()
     }

@@ -174,14 +174,14 @@ impl Limiter {
         None
     }
 
-    /// Takes note of a limit that the server named, in requests a second.
+    /// Notes a limit that the server named, in requests a second.
     pub fn learn(&self, budget: Budget, per_second: u32) {
         let limit = f64::from(per_second.max(1));
         self.budgets.learn(budget as usize, limit, budget::now());
     }
 
-    /// Takes note of a 429, and of its `Retry-After`; `was_paced` tells whether the server was known
-    /// to limit when the request began.
+    /// Notes a 429 and its `Retry-After`; `was_paced` says whether the server was known to limit
+    /// when the request began.
     pub fn refused(&self, budget: Budget, retry_after: Option<Duration>, was_paced: bool) {
         self.budgets
             .refuse(budget as usize, budget::now(), retry_after, was_paced);

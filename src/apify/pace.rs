@@ -65,7 +65,7 @@ impl Pace {
         }
     }
 
-    /// Tells whether the server is known to limit.
+    /// Returns whether the server is known to limit.
     pub fn is_enforced(&self) -> bool {
         self.is_enforced
     }
@@ -102,14 +102,14 @@ impl Pace {
         Err(wait)
     }
 
-    /// Takes note of a limit that the server named, in requests a second.
+    /// Notes a limit that the server named, in requests a second.
     pub fn learn(&mut self, per_second: f64) {
         self.limit = per_second.clamp(*LIMITS.start(), *LIMITS.end());
         self.is_enforced = true;
     }
 
-    /// Takes note of a 429, and of what its `Retry-After` says; `was_paced` tells whether what was
-    /// refused had waited for its turn.
+    /// Notes a 429 and what its `Retry-After` says; `was_paced` says whether what was refused had
+    /// waited for its turn.
     pub fn refuse(&mut self, now: Moment, retry_after: Option<Duration>, was_paced: bool) {
         if !self.is_enforced || !was_paced {
             // Nothing was held back, so nothing is known of the limit that is assumed.

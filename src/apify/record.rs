@@ -91,7 +91,7 @@ impl RecordApi {
         self.shown.refuses_head.store(true, Ordering::Relaxed);
     }
 
-    /// Takes note of the validators that a record's answer has.
+    /// Notes the validators that a record's answer has.
     fn note_validators(&self, meta: &RecordMeta) {
         if meta.strong_etag().is_some() {
             self.shown.strong_tags.store(true, Ordering::Relaxed);
@@ -328,7 +328,7 @@ impl RecordApi {
     }
 }
 
-/// Tells whether a 304 names another version than the one that was asked about.
+/// Returns whether a 304 names another version than the one that was asked about.
 fn contradicts(meta: &RecordMeta, known: &Validator) -> bool {
     match known {
         Validator::ETag(known) => meta
@@ -347,7 +347,7 @@ fn same_tag(one: &ETag, other: &ETag) -> bool {
     one.as_str().trim_start_matches("W/") == other.as_str().trim_start_matches("W/")
 }
 
-/// Tells whether an answer describes the version that is already known.
+/// Returns whether an answer describes the version that is already known.
 fn is_version(meta: &RecordMeta, known: &Validator) -> bool {
     match known {
         Validator::ETag(known) => meta.etag.as_ref().is_some_and(|etag| same_tag(etag, known)),

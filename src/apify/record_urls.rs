@@ -109,7 +109,7 @@ fn api_for(api: &RecordApi, url: &SafeUrl) -> RecordApi {
     }
 }
 
-/// Tells whether a URL carries a signature.
+/// Returns whether a URL carries a signature.
 pub fn is_signed(url: &SafeUrl) -> bool {
     url.expose()
         .query_pairs()

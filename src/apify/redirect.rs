@@ -57,8 +57,8 @@ pub(super) fn redirect_target(
     Ok(next)
 }
 
-/// Tells whether a server of the Internet sends its clients to an address that it cannot know: that of
-/// this machine, or of a network around it. Only what the addresses themselves show counts.
+/// Returns whether a server of the Internet sends its clients to an address that it cannot know: that
+/// of this machine, or of a network around it. Only what the addresses themselves show counts.
 pub(super) fn leads_inside(from: &Url, to: &Url) -> bool {
     let is_public = from.domain().is_some_and(|name| {
         let local = ["localhost", "local", "internal", "lan", "home", "test"];

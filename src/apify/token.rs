@@ -74,7 +74,7 @@ impl Token {
         }
     }
 
-    /// Tells whether the token may be sent to this address.
+    /// Returns whether the token may be sent to this address.
     pub fn is_for(&self, url: &Url) -> bool {
         self.origin == url.origin()
     }

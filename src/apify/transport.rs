@@ -222,7 +222,7 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Tells whether an address is on this machine.
+/// Returns whether an address is on this machine.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

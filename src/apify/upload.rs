@@ -62,7 +62,7 @@ impl<'a, 'b> Outgoing<'a, 'b> {
         self.patience.deadline
     }
 
-    /// Tells whether all bytes can be sent from the start (again).
+    /// Returns whether all bytes can be sent from the start (again).
     pub fn can_start(&self) -> bool {
         !self.spent
     }

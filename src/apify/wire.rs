@@ -265,12 +265,12 @@ pub fn decoded(headers: &HeaderMap, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// Tells whether an answer is a page for browsers.
+/// Returns whether an answer is a page for browsers.
 pub fn is_web_page(headers: &HeaderMap) -> bool {
     has_type(headers, "text/html")
 }
 
-/// Tells whether an answer is JSON.
+/// Returns whether an answer is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
     has_type(headers, "application/json")
 }

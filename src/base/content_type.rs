@@ -50,7 +50,7 @@ fn of_bytes(content: &mut (impl Read + Seek)) -> io::Result<&'static str> {
     Ok(TEXT)
 }
 
-/// Tells whether a type is one of text, whose charset matters.
+/// Returns whether a type is one of text, whose charset matters.
 fn is_text(media_type: &str) -> bool {
     media_type.starts_with("text/")
         || media_type.ends_with("+xml")
@@ -90,7 +90,7 @@ fn may_be_json(head: &[u8]) -> bool {
     first.is_some_and(|byte| b"{[\"-0123456789tfn".contains(byte))
 }
 
-/// Tells whether the whole content, known to be UTF-8, is one JSON value.
+/// Returns whether the whole content, known to be UTF-8, is one JSON value.
 fn is_json(content: &mut (impl Read + Seek)) -> io::Result<bool> {
     if content.seek(io::SeekFrom::End(0))? > LONGEST_JSON {
         return Ok(false);

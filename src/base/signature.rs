@@ -31,7 +31,7 @@ pub fn sign_record(secret: &Secret, key: &str) -> Secret {
     Secret::new(sign(secret, key))
 }
 
-/// Tells whether `signature` is that of the record, in a time that does not depend on where they
+/// Returns whether `signature` is that of the record, in a time that does not depend on where they
 /// differ.
 pub fn verify_record(secret: &Secret, key: &str, signature: &str) -> bool {
     constant_time_eq(sign(secret, key).as_bytes(), signature.as_bytes())
@@ -47,7 +47,7 @@ pub fn sign_keys(secret: &Secret, store_id: &str, expires: Option<SystemTime>) -
     Secret::new(URL_SAFE_NO_PAD.encode(format!("{VERSION}.{expires}.{signed}")))
 }
 
-/// Tells whether `signature` opens the listing of the store at the time `now`.
+/// Returns whether `signature` opens the listing of the store at the time `now`.
 pub fn verify_keys(secret: &Secret, store_id: &str, signature: &str, now: SystemTime) -> bool {
     let Some((expires, signed)) = decode(signature) else {
         return false;

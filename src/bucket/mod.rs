@@ -74,7 +74,7 @@ pub struct Bucket {
     _runtime: Arc<Background>,
 }
 
-/// Tells buckets apart; no secret in it.
+/// Distinguishes buckets; holds no secret.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Whoever asks.

@@ -42,7 +42,7 @@ impl Ahead {
         }
     }
 
-    /// Tells whether this version of a record was fetched ahead, the first time it is opened.
+    /// Returns whether this version of a record was fetched ahead, the first time it is opened.
     pub fn used(&self, key: &Key, version: VersionId, metrics: &Metrics) -> bool {
         let mut waiting = self.0.lock();
         match waiting.pop(key) {

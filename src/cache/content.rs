@@ -17,7 +17,7 @@ use crate::transfer::download::{Download, Size, read_file_within};
 use crate::transfer::prefix::Prefix;
 use crate::transfer::stream::{Body, Origin, StreamReader};
 
-/// Tells the versions that this process has seen apart; never reused.
+/// Distinguishes the versions that this process has seen; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VersionId(pub u64);
 
@@ -102,7 +102,7 @@ impl Content {
         }
     }
 
-    /// Tells whether new handles may use it.
+    /// Returns whether new handles may use it.
     pub fn is_usable(&self) -> bool {
         match &self.data {
             Data::Download(download) => download.is_usable(),

@@ -36,7 +36,7 @@ impl Records {
     }
 
     /// Drops contents that lie in the staging folder and that nobody has open: somebody needs the
-    /// room. Tells whether there was any.
+    /// room. Returns whether there was any.
     pub fn drop_staged(&self) -> bool {
         let is_staged = |content: &Arc<Content>| matches!(content.data, Data::Staged(..));
         let any = self.recent().lock().iter().any(is_staged);

@@ -242,7 +242,8 @@ impl Freshness {
         self.tell();
     }
 
-    /// Tells whether the small content that is about to be believed is to be fetched and compared.
+    /// Returns whether the small content that is about to be believed is to be fetched and
+    /// compared.
     pub(super) fn is_check_due(&self) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -259,7 +260,7 @@ impl Freshness {
         is_due
     }
 
-    /// Takes note that what was read at `old` has been seen to be another by now.
+    /// Notes that what was read at `old` has been seen to be another by now.
     pub(super) fn changed(&self, old: SystemTime) {
         let now = freshness::moment(self.store.server_time(), Duration::ZERO, self.clock.wall());
         let mut state = self.state.lock();
@@ -268,7 +269,7 @@ impl Freshness {
         }
     }
 
-    /// Takes note of an own write that was asked for then; `is_vague` if it may not have happened.
+    /// Notes an own write that was asked for then; `is_vague` if it may not have happened.
     pub(super) fn wrote(&self, key: &Key, question: &Question, is_vague: bool) {
         let span = self.moment(question);
         let mut state = self.state.lock();

@@ -55,7 +55,7 @@ impl Records {
         version
     }
 
-    /// Takes note that a record was stored whose content is not at hand.
+    /// Notes that a record was stored whose content is not at hand.
     pub fn stored_elsewhere(&self, key: &Key) {
         self.forget_content(key);
         let slot = self.slot(key);
@@ -67,7 +67,7 @@ impl Records {
         state.content = std::sync::Weak::new();
     }
 
-    /// Takes note that a record was deleted.
+    /// Notes that a record was deleted.
     pub fn removed(&self, key: &Key) {
         self.forget_content(key);
         self.enter_written(key, None);

@@ -188,7 +188,7 @@ fn follow(
     }
 }
 
-/// Tells whether a content begins with all of another.
+/// Returns whether a content begins with all of another.
 fn common(direct: &Direct, first: &Arc<Content>, longer: &Arc<Content>) -> Result<bool, CliError> {
     let size = size(direct, first)?;
     if self::size(direct, longer)? < size {

@@ -177,7 +177,7 @@ fn records(n: u64) -> String {
     }
 }
 
-/// Tells people, or programs, how a copy goes.
+/// Reports the progress of a copy to people or programs.
 struct Teller {
     ui: Ui,
     json: bool,

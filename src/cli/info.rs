@@ -15,7 +15,7 @@ use super::ui::Ui;
 use crate::base::text;
 use crate::store::{ErrorKind, Key, RecordMeta};
 
-/// Tells what is known of a store, or of a record without fetching it.
+/// Prints what is known of a store, or of a record without fetching it.
 ///
 /// # Errors
 /// That the store or the record is not there, or cannot be asked about.
@@ -39,7 +39,7 @@ pub fn run(
     Ok(())
 }
 
-/// Tells what is known of a store; what is not known is null.
+/// Returns what is known of a store; what is not known is null.
 fn store(direct: &Direct, environment: &Environment) -> Result<Value, CliError> {
     if let Some(place) = &direct.mount {
         let state = Daemon::find(&place.mount_point, environment)?.state()?;

@@ -42,7 +42,7 @@ pub fn run(
     Ok(())
 }
 
-/// Tells what the mount will do that may not be meant.
+/// Warns of what the mount will do that the user may not mean.
 fn warn_of_surprises(ui: Ui, args: &MountArgs, order: &Order) {
     let point = &order.mount.mount_point;
     if !is_kvfs(point) && fs::read_dir(point).is_ok_and(|mut entries| entries.next().is_some()) {

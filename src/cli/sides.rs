@@ -28,7 +28,7 @@ pub struct Opened {
     pub shown: String,
     /// Where it is on this machine.
     pub folder: Option<PathBuf>,
-    /// Tells this store from all others, whoever opens it.
+    /// Identifies this store, under any account.
     pub scope: String,
     /// The longest that one operation may take.
     pub timeout: Duration,

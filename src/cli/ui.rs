@@ -58,14 +58,14 @@ impl Ui {
         stdout.flush()
     }
 
-    /// Tells what was done; not with `--quiet`.
+    /// Prints what was done; not with `--quiet`.
     pub fn say(&self, text: impl Display) {
         if !self.quiet {
             talk("", text);
         }
     }
 
-    /// Tells of something that may be a problem.
+    /// Prints what may be a problem.
     pub fn warn(&self, text: impl Display) {
         talk(&self.label(YELLOW, "warning: "), text);
     }

@@ -142,10 +142,10 @@ impl Desk {
         }
     }
 
-    /// Tells of operations until whoever follows has gone, or `is_over`.
+    /// Sends operations until the follower hangs up, or `is_over`.
     pub fn trace(&self, progress: &mut Progress<'_>, is_over: &dyn Fn() -> bool) -> Answer {
         let follower = self.fs.metrics().tracer.follow();
-        // Tells that from now on nothing is missed.
+        // Says that nothing is missed from now on.
         let mut told = progress.send(json!({ "events": [], "dropped": 0 }));
         while told.is_ok() && !is_over() {
             let (events, dropped) = follower.next(HEARTBEAT);

@@ -91,7 +91,7 @@ impl Stopper {
         Ok(stopper)
     }
 
-    /// Tells that from now on there is a mount to end.
+    /// Notes that there is a mount to end from now on.
     pub fn mounted(&self, unmounter: Unmounter) {
         let mut stage = self.0.lock();
         let cancelled = matches!(*stage, Stage::Cancelled);

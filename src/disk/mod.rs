@@ -431,7 +431,7 @@ impl DiskTier {
         self.index.lock().lru.capacity()
     }
 
-    /// Tells whether there is an entry of `key`; it may still turn out to be broken.
+    /// Returns whether there is an entry of `key`; it may still turn out to be broken.
     pub fn contains(&self, key: &Key) -> bool {
         self.root.join(self.json_path(key)).exists()
     }

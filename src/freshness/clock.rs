@@ -152,12 +152,12 @@ impl StoreClock {
         self.others
     }
 
-    /// Takes note of an own write; `is_vague` if it may not have been carried out.
+    /// Notes an own write; `is_vague` if it may not have been carried out.
     pub fn wrote(&mut self, when: Span, is_vague: bool) {
         self.own.wrote(when, is_vague);
     }
 
-    /// Takes note that something that was old at `old` had changed by `new`, and not by this mount.
+    /// Notes that something that was old at `old` had changed by `new`, and not by this mount.
     pub fn saw_change(&mut self, old: SystemTime, new: SystemTime) {
         if self.seen.len() >= MOST_SEEN {
             self.seen.remove(MOST_SEEN / 2);
@@ -266,8 +266,8 @@ impl StoreClock {
         }
     }
 
-    /// Tells whether a content (or a list of keys) that was read from the store at `read` or later
-    /// is what the store had when the last question was asked, less the lag.
+    /// Returns whether a content (or a list of keys) that was read from the store at `read` or
+    /// later is what the store had when the last question was asked, less the lag.
     pub fn vouches(&self, read: SystemTime) -> bool {
         let (Some(last), Some(others)) = (self.last, self.others) else {
             return false;
@@ -284,7 +284,7 @@ impl StoreClock {
             })
     }
 
-    /// Tells whether a change that was seen should show by now and does not.
+    /// Returns whether a change that was seen should show by now and does not.
     pub fn is_doubted(&self) -> bool {
         self.last.is_some_and(|last| {
             let shown = back(last.asked.earliest, self.lag());
@@ -307,7 +307,7 @@ impl StoreClock {
     }
 }
 
-/// Tells whether the clock shows something else than when the store was made.
+/// Returns whether the clock shows something else than when the store was made.
 fn differs_clearly(state: &StoreState) -> bool {
     state.created.is_some_and(|created| {
         let apart = state.modified.duration_since(created);

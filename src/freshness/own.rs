@@ -40,7 +40,7 @@ pub(super) enum Explained {
 }
 
 impl OwnWrites {
-    /// Takes note of a write that happened at `when`; `is_vague` if it may not have happened.
+    /// Notes a write that happened at `when`; `is_vague` if it may not have happened.
     pub(super) fn wrote(&mut self, when: Span, is_vague: bool) {
         if self.writes.len() == MOST {
             self.writes.pop_front();
@@ -53,7 +53,7 @@ impl OwnWrites {
         self.writes.insert(at, when);
     }
 
-    /// Tells whether there is any that an answer need not have shown yet.
+    /// Returns whether there is any that an answer need not have shown yet.
     pub(super) fn are_none(&self) -> bool {
         self.writes.is_empty()
     }

@@ -32,7 +32,7 @@ pub(super) struct Misses {
 }
 
 impl Misses {
-    /// Takes note that a name is not there, for which the store was asked.
+    /// Notes that a name is not there, for which the store was asked.
     fn missed(&mut self, key: &Key, now: Instant) {
         let in_a_row = match &self.last {
             // Somebody waits for it to appear.
@@ -44,13 +44,13 @@ impl Misses {
         self.last = Some((key.clone(), now));
     }
 
-    /// Takes note that a name is there.
+    /// Notes that a name is there.
     fn found(&mut self) {
         self.in_a_row = 0;
         self.last = None;
     }
 
-    /// Tells whether another page is worth its request when so many are there.
+    /// Returns whether another page is worth its request when so many are there.
     fn are_worth_a_page(&self, pages: u64, now: Instant) -> bool {
         let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;
         let recent = |(_, at): &(Key, Instant)| now.saturating_duration_since(*at) <= IN_A_ROW;
@@ -112,7 +112,7 @@ impl KvFs {
         }
     }
 
-    /// Takes note of what the store answered when it was asked for a name.
+    /// Notes what the store answered when it was asked for a name.
     pub(super) fn note_asked<T>(&self, key: &Key, answer: &Result<T>) {
         let mut misses = self.misses.lock();
         match answer {

@@ -91,7 +91,7 @@ impl FsError {
         }
     }
 
-    /// Tells whether a person should hear of it: not of a missing file or attribute.
+    /// Returns whether a person should hear of it: not of a missing file or attribute.
     pub fn is_remarkable(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Refused(_) | Self::BadHandle)
     }

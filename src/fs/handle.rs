@@ -89,7 +89,7 @@ impl HandleTable {
         self.dirs.remove(&fh)
     }
 
-    /// Tells whether somebody may change this inode's bytes.
+    /// Returns whether somebody may change this inode's bytes.
     pub fn is_being_written(&self, ino: Ino) -> bool {
         self.files
             .values()

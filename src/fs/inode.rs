@@ -140,7 +140,7 @@ impl Inode {
         });
     }
 
-    /// Tells whether an open is telling the kernel of its version: others then wait.
+    /// Returns whether an open is telling the kernel of its version: others then wait.
     pub fn is_settling(&self) -> bool {
         self.more().settling
     }
@@ -150,7 +150,7 @@ impl Inode {
         self.change(|more| more.settling = settling);
     }
 
-    /// Tells whether the kernel reads the open handles' content from its file.
+    /// Returns whether the kernel reads the open handles' content from its file.
     pub fn is_direct(&self) -> bool {
         self.more().direct
     }
@@ -427,7 +427,7 @@ impl InodeTable {
         self.len
     }
 
-    /// Tells whether no inode is in use.
+    /// Returns whether no inode is in use.
     #[cfg(feature = "testing")]
     pub fn is_empty(&self) -> bool {
         self.len == 0

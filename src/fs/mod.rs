@@ -205,7 +205,7 @@ impl KvFs {
         &self.metrics
     }
 
-    /// Tells those who follow the operations of one that has been answered.
+    /// Sends an answered operation to the followers.
     pub fn tell(&self, operation: &str, ino: Ino, pid: u32, took: Duration, errno: Option<i32>) {
         let key = origin::take_subject()
             .or_else(|| self.key_of(ino).ok().map(|key| key.as_str().to_owned()));

@@ -162,8 +162,8 @@ impl KvFs {
         self.direct.store(true, Ordering::Relaxed);
     }
 
-    /// Takes note that the kernel does not read an opened file by itself after all. Only before
-    /// the open is answered, and not when another handle of the inode is read so.
+    /// Notes that the kernel does not read an opened file by itself after all. Only before the open
+    /// is answered, and not when another handle of the inode is read so.
     pub fn refuse_direct(&self, fh: Fh) {
         self.direct.store(false, Ordering::Relaxed);
         let Some(handle) = self.handles.lock().file(fh) else {

@@ -121,7 +121,7 @@ impl KvFs {
         }
     }
 
-    /// Tells whether a record exists, asking the store unless the answer is fresh.
+    /// Returns whether a record exists, asking the store unless the answer is fresh.
     ///
     /// # Errors
     /// [`super::FsError::NoEntry`] and errors of the store.

@@ -123,7 +123,7 @@ pub trait Programs: Send + Sync + fmt::Debug {
     /// Returns the process that a thread belongs to; `None` if that cannot be told.
     fn process_of(&self, thread: Thread) -> Option<Process>;
 
-    /// Tells whether a process has a file open for writing; `None` if that cannot be told. One
+    /// Returns whether a process has a file open for writing; `None` if that cannot be told. One
     /// that has ended has none.
     fn holds(&self, process: Process, ino: Ino) -> Option<bool>;
 }

@@ -1,4 +1,4 @@
-//! Tells the kernel what to put into its caches and what to forget.
+//! Fills and invalidates the kernel's caches.
 
 use std::ffi::OsStr;
 

@@ -113,7 +113,7 @@ impl Passthrough {
             registered.by_inode.remove(&ino);
         }
         drop(registered);
-        // Tells the kernel: not under the lock.
+        // Notifies the kernel, so not under the lock.
         drop(id);
     }
 }

@@ -252,7 +252,8 @@ impl Watcher {
     }
 }
 
-/// Tells whether a signal that people end programs with waits for this thread to leave the kernel.
+/// Returns whether a signal that people end programs with waits for this thread to leave the
+/// kernel.
 ///
 /// Only these five: a timer's or a runtime's own signals must not make reads fail.
 fn ending_signal_pending(pid: u32) -> bool {

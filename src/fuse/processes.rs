@@ -77,7 +77,7 @@ fn mount_of_kvfs(line: &str) -> Option<&str> {
     is_ours.then(|| mount.split(' ').next())?
 }
 
-/// Tells whether what the kernel says of a descriptor (proc_pid_fdinfo(5)) means this file of one
+/// Returns whether what the kernel says of a descriptor (proc_pid_fdinfo(5)) means this file of one
 /// of these mounts, open for writing.
 fn is_open_for_writing(info: &str, ino: Ino, mounts: &[&str]) -> bool {
     let field = |name: &str| {

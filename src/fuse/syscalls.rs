@@ -79,7 +79,7 @@ impl Calls {
         Subject::Name(self.hasher.hash_one(name))
     }
 
-    /// Takes note of a request of a thread.
+    /// Notes a request of a thread.
     pub(super) fn begin(&self, thread: u32, subject: Subject) -> Standing {
         let now = Instant::now();
         let mut latest = self.latest.lock();
@@ -123,14 +123,14 @@ impl Calls {
         }
     }
 
-    /// Takes note that a name led to an inode.
+    /// Notes that a name led to an inode.
     pub(super) fn found(&self, thread: u32, ino: u64) {
         if let Some(call) = self.latest.lock().get_mut(&thread) {
             call.ino = Some(ino);
         }
     }
 
-    /// Takes note of an answer.
+    /// Notes an answer.
     pub(super) fn answered(&self, thread: u32, operation: &str, error: Option<&FsError>) {
         let mut latest = self.latest.lock();
         // A server's silence may end sooner than the deadline: the next request has what is left.

@@ -34,7 +34,7 @@ pub struct Source {
     pub query: ListQuery,
     /// The longest that one page may take, when nobody's own deadline bounds it.
     pub deadline: Duration,
-    /// Tells how old pages are.
+    /// Returns how old pages are.
     pub clock: Arc<dyn Clock>,
     /// Threads for pages that are fetched at once; at least [`PAGES_AT_ONCE`].
     pub workers: Arc<Workers>,
@@ -236,7 +236,7 @@ impl Listing {
         state.before.clone().filter(|_| state.believes_before)
     }
 
-    /// Tells whether the listing has come to its end.
+    /// Returns whether the listing has come to its end.
     pub fn is_done(&self) -> bool {
         self.state.lock().done
     }

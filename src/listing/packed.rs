@@ -74,7 +74,7 @@ impl Packed {
         self.len as usize
     }
 
-    /// Tells whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -74,7 +74,7 @@ impl Index {
         }
     }
 
-    /// Tells whether this mount was told that nothing changes.
+    /// Returns whether this mount was told that nothing changes.
     pub fn is_immutable(&self) -> bool {
         self.is_immutable
     }

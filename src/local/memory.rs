@@ -16,7 +16,7 @@ use crate::store::{
     MAX_PAGE, PutRequest, RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
 };
 
-/// Tells stores of one process apart in cache scopes.
+/// Distinguishes the stores of one process in cache scopes.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// A store in memory. Every put makes a new version with a strong entity tag.
@@ -130,7 +130,7 @@ impl MemoryStore {
         self.records.read().len()
     }
 
-    /// Tells whether there are no records.
+    /// Returns whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -63,7 +63,7 @@ pub fn absent() {
     ABSENT.set(true);
 }
 
-/// Tells whether [`absent`] has been called since [`begin`].
+/// Returns whether [`absent`] has been called since [`begin`].
 pub fn is_absent() -> bool {
     ABSENT.get()
 }

@@ -72,7 +72,7 @@ impl Drop for Follower {
 }
 
 impl Tracer {
-    /// Tells whether anybody follows.
+    /// Returns whether anybody follows.
     pub fn is_active(&self) -> bool {
         self.following.load(Ordering::Relaxed) > 0
     }
@@ -90,7 +90,7 @@ impl Tracer {
         }
     }
 
-    /// Tells all followers of an operation.
+    /// Sends an operation to all followers.
     pub fn tell(&self, event: &Event) {
         for queue in self.queues.lock().iter() {
             let mut state = queue.state.lock();

@@ -89,7 +89,7 @@ impl Prefetcher {
         })
     }
 
-    /// Takes note that a program opened a record, and fetches what it will open next.
+    /// Notes that a program opened a record, and fetches what it will open next.
     pub fn opened(&self, listing: &Arc<Listing>, key: &Key) {
         let Some(rank) = listing.rank(key) else {
             return;

@@ -220,7 +220,7 @@ impl Feeder {
         }
     }
 
-    /// Tells the reader that the rest does not come.
+    /// Lets the reader know that the rest will not come.
     pub(super) async fn fail(self, error: io::Error) {
         // The reader may be gone already.
         let _ = self.0.send(Err(error)).await;

@@ -100,7 +100,7 @@ pub enum Changed {
 
 /// The stores of a server. All calls block.
 pub trait Catalog: Send + Sync + fmt::Debug {
-    /// Tells whether reading mostly takes no longer than handing it to another thread: the stores
+    /// Returns whether reading mostly takes no longer than handing it to another thread: the stores
     /// lie on this machine.
     fn is_near(&self) -> bool {
         false

@@ -94,7 +94,7 @@ impl User {
         }
     }
 
-    /// Tells whether a reference means this account, by id or name.
+    /// Returns whether a reference means this account, by id or name.
     pub(super) fn is_called(&self, reference: &str) -> bool {
         reference.eq_ignore_ascii_case(&self.username) || reference.eq_ignore_ascii_case(&self.id)
     }

@@ -224,7 +224,7 @@ impl ApiError {
         )
     }
 
-    /// Tells whether this is [`ApiError::precondition_failed`].
+    /// Returns whether this is [`ApiError::precondition_failed`].
     pub(super) fn is_precondition_failed(&self) -> bool {
         self.status == StatusCode::PRECONDITION_FAILED
     }

@@ -314,7 +314,7 @@ impl App {
         }
     }
 
-    /// Takes note that a record of a store was stored or deleted.
+    /// Notes that a record of a store was stored or deleted.
     fn written(&self, entry: &StoreEntry) {
         if let Some(profile) = &self.profile {
             let now = self.catalog.find(Lookup::Id(&entry.id)).ok().flatten();

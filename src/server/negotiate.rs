@@ -11,7 +11,7 @@ use crate::store::{Encoding, ErrorKind, StoreError};
 /// How far a record is decoded before its answer begins, in bytes.
 const LOOK: u64 = 64 * 1024;
 
-/// Tells whether an `Accept-Encoding` header takes `coding`. Without a header nothing but plain
+/// Returns whether an `Accept-Encoding` header takes `coding`. Without a header nothing but plain
 /// bytes is taken: the platform decodes for clients that do not ask.
 pub(super) fn accepts(header: Option<&str>, coding: &str) -> bool {
     let mut any = false;
@@ -32,7 +32,7 @@ pub(super) fn accepts(header: Option<&str>, coding: &str) -> bool {
     any
 }
 
-/// Tells whether a record must be decoded for this client.
+/// Returns whether a record must be decoded for this client.
 pub(super) fn must_decode(header: Option<&str>, stored: &Encoding) -> bool {
     match stored {
         Encoding::Identity | Encoding::Unknown(_) => false,

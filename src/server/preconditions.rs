@@ -48,7 +48,7 @@ fn is_listed(list: &str, etag: &str, strongly: bool) -> bool {
     })
 }
 
-/// Tells whether `If-Range` lets the range through: the same strong tag, or the same date.
+/// Returns whether `If-Range` lets the range through: the same strong tag, or the same date.
 pub(super) fn if_range(call: &Call, headers: &HeaderMap) -> bool {
     let Some(wanted) = call.header("if-range").map(str::trim) else {
         return true;

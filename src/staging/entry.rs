@@ -131,12 +131,12 @@ impl Why {
         }
     }
 
-    /// Tells whether somebody else has changed the record.
+    /// Returns whether somebody else has changed the record.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Failed { kind, .. } if kind_of(kind) == ErrorKind::Changed)
     }
 
-    /// Tells whether this is a kept failure.
+    /// Returns whether this is a kept failure.
     pub fn is_failed(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
@@ -325,7 +325,7 @@ pub fn data_checksum(data: impl Read, size: u64) -> io::Result<String> {
     }
 }
 
-/// Tells whether an upload that failed so may succeed when it is simply tried again.
+/// Returns whether an upload that failed so may succeed when it is simply tried again.
 pub fn is_transient(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::RateLimited | ErrorKind::Timeout | ErrorKind::Network | ErrorKind::Server => {

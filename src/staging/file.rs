@@ -108,7 +108,7 @@ impl StagingFile {
         Frozen(Arc::clone(self))
     }
 
-    /// Tells whether somebody relies on the bytes as they are.
+    /// Returns whether somebody relies on the bytes as they are.
     pub fn is_frozen(&self) -> bool {
         matches!(self.source, Source::Adopted(_)) || self.frozen.load(Ordering::Acquire) > 0
     }

@@ -316,7 +316,7 @@ impl Journal {
         index.replace(id, pending);
     }
 
-    /// Takes note that an upload of an entry may have arrived, though no answer said so.
+    /// Notes that an upload of an entry may have arrived, though no answer said so.
     pub fn note_sent(&self, id: &EntryId) {
         if let Some(found) = self.index.lock().entries.get_mut(id) {
             found.sent = true;
@@ -350,7 +350,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes note that something was removed from a folder, which is not durable yet.
+    /// Notes that something was removed from a folder, which is not durable yet.
     fn unsettle(&self, owner: &Arc<OwnerDir>) {
         let mut unsettled = self.unsettled.lock();
         if !unsettled.iter().any(|known| Arc::ptr_eq(known, owner)) {
@@ -446,7 +446,7 @@ impl Journal {
             .open_data(id)
     }
 
-    /// Tells whether the folder was made anew since this was last asked.
+    /// Returns whether the folder was made anew since this was last asked.
     pub fn take_made_anew(&self) -> bool {
         self.own.take_made_anew()
     }
@@ -456,7 +456,7 @@ impl Journal {
         self.own.set_made_anew();
     }
 
-    /// Tells whether somebody has removed the bytes of an entry that is still there.
+    /// Returns whether somebody has removed the bytes of an entry that is still there.
     pub fn is_lost(&self, id: &EntryId) -> bool {
         let opened = self.owner_of(id).map(|owner| owner.open_data(id));
         matches!(opened, Some(Err(error)) if error.kind() == io::ErrorKind::NotFound)
@@ -562,7 +562,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Tells whether a file has no name, or one in a journal: then it was made by a staging folder.
+/// Returns whether a file has no name, or one in a journal: then it was made by a staging folder.
 fn is_linkable(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file)
         .is_ok_and(|flags| flags.bits() & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32)

@@ -60,7 +60,7 @@ impl Own {
         Arc::clone(&self.current.lock())
     }
 
-    /// Tells whether it was made anew since this was last asked.
+    /// Returns whether it was made anew since this was last asked.
     pub(super) fn take_made_anew(&self) -> bool {
         self.made_anew.swap(false, Ordering::Relaxed)
     }

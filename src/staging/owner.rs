@@ -121,7 +121,7 @@ impl OwnerDir {
         &self.path
     }
 
-    /// Tells whether somebody has removed the folder, wherever it was then.
+    /// Returns whether somebody has removed the folder, wherever it was then.
     pub fn is_removed(&self) -> bool {
         rustix::fs::fstat(&self.dir).is_ok_and(|found| found.st_nlink == 0)
     }
@@ -211,13 +211,13 @@ impl Drop for OwnerDir {
     }
 }
 
-/// Tells whether this process has made the folder at `path`.
+/// Returns whether this process has made the folder at `path`.
 fn is_own(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     name.and_then(owner_pid) == Some(std::process::id())
 }
 
-/// Tells whether the process that made the folder at `path` has been killed, though some of its
+/// Returns whether the process that made the folder at `path` has been killed, though some of its
 /// threads have not ended yet: these hold its lock a little longer.
 fn is_dying(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
@@ -231,7 +231,7 @@ fn is_dying(path: &Path) -> bool {
     })
 }
 
-/// Tells whether the owner of the folder at `path` lives.
+/// Returns whether the owner of the folder at `path` lives.
 ///
 /// # Errors
 /// That it cannot be found out.

@@ -34,7 +34,7 @@ pub enum State {
 }
 
 impl State {
-    /// Tells whether it will be uploaded without anybody's doing.
+    /// Returns whether it will be uploaded without anybody's doing.
     pub fn is_pending(self) -> bool {
         matches!(self, Self::Waiting | Self::Uploading | Self::Retrying)
     }
@@ -98,7 +98,7 @@ impl Item {
         }
     }
 
-    /// Tells whether `wanted`, keys and ids, names an entry; nothing names all.
+    /// Returns whether `wanted`, keys and ids, names an entry; nothing names all.
     pub fn is_named(wanted: &[String], id: &EntryId, key: &Key) -> bool {
         wanted.is_empty()
             || wanted

@@ -87,7 +87,7 @@ impl UnansweredUploads {
         self.0.clear();
     }
 
-    /// Tells whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

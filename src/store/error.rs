@@ -80,8 +80,8 @@ impl StoreError {
         self
     }
 
-    /// Tells whether the store may have done what it was asked, in an attempt that was not answered:
-    /// also where a later attempt was refused.
+    /// Returns whether the store may have done what it was asked, in an attempt that was not
+    /// answered: also where a later attempt was refused.
     pub fn is_unanswered(&self) -> bool {
         self.is_unanswered
     }

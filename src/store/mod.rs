@@ -38,7 +38,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns what was learnt when the store was opened; makes no request.
     fn info(&self) -> StoreInfo;
 
-    /// Tells whether the store can be changed at all; the account may still not be allowed to.
+    /// Returns whether the store can be changed at all; the account may still not be allowed to.
     fn is_writable(&self) -> bool {
         true
     }

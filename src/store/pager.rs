@@ -38,7 +38,7 @@ impl Pager {
         }
     }
 
-    /// Tells whether the last page has been handed out.
+    /// Returns whether the last page has been handed out.
     pub fn is_done(&self) -> bool {
         self.done
     }

@@ -31,7 +31,7 @@ impl Key {
         &self.0
     }
 
-    /// Tells whether the platform accepts this key for a new record:
+    /// Returns whether the platform accepts this key for a new record:
     /// `^[a-zA-Z0-9!\-_.'()]{1,256}$` (documentation, section Limits).
     ///
     /// `.` and `..` are valid by that rule, though no URL can carry them unescaped.
@@ -40,7 +40,7 @@ impl Key {
     }
 }
 
-/// Tells whether the platform accepts this byte in a key.
+/// Returns whether the platform accepts this byte in a key.
 pub fn is_key_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!-_.'()".contains(&byte)
 }
@@ -97,7 +97,7 @@ impl Encoding {
         }
     }
 
-    /// Tells whether the stored bytes are the content.
+    /// Returns whether the stored bytes are the content.
     pub fn is_identity(&self) -> bool {
         *self == Self::Identity
     }
@@ -118,7 +118,7 @@ impl ETag {
         &self.0
     }
 
-    /// Tells whether equal tags mean equal bytes (RFC 9110, 8.8.1), so that ranges may be joined.
+    /// Returns whether equal tags mean equal bytes (RFC 9110, 8.8.1), so that ranges may be joined.
     pub fn is_strong(&self) -> bool {
         !self.0.starts_with("W/")
     }

@@ -67,7 +67,7 @@ impl Pace {
         self.settled = true;
     }
 
-    /// Takes note that `total` bytes have arrived until `now`, over `active` connections.
+    /// Notes that `total` bytes have arrived until `now`, over `active` connections.
     pub fn step(&mut self, now: Instant, total: u64, active: usize) {
         if self.settled || self.warm.is_some_and(|warm| now < warm) {
             return;

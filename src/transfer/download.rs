@@ -208,7 +208,7 @@ impl State {
         taken
     }
 
-    /// Takes note that bytes are on disk, and wakes those who have all they wait for.
+    /// Notes that bytes are on disk, and wakes those who have all they wait for.
     pub fn arrived(&mut self, range: Range<u64>) {
         self.present.insert(range);
         for waiting in &self.waiting {
@@ -316,7 +316,7 @@ impl Download {
         self.changed.notify_all();
     }
 
-    /// Tells whether a new handle may use it.
+    /// Returns whether a new handle may use it.
     pub fn is_usable(&self) -> bool {
         !matches!(
             self.state.lock().status,
@@ -324,7 +324,7 @@ impl Download {
         )
     }
 
-    /// Tells whether all of it is on disk.
+    /// Returns whether all of it is on disk.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }

@@ -47,7 +47,7 @@ impl RangeSet {
         }
     }
 
-    /// Tells whether all of `range` is in the set; an empty range always is.
+    /// Returns whether all of `range` is in the set; an empty range always is.
     pub fn contains(&self, range: &Range<u64>) -> bool {
         range.is_empty()
             || self
@@ -87,7 +87,7 @@ impl RangeSet {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Tells whether the set is empty.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

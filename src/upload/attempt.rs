@@ -326,7 +326,7 @@ impl Uploader {
         drop(latched);
     }
 
-    /// Tells whether the bytes of an entry that is still there cannot be read at the moment.
+    /// Returns whether the bytes of an entry that is still there cannot be read at the moment.
     fn is_unreadable(&self, id: &EntryId) -> bool {
         self.journal.get(id).is_some() && self.journal.open(id).is_err()
     }

@@ -87,7 +87,7 @@ pub fn replace(request: &mut PutRequest, stored: &RecordMeta) {
     request.if_absent = false;
 }
 
-/// Tells whether the store may have done what it was asked although it failed so.
+/// Returns whether the store may have done what it was asked although it failed so.
 pub fn may_have_arrived(error: &StoreError) -> bool {
     if error.is_unanswered() {
         return true;

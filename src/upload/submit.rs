@@ -149,7 +149,7 @@ impl Uploader {
         }
     }
 
-    /// Tells what follows an upload of `key` what that has made of the record, or may have made.
+    /// Lets later uploads of `key` know what this one has made of the record, or may have made.
     pub(super) fn tell_followers(
         &self,
         key: &Key,

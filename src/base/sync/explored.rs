@@ -107,7 +107,7 @@ pub struct Condvar {
 pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
-    /// Tells whether the time was over.
+    /// Returns whether the time was over.
     pub fn timed_out(&self) -> bool {
         self.0
     }

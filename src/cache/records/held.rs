@@ -193,7 +193,7 @@ impl Records {
         }
     }
 
-    /// Takes note of what comparing a fetched record with the one before it has shown.
+    /// Notes what comparing a fetched record with the one before it has shown.
     pub(super) fn note_compared(
         &self,
         content: &Arc<Content>,

@@ -34,7 +34,7 @@ impl Records {
         }
     }
 
-    /// Tells whether an open of this record would be answered from memory.
+    /// Returns whether an open of this record would be answered from memory.
     pub fn is_at_hand(&self, key: &Key) -> bool {
         match self.peek(key) {
             Peek::Present(known) => self.memory_content(key, known.version).is_some(),

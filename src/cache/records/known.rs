@@ -181,7 +181,7 @@ impl Records {
         Some(asked)
     }
 
-    /// Tells whether a listing that was asked for after `since` shows another version, or none.
+    /// Returns whether a listing that was asked for after `since` shows another version, or none.
     pub(super) fn is_shown_another(
         &self,
         key: &Key,

@@ -187,7 +187,7 @@ impl Records {
         self.store.info().modified.unwrap_or(self.opened)
     }
 
-    /// Tells whether an answer of that age is still believed.
+    /// Returns whether an answer of that age is still believed.
     pub fn is_fresh(&self, at: Instant) -> bool {
         self.config
             .ttl

@@ -87,7 +87,7 @@ fn existing(dir: &Path) -> &Path {
     found.unwrap_or(Path::new("/"))
 }
 
-/// Tells whether this user can use the folder `dir`, or make it.
+/// Returns whether this user can use the folder `dir`, or make it.
 pub fn usable(dir: &Path) -> io::Result<()> {
     let existing = existing(dir);
     if !existing.is_dir() {

@@ -236,7 +236,8 @@ fn store_error(check: &'static str, error: &StoreError) -> Finding {
     Finding::failure(check, error.to_string(), fix)
 }
 
-/// Tells what may be done to the store: who may write to it is told its signing key.
+/// Finds out what the token may do: only an account that may write to the store sees its signing
+/// key.
 fn access(probe: &Probe, remote: &RemoteRef, findings: &mut Vec<Finding>) {
     let Ok(answer) = probe.json(&remote.api_path()) else {
         return;

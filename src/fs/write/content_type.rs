@@ -50,12 +50,12 @@ impl Seek for Reader<'_> {
     }
 }
 
-/// Tells whether a type was only guessed for a record that had no bytes to guess from.
+/// Returns whether a type was only guessed for a record that had no bytes to guess from.
 pub fn says_nothing(content_type: Option<&str>, stored_size: Option<u64>) -> bool {
     content_type.is_none() || (stored_size == Some(0) && content_type == Some(UNKNOWN))
 }
 
-/// Tells whether a value can be sent as a content type.
+/// Returns whether a value can be sent as a content type.
 pub fn is_valid(value: &str) -> bool {
     let printable = value.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let kind = value.split(';').next().unwrap_or_default().trim();
@@ -72,7 +72,7 @@ pub fn is_valid(value: &str) -> bool {
             .is_some_and(|(a, b)| token(a) && token(b))
 }
 
-/// Tells whether compressing such content is worth while.
+/// Returns whether compressing such content is worth while.
 pub fn is_compressible(content_type: &str) -> bool {
     let kind = content_type
         .split(';')

@@ -181,7 +181,7 @@ impl Drafts {
         self.table.lock().hidden.insert(key.clone(), ino);
     }
 
-    /// Tells whether a record is hidden.
+    /// Returns whether a record is hidden.
     pub fn is_hidden(&self, key: &Key) -> bool {
         let table = self.table.lock();
         !table.hidden.is_empty() && table.hidden.contains_key(key)

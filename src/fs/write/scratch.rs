@@ -64,7 +64,7 @@ pub enum Class {
     Scratch,
 }
 
-/// Tells names apart.
+/// Distinguishes names.
 #[derive(Clone, Debug, Default)]
 pub struct ScratchRules {
     own: Vec<GlobMatcher>,
@@ -86,7 +86,7 @@ impl ScratchRules {
         })
     }
 
-    /// Tells what a new name is for. `exists` tells whether another name exists beside it.
+    /// Returns what a new name is for. `exists` says whether another name exists, too.
     pub fn classify(&self, name: &OsStr, exists: impl Fn(&str) -> bool) -> Class {
         let Some(text) = name.to_str() else {
             return Class::Record;
@@ -133,8 +133,8 @@ fn random_suffix(text: &str) -> Option<(&str, Among)> {
     drawn.then_some(found)
 }
 
-/// Tells a drawn suffix from a word: 199 of 200 have a digit or a capital, 6 of 10 both. One that
-/// is taken for a word is held back all the same, and most are renamed in time.
+/// Distinguishes a random suffix from a word: 199 of 200 have a digit or a capital, 6 of 10 both.
+/// One that is taken for a word is held back all the same, and most are renamed in time.
 fn looks_random(suffix: &str, among: Among) -> bool {
     let digit = suffix.bytes().any(|byte| byte.is_ascii_digit());
     let capital = suffix.bytes().any(|byte| byte.is_ascii_uppercase());

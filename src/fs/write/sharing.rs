@@ -39,17 +39,17 @@ pub enum Part {
 }
 
 impl Sharers {
-    /// Takes note of who opened the file.
+    /// Notes who opened the file.
     pub fn opened(&mut self, process: Process) {
         self.opener = Some(process);
     }
 
-    /// Tells whether it is known that this thread has written through the file.
+    /// Returns whether it is known that this thread has written through the file.
     pub fn knows(&self, thread: Thread) -> bool {
         self.crowded || self.writers.iter().any(|(known, _)| *known == thread)
     }
 
-    /// Takes note of who has written through the file.
+    /// Notes who has written through the file.
     pub fn wrote(&mut self, thread: Thread, process: Process) {
         if self.writers.len() == MOST_WRITERS {
             self.crowded = true;
@@ -58,7 +58,7 @@ impl Sharers {
         }
     }
 
-    /// Tells what a process has to do with the file; `None` for one that nothing is known of.
+    /// Returns what a process has to do with the file; `None` if it is unknown.
     pub fn part_of(&self, process: Option<Process>) -> Part {
         let (Some(opener), Some(process)) = (self.opener, process) else {
             return Part::Opener;
@@ -79,7 +79,7 @@ impl KvFs {
         self.programs.get()?.process_of(thread)
     }
 
-    /// Takes note of who opened a file for writing.
+    /// Notes who opened a file for writing.
     pub fn opened_by(&self, fh: Fh, process: Option<Process>) {
         let handle = self.handles.lock().file(fh);
         if let (Some(handle), Some(process)) = (handle, process) {
@@ -87,7 +87,7 @@ impl KvFs {
         }
     }
 
-    /// Takes note of who writes through an open file.
+    /// Notes who writes through an open file.
     pub fn written_by(&self, fh: Fh, thread: Thread) {
         let Some(handle) = self.handles.lock().file(fh) else {
             return;
@@ -147,7 +147,7 @@ impl KvFs {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Tells whether a process is known to have a file open for writing.
+    /// Returns whether a process is known to have a file open for writing.
     fn holds(&self, process: Process, ino: Ino) -> bool {
         let programs = self.programs.get();
         programs.is_some_and(|programs| programs.holds(process, ino) == Some(true))

@@ -185,7 +185,7 @@ impl Asked {
         self.ino
     }
 
-    /// Takes note of the answer just before it is given, on the thread that found it.
+    /// Notes the answer just before it is given, on the thread that found it.
     fn answered(self, fs: &KvFs, error: Option<&FsError>) {
         let took = self.at.elapsed();
         let metrics = fs.metrics();

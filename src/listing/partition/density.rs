@@ -64,7 +64,7 @@ impl<'a> Scale<'a> {
         Some(u128::from(keys).checked_mul(self.span)? / u128::from(self.count))
     }
 
-    /// Tells whether the keys lie evenly, as numbers without gaps do.
+    /// Returns whether the keys lie evenly, as numbers without gaps do.
     pub(super) fn is_exact(&self) -> bool {
         self.span.is_multiple_of(u128::from(self.count))
     }

@@ -78,7 +78,7 @@ struct Segment {
 }
 
 impl Segment {
-    /// Tells whether it is a guess of which nothing is known yet.
+    /// Returns whether it is a guess of which nothing is known yet.
     fn is_probe(&self) -> bool {
         !self.goes_on && !self.done
     }
@@ -135,7 +135,7 @@ impl Split {
         }
     }
 
-    /// Takes note of a key that has been listed.
+    /// Notes a key that has been listed.
     pub fn notice(&mut self, key: &str) {
         self.letters.notice(key);
     }
@@ -264,7 +264,7 @@ impl Split {
         pages
     }
 
-    /// Tells whether everything has been handed out.
+    /// Returns whether everything has been handed out.
     pub fn is_done(&self) -> bool {
         self.segments.is_empty()
     }

@@ -205,13 +205,13 @@ fn modified(found: &Stat) -> io::Result<SystemTime> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// Tells whether a version is so old that the next one is certain to have another time.
+/// Returns whether a version is so old that the next one is certain to have another time.
 fn is_settled(identity: &Identity) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.is_ok_and(|now| now.as_nanos() as i128 - identity.mtime_ns > SETTLED.as_nanos() as i128)
 }
 
-/// Tells whether an error means that there is no such file here.
+/// Returns whether an error means that there is no such file here.
 pub(super) fn is_absence(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::NotFound

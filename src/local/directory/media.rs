@@ -1,6 +1,6 @@
 //! Content types by file extension, as the tools that wrote the file would name them.
 
-/// Tells whether `extension` belongs to some content type.
+/// Returns whether `extension` belongs to some content type.
 pub(super) fn is_extension(extension: &str) -> bool {
     mime_guess::from_ext(extension).first_raw().is_some()
 }

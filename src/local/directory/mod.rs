@@ -263,7 +263,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Tells a folder that is gone from a disk that fails.
+    /// Distinguishes a folder that is gone from a disk that fails.
     fn failed(&self, error: io::Error) -> StoreError {
         if is_absence(&error) {
             cannot_open(self.folder.path(), error)

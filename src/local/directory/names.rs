@@ -89,8 +89,8 @@ pub(super) fn is_value(name: &str) -> bool {
         && !name.starts_with(SECRET)
 }
 
-/// Tells whether a file is one that is still being written: ours, or one of Crawlee for
-/// Python's (`mkstemp` with the prefix `<name>.` and the suffix `<.ext>.tmp`).
+/// Returns whether a file is one that is still being written: ours, or one of Crawlee for Python's
+/// (`mkstemp` with the prefix `<name>.` and the suffix `<.ext>.tmp`).
 pub(super) fn is_unfinished(name: &str) -> bool {
     if name.starts_with(UNFINISHED) {
         return true;

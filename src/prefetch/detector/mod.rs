@@ -117,8 +117,8 @@ impl Detector {
         }
     }
 
-    /// Takes note that the record at `rank` was opened at `now` (any monotonic origin), and
-    /// returns the ranks to fetch ahead now, in the order of their need.
+    /// Notes that the record at `rank` was opened at `now` (any monotonic origin), and returns the
+    /// ranks to fetch ahead now, in the order of their need.
     pub fn opened(&mut self, rank: u64, now: Duration, records: &dyn Records) -> Vec<u64> {
         self.opens += 1;
         // Of several the one that stands right before it: where many walk side by side, each
@@ -168,7 +168,7 @@ impl Detector {
         wanted
     }
 
-    /// Tells whether somebody has opened a record just now, or one of the scans fetches it ahead.
+    /// Returns whether somebody has opened a record just now, or one of the scans fetches it ahead.
     fn is_somebodys(&self, rank: u64) -> bool {
         self.recent.contains(rank) || self.scans.iter().any(|scan| scan.ahead.contains_key(&rank))
     }

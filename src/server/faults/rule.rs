@@ -66,7 +66,7 @@ impl FaultRule {
         }
     }
 
-    /// Tells whether the rule is about such requests.
+    /// Returns whether the rule is about such requests.
     pub(super) fn is_about(&self, method: &Method, route: &Route) -> bool {
         let right_method = match self.method.as_deref() {
             None => true,
@@ -155,7 +155,7 @@ impl FaultRule {
     }
 }
 
-/// Tells whether a text fits a pattern of `*`, `?` and characters that stand for themselves.
+/// Returns whether a text fits a pattern of `*`, `?` and characters that stand for themselves.
 fn fits(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();

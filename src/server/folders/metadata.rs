@@ -96,7 +96,7 @@ pub(super) fn date(time: SystemTime) -> String {
         .to_string()
 }
 
-/// Tells whether a text looks like the platform's ids.
+/// Returns whether a text looks like the platform's ids.
 pub(in crate::server) fn is_id(text: &str) -> bool {
     text.len() == ID_LEN && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

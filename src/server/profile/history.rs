@@ -49,7 +49,7 @@ impl Histories {
         }
     }
 
-    /// Takes note of a write through the server.
+    /// Notes a write through the server.
     pub(super) fn written(&self, id: &str, disk: SystemTime) {
         self.change(id, disk, |history| {
             history.disk = history.disk.max(disk);
@@ -57,7 +57,7 @@ impl Histories {
         });
     }
 
-    /// Takes note of a read.
+    /// Notes a read.
     pub(super) fn read(&self, id: &str, disk: SystemTime) {
         if self.clock == StoreClockKind::Reads {
             self.change(id, disk, |history| history.wait(false));

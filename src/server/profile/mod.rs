@@ -274,12 +274,12 @@ impl Profile {
         asked.kind.limit()
     }
 
-    /// Takes note that a record was stored or deleted; `modified` is what the disk says of the store.
+    /// Notes that a record was stored or deleted; `modified` is what the disk says of the store.
     pub(super) fn written(&self, id: &str, modified: SystemTime) {
         self.histories.written(id, modified);
     }
 
-    /// Takes note that a record was read.
+    /// Notes that a record was read.
     pub(super) fn read(&self, entry: &StoreEntry) {
         self.histories.read(&entry.id, entry.modified);
     }

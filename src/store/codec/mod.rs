@@ -97,7 +97,7 @@ impl<D: Read + Source> Whole<D> {
         Ok(0)
     }
 
-    /// Tells what the decoder complains of from what the body does.
+    /// Distinguishes errors of the decoder from those of the body.
     fn explain(&self, error: io::Error) -> StoreError {
         let is_the_bodys = error
             .get_ref()

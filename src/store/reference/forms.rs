@@ -85,7 +85,7 @@ fn is_local_path(text: &str) -> bool {
             && text.split('/').filter(|part| !part.is_empty()).count() >= 3)
 }
 
-/// Tells whether `text` can be an id or a name: a path segment that needs no encoding.
+/// Returns whether `text` can be an id or a name: a path segment that needs no encoding.
 pub(super) fn is_name(text: &str) -> bool {
     // Empty texts and rows of dots consist of dots only.
     !text.bytes().all(|b| b == b'.')

@@ -154,7 +154,7 @@ impl Download {
         self.fill_front(front, &[], body)
     }
 
-    /// Tells whether the content can be fetched in parts.
+    /// Returns whether the content can be fetched in parts.
     fn may_help(&self) -> bool {
         self.expected.is_some() && self.origin.has_ranges()
     }

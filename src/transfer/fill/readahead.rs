@@ -92,7 +92,7 @@ impl Download {
         }
     }
 
-    /// Tells, and marks it, whether nobody has used the download for a while.
+    /// Marks the download, and returns whether it has been idle for a while.
     pub(super) fn is_unused(&self, state: &mut State) -> bool {
         if state.users + state.sizing > 0 {
             return false;

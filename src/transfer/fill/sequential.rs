@@ -178,7 +178,7 @@ impl Download {
         Ok((len, failure))
     }
 
-    /// Tells whether somebody waits for nothing beyond `range`.
+    /// Returns whether somebody waits for nothing beyond `range`.
     fn is_awaited(&self, range: Range<u64>) -> bool {
         let state = self.state.lock();
         state
@@ -187,7 +187,7 @@ impl Download {
             .any(|waiting| range.start < waiting.wanted.end && waiting.wanted.end <= range.end)
     }
 
-    /// Takes note of bytes, and writes them to disk as long as there is room.
+    /// Notes bytes, and writes them to disk as long as there is room.
     fn land(&self, front: &mut Front, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let end = at + bytes.len() as u64;
         if bytes.is_empty() {
@@ -227,7 +227,7 @@ impl Download {
         Ok(())
     }
 
-    /// Tells everybody of `len` more bytes, which have landed; `block` has them in memory, too.
+    /// Announces `len` more bytes, which are written; `block` has them in memory, too.
     fn arrive(self: &Arc<Self>, front: &mut Front, len: u64, block: Option<Bytes>) {
         let start = front.position;
         let end = start + len;

@@ -20,7 +20,7 @@ pub(in crate::fs::write) struct Journalled {
 }
 
 impl Draft {
-    /// Tells whether something of it is in the journal and not in the store yet.
+    /// Returns whether something of it is in the journal and not in the store yet.
     pub fn is_journalled(&self) -> bool {
         self.state.lock().journalled.is_some()
     }
@@ -83,7 +83,7 @@ impl Draft {
         Some((found.bytes.freeze(), found.size, found.modified))
     }
 
-    /// Takes note that the store has what the journal calls so, which everybody here knows already.
+    /// Notes that the store has what the journal calls so, which everybody here knows already.
     pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta, began: Option<Began>) {
         let mut state = self.state.lock();
         state.began = began;
@@ -136,8 +136,8 @@ impl Draft {
             .take_if(|found| found.id == *id);
     }
 
-    /// Takes note that the store refused what the journal calls so; whoever wants the file stored
-    /// is told. Returns whether that is the newest of this file.
+    /// Notes that the store refused what the journal calls so; whoever wants the file stored is
+    /// told. Returns whether that is the newest of this file.
     pub fn refused(&self, id: &EntryId, error: &StoreError) -> bool {
         let mut state = self.state.lock();
         let Some(journalled) = state.journalled.take_if(|found| found.id == *id) else {

@@ -28,19 +28,19 @@ impl Lost {
 }
 
 impl Draft {
-    /// Takes note that bytes were to be written and are not.
+    /// Notes that bytes were to be written and are not.
     pub fn lose(&self, bytes: Range<u64>, error: &FsError) {
         self.state.lock().lose(bytes, error);
     }
 
-    /// Takes note that a program wants it to be of the size that it has.
+    /// Notes that a program wants it to be of the size that it has.
     pub fn cut_off(&self, size: u64) {
         self.state.lock().cut_off(size);
     }
 }
 
 impl State {
-    /// Takes note that it was emptied.
+    /// Notes that it was emptied.
     pub(super) fn empty(&mut self) {
         self.lost = None;
         self.emptied = self.facts.base.is_some().then_some(self.change);
@@ -69,7 +69,7 @@ impl State {
         });
     }
 
-    /// Takes note that bytes were written, which may have been lost before.
+    /// Notes that bytes were written, which may have been lost before.
     pub(super) fn write_again(&mut self, bytes: Range<u64>) {
         if let Some(lost) = &mut self.lost {
             lost.bytes.remove(&bytes);
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Takes note that it was cut off, or lengthened, to `size`.
+    /// Notes that it was cut off, or lengthened, to `size`.
     pub(super) fn cut_off(&mut self, size: u64) {
         if let Some(lost) = &mut self.lost {
             // Whoever does that knows what is there.
@@ -86,7 +86,7 @@ impl State {
         }
     }
 
-    /// Takes note that the store, or the journal, has it as it is, or was.
+    /// Notes that the store, or the journal, has it as it is, or was.
     pub(super) fn settle_lost(&mut self) {
         let is_stored = self.emptied.is_some_and(|at| at <= self.committed);
         if is_stored || self.journalled.is_some() {

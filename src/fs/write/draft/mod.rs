@@ -220,14 +220,14 @@ impl Draft {
         state.change += 1;
     }
 
-    /// Tells whether the store lacks something of it that it is to have.
+    /// Returns whether the store lacks something of it that it is to have.
     pub fn is_dirty(&self) -> bool {
         let state = self.state.lock();
         let ahead = state.change > state.committed || state.journalled.is_some();
         ahead && state.place != Place::Gone
     }
 
-    /// Tells whether what the store lacks has been refused by it, or is not all there.
+    /// Returns whether what the store lacks has been refused by it, or is not all there.
     pub fn is_refused(&self) -> bool {
         self.refusal().is_some()
     }
@@ -243,12 +243,12 @@ impl Draft {
         Some(FsError::Store(error.duplicate()))
     }
 
-    /// Tells whether a record of this name is in the store, as far as this mount knows.
+    /// Returns whether a record of this name is in the store, as far as this mount knows.
     pub fn is_stored(&self) -> bool {
         self.state.lock().facts.base.is_some()
     }
 
-    /// Tells whether a record of this name may be in the store though no answer said so.
+    /// Returns whether a record of this name may be in the store though no answer said so.
     pub fn may_be_stored(&self) -> bool {
         !self.state.lock().unanswered.is_empty()
     }
