@@ -35,8 +35,8 @@ pub fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     let which = || {
-        CliError::usage("which records: kvfs cat STORE KEY..., or the path of a file in a mount")
-            .hinted("see what there is with: kvfs ls STORE")
+        CliError::usage("name the records: kvfs cat STORE KEY..., or the path of a file in a mount")
+            .hinted("list the records with: kvfs ls STORE")
     };
     let place = places::inside(Path::new(&args.store));
     if args.keys.is_empty() && place.is_none() {
@@ -64,7 +64,7 @@ pub fn run(
     }
     if args.follow && keys.len() > 1 {
         return Err(CliError::usage("--follow follows one record")
-            .hinted("start kvfs cat --follow for each"));
+            .hinted("start kvfs cat --follow for each record"));
     }
     let mut out = Output {
         out: io::stdout().lock(),
@@ -115,7 +115,7 @@ impl Output {
     fn write(&mut self, key: &Key, bytes: &[u8]) -> Result<(), CliError> {
         if self.guards_terminal && !is_text(bytes) {
             return Err(CliError::failed(format!(
-                "{} is no text, and the terminal would take it for commands",
+                "{} is not text; it could send commands to the terminal",
                 shown(key)
             ))
             .hinted("send it to a file or a program, or give --binary"));

@@ -11,7 +11,7 @@
 //!
 //! The names in it are the long options of `kvfs mount`, taken from the definitions of the command
 //! line, and so are the rules for values. Added are only `store` and `token`. A file that holds
-//! secrets must not be readable by others, and no file may be written by others: whoever can, could
+//! secrets must not be readable by others, and no file may be written by others: a writer could
 //! have the token sent elsewhere.
 
 use std::any::TypeId;
@@ -192,7 +192,7 @@ struct Reader<'a> {
     path: &'a Path,
     home: Option<&'a Path>,
     command: Command,
-    /// Whether nobody else can read the file.
+    /// Whether only its owner can read the file.
     private: bool,
 }
 
@@ -204,11 +204,11 @@ impl Reader<'_> {
             return Err(CliError::failed(format!(
                 "the settings file {path} belongs to another user"
             ))
-            .hinted("who can write it could have your token sent elsewhere"));
+            .hinted("another user who can write it could have your token sent elsewhere"));
         }
         if found.mode() & 0o002 != 0 {
             return Err(CliError::failed(format!(
-                "everybody can write to the settings file {path}"
+                "every user can write to the settings file {path}"
             ))
             .hinted(format!("chmod o-w {path}")));
         }
@@ -402,7 +402,7 @@ pub fn judge(command: &Command, setting: &Setting) -> Result<(), String> {
     let judged = command.clone().try_get_matches_from(&line[..words]);
     judged.map(drop).map_err(|error| {
         error.source().map_or_else(
-            || "this value is not possible".to_owned(),
+            || "this value is not allowed".to_owned(),
             ToString::to_string,
         )
     })

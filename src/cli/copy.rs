@@ -23,7 +23,7 @@ use crate::store::{ErrorKind, StoreError};
 
 /// Failures that are told one by one.
 const TOLD: u64 = 20;
-/// After so many days without use, what is remembered of a pair of stores is forgotten.
+/// What a copy remembers of a pair of stores is removed after this many days without use.
 const DAYS: u64 = 90;
 
 /// Copies a store.
@@ -110,7 +110,7 @@ fn check_apart(source: &Opened, target: &Opened) -> Result<(), CliError> {
         && (one.starts_with(other) || other.starts_with(one))
     {
         return Err(CliError::usage("one of the folders is inside the other")
-            .hinted("copy to a folder beside it"));
+            .hinted("copy to a folder next to it"));
     }
     Ok(())
 }

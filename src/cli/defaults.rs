@@ -1,4 +1,4 @@
-//! Puts what the settings file says where flags would stand, unless something else was said.
+//! Adds the settings file's options to the command line, unless flags or variables set them.
 //!
 //! In order: flags, the settings of a named store, the environment (`KVFS_TTL` for `--ttl`, and so on for
 //! every option of `kvfs mount`), the file's defaults. A named

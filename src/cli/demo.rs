@@ -163,7 +163,7 @@ impl Mounted {
         ))
     }
 
-    /// Returns whether somebody else has unmounted it: Ctrl-C, say.
+    /// Returns whether something else has unmounted it: Ctrl-C, say.
     fn ended(&self) -> bool {
         self.thread.is_finished()
     }

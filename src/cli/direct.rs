@@ -1,4 +1,4 @@
-//! What the commands that use a store without a mount share: opening it, its failures.
+//! Shared by the commands that use a store without a mount: opening it, and its failures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -165,7 +165,7 @@ impl Direct {
         })
     }
 
-    /// Opens a store whose reference has been parsed; nothing is logged yet.
+    /// Opens a store by its parsed reference; nothing is logged yet.
     ///
     /// # Errors
     /// As [`Direct::open`].

@@ -1,4 +1,4 @@
-//! What goes wrong on the command line: kinds that decide the exit code, causes, and hints.
+//! Errors of the command line: kinds that decide the exit code, causes, and hints.
 
 use std::error::Error;
 use std::fmt;
@@ -29,7 +29,7 @@ pub enum Kind {
     Changed,
     /// Ctrl-C.
     Interrupted,
-    /// Whoever reads standard output has stopped; that is no failure.
+    /// The reader of standard output has stopped; that is no failure.
     BrokenPipe,
     /// A bug in kvfs.
     Internal,

@@ -9,20 +9,23 @@ pub const EXAMPLES: &[Examples] = &[
         "mount",
         &[
             ("kvfs mount '~my-store' mnt", "a store of your own"),
-            ("kvfs mount run:HG7ML7M8z78YcAPEB mnt", "that of a run"),
-            ("kvfs mount --rw user~name mnt", "to change it, too"),
+            (
+                "kvfs mount run:HG7ML7M8z78YcAPEB mnt",
+                "the default store of a run",
+            ),
+            ("kvfs mount --rw user~name mnt", "writable"),
             (
                 "kvfs mount ./storage/key_value_stores/default mnt",
                 "a folder of Crawlee",
             ),
-            ("kvfs mount @prod mnt", "one that the settings file names"),
+            ("kvfs mount @prod mnt", "a named store of the settings file"),
         ],
     ),
     (
         "unmount",
         &[
             ("kvfs unmount mnt", "waits for uploads first"),
-            ("kvfs unmount --all", "everything of this session"),
+            ("kvfs unmount --all", "all mounts of this session"),
             ("kvfs unmount --force mnt", "even if it hangs"),
         ],
     ),
@@ -36,7 +39,7 @@ pub const EXAMPLES: &[Examples] = &[
     ),
     (
         "sync",
-        &[("kvfs sync mnt", "all that was closed is stored")],
+        &[("kvfs sync mnt", "waits until all closed files are stored")],
     ),
     (
         "recover",
@@ -49,7 +52,7 @@ pub const EXAMPLES: &[Examples] = &[
         "warm",
         &[
             ("kvfs warm mnt", "everything"),
-            ("kvfs warm mnt 'product-*'", "what a pattern selects"),
+            ("kvfs warm mnt 'product-*'", "files that match a pattern"),
         ],
     ),
     (
@@ -72,11 +75,11 @@ pub const EXAMPLES: &[Examples] = &[
             ("kvfs serve ./storage", "at http://127.0.0.1:8010"),
             (
                 "kvfs serve --listen 8411 --latency 50ms ./storage",
-                "like a far server",
+                "like a distant server",
             ),
         ],
     ),
-    ("demo", &[("kvfs demo --exit", "the tour, and the end")]),
+    ("demo", &[("kvfs demo --exit", "the tour, then exit")]),
     (
         "ls",
         &[
@@ -106,7 +109,10 @@ pub const EXAMPLES: &[Examples] = &[
         "rm",
         &[
             ("kvfs rm '~my-store' OLD", "a record"),
-            ("kvfs rm --dry-run '~my-store' 'tmp-*'", "what would go"),
+            (
+                "kvfs rm --dry-run '~my-store' 'tmp-*'",
+                "only print what would be deleted",
+            ),
         ],
     ),
     (
@@ -170,13 +176,13 @@ pub const EXAMPLES: &[Examples] = &[
     (
         "config",
         &[
-            ("kvfs config", "what holds, and why"),
+            ("kvfs config", "the settings, and their sources"),
             ("kvfs config @prod", "for a named store"),
         ],
     ),
     (
         "completions",
-        &[("kvfs completions zsh", "to be put into a file of fpath")],
+        &[("kvfs completions zsh", "for a file in fpath")],
     ),
     ("man", &[("kvfs man ./pages", "kvfs.1, kvfs-mount.1, ...")]),
 ];

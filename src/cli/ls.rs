@@ -112,7 +112,7 @@ fn list(direct: &Direct, query: ListQuery, pages: mpsc::SyncSender<Result<Vec<Li
         .transpose()
     {
         let failed = page.is_err();
-        // Nobody listens any more when printing has failed.
+        // The printing side has stopped listening when printing has failed.
         if pages.send(page).is_err() || failed {
             return;
         }
@@ -160,7 +160,7 @@ fn print(
 /// Asks about several records at once; the answers are in their order.
 fn heads(direct: &Direct, items: &[ListItem]) -> Vec<Result<RecordMeta>> {
     let next = AtomicUsize::new(0);
-    let unasked = || StoreError::new(ErrorKind::Protocol, "nobody asked");
+    let unasked = || StoreError::new(ErrorKind::Protocol, "not asked");
     let answers: Mutex<Vec<_>> = Mutex::new(items.iter().map(|_| Err(unasked())).collect());
     thread::scope(|scope| {
         for _ in 0..HEADS_AT_ONCE.min(items.len()) {

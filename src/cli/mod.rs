@@ -54,7 +54,7 @@ use error::{CliError, Kind};
 use settings::Environment;
 use ui::Ui;
 
-/// What is said to those who look for `--token`.
+/// The hint for people who look for `--token`.
 const TOKEN_HINT: &str = "a token on the command line could be seen by others; set the variable \
     APIFY_TOKEN or use --token-file";
 
@@ -126,7 +126,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Turns `kvfs ls -h`, which has no store whose sizes could be shown for people, into a call for help.
+/// Turns `kvfs ls -h`, which names no store to show sizes of, into a call for help.
 fn without_short_help(mut argv: Vec<OsString>) -> Vec<OsString> {
     if let [_, command, flag] = argv.as_mut_slice()
         && command == "ls"
@@ -169,8 +169,8 @@ impl From<CliError> for Unparsed {
     }
 }
 
-/// Returns how a store is opened that a command takes beside others, and what it is: as if it were given
-/// to a command alone, with the settings file, the environment and these flags.
+/// Returns how to open one of several stores of a command, and what it is: as if it were the command's
+/// only store, with the settings file, the environment and these flags.
 ///
 /// # Errors
 /// What is wrong with any of them.
@@ -268,7 +268,7 @@ fn fail(ui: Ui, error: &CliError) -> ExitCode {
 }
 
 fn clap_says(ui: Ui, error: &clap::Error) -> ExitCode {
-    // Help for somebody who does not read it on is no failure.
+    // Help that is not read to its end is no failure.
     let _ = error.print();
     if matches!(
         error.kind(),

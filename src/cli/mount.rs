@@ -29,7 +29,7 @@ pub fn run(
     let order = mount_order(args, global, environment)?;
     if let Some(address) = order.metrics.filter(|address| !address.ip().is_loopback()) {
         ui.warn(format_args!(
-            "whoever reaches this machine at {address} can read the metrics, which name store and \
+            "everyone who reaches this machine at {address} can read the metrics, which name store and \
             mount point"
         ));
     }
@@ -47,7 +47,7 @@ fn warn_of_surprises(ui: Ui, args: &MountArgs, order: &Order) {
     let point = &order.mount.mount_point;
     if !is_kvfs(point) && fs::read_dir(point).is_ok_and(|mut entries| entries.next().is_some()) {
         ui.warn(format_args!(
-            "{} is not empty: what is in it is hidden while the store is mounted",
+            "{} is not empty: its files are hidden while the store is mounted",
             quoted(point)
         ));
     }
@@ -58,7 +58,7 @@ fn warn_of_surprises(ui: Ui, args: &MountArgs, order: &Order) {
         && let Err(error) = usable(&cache.dir)
     {
         ui.warn(format_args!(
-            "{} cannot be used, so no content is kept on disk: {error}",
+            "{} cannot be used, so there is no disk cache: {error}",
             quoted(&cache.dir)
         ));
     }
@@ -70,7 +70,7 @@ fn in_foreground(ui: Ui, order: &Order) -> Result<(), CliError> {
     // To programs that read the log it tells the same.
     let is_for_people = order.log.format == LogFormat::Text;
     let ready = Box::new(move || {
-        // Does nothing unless systemd, or who stands in for it, waits to be told.
+        // Does nothing unless systemd, or a stand-in for it, waits for the message.
         let state = [NotifyState::Ready, NotifyState::Status(&message)];
         if let Err(error) = sd_notify::notify(&state) {
             tracing::warn!(%error, "cannot tell systemd that the mount answers");

@@ -1,4 +1,4 @@
-//! What the commands share that ask the daemon of a mount.
+//! Shared by the commands that ask the daemon of a mount.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Daemon {
     /// Finds the daemon of the mount that `path` means: a mount point, or `@NAME`.
     ///
     /// # Errors
-    /// That no store is mounted there, or by nobody who could be asked.
+    /// That no store is mounted there, or by no daemon that could be asked.
     pub fn find(path: &Path, environment: &Environment) -> Result<Self, CliError> {
         let mount_point = one_mount_point(path, environment)?;
         if !is_kvfs(&mount_point) {
@@ -42,11 +42,13 @@ impl Daemon {
         Err(match other_owner(&mount_point) {
             Some(owner) => CliError::of(
                 Kind::Trouble,
-                format!("{shown} is a mount of {owner}, whose daemon answers only them and root"),
+                format!(
+                    "{shown} is a mount of {owner}; its daemon answers only that user and root"
+                ),
             ),
             None => CliError::of(
                 Kind::Trouble,
-                format!("no daemon of kvfs serves {shown} that is known here"),
+                format!("no known daemon of kvfs serves {shown}"),
             )
             .hinted("it is gone, or registered in another XDG_RUNTIME_DIR; see: kvfs status"),
         })

@@ -1,4 +1,4 @@
-//! A mount as a store: what commands without a mount do in one, through the filesystem.
+//! A mount as a store: lets commands that work without a mount use one, through the filesystem.
 //!
 //! The token stays with the daemon, and what the mount shows and allows is what the commands see:
 //! its part of the store, decoded or as stored, read-only or not.
@@ -30,7 +30,7 @@ pub struct MountedStore {
 }
 
 impl MountedStore {
-    /// Returns the store that is mounted at `mount_point`, whose daemon has told `state`.
+    /// Returns the store that is mounted at `mount_point`; its daemon has sent `state`.
     pub fn new(mount_point: &Path, state: &Value) -> Self {
         let text = |name: &str| state[name].as_str().map(str::to_owned);
         Self {
@@ -128,7 +128,7 @@ impl Store for MountedStore {
         if query.collection.is_some() {
             return Err(StoreError::new(
                 ErrorKind::Unsupported,
-                "a mount shows what it was mounted with: name the store for another collection",
+                "a mount shows one collection: name the store for another",
             ));
         }
         let known = self.listing.lock().clone();
@@ -202,7 +202,7 @@ impl Store for MountedStore {
         if request.if_match.is_some() || !request.encoding.is_identity() {
             return Err(StoreError::new(
                 ErrorKind::Unsupported,
-                "a mount knows neither --if-match nor --content-encoding: name the store",
+                "--if-match and --content-encoding do not work through a mount: name the store",
             ));
         }
         let path = self.path(key);
@@ -254,10 +254,9 @@ fn failed(error: io::Error, key: Option<&Key>) -> StoreError {
             ErrorKind::Denied,
             format!("the mount does not allow it: {error}"),
         ),
-        (io::ErrorKind::AlreadyExists, _) => (
-            ErrorKind::Changed,
-            "there is such a record already".to_owned(),
-        ),
+        (io::ErrorKind::AlreadyExists, _) => {
+            (ErrorKind::Changed, "the record exists already".to_owned())
+        }
         (_, Some(libc::ESTALE)) => (ErrorKind::Changed, "the record has changed".to_owned()),
         (_, Some(libc::ETIMEDOUT)) => (ErrorKind::Timeout, "the store did not answer".to_owned()),
         (_, Some(libc::EFBIG)) => (ErrorKind::TooLarge, "the record is too large".to_owned()),
@@ -265,7 +264,7 @@ fn failed(error: io::Error, key: Option<&Key>) -> StoreError {
         _ => (ErrorKind::Server, format!("the mount says: {error}")),
     };
     let error = StoreError::new(kind, message)
-        .with_hint("kvfs status MOUNTPOINT says what went wrong there")
+        .with_hint("kvfs status MOUNTPOINT shows its errors")
         .with_source(error);
     match key {
         Some(key) => error.with_key(key),

@@ -22,7 +22,7 @@ pub const EXIT_STATUS: [(&str, &str); 9] = [
     ),
     (
         "2",
-        "the command line, a variable or the settings file makes no sense",
+        "the command line, a variable or the settings file is wrong",
     ),
     (
         "3",
@@ -47,7 +47,7 @@ const VARIABLES: [(&str, &str); 7] = [
     ("APIFY_TOKEN", "the API token"),
     (
         "APIFY_CLIENT_BASE_URL, APIFY_API_BASE_URL",
-        "the API's address, where --api-url does not say it",
+        "the API's address, without --api-url",
     ),
     (
         "KVFS_...",
@@ -65,13 +65,13 @@ const VARIABLES: [(&str, &str); 7] = [
 /// Files and folders.
 const FILES: [(&str, &str); 5] = [
     ("~/.config/kvfs/config.toml", "settings and named stores"),
-    ("~/.cache/kvfs", "content that is kept across mounts"),
+    ("~/.cache/kvfs", "the disk cache, kept across mounts"),
     ("~/.local/state/kvfs/logs", "a log for each mount point"),
     (
         "~/.local/state/kvfs/staging",
-        "what is not in its store yet",
+        "written files that are not in their store yet",
     ),
-    ("~/.apify/auth.json", "the token that apify login left"),
+    ("~/.apify/auth.json", "the token of apify login"),
 ];
 
 /// Prints completions.

@@ -1,5 +1,5 @@
-//! What words on the command line mean where they can be mount points, files in mounts, or names of
-//! the settings file: the same to every command.
+//! The meaning of words on the command line that can be mount points, files in mounts, or names of
+//! the settings file: the same for every command.
 //!
 //! A word that leads to a kvfs mount, or to a file right in one, means that mount; a file that exists
 //! wins over what only looks like a store's name, as folders do. No mount is touched to find out.

@@ -1,4 +1,4 @@
-//! Progress of what takes longer than a second, on terminals only.
+//! Progress of work that takes longer than a second, on terminals only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a bar is drawn.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Returns a bar of bytes with rate and time left; it is silent where nobody would see it.
+/// Returns a bar of bytes with rate and time left; it is silent unless on a terminal.
 pub fn bar(ui: Ui) -> ProgressBar {
     if ui.quiet {
         return ProgressBar::hidden();
@@ -38,7 +38,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows how much of an upload of so many bytes has gone out.
+    /// Shows how much of an upload of `size` bytes has gone out.
     pub fn of_upload(ui: Ui, metrics: &Arc<Metrics>, size: u64) -> Self {
         let metrics = Arc::clone(metrics);
         Self::start(ui, move |bar| {

@@ -36,7 +36,7 @@ pub fn run(
         .is_none_or(|path| path == Path::new("-"))
         && io::stdin().is_terminal();
     if reads_terminal {
-        ui.say("type what is to be stored; Ctrl-D ends it");
+        ui.say("type the content; Ctrl-D ends it");
     }
     let mut file = content(args.file.as_deref())?;
     let direct = Direct::open_writable(&args.store, &args.access, global, environment)?;
@@ -82,7 +82,7 @@ fn refused(args: &PutArgs, key: &Key, error: &StoreError) -> CliError {
 /// Returns the error of a condition that does not hold.
 fn does_not_hold(args: &PutArgs, key: &Key) -> CliError {
     let why = if args.if_absent {
-        "there is such a record already"
+        "the record exists already"
     } else {
         "it has changed meanwhile"
     };
@@ -90,7 +90,7 @@ fn does_not_hold(args: &PutArgs, key: &Key) -> CliError {
         Kind::Changed,
         format!("{} is not stored: {why}", shown(key)),
     )
-    .hinted("look at what is there with: kvfs info")
+    .hinted("look at the record with: kvfs info")
 }
 
 /// Asks whether a condition holds: a server without entity tags, such as the platform, takes no notice
@@ -175,7 +175,7 @@ fn request(args: &PutArgs, key: &Key, file: &mut File) -> Result<PutRequest, Cli
     })
 }
 
-/// Refuses bytes that are certainly not encoded as it is said: nobody could read them afterwards.
+/// Refuses bytes that are certainly not encoded as claimed: no reader could decode them.
 fn check_encoding(encoding: &Encoding, file: &mut File) -> io::Result<Result<(), CliError>> {
     let mut start = [0; 2];
     file.rewind()?;
@@ -194,11 +194,13 @@ fn check_encoding(encoding: &Encoding, file: &mut File) -> io::Result<Result<(),
             "the bytes are not encoded as {}",
             encoding.header_value().unwrap_or_default()
         ))
-        .hinted("--content-encoding says how the bytes are encoded already; encode them first")),
+        .hinted(
+            "--content-encoding names the encoding that the bytes already have; encode them first",
+        )),
     })
 }
 
-/// Returns the name whose extension counts: the key's, else the file's.
+/// Returns the name that decides by its extension: the key's, else the file's.
 fn name(key: &Key, file: Option<&PathBuf>) -> String {
     let own = Path::new(key.as_str()).extension().is_some();
     match file.filter(|_| !own).and_then(|file| file.file_name()) {

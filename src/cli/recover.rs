@@ -1,4 +1,4 @@
-//! `kvfs recover`: what was written to a mount and is not in its store.
+//! `kvfs recover`: files that were written to a mount and are not in its store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -79,8 +79,8 @@ fn select(mut scopes: Vec<Scope>, args: &RecoverArgs) -> Result<Vec<Scope>, CliE
     scopes.retain(|scope| !scope.items.is_empty());
     match unknown.first() {
         None => Ok(scopes),
-        Some(name) => Err(CliError::failed(format!("nothing of '{name}' is waiting"))
-            .hinted("see what is with: kvfs recover")),
+        Some(name) => Err(CliError::failed(format!("no file of '{name}' is waiting"))
+            .hinted("list waiting files with: kvfs recover")),
     }
 }
 
@@ -153,7 +153,7 @@ fn upload(
         for (pid, wanted) in living {
             match ask_owner(environment, pid, false, wanted) {
                 Ok(n) => ui.say(format_args!(
-                    "process {pid} uploads {n} that were refused before once more; see kvfs status"
+                    "asked process {pid} to upload {n} again; kvfs sync waits for that"
                 )),
                 Err(error) => failures.push(error),
             }
@@ -176,8 +176,9 @@ fn upload(
     first_of(failures)
 }
 
-/// Takes out what somebody else's change is in the way of, unless it is named by its id: uploading it
-/// overwrites that change, which is for a person to decide who has seen it. Returns what to say of it.
+/// Leaves out files that conflict with a newer record, unless they are named by id: uploading one
+/// overwrites the newer record, which only a person who has seen it may decide. Returns the error
+/// about the files left out.
 fn without_conflicts(scope: &Scope, args: &RecoverArgs) -> (Scope, Option<CliError>) {
     let mut rest = scope.clone();
     let is_left = |item: &Item| item.conflict && !args.wanted.contains(&item.id);
@@ -188,7 +189,7 @@ fn without_conflicts(scope: &Scope, args: &RecoverArgs) -> (Scope, Option<CliErr
     };
     let key = first.key.as_deref().map_or_else(|| "-".to_owned(), shown);
     let error = CliError::failed(format!(
-        "{} not uploaded, because somebody else has changed the record since it was opened; the first of \
+        "{} not uploaded, because the record has changed in the store since it was opened; the first of \
          them is {key}",
         match left.len() {
             1 => "1 file was".to_owned(),
@@ -276,7 +277,7 @@ fn upload_dead(
 ) -> Result<usize, CliError> {
     let Some(file) = &scope.store else {
         return Err(CliError::failed(format!(
-            "it cannot be read for which store {} is",
+            "cannot read which store {} belongs to",
             scope.path.display()
         )));
     };
@@ -357,7 +358,7 @@ fn discard(
     scopes: &[Scope],
 ) -> Result<(), CliError> {
     if args.wanted.is_empty() && !args.all {
-        return Err(CliError::usage("--discard drops files for good: say which")
+        return Err(CliError::usage("--discard drops files for good: name them")
             .hinted("name ids or keys as kvfs recover lists them, or --all for everything"));
     }
     let mut dropped = 0;
@@ -371,7 +372,7 @@ fn discard(
         let in_hands = in_hands.count();
         if in_hands > 0 {
             ui.warn(format_args!(
-                "{in_hands} are being uploaded by a mount and are left to it"
+                "skipped {in_hands}: a mount is uploading them"
             ));
         }
         for (pid, wanted) in living {

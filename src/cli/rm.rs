@@ -32,7 +32,7 @@ pub fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     let which = || {
-        CliError::usage("which records: name keys, patterns or --prefix")
+        CliError::usage("name the records: by keys, patterns or --prefix")
             .hinted("to delete the whole store: kvfs stores remove")
     };
     let is_whole = args.keys.is_empty() && args.prefix.is_none();

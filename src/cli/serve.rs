@@ -175,7 +175,7 @@ pub fn run(
     };
     logging::start(&log)
         .map_err(|error| CliError::failed("cannot log to standard error").caused_by(&error))?;
-    // Caught before anything is announced, so that whoever waits for that may end this.
+    // Caught before the announcement, so that a program that waits for it may end this one.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| CliError::failed("cannot catch signals").caused_by(&error))?;
     let running = start_with(&settings, |config| {
@@ -185,7 +185,7 @@ pub fn run(
     let owner = User::default().id;
     let store = shown_store(&**running.server.catalog(), &owner, !args.read_only);
     if made_up && ui.quiet {
-        // Nobody else knows it.
+        // It is known nowhere else.
         ui.data(settings.token.expose())?;
     }
     announce(ui, &settings, &running.url, &store, made_up);
@@ -398,7 +398,7 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
     let is_exposed = is_exposed(url);
     let url = url.as_str().trim_end_matches('/');
     let token = if made_up {
-        // Shown this once: nobody else knows it.
+        // Shown this once: it is known nowhere else.
         settings.token.expose()
     } else {
         "YOUR-TOKEN"
@@ -408,7 +408,7 @@ fn announce(ui: Ui, settings: &ServeSettings, url: &Url, store: &str, made_up: b
         ui.say(if settings.listen.ip().is_loopback() {
             "every program of this machine can read the stores; pages of web sites cannot"
         } else {
-            "everybody who reaches this address can read the stores, web pages in their browsers too"
+            "everyone who reaches this address can read the stores, web pages in their browsers too"
         });
     }
     let insecure = if is_exposed { " --insecure-http" } else { "" };

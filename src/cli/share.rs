@@ -73,9 +73,8 @@ pub fn run(
              holds on the Apify platform, do not expire",
             timestamp(at)
         ),
-        None => {
-            "the link does not expire; who has it can read on until the store is deleted".to_owned()
-        }
+        None => "the link does not expire; anyone who has it can read until the store is deleted"
+            .to_owned(),
     });
     Ok(())
 }
@@ -121,7 +120,7 @@ fn link(
     let direct = Direct::open(&args.store, &args.access, global, environment)?;
     let key = args.key.as_deref().map(key).transpose()?;
     if let Some(key) = &key {
-        // A link to nothing is no help to anybody.
+        // A link to nothing helps no one.
         direct
             .store
             .head(key, direct.deadline())
@@ -135,6 +134,6 @@ fn link(
                 "cannot make links to {}: its signing key is not known",
                 direct.shown
             ))
-            .hinted("only an account that may write to a store of the API is told its signing key")
+            .hinted("the API shows a store's signing key only to accounts that may write to it")
         })
 }

@@ -222,11 +222,11 @@ fn remove(ui: Ui, args: &StoresRemoveArgs, environment: &Environment) -> Result<
     }
     if !args.yes {
         if !io::stdin().is_terminal() {
-            return Err(CliError::usage("nobody can be asked: give --yes"));
+            return Err(CliError::usage("cannot ask without a terminal: give --yes"));
         }
         let (records, bytes) = count(&*direct.store, &direct)?;
         ui.warn(format_args!(
-            "{word} has {records} records ({}); they cannot be had back. Type its name to delete it:",
+            "{word} has {records} records ({}); they cannot be restored. Type its name to delete it:",
             ByteSize(bytes)
         ));
         let mut typed = String::new();

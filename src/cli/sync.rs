@@ -80,7 +80,7 @@ fn sync(ui: Ui, registry: &Registry, path: &Path, timeout: Duration) -> Result<(
         Ok(Answer::Done(_)) => Ok(()),
         Ok(Answer::Failed(left) | Answer::Missing(left)) => Err(CliError::failed(left)
             .hinted(format!("see why with: kvfs status {}", quoted(path)))
-            .hinted("what the store refused is listed by: kvfs recover")),
+            .hinted("list refused files with: kvfs recover")),
         Ok(Answer::Busy) => Err(CliError::failed("the mount is busy")),
         Err(error) => Err(CliError::of(
             Kind::Trouble,

@@ -64,9 +64,7 @@ pub fn run(ui: Ui, args: &TraceArgs, environment: &Environment) -> Result<(), Cl
             tally.count(event);
         }
         if dropped > 0 {
-            ui.warn(format_args!(
-                "{dropped} operations came too fast to be shown"
-            ));
+            ui.warn(format_args!("{dropped} operations were too fast to show"));
         }
         if !lines.is_empty()
             && let Err(error) = ui.data(lines.join("\n"))

@@ -1,5 +1,5 @@
-//! What is printed, and where: data to standard output, talk to standard error. Nothing that a
-//! server or a folder says gives orders to the terminal: all of it goes through `base::text`.
+//! Printing: data to standard output, messages to standard error. All text goes through
+//! `base::text`, so no server or folder can control the terminal.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -100,7 +100,7 @@ impl Ui {
 
 fn talk(label: &str, text: impl Display) {
     let text = text.to_string();
-    // Nobody can be told that standard error is closed.
+    // There is no place to report that standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{label}{}", text::lines(&text));
 }
 

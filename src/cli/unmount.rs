@@ -25,11 +25,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer a daemon may take to end than it waits for its uploads.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// How long a daemon may take to end whose mount was taken away by force.
+/// How long a daemon may take to end after its mount was taken away by force.
 const FORCED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same for one that seems to hang, and how long it may take to answer before it does: who
-/// forces an end does not want to wait for what will not come.
+/// The same for a daemon that seems to hang, and how long one may take to answer before it counts
+/// as hanging: a forced end is in a hurry.
 const HUNG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// How often the kernel's list of mounts is looked at meanwhile.
@@ -69,7 +69,7 @@ fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(
         return Err(CliError::of(
             Kind::Denied,
             format!(
-                "{} is a mount of {owner}: only they and root can unmount it",
+                "{} is a mount of {owner}: only that user and root can unmount it",
                 path.display()
             ),
         ));
@@ -118,7 +118,7 @@ fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(
         Some(uploads) => uploads.check(ui, mode),
         None if mode == UnmountMode::Force && is_silent => {
             ui.warn(format_args!(
-                "the daemon did not answer; what it had not uploaded is kept: see kvfs recover"
+                "the daemon did not answer; files not uploaded yet are kept: see kvfs recover"
             ));
             Ok(())
         }
@@ -144,7 +144,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Takes it from a daemon's state; one whose mount is read-only has nothing.
+    /// Reads it from a daemon's state; the daemon of a read-only mount has nothing.
     fn of(daemon: u32, state: &Value) -> Option<Self> {
         let uploads = &state["uploads"];
         let patience = uploads["unmount_waits_s"].as_f64().unwrap_or(0.0);

@@ -43,13 +43,12 @@ pub fn run(ui: Ui, args: &WarmArgs, environment: &Environment) -> Result<(), Cli
     if args.json {
         ui.json_line(&told)?;
     }
-    let told: WarmProgress = serde_json::from_value(told).map_err(|error| {
-        CliError::failed("the daemon's answer makes no sense").caused_by(&error)
-    })?;
+    let told: WarmProgress = serde_json::from_value(told)
+        .map_err(|error| CliError::failed("the daemon's answer is invalid").caused_by(&error))?;
     let found = told.asked + told.cached + told.unfit + told.failed;
     if let Some(message) = nothing.filter(|_| found == 0 && told.stopped.is_none()) {
         return Err(CliError::of(Kind::NotFound, message)
-            .hinted("see what there is with: ls, or kvfs ls MOUNTPOINT"));
+            .hinted("list the files with: ls, or kvfs ls MOUNTPOINT"));
     }
     summary(ui, &told, begun.elapsed())
 }
@@ -147,7 +146,7 @@ fn summary(ui: Ui, told: &WarmProgress, took: Duration) -> Result<(), CliError> 
         error.causes.push(format!("given up: {why}"));
         error
             .hints
-            .push("the same command goes on where this one ended".into());
+            .push("the same command resumes where this one ended".into());
     }
     if error.message.is_empty() {
         Ok(())

@@ -165,7 +165,7 @@ fn what_a_dead_mount_left_is_listed_and_uploaded() {
     for how in [&["--upload"][..], &["--upload", "changed"]] {
         desk.run(how).fails(
             1,
-            &["somebody else has changed the record", refused.as_str()],
+            &["the record has changed in the store", refused.as_str()],
         );
         assert_eq!(desk.stored("changed").as_deref(), Some("theirs"), "unasked");
     }
@@ -292,7 +292,7 @@ fn what_a_living_mount_has_is_left_to_it() {
     assert_eq!(uploaded.code, 0, "{uploaded:?}");
     let dropped = desk.run(&["--discard", "--all"]);
     assert!(
-        dropped.err.contains("being uploaded by a mount"),
+        dropped.err.contains("a mount is uploading them"),
         "{dropped:?}"
     );
     assert_eq!(desk.items().len(), 1);

@@ -1,4 +1,4 @@
-//! How a store is opened and what is kept of it, for every command that reads one.
+//! Options that open a store and cache it, for every command that reads one.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub struct StoreArgs {
     /// The API's address [default: APIFY_CLIENT_BASE_URL or APIFY_API_BASE_URL, else the platform]
     #[arg(long, value_name = "URL", value_parser = api_url, help_heading = "Access")]
     pub api_url: Option<Url>,
-    /// Send token and signature over http:// to other machines, too; anybody on the way can read them
+    /// Send token and signature over http:// to other machines, too; others on the way can read them
     #[arg(long, help_heading = "Access")]
     pub insecure_http: bool,
     /// The signature that grants access to a store's keys (others can see it in the list of processes)
@@ -38,14 +38,14 @@ pub struct StoreArgs {
     /// With actor: and task:, only runs with this status, such as SUCCEEDED
     #[arg(long, value_name = "STATUS", help_heading = "What to show")]
     pub status: Option<String>,
-    /// With actor: and task:, only runs started so: API, WEB, SCHEDULER, ...
+    /// With actor: and task:, only runs started from: API, WEB, SCHEDULER, ...
     #[arg(long, value_name = "ORIGIN", help_heading = "What to show")]
     pub origin: Option<String>,
 
     /// Read defaults and named stores from this file [default: kvfs/config.toml in the user's config folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub config: Option<PathBuf>,
-    /// The token that the settings file holds; no option, for others would see it.
+    /// The token from the settings file; not an option, as others would see it.
     #[arg(skip)]
     pub token: Option<Secret>,
     /// The longest wait for one answer of the API [default: 30s]
@@ -57,7 +57,7 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Returns the flags that say the same, but for which of several last runs is meant.
+    /// Returns the equivalent flags, except those that choose one of several last runs.
     pub fn flags(&self) -> Vec<OsString> {
         let mut flags: Vec<OsString> = Vec::new();
         let mut add = |name: &str, value: Option<&OsStr>| {
@@ -95,16 +95,16 @@ impl StoreArgs {
     }
 }
 
-/// What is kept on disk of what was read.
+/// The disk cache.
 #[derive(Clone, Debug, Default, Args)]
 pub struct DiskArgs {
-    /// Where content is kept on disk [default: kvfs in the user's cache folder]
+    /// The folder of the disk cache [default: kvfs in the user's cache folder]
     #[arg(long, value_name = "DIR", help_heading = "Caching")]
     pub cache_dir: Option<PathBuf>,
-    /// How much content is kept on disk [default: 2GiB]
+    /// The size of the disk cache [default: 2GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Caching")]
     pub cache_size: Option<ByteSize>,
-    /// Keep no content on disk
+    /// Disable the disk cache
     #[arg(long, help_heading = "Caching")]
     pub no_disk_cache: bool,
 }

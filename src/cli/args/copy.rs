@@ -17,7 +17,7 @@ pub struct FilterArgs {
     /// No keys that match this pattern. May be repeated
     #[arg(long, value_name = "GLOB", help_heading = "What takes part")]
     pub exclude: Vec<String>,
-    /// Only keys that begin so
+    /// Only keys that begin with PREFIX
     #[arg(long, value_name = "PREFIX", help_heading = "What takes part")]
     pub prefix: Option<String>,
 }
@@ -29,19 +29,19 @@ pub struct CopyArgs {
     pub source: String,
     /// The store to copy into, or a folder; a folder is made if it is missing
     pub target: String,
-    /// Delete what the source does not have, each after asking the source for it
+    /// Delete records that the source does not have; asks the source for each one first
     #[arg(long)]
     pub delete: bool,
-    /// Change nothing, and tell what would be done
+    /// Change nothing; print what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Read each record back after it has been stored
+    /// Read each record back after storing it
     #[arg(long)]
     pub verify: bool,
-    /// Read everything in both, whatever sizes and earlier copies say
+    /// Compare the contents of all records; ignore sizes and earlier copies
     #[arg(long)]
     pub checksum: bool,
-    /// Copy so many records at once
+    /// Copy up to this many records at once
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = positive_number)]
     pub jobs: usize,
     /// Print a JSON object for each record, a line each
@@ -70,11 +70,10 @@ pub struct DiffArgs {
     /// The other
     #[arg(value_name = "B")]
     pub second: String,
-    /// Read the records and compare content and type, however each is stored; without, stored sizes
-    /// decide
+    /// Compare decoded contents and types instead of stored sizes
     #[arg(long)]
     pub content: bool,
-    /// Read so many records at once
+    /// Read up to this many records at once
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = positive_number)]
     pub jobs: usize,
     /// Print a JSON object for each difference, a line each
@@ -92,10 +91,10 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct StoresArgs {
-    /// What is to be done.
+    /// The command.
     #[command(subcommand)]
     pub command: Option<StoresCommand>,
-    /// How they are listed.
+    /// Options of the listing.
     #[command(flatten)]
     pub list: StoresListArgs,
 }
@@ -126,7 +125,7 @@ pub struct StoresListArgs {
     /// Print a JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// How the API is asked.
+    /// Access to the API.
     #[command(flatten)]
     pub access: StoreArgs,
 }
@@ -139,7 +138,7 @@ pub struct StoresCreateArgs {
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,
-    /// How the API is asked.
+    /// Access to the API.
     #[command(flatten)]
     pub access: StoreArgs,
 }
@@ -152,7 +151,7 @@ pub struct StoresRemoveArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-    /// How the API is asked.
+    /// Access to the API.
     #[command(flatten)]
     pub access: StoreArgs,
 }

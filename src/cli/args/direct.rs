@@ -27,13 +27,13 @@ pub struct LsArgs {
     /// Print a JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// List only keys that begin so
+    /// List only keys that begin with PREFIX
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
     /// List only keys of this collection of the store's schema
     #[arg(long, value_name = "NAME")]
     pub collection: Option<String>,
-    /// List at most so many
+    /// List at most this many
     #[arg(long, value_name = "NUMBER")]
     pub limit: Option<u64>,
     /// Print help
@@ -58,14 +58,14 @@ pub struct CatArgs {
     /// The largest content that a record is decoded to [default: 64MiB, or 1100 times what is stored]
     #[arg(long, value_name = "SIZE", conflicts_with = "raw")]
     pub max_content_size: Option<ByteSize>,
-    /// Go on: ask again and again, and print what has been added; a record that was replaced, from
-    /// its start. Ends with Ctrl-C
+    /// Poll the record and print what is added; print a replaced record from its start. Ends with
+    /// Ctrl-C
     #[arg(long, short)]
     pub follow: bool,
-    /// How often to ask with --follow
+    /// The polling interval of --follow
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "2s", requires = "follow")]
     pub interval: Duration,
-    /// Print what is no text to a terminal, too
+    /// Print binary content even to a terminal
     #[arg(long)]
     pub binary: bool,
     /// How the store is opened.
@@ -83,12 +83,12 @@ pub struct PutArgs {
     pub store: String,
     /// The record; one that exists is replaced
     pub key: String,
-    /// What to store [default: standard input]
+    /// The file to store [default: standard input]
     pub file: Option<PathBuf>,
     /// The content's type [default: by the key's or file's extension, else by the bytes]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
-    /// The bytes are encoded so already: gzip, br or deflate
+    /// The encoding that the bytes already have: gzip, br or deflate
     #[arg(long, value_name = "ENCODING")]
     pub content_encoding: Option<String>,
     /// Store nothing if there is such a record; it is asked for first
@@ -114,13 +114,13 @@ pub struct RmArgs {
     /// The records, by key or by patterns with *, ?, [...] and {a,b}
     #[arg(value_name = "KEY|PATTERN")]
     pub keys: Vec<String>,
-    /// Delete all records whose keys begin so
+    /// Delete all records with keys that begin with PREFIX
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
-    /// Only tell what would be deleted
+    /// Only print what would be deleted
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// That there is no such record is no failure
+    /// Ignore records that do not exist
     #[arg(short, long)]
     pub force: bool,
     /// Print a JSON object a line
@@ -153,9 +153,9 @@ pub struct ShareArgs {
     pub store: String,
     /// The record; without one, the whole store is shared
     pub key: Option<String>,
-    /// How long the link to a store is good, such as 7d [default: for ever]
+    /// How long the link to a store stays valid, such as 7d [default: for ever]
     ///
-    /// The platform has no links to single records that expire.
+    /// On the platform, links to single records do not expire.
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub expires: Option<Duration>,
     /// Print a QR code of the link too

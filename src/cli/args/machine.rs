@@ -1,4 +1,4 @@
-//! The arguments of the commands about this machine and about kvfs itself.
+//! The arguments of the commands about this machine and kvfs itself.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,13 +30,13 @@ pub struct DoctorArgs {
 /// The arguments of `kvfs config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// Show the settings of this store of the settings file
+    /// Show the settings of this named store
     #[arg(value_name = "@NAME")]
     pub store: Option<String>,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,
-    /// Look at this file [default: kvfs/config.toml in the user's config folder]
+    /// Read this settings file [default: kvfs/config.toml in the user's config folder]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -44,7 +44,7 @@ pub struct ConfigArgs {
 /// The arguments of `kvfs completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// For which shell
+    /// The shell
     pub shell: clap_complete::Shell,
 }
 
@@ -65,7 +65,7 @@ pub struct DemoArgs {
     pub exit: bool,
 }
 
-/// What the background process shows in the list of processes.
+/// Shown in the list of processes for the background process.
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// The store and the mount point; the order on standard input counts.

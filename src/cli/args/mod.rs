@@ -30,21 +30,21 @@ pub use serve::ServeArgs;
 #[command(name = "kvfs", version, max_term_width = 80, propagate_version = true)]
 #[command(arg_required_else_help = true)]
 pub struct Cli {
-    /// What is to be done.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// What every command has.
+    /// Options of every command.
     #[command(flatten)]
     pub global: GlobalArgs,
 }
 
-/// What every command has.
+/// Options of every command.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct GlobalArgs {
     /// Log requests (-v), and filesystem operations too (-vv)
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     pub verbose: u8,
-    /// Print and log only what went wrong
+    /// Print and log only warnings and errors
     #[arg(
         short,
         long,
@@ -69,35 +69,35 @@ pub enum Command {
     /// login` stored. A signature comes from the URL, --signature, --signature-file or the variable
     /// KVFS_SIGNATURE.
     Mount(Box<MountArgs>),
-    /// Unmount, after everything under way has finished
+    /// Unmount a store; waits for uploads first
     #[command(visible_alias = "umount")]
     Unmount(UnmountArgs),
-    /// Show what is mounted, and what went wrong there
+    /// Show mounts and their latest errors
     ///
     /// Exits with 3 if a mount is dead or does not answer.
     Status(StatusArgs),
-    /// Wait until everything that was closed on a mount is in its store
+    /// Wait until the store has every file closed on a mount
     Sync(SyncArgs),
-    /// List, upload or drop what was written and is not in its store
+    /// List, upload or drop written files that are not in their store yet
     ///
-    /// That is what a mount with --write-back had no time to upload, and what the store refused.
-    /// Works with and without a mount of the store; a mount uploads by itself what was only
-    /// interrupted.
+    /// These are files that a mount with --write-back had no time to upload, and files that the
+    /// store refused. Works with and without a mount of the store; a mount resumes interrupted
+    /// uploads by itself.
     Recover(RecoverArgs),
-    /// Fetch ahead what will be read, with progress
+    /// Fetch files into the cache, with progress
     ///
-    /// The daemon fetches at its lowest priority and within the limits of the API; what is cached
-    /// and fresh costs nothing, so that the same command goes on where an earlier one ended. Exits
-    /// with 1 if something did not fit into the cache or could not be had.
+    /// The daemon fetches at its lowest priority and within the limits of the API. It skips files
+    /// that are cached and fresh, so the same command resumes where an earlier one ended. Exits
+    /// with 1 if something did not fit into the cache or could not be fetched.
     Warm(WarmArgs),
-    /// Forget what is cached of a mount, in the kernel too
+    /// Drop a mount's caches, including the kernel's
     ///
-    /// Asks the store for nothing; whoever opens a file next does.
+    /// Asks the store for nothing; the next open of a file does.
     Refresh(RefreshArgs),
-    /// Show what programs ask of a mount, live
+    /// Show the file operations on a mount, live
     ///
-    /// Each operation with its time, its result, and where the answer came from. A source is the kernel (what it has is still right), memory, prefetch (fetched ahead of a
-    /// scan), disk, or the network.
+    /// Each operation with its time, its result, and the source of the answer: the kernel (its pages are
+    /// still right), memory, prefetch (fetched ahead of a scan), disk, or the network.
     Trace(TraceArgs),
     /// Serve a folder of stores as a local Apify API
     ///
@@ -117,14 +117,14 @@ pub enum Command {
     Put(PutArgs),
     /// Delete records, without a mount
     Rm(RmArgs),
-    /// Tell what is known of a store or a record
+    /// Show the metadata of a store or a record
     Info(InfoArgs),
     /// Copy a whole store, to and from folders too, without a mount
     ///
-    /// Records travel as they are stored, many at once, within the limits of the API. What is the same in
-    /// both is left alone: stored sizes tell, and what earlier copies remember together with the store's
-    /// clock; else both are read. Interrupted and run again, it goes on. Failures do not stop it: it exits
-    /// with 1 and says what could not be copied.
+    /// Copies records as they are stored, many at once, within the limits of the API. Skips records that
+    /// are the same in both: stored sizes decide, and what earlier copies remember together with the
+    /// store's clock; else both are read. Resumes after an interruption. Failures do not stop it: it exits
+    /// with 1 and names the records it could not copy.
     Copy(Box<CopyArgs>),
     /// Compare two stores, runs or folders
     ///
@@ -132,21 +132,21 @@ pub enum Command {
     Diff(Box<DiffArgs>),
     /// List, make and delete stores
     Stores(Box<StoresArgs>),
-    /// Make a link that lets anybody read a store or a record
+    /// Make a link that lets anyone read a store or a record
     ///
-    /// The link is signed on this machine with the store's own key, which the API shows to who may
-    /// write to the store. It works without an account.
+    /// The link is signed on this machine with the store's own key, which the API shows only to
+    /// accounts that may write to the store. It works without an account.
     Share(ShareArgs),
-    /// Look for what keeps mounts from working
+    /// Find out what keeps mounts from working
     ///
-    /// Checks the machine, the settings, the mounts and the API; with STORE also whether that can be
-    /// used. Every finding comes with its fix. Exits with 3 if a check failed; warnings do not count.
+    /// Checks the machine, the settings, the mounts and the API; with STORE also whether that store
+    /// can be used. Every finding comes with its fix. Exits with 3 if a check failed; warnings do not
+    /// count.
     Doctor(DoctorArgs),
     /// Show the settings, and where each comes from
     ///
-    /// They come from flags, else from the environment, else from the settings file, else they are
-    /// the defaults. A store that the file names, as in `kvfs mount @prod /mnt`, brings settings
-    /// of its own; these are as good as flags.
+    /// Each comes from a flag, else from the environment, else from the settings file, else it is
+    /// the default. The settings of a named store, as in `kvfs mount @prod /mnt`, count as flags.
     Config(ConfigArgs),
     /// Print completions for a shell
     ///

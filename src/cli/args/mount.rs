@@ -25,7 +25,7 @@ pub struct MountArgs {
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Show only records whose key begins so
+    /// Show only records with keys that begin with PREFIX
     #[arg(long, value_name = "PREFIX", help_heading = "What to show")]
     pub prefix: Option<String>,
     /// Show only records of this collection of the store's schema
@@ -38,14 +38,14 @@ pub struct MountArgs {
     #[arg(long, help_heading = "What to show")]
     pub exact_sizes: bool,
 
-    /// How long names and sizes are believed before the API is asked again; 0 asks every time [default: 10s]
+    /// How long cached names, sizes and missing-file results stay valid; 0 asks every time [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Caching")]
     pub ttl: Option<Duration>,
-    /// How much later than a write the store's modifiedAt may tell of it, where records have no
-    /// ETag: so much older than --ttl says files may be. 'never' asks for each record [default: 15s]
+    /// How late the store's modifiedAt may show a write, where records have no ETag; files may be
+    /// that much older than --ttl says. 'never' asks for each record [default: 15s]
     #[arg(long, value_name = "DURATION", value_parser = clock_lag, help_heading = "Caching")]
     pub clock_lag: Option<ClockLag>,
-    /// The store never changes: ask for everything only once
+    /// Assume that the store never changes: ask for everything only once
     #[arg(long, help_heading = "Caching", conflicts_with = "ttl")]
     pub immutable: bool,
     /// The largest content that a record is decoded to [default: 64MiB, or 1100 times what is stored]
@@ -56,24 +56,24 @@ pub struct MountArgs {
         conflicts_with = "raw"
     )]
     pub max_content_size: Option<ByteSize>,
-    /// How much content is kept in memory [default: 64MiB]
+    /// The size of the memory cache [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Caching")]
     pub memory_cache: Option<ByteSize>,
     /// Content on disk.
     #[command(flatten)]
     pub disk: DiskArgs,
 
-    /// Let the store be changed through the mount
+    /// Let programs change the store through the mount
     #[arg(long, help_heading = "Writing", conflicts_with = "immutable")]
     pub rw: bool,
-    /// Let nothing be changed, whatever the settings say; a mount without --rw is so anyway
+    /// Mount read-only even if the settings file has rw; read-only is the default
     #[arg(long, alias = "ro", help_heading = "Writing", conflicts_with = "rw")]
     pub read_only: bool,
-    /// Whether a record that somebody else has changed since it was opened may be overwritten
-    /// [default: unchanged]
+    /// Whether a write may overwrite a record that has changed in the store since the file was
+    /// opened [default: unchanged]
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Writing")]
     pub overwrite: Option<OverwriteArg>,
-    /// Store what is written compressed, where that makes it smaller
+    /// Compress written files before storing them, where that makes them smaller
     #[arg(
         long,
         value_name = "ENCODING",
@@ -82,7 +82,7 @@ pub struct MountArgs {
         conflicts_with = "raw"
     )]
     pub compress: Option<CompressArg>,
-    /// Names that stay in the mount and never become records, as a pattern with * and ?, beside
+    /// Names that stay in the mount and never become records, as a pattern with * and ?, besides
     /// those of editors. May be repeated
     #[arg(long, value_name = "GLOB", help_heading = "Writing")]
     pub scratch: Vec<String>,
@@ -93,25 +93,26 @@ pub struct MountArgs {
     /// Refuse to let a file become larger than this
     #[arg(long, value_name = "SIZE", help_heading = "Writing")]
     pub max_record_size: Option<ByteSize>,
-    /// Let closing a file wait for the local disk only; it is uploaded soon, also after a crash.
-    /// fsync and `kvfs sync` wait for the store
+    /// close waits for the local disk only; the upload follows soon, also after a crash. fsync and
+    /// `kvfs sync` wait for the store
     #[arg(long, help_heading = "Writing")]
     pub write_back: bool,
     /// How long unmounting waits for uploads [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Writing")]
     pub unmount_timeout: Option<Duration>,
-    /// Where changed files are until they are stored, and what could not be stored [default: staging
-    /// in kvfs in the user's state folder]
+    /// The folder of written files until the store has them, and of those that the store refused
+    /// [default: staging in kvfs in the user's state folder]
     #[arg(long, value_name = "DIR", help_heading = "Writing")]
     pub staging_dir: Option<PathBuf>,
-    /// How much may be there [default: what the disk can spare]
+    /// Most bytes in --staging-dir before writes fail with ENOSPC [default: what the disk can
+    /// spare]
     #[arg(long, value_name = "SIZE", help_heading = "Writing")]
     pub staging_size: Option<ByteSize>,
 
-    /// Show all files as this user's, by number or name [default: who mounts]
+    /// Show all files as this user's, by number or name [default: yours]
     #[arg(long, value_name = "UID", value_parser = user_id, help_heading = "Permissions")]
     pub uid: Option<u32>,
-    /// Show all files as this group's, by number or name [default: who mounts]
+    /// Show all files as this group's, by number or name [default: yours]
     #[arg(long, value_name = "GID", value_parser = group_id, help_heading = "Permissions")]
     pub gid: Option<u32>,
     /// Permission bits of files, octal [default: 0444, with --rw 0644]
@@ -136,20 +137,21 @@ pub struct MountArgs {
         help_heading = "Running"
     )]
     pub options: Vec<String>,
-    /// What mount(8) shows as the source: as fstab has it.
+    /// The source that mount(8) shows, as in fstab.
     #[arg(long, hide = true, value_name = "SOURCE")]
     pub fstab_source: Option<String>,
     /// Stay in the foreground and log to standard error
     #[arg(short, long, help_heading = "Running")]
     pub foreground: bool,
-    /// Serve counters for Prometheus here, at /metrics; a mere port is open to this machine only
+    /// Serve Prometheus metrics at this address, at /metrics; a port alone is open to this machine
+    /// only
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address, help_heading = "Running")]
     pub metrics: Option<SocketAddr>,
     /// Log to this file [default: one for each mount point in the user's state folder]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
-    /// How log lines look: text, or json with an object a line; for the systemd journal, where that is
-    /// standard error, lines are as it wants them [default: text]
+    /// The format of log lines: text, or json with an object a line; in the systemd journal's own form
+    /// if that is standard error [default: text]
     #[arg(long, value_name = "FORMAT", value_parser = log_format, help_heading = "Running")]
     pub log_format: Option<LogFormat>,
 }
@@ -157,13 +159,13 @@ pub struct MountArgs {
 /// When a record may be overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OverwriteArg {
-    /// Only the version that was opened, where the server can tell versions apart
+    /// Only the version that was opened, where the server distinguishes versions
     Unchanged,
     /// Always: the last writer wins
     Always,
 }
 
-/// How what is written is stored.
+/// The encoding of written files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompressArg {
     /// Brotli

@@ -1,4 +1,4 @@
-//! The arguments of the commands about mounts that there are, and what these have left.
+//! The arguments of the commands about existing mounts and the files they have left to upload.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::base::units::parse_duration;
 /// The arguments of `kvfs unmount`.
 #[derive(Debug, Args)]
 pub struct UnmountArgs {
-    /// Where it is mounted; or @NAME of the settings file
+    /// The mount point, or @NAME of the settings file
     #[arg(value_name = "MOUNTPOINT", required_unless_present = "all")]
     pub mountpoints: Vec<PathBuf>,
-    /// Unmount everything that `kvfs status` knows of this login session
+    /// Unmount all mounts that `kvfs status` lists
     #[arg(long, conflicts_with = "mountpoints")]
     pub all: bool,
-    /// End the mount at once, even if it hangs; whatever still waits for it fails
+    /// End the mount at once, even if it hangs; operations under way fail
     #[arg(long, conflicts_with = "lazy")]
     pub force: bool,
     /// Take the mount out of the tree at once; open files stay usable until closed
@@ -31,7 +31,7 @@ pub struct StatusArgs {
     /// Show only these mounts, in detail; or @NAME of the settings file
     #[arg(value_name = "MOUNTPOINT")]
     pub mountpoints: Vec<PathBuf>,
-    /// Show it live, a screen or, where there is no terminal, a line each second; q or Ctrl-C ends
+    /// Update every second, full screen or, without a terminal, a line each; q or Ctrl-C ends
     #[arg(long, short)]
     pub watch: bool,
     /// Print a JSON array with an object for each mount; with --watch, an object a line
@@ -42,10 +42,10 @@ pub struct StatusArgs {
 /// The arguments of `kvfs sync`.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
-    /// Where the store is mounted; or @NAME of the settings file
+    /// The mount point, or @NAME of the settings file
     #[arg(value_name = "MOUNTPOINT", required_unless_present = "all")]
     pub mountpoints: Vec<PathBuf>,
-    /// Wait for everything that is mounted in this login session
+    /// Wait for all mounts of this login session
     #[arg(long, conflicts_with = "mountpoints")]
     pub all: bool,
     /// The longest wait [default: 10m]
@@ -62,13 +62,14 @@ pub struct RecoverArgs {
     /// Only these, by id or key [default: everything]
     #[arg(value_name = "ID or KEY")]
     pub wanted: Vec<String>,
-    /// List what is not in its store (the default)
+    /// List files that are not in their store (the default)
     #[arg(long, conflicts_with_all = ["upload", "discard"])]
     pub list: bool,
-    /// Upload it; what somebody else's change is in the way of only if its ID is given: it overwrites that
+    /// Upload them; a file that conflicts with a newer record only if its ID is given, and then it
+    /// overwrites the record
     #[arg(long, conflicts_with = "discard")]
     pub upload: bool,
-    /// Drop it for good
+    /// Drop them for good
     #[arg(long)]
     pub discard: bool,
     /// With --discard: everything
@@ -77,14 +78,14 @@ pub struct RecoverArgs {
     /// Print a JSON array with an object for each
     #[arg(long, conflicts_with_all = ["upload", "discard"])]
     pub json: bool,
-    /// Where mounts keep what is not in the store yet [default: KVFS_STAGING_DIR, else kvfs/staging
-    /// in the user's state folder]
+    /// The staging folder of the mounts [default: KVFS_STAGING_DIR, else kvfs/staging in the user's
+    /// state folder]
     #[arg(long, value_name = "DIR")]
     pub staging_dir: Option<PathBuf>,
     /// Read the API token from this file
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Send the token over http:// to other machines, too; anybody on the way can read it
+    /// Send the token over http:// to other machines, too; others on the way can read it
     #[arg(long)]
     pub insecure_http: bool,
     /// With --upload: the longest that the uploads to one store may take [default: 10m]
@@ -95,9 +96,9 @@ pub struct RecoverArgs {
 /// The arguments of `kvfs warm`.
 #[derive(Debug, Args)]
 pub struct WarmArgs {
-    /// Where it is mounted; or @NAME of the settings file
+    /// The mount point, or @NAME of the settings file
     pub mountpoint: PathBuf,
-    /// What names begin with, a pattern such as '*.json', or files in the mount; - takes names from
+    /// A prefix of names, a pattern such as '*.json', or files in the mount; - reads names from
     /// standard input
     #[arg(value_name = "PREFIX|PATTERN|FILE|-")]
     pub what: Vec<String>,
@@ -109,9 +110,9 @@ pub struct WarmArgs {
 /// The arguments of `kvfs refresh`.
 #[derive(Debug, Args)]
 pub struct RefreshArgs {
-    /// Where it is mounted; or @NAME of the settings file
+    /// The mount point, or @NAME of the settings file
     pub mountpoint: PathBuf,
-    /// Forget only these files, by name or path [default: all]
+    /// Drop only these files, by name or path [default: all]
     #[arg(value_name = "FILE")]
     pub names: Vec<String>,
     /// Print a JSON object
@@ -122,9 +123,9 @@ pub struct RefreshArgs {
 /// The arguments of `kvfs trace`.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Where it is mounted; or @NAME of the settings file
+    /// The mount point, or @NAME of the settings file
     pub mountpoint: PathBuf,
-    /// End with sums by operation and by file
+    /// Print totals by operation and by file at the end
     #[arg(long)]
     pub summary: bool,
     /// End after this time [default: with Ctrl-C]

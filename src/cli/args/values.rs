@@ -1,4 +1,4 @@
-//! What stands behind options, from text.
+//! Parsers of option values.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

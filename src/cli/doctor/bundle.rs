@@ -59,7 +59,7 @@ pub fn write(
         Some(home) if home != Path::new("/") => text.replace(&*home.to_string_lossy(), "~"),
         _ => text,
     };
-    // Whoever reads it does so on a terminal.
+    // The report is read on a terminal.
     let text = text::lines(&text);
     OpenOptions::new()
         .write(true)

@@ -1,4 +1,4 @@
-//! Checks of what kvfs keeps on this machine: settings, state, cache, mounts.
+//! Checks of kvfs's own files on this machine: settings, state, cache, mounts.
 
 use std::io;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn settings_file(file: &Result<ConfigFile, CliError>) -> Finding {
             let path = file.path.display();
             Finding::ok(
                 check,
-                format!("{path} is in order; it names {stores} stores"),
+                format!("{path} is valid and defines {stores} stores"),
             )
         }
     }
@@ -57,14 +57,14 @@ pub fn cache(args: &DiskArgs, environment: &Environment) -> Finding {
     let check = "cache";
     let config = match disk_cache(args, environment) {
         Ok(Some(config)) => config,
-        Ok(None) => return Finding::ok(check, "no content is kept on disk, as you asked"),
+        Ok(None) => return Finding::ok(check, "the disk cache is disabled, as you asked"),
         Err(error) => return Finding::error(check, &error),
     };
     let dir = config.dir.display();
     if let Err(error) = usable(&config.dir) {
         return Finding::warning(
             check,
-            format!("{dir} cannot be used, so nothing is kept on disk: {error}"),
+            format!("{dir} cannot be used, so there is no disk cache: {error}"),
             "name another folder with --cache-dir, or mount with --no-disk-cache",
         );
     }

@@ -115,7 +115,7 @@ impl Machine {
         let Some((metadata, path)) = found else {
             return Finding::failure(
                 check,
-                "is not in PATH, and only root mounts without",
+                "is not in PATH, and only root can mount without it",
                 install,
             );
         };
@@ -149,12 +149,12 @@ impl Machine {
     fn others(&self) -> Finding {
         let check = "allow-other";
         if self.is_root {
-            return Finding::ok(check, "possible: root may let others use its mounts");
+            return Finding::ok(check, "enabled: root may let others use its mounts");
         }
         let name = self.fuse_conf.display();
         let text = fs::read_to_string(&self.fuse_conf).unwrap_or_default();
         if text.lines().any(|line| line.trim() == "user_allow_other") {
-            return Finding::ok(check, format!("possible: user_allow_other is in {name}"));
+            return Finding::ok(check, format!("enabled: {name} sets user_allow_other"));
         }
         if self.allows_others {
             return Finding::failure(
@@ -165,7 +165,7 @@ impl Machine {
         }
         Finding::ok(
             check,
-            format!("not possible, which most do not need: no user_allow_other in {name}"),
+            format!("disabled (rarely needed): {name} does not set user_allow_other"),
         )
     }
 }

@@ -1,4 +1,4 @@
-//! `kvfs doctor`: looks for what keeps mounts from working, and says what to do about it.
+//! `kvfs doctor`: finds what keeps mounts from working, and says how to mend it.
 
 use std::collections::BTreeMap;
 

@@ -88,7 +88,7 @@ fn proxy(environment: &Environment) -> Option<Finding> {
     })
 }
 
-/// Asks the API who the token's user is; `None` if there is nothing to ask on.
+/// Asks the API which user the token belongs to; returns `None` if there is nothing to ask on.
 fn api(config: &OpenConfig, findings: &mut Vec<Finding>) -> Option<(Url, Probe)> {
     let (base, token) = match server(config) {
         Ok(server) => server,
@@ -135,7 +135,7 @@ fn fix_of_connection(error: &str) -> String {
         "the secure connection failed: check this machine's clock, the package ca-certificates, \
          and whether a proxy here has a certificate of its own (SSL_CERT_FILE names it)"
     } else if lower.contains("dns") || lower.contains("resolve") || lower.contains("lookup") {
-        "the name is not known: check the network, DNS and --api-url"
+        "the host name cannot be resolved: check the network, DNS and --api-url"
     } else if lower.contains("proxy") || lower.contains("tunnel") {
         "the proxy refuses: check HTTPS_PROXY and NO_PROXY"
     } else {
@@ -152,7 +152,7 @@ fn clock(ahead: i64) -> Finding {
     match ahead.abs() {
         SKEW_HARMFUL.. => Finding::failure(
             "clock",
-            format!("{message}; expiring links are made and judged by it"),
+            format!("{message}; it decides when links expire"),
             fix,
         ),
         SKEW_TOLD.. => Finding::warning("clock", message, fix),
@@ -177,7 +177,7 @@ fn token_finding(config: &OpenConfig, has_token: bool, answer: &Answer) -> Findi
     if !has_token {
         return Finding::warning(
             check,
-            format!("the one {from} is not sent to this server"),
+            format!("the token {from} is not sent to this server"),
             "name the server with --api-url",
         );
     }
@@ -188,21 +188,21 @@ fn token_finding(config: &OpenConfig, has_token: bool, answer: &Answer) -> Findi
             let (name, id) = (text("username"), text("id"));
             Finding::ok(
                 check,
-                format!("the one {from} is valid, of user {name} ({id})"),
+                format!("the token {from} is valid, of user {name} ({id})"),
             )
         }
         401 => Finding::failure(
             check,
-            format!("the one {from} is not known to the server"),
+            format!("the server does not know the token {from}"),
             "make a new one in Apify Console, Settings, API & Integrations; check --api-url",
         ),
         403 => Finding::ok(
             check,
-            format!("the one {from} is limited: it may not ask whose it is"),
+            format!("the token {from} is limited: it may not ask for its own account"),
         ),
         status => Finding::warning(
             check,
-            format!("whose the one {from} is cannot be told: HTTP {status}"),
+            format!("cannot tell which account the token {from} belongs to: HTTP {status}"),
             "try again later",
         ),
     }
@@ -266,7 +266,7 @@ fn abilities(probe: &Probe, base: &Url, store: &dyn Store, timeout: Duration) ->
     let page = match store.list_page(&query, Deadline::after(timeout)) {
         Ok(page) => page,
         Err(error) if error.kind() == ErrorKind::Unsupported => {
-            return Finding::ok(check, "not asked: only these records are known");
+            return Finding::ok(check, "not asked: the store is known by these records only");
         }
         Err(error) => return store_error(check, &error),
     };

@@ -1,4 +1,4 @@
-//! The check of the folder for what was written and is not in its store yet.
+//! Checks the staging folder, which holds written files until their store has them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ const CHECK: &str = "staging";
 /// Less than this is too little to write files of any size, in bytes.
 const LITTLE: ByteSize = ByteSize::mib(256);
 
-/// Checks the folder: that it can be used and by nobody else, what waits there, and the space.
+/// Checks the folder: that only this user can use it, what waits there, and the space.
 pub fn staging(environment: &Environment, file: Option<&ConfigFile>) -> Vec<Finding> {
     let dir = match environment.staging_dir(configured(environment, file)) {
         Ok(dir) => dir,
@@ -75,7 +75,7 @@ fn folder(dir: &Path) -> Option<Finding> {
         if !found.is_dir() || found.uid() != me {
             return Some(Finding::failure(
                 CHECK,
-                format!("{shown} belongs to somebody else, so nothing can be written with --rw"),
+                format!("{shown} belongs to another user, so nothing can be written with --rw"),
                 format!("chown it to yourself, or {elsewhere}"),
             ));
         }

@@ -1,4 +1,4 @@
-//! What the environment says. Nothing else reads it.
+//! The environment variables. Only this file reads them.
 
 use std::ffi::OsString;
 use std::fs;
@@ -40,7 +40,7 @@ pub const VARIABLE: &str = "KVFS_";
 /// The same for those of `kvfs serve`.
 pub const SERVE_VARIABLE: &str = "KVFS_SERVE_";
 
-/// Options whose variables have rules of their own.
+/// Options with variables that follow rules of their own.
 const NOT_GENERAL: [&str; 3] = ["config", "signature", "staging-dir"];
 
 /// Returns the variable that stands for an option.
@@ -198,7 +198,7 @@ impl Environment {
     pub fn log_format(&self) -> LogFormat {
         let is_journal = |stream: &String| {
             // systemd.exec(5): the device and inode of what standard error is connected to, so that
-            // who redirects it is not mistaken.
+            // redirecting it is noticed.
             rustix::fs::fstat(io::stderr())
                 .is_ok_and(|found| *stream == format!("{}:{}", found.st_dev, found.st_ino))
         };

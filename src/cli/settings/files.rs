@@ -43,7 +43,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     })
 }
 
-/// Returns `path` for an error message, unless somebody gave the token in its place.
+/// Returns `path` for an error message, unless it looks like a token.
 fn shown(path: &Path) -> String {
     let name: &OsStr = path.as_os_str();
     if name.as_encoded_bytes().starts_with(b"apify_api_") {

@@ -177,7 +177,7 @@ pub fn demo_order(
     })
 }
 
-/// Returns how to open a store of a local server, whose requests nobody else counts.
+/// Returns how to open a store of a local server, which no other process sends requests to.
 pub fn local_open_config(reference: StoreRef, api_url: Url, token: Secret) -> OpenConfig {
     OpenConfig {
         reference,

@@ -1,4 +1,4 @@
-//! `kvfs status MOUNTPOINT`: what a person wants to know of one mount, the most important first.
+//! `kvfs status MOUNTPOINT`: the state of one mount, the most important first.
 
 use serde_json::Value;
 

@@ -145,8 +145,8 @@ pub(super) fn all(registry: &Registry) -> Vec<Value> {
     })
 }
 
-/// Returns where mounts are that are registered here, those of dead daemons included; mounts of the
-/// same user in other circumstances are somebody else's business.
+/// Returns the mount points registered here, those of dead daemons included; not those that the
+/// same user has registered in another state folder.
 pub(super) fn own_mount_points(registry: &Registry) -> Vec<PathBuf> {
     let known = known(registry).into_iter();
     known

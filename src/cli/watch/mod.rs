@@ -23,7 +23,7 @@ use sample::{Sample, Span};
 
 /// How often the mount is asked.
 const EVERY: Duration = Duration::from_secs(1);
-/// Rates and times are those of the last so many samples.
+/// Rates and times are those of the last this many samples.
 const WINDOW: usize = 10;
 
 /// Watches the mount at `path` until the user has seen enough or it is gone.
@@ -119,7 +119,7 @@ fn screen(terminal: &mut DefaultTerminal, path: &Path, ask: Ask<'_>) -> Result<(
             if !event::poll(left).map_err(broken)? {
                 break;
             }
-            // Anything else, such as another size of the window, has it drawn anew.
+            // Any other event, such as a resized window, has the view drawn again.
             if let Event::Key(key) = event::read().map_err(broken)?
                 && key.kind == KeyEventKind::Press
                 && (matches!(key.code, KeyCode::Char('q') | KeyCode::Esc)

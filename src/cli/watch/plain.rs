@@ -1,4 +1,4 @@
-//! The live view where there is no terminal: a line for each second.
+//! The live view without a terminal: a line for each second.
 
 use jiff::Zoned;
 

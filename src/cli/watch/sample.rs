@@ -1,4 +1,4 @@
-//! What a mount says at a moment, and what happened between two of them.
+//! The state of a mount at one moment, and what happened between two moments.
 
 use std::time::Instant;
 

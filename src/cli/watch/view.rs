@@ -1,4 +1,4 @@
-//! The live view: what it shows, and where. Everything is readable without colour.
+//! The layout of the live view. Everything is readable without colour.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn requests(span: &Span<'_>) -> Vec<Line<'static>> {
             against(rest, others)
         )),
         Line::raw(format!(
-            "           {} in all, {} repeated, {} refused (429), {} waited for a turn",
+            "           {} in all, {} repeated, {} refused (429), {} throttled",
             stats.requests_total,
             stats.requests_retried,
             stats.responses_rate_limited,
@@ -131,7 +131,7 @@ fn caches(span: &Span<'_>) -> Vec<Line<'static>> {
         head(
             "prefetch   ",
             &format!(
-                "{} fetched ahead ({}), {} of them opened, {} in vain",
+                "{} fetched ahead ({}), {} used, {} wasted",
                 stats.prefetched,
                 ByteSize(stats.prefetched_bytes),
                 stats.prefetch_used,
@@ -156,7 +156,7 @@ fn operations(span: &Span<'_>) -> Vec<Line<'static>> {
         let [name, rate, half, most, all] = cells;
         format!("{name:10} {rate:>8} {half:>10} {most:>10} {all:>10}")
     };
-    let title = row(["operation", "a second", "half in", "90 % in", "99 % in"]);
+    let title = row(["operation", "a second", "p50", "p90", "p99"]);
     let mut lines = vec![head(&title, "")];
     let operations = span.operations();
     lines.extend(operations.iter().map(|(name, latency, rate)| {
@@ -298,13 +298,13 @@ pub(super) mod tests {
             "",
             "requests   records 12/s of 200 [=                   ]",
             "           lists and others 0/s of 60 [                    ]",
-            "           220 in all, 0 repeated, 0 refused (429), 1.5 s waited for a turn",
+            "           220 in all, 0 repeated, 0 refused (429), 1.5 s throttled",
             "bytes      in 3.0 MiB/s (31.0 MiB), out 0 B/s (0 B), read 0 B/s",
             "opens      memory 80 %, disk 10 %, network 10 %; kernel kept the pages of 45",
-            "prefetch   120 fetched ahead (1.0 MiB), 118 of them opened, 2 in vain",
+            "prefetch   120 fetched ahead (1.0 MiB), 118 used, 2 wasted",
             "held       memory 0 B, disk 0 B, 0 open files, 0 uploads pending",
             "",
-            "operation  a second    half in    90 % in    99 % in",
+            "operation  a second        p50        p90        p99",
             "open             10      78 µs     100 µs    47.0 ms",
             "",
             "transfers  2",
