@@ -1,7 +1,8 @@
 //! Whether the program that asked for the operation on this thread still waits for it.
 //!
 //! A program that is ended gets its answer at once (`fuse::pending`), while the thread that works for
-//! it goes on. What has not taken effect by then must not: it would meet what was done since.
+//! it goes on. An operation that has not taken effect by then must not do so later: it would collide
+//! with later ones.
 
 use std::cell::RefCell;
 
@@ -25,13 +26,13 @@ pub fn with<T>(caller: Box<dyn Caller>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Returns whether whoever asked still waits: ask before a request is sent that has an effect.
+/// Returns whether the program still waits: ask before a request is sent that has an effect.
 pub fn waits() -> bool {
     CALLER.with_borrow(|caller| caller.as_ref().is_none_or(|caller| caller.waits()))
 }
 
-/// Returns whether whoever asked still waits, and has it wait until it is answered: ask before
-/// something takes effect that needs nothing but this machine.
+/// Returns whether the program still waits, and makes it wait for its answer: ask before an effect
+/// on this machine only.
 pub fn claim() -> bool {
     CALLER.with_borrow(|caller| caller.as_ref().is_none_or(|caller| caller.claim()))
 }

@@ -45,7 +45,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// As good as never, where somebody asks for more than a clock can tell.
+/// As good as never, for a time beyond what a clock can represent.
 const AGES: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The moment by which an operation must have ended.

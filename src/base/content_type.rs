@@ -31,7 +31,7 @@ pub fn guess(name: &str, content: &mut (impl Read + Seek)) -> io::Result<String>
     Ok(by_name.to_owned())
 }
 
-/// Returns the type of content whose name says nothing.
+/// Returns the type of a content by its bytes, when the name says nothing.
 fn of_bytes(content: &mut (impl Read + Seek)) -> io::Result<&'static str> {
     let mut head = Vec::new();
     content.rewind()?;
@@ -50,7 +50,7 @@ fn of_bytes(content: &mut (impl Read + Seek)) -> io::Result<&'static str> {
     Ok(TEXT)
 }
 
-/// Returns whether a type is one of text, whose charset matters.
+/// Returns whether a type is one of text, for which the charset matters.
 fn is_text(media_type: &str) -> bool {
     media_type.starts_with("text/")
         || media_type.ends_with("+xml")

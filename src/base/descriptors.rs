@@ -1,4 +1,4 @@
-//! A file descriptor that is kept back for when they run out.
+//! A file descriptor kept in reserve for when they run out.
 
 use std::fs::File;
 use std::io;

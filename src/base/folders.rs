@@ -8,7 +8,7 @@ use std::path::Path;
 /// Makes `dir` (and its parents) if it is missing, and refuses one that others could have planted.
 ///
 /// # Errors
-/// That it cannot be made, is no folder, or belongs to somebody else.
+/// That it cannot be made, is no folder, or belongs to another user.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let metadata = fs::symlink_metadata(dir)?;

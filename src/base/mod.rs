@@ -1,4 +1,4 @@
-//! Words and tools that every room uses; nothing of stores or filesystems.
+//! Types and tools that every room uses; nothing about stores or filesystems.
 
 pub mod caller;
 pub mod clock;

@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 /// What such texts are made of: as many kinds as the low bits of a byte tell apart, but for two.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// Returns so many random letters and digits, about 5.95 bits each.
+/// Returns `count` random letters and digits, about 5.95 bits each.
 ///
 /// # Errors
 /// That the kernel has no random numbers.

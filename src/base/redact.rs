@@ -39,7 +39,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// A URL whose `Debug` and `Display` hide credentials and the values of secret parameters.
+/// A URL that hides credentials and the values of secret parameters in `Debug` and `Display`.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SafeUrl(Url);
@@ -98,7 +98,7 @@ impl fmt::Debug for SafeUrl {
     }
 }
 
-/// Returns whether a URL grants access to who sees it.
+/// Returns whether a URL alone grants access.
 pub fn has_secret(url: &Url) -> bool {
     // Some servers take a token for the user's name.
     let has_credentials = url.password().is_some() || !url.username().is_empty();

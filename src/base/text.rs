@@ -1,12 +1,12 @@
-//! Text of foreign origin on terminals and in logs: names, keys, types and messages that a server,
-//! a folder or a person gives. Control characters would give orders to a terminal, line breaks
-//! would forge lines, and characters that turn the direction of writing would show something else
-//! than there is. All of them are escaped here; whatever prints or logs goes through this.
+//! Foreign text on terminals and in logs: names, keys, types and messages from a server, a folder
+//! or a person. Control characters could command a terminal, line breaks could forge lines, and
+//! characters that turn the direction of writing could disguise a text. This module escapes all of
+//! them; everything printed or logged goes through it.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// A value whose text stands on one line, with what is dangerous in it escaped as Rust does.
+/// A value shown on one line, with dangerous characters escaped as Rust does.
 ///
 /// A backslash is doubled where something had to be escaped, so that nothing looks like an escape
 /// that is none.
@@ -26,12 +26,13 @@ pub fn line(text: &str) -> Cow<'_, str> {
 }
 
 /// Returns a text of several lines, with its line breaks and tabs: one that was put together here,
-/// and whose foreign parts have gone through [`line()`] already.
+/// with foreign parts that have gone through [`line()`] already.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_dangerous(c) && c != '\n' && c != '\t')
 }
 
-/// Returns JSON whose strings hold nothing dangerous, for people who look at it: it means the same.
+/// Returns JSON of the same meaning with dangerous characters in strings escaped, for people who
+/// look at it.
 pub fn json(text: &str) -> Cow<'_, str> {
     let dangerous = |c: char| is_dangerous(c) && !c.is_ascii_whitespace();
     if !text.contains(dangerous) {

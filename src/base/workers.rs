@@ -27,7 +27,7 @@ pub struct Workers {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     wake: Condvar,
-    /// Somebody has run out of jobs.
+    /// A worker has run out of jobs.
     resting: Condvar,
 }
 

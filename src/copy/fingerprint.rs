@@ -1,4 +1,4 @@
-//! What tells two stored records apart: bytes, content type and encoding.
+//! The fingerprint of a stored record: bytes, content type and encoding.
 
 use sha2::{Digest, Sha256};
 

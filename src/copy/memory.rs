@@ -1,9 +1,9 @@
-//! What the last copies from one store to another left known: sizes, fingerprints, and by what each
-//! side tells that nothing has changed since.
+//! What earlier copies between two stores remember: sizes, fingerprints, and how each side shows
+//! that nothing has changed since.
 //!
 //! On disk, one file for each pair of stores, of records of a fixed length that are only appended:
-//! whoever is interrupted loses the last of them at most, and the next copy goes on from there. A
-//! record that is torn or damaged is none. Keys are in it as hashes only.
+//! an interrupted copy loses at most the last of them, and the next copy resumes there. A torn or
+//! damaged record is ignored. Keys are in it as hashes only.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -247,7 +247,7 @@ fn checksum(bytes: &[u8]) -> [u8; 8] {
     sum
 }
 
-/// Removes what has not been used for so many days.
+/// Removes files that have not been used for `days` days.
 pub fn forget_old(dir: &Path, days: u64) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries {

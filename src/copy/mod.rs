@@ -1,8 +1,8 @@
 //! Whole stores at once: copies from any store into any other, and comparisons of two.
 //!
 //! Kernel-free, over the store contract. Records travel as they are stored: bytes, content type and
-//! encoding; nothing is decoded on the way. What a copy decided by is in [`run`], what it remembers for
-//! the next one in [`memory`].
+//! encoding; nothing is decoded on the way. [`run`] decides what to copy, [`memory`] remembers it for
+//! the next copy.
 
 pub mod diff;
 pub mod filter;

@@ -12,7 +12,7 @@ use crate::store::{
     Result, Store, StoreError, Upload,
 };
 
-/// Records of up to so many bytes are held in memory, larger ones in a temporary file.
+/// Records of up to this many bytes are held in memory, larger ones in a temporary file.
 const IN_MEMORY: u64 = 1 << 20;
 /// Bytes moved at once.
 const CHUNK: usize = 128 << 10;

@@ -23,7 +23,7 @@ use crate::store::{ErrorKind, Key, ListItem, RecordMeta, Result, Store, StoreErr
 const QUEUE: usize = 4096;
 /// By so much a store's clock may lag behind its changes.
 const CLOCK_LAG_MS: u64 = 15_000;
-/// So many failures in a row of a kind that concerns the whole store end the copy.
+/// This many failures in a row that concern the whole store end the copy.
 const HOPELESS: usize = 64;
 
 /// A store that takes part.
@@ -82,9 +82,9 @@ pub struct Told<'a> {
 pub trait Watcher: Sync {
     /// A record is done.
     fn told(&self, told: &Told<'_>);
-    /// So many more records and bytes have been found that take part.
+    /// This many more records and bytes that take part have been found.
     fn found(&self, records: u64, bytes: u64);
-    /// So many more bytes have come from the source.
+    /// This many more bytes have come from the source.
     fn moved(&self, bytes: u64);
 }
 

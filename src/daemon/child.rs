@@ -27,7 +27,7 @@ pub const FAILED: &str = "failed ";
 pub fn run() -> ExitCode {
     let report = match Report::take_stdout() {
         Ok(report) => report,
-        // There is nobody to tell: somebody started the hidden subcommand by hand.
+        // There is no parent to tell: a person started the hidden subcommand by hand.
         Err(_) => return ExitCode::FAILURE,
     };
     match read_order().and_then(|order| serve_detached(&order, &report)) {
@@ -66,7 +66,7 @@ fn serve_detached(order: &Order, report: &Report) -> Result<(), Failure> {
     let announcer = report.clone();
     let ready = Box::new(move || {
         announcer.ready()?;
-        // Panics and the like have gone to whoever started this; from now on the log has them.
+        // Panics and the like have gone to the parent; from now on the log has them.
         if let Some(log) = log {
             log.take_stderr()?;
         }

@@ -1,8 +1,8 @@
 //! The daemon's control socket: how other kvfs processes ask it for its state or to unmount.
 //!
 //! A Unix socket of mode 0600 in the state folder. A connection carries one request, a line of
-//! JSON, and one answer, a line of JSON; before it may come lines that tell of progress. Only the
-//! daemon's user and root are answered.
+//! JSON, and one answer, a line of JSON; lines about progress may come before the answer. Only the
+//! daemon's user and root get answers.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -62,7 +62,7 @@ pub enum Request {
         /// What.
         wanted: Wanted,
     },
-    /// To tell of every operation, until whoever asked hangs up.
+    /// To report every operation until the asking process hangs up.
     Trace,
     /// To unmount and end.
     Unmount {
@@ -120,10 +120,10 @@ pub type Handler = Arc<dyn Fn(Request, &mut Progress<'_>) -> Answer + Send + Syn
 pub struct Progress<'a>(&'a UnixStream);
 
 impl Progress<'_> {
-    /// Sends news to whoever asked.
+    /// Sends news to the asking process.
     ///
     /// # Errors
-    /// That nobody is there any more, or does not read.
+    /// That the asking process has gone, or does not read.
     pub fn send(&mut self, news: Value) -> io::Result<()> {
         send(self.0, &News::Progress(news))
     }
@@ -141,7 +141,7 @@ impl ControlServer {
     /// # Errors
     /// That the socket or the thread cannot be made.
     pub fn start(path: &Path, handler: Handler) -> io::Result<Self> {
-        // Left by a killed daemon; the caller holds the mount point's lock, so nobody listens.
+        // Left by a killed daemon; the caller holds the mount point's lock, so no daemon listens.
         if let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -169,7 +169,7 @@ impl Drop for ControlServer {
 /// Asks the daemon that listens at `path`.
 ///
 /// # Errors
-/// That nobody listens, or that no answer came in time.
+/// That no daemon listens, or that no answer came in time.
 pub fn ask(path: &Path, request: &Request, timeout: Duration) -> io::Result<Answer> {
     follow(path, request, timeout, &mut |_| true)
 }
@@ -178,7 +178,8 @@ pub fn ask(path: &Path, request: &Request, timeout: Duration) -> io::Result<Answ
 /// `patience` bounds the silence. Hangs up when `news` says `false`.
 ///
 /// # Errors
-/// That nobody listens, that nothing comes in time; [`io::ErrorKind::Interrupted`] after hanging up.
+/// That no daemon listens, or that nothing comes in time; [`io::ErrorKind::Interrupted`] after
+/// hanging up.
 pub fn follow(
     path: &Path,
     request: &Request,
@@ -204,7 +205,7 @@ pub fn follow(
 
 fn accept(listener: &UnixListener, handler: &Handler) {
     let peers = Arc::new(AtomicUsize::new(0));
-    // Who asks what is wrong must get through even when all descriptors are in use.
+    // `kvfs status` and `doctor` must get through even when all descriptors are in use.
     let spare = Spare::default();
     loop {
         let stream = match spare.with(|| listener.accept()) {

@@ -1,5 +1,5 @@
-//! Answers what other processes ask of a mount: to share, to forget, to fetch ahead, to be
-//! followed. Unmounting and the state of the whole are [`super::serve`]'s.
+//! Handles control requests on a mount: share, refresh, warm, trace. [`super::serve`] unmounts and
+//! reports the state.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,7 +21,7 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Operations told at once.
 const BATCH: usize = 500;
 
-/// The mount as those see it who ask by the control socket.
+/// The mount as the control socket shows it.
 #[derive(Clone)]
 pub struct Desk {
     fs: Arc<KvFs>,
@@ -30,7 +30,7 @@ pub struct Desk {
     deadline: Duration,
     /// What a link to the store would show beyond what is mounted.
     narrowed: bool,
-    /// Whether somebody is making the kernel forget at the moment.
+    /// Whether a request is invalidating the kernel's caches at the moment.
     forgetting: Arc<AtomicBool>,
 }
 
@@ -58,7 +58,7 @@ impl Desk {
             None => None,
             Some((_, Some(key))) => {
                 let wait = Wait::Until(Deadline::after(self.deadline));
-                // A link to nothing is no help to anybody.
+                // A link to nothing helps no one.
                 match self.fs.check_exists(&key, wait) {
                     Ok(()) => Some(key),
                     Err(FsError::NoEntry) => return no_such_file(key.as_str()),
@@ -75,8 +75,8 @@ impl Desk {
                 "shows_more": key.is_none() && self.narrowed,
             })),
             None => Answer::Failed(
-                "the signing key of the store is not known: only an account that may write to a \
-                 store of the API is told it"
+                "the signing key of the store is not known: the API shows it only to accounts that \
+                 may write to the store"
                     .into(),
             ),
         }
@@ -110,7 +110,7 @@ impl Desk {
             .spawn(move || {
                 let files = forgotten.tell_kernel();
                 forgetting.store(false, Ordering::Release);
-                // Who asked may have gone.
+                // The asking process may have gone.
                 let _ = sender.send(files);
             });
         if let Err(error) = started {

@@ -26,7 +26,7 @@ const MAX_REPORT: u64 = 1 << 20;
 /// long as it lives. What they say is in the order.
 const SECRET_VARIABLES: [&str; 3] = ["APIFY_TOKEN", "KVFS_SIGNATURE", "KVFS_SERVE_TOKEN"];
 
-/// How the names of others end: proxies, whose addresses may hold passwords.
+/// How the names of other variables end: those of proxies, with addresses that may hold passwords.
 const PROXY: &str = "_PROXY";
 
 /// Parts of the names of others' secrets, for which the child has no use.
@@ -44,7 +44,7 @@ const SECRET_PARTS: [&str; 6] = [
 pub enum LaunchError {
     /// It failed.
     Failed(Failure),
-    /// The person pressed Ctrl-C, or somebody else ended this.
+    /// The person pressed Ctrl-C, or another signal ended this.
     Interrupted,
 }
 
@@ -99,7 +99,7 @@ fn spawn(order: &Order) -> io::Result<Child> {
     command
         .arg0("kvfs")
         .arg(SUBCOMMAND)
-        // For whoever looks at the list of processes; nobody reads them.
+        // For people who look at the list of processes; no program reads them.
         .arg("--")
         .arg(&order.store)
         .arg(&order.mount.mount_point)
@@ -161,7 +161,7 @@ fn silent_death(order: &Order, status: Option<ExitStatus>) -> Failure {
 /// Removes what a child that was killed may have left.
 fn clean_up(order: &Order) {
     let path = &order.mount.mount_point;
-    // The lock tells that the mount there, if any, is not somebody else's.
+    // The lock proves that the mount there, if any, belongs to this process.
     if let Ok(_lock) = order.registry.lock(path)
         && mount_point::is_kvfs(path)
         && mount_point::health(path) == Health::Dead

@@ -1,4 +1,4 @@
-//! What the process may have of the machine: address space, open files, and no core file.
+//! The process's limits: address space, open files, and no core file.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -37,8 +37,8 @@ pub fn allow_files() {
     );
 }
 
-/// Has a crash of this process leave no core file, which would hold the token for everybody who gets
-/// at it later. Who looks for a bug can raise the limit again (`prlimit --core`).
+/// Prevents core files of this process: one would hold the token, for everyone who finds the file
+/// later. To look for a bug, raise the limit again (`prlimit --core`).
 pub fn forbid_core_files() {
     let limit = Rlimit {
         current: Some(0),

@@ -75,7 +75,7 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
-    /// For whoever typed a command: `warning: message`.
+    /// For the person who typed a command: `warning: message`.
     Command,
     /// For the systemd journal, which knows the time: the priority as `<3>`, then the message.
     Journal,
@@ -121,7 +121,7 @@ impl From<ErrorKind> for FailureKind {
     }
 }
 
-/// Why a mount failed, as it travels from the daemon to whoever started it.
+/// Why a mount failed, as it travels from the daemon to its parent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind it is.

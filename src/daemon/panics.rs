@@ -1,7 +1,7 @@
 //! Panics of any thread of the serving process: logged without secrets, and counted.
 //!
-//! Who works on a request catches its panic and answers EIO; here only those are told and counted
-//! that nobody else could count.
+//! A handler of a request catches its own panic and answers EIO; only panics that no handler
+//! catches are logged and counted here.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -101,7 +101,7 @@ mod tests {
             .join();
         assert!(panicked.is_err());
         assert_eq!(metrics.panics_total.get(), 1);
-        // Who catches one counts it no second time.
+        // A handler that catches one does not count it again.
         metrics.caught_panic();
         assert_eq!(metrics.panics_total.get(), 1);
     }

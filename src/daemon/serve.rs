@@ -166,7 +166,7 @@ fn announce(
             let result = wait_answering(&path, deadline).and_then(|()| {
                 tracing::info!(store, mount_point = %path.display(), "mounted");
                 ready().map_err(|error| {
-                    Failure::new("nobody waits for this mount any more").caused_by(&error)
+                    Failure::new("the process that started this mount has gone").caused_by(&error)
                 })
             });
             if let Err(error) = result {

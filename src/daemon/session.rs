@@ -32,7 +32,7 @@ pub struct Session {
     pub run: Box<dyn FnOnce() -> io::Result<()> + Send>,
     /// Where its state comes from.
     pub status: StatusSource,
-    /// Who answers what is asked of it besides.
+    /// Handles all other requests.
     pub desk: Desk,
     /// How to end it.
     pub unmounter: Unmounter,
@@ -106,7 +106,8 @@ fn secrets(config: &MountConfig) -> Vec<Secret> {
         .collect()
 }
 
-/// Tries for a while: who has just stopped using a mount holds it for some milliseconds longer.
+/// Tries for a while: a program that has just stopped using a mount holds it for some milliseconds
+/// longer.
 fn patiently(unmount: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let until = Instant::now() + BUSY_PATIENCE;
     loop {

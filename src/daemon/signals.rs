@@ -1,4 +1,4 @@
-//! Signals of the serving process: the first asks nicely, each further one less so.
+//! Signals of the serving process: the first ends it cleanly, each further one harder.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
                     tracing::warn!("the mount point is in use; press Ctrl-C again to detach it");
                     return;
                 }
-                // Whoever sends SIGTERM wants an end: open files stay usable until closed.
+                // The sender of SIGTERM wants an end: open files stay usable until closed.
                 tracing::warn!("the mount point is in use; detaching it");
                 match unmounter(UnmountMode::Lazy) {
                     Ok(()) => return,
@@ -156,7 +156,7 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
 }
 
 /// Ends the process if it goes on being in use: the mount may be gone here and be held by another
-/// mount namespace, which nobody here can see or unmount.
+/// mount namespace, which this process cannot see or unmount.
 #[expect(
     clippy::exit,
     reason = "the kernel has nothing that would end the session's threads"

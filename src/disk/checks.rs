@@ -1,5 +1,5 @@
-//! Checking large entries from before the machine was started: in the background, as a slow disk
-//! takes longer for that than a person waits, and the server has the bytes too.
+//! Checks large entries from before the last boot, in the background: a slow disk takes longer for
+//! that than a person waits, and the server has the bytes too.
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The checksum of contents, by which damage is found.
+//! The checksum that finds damaged contents.
 
 use std::fs::File;
 use std::io;

@@ -66,7 +66,7 @@ pub struct DiskTier {
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
     scanned: Condvar,
-    /// Somebody has finished with the files of an entry.
+    /// A thread has finished with the files of an entry.
     free: Condvar,
     checks: Checks,
     /// Whether what is published is known to be current although nothing changes any more.
@@ -78,7 +78,8 @@ struct Index {
     /// Path of the `.json` below the root; the value is the data file's name.
     lru: LruBytes<PathBuf, String>,
     scanned: bool,
-    /// Entries whose files somebody is changing: one at a time, so that files and index agree.
+    /// Entries with files that a thread is changing: one thread at a time, so that files and index
+    /// agree.
     busy: HashSet<PathBuf>,
     /// Entries that were removed before the folder had been scanned.
     removed: HashSet<PathBuf>,
@@ -87,7 +88,7 @@ struct Index {
     counting: bool,
 }
 
-/// The right to change the files of one entry. Nobody holds two.
+/// The right to change the files of one entry. No thread holds two.
 struct Claim<'a> {
     tier: &'a DiskTier,
     path: &'a Path,
@@ -149,7 +150,7 @@ pub struct DiskEntry {
 enum Fault {
     /// It is not what it should be, for this reason.
     Broken(String),
-    /// Nobody knows yet whether it is what it should be.
+    /// It is not known yet whether it is what it should be.
     Unchecked(EntryMeta, File),
 }
 
@@ -163,7 +164,7 @@ impl DiskTier {
     /// Opens the cache folder for one scope and starts counting what is in it.
     ///
     /// # Errors
-    /// When the folder cannot be made, is a symlink, or belongs to somebody else.
+    /// When the folder cannot be made, is a symlink, or belongs to another user.
     pub fn open(
         dir: &Path,
         capacity: u64,
@@ -381,7 +382,7 @@ impl DiskTier {
         &self.root
     }
 
-    /// Writes an entry's `.json` anew, where `change` has something to change.
+    /// Rewrites an entry's `.json`, where `change` has something to change.
     fn change(&self, path: &Path, change: impl FnOnce(&EntryMeta) -> Option<EntryMeta>) {
         let _claim = self.claim(path);
         let changed = fs::read(self.root.join(path))
@@ -447,7 +448,7 @@ impl DiskTier {
     fn delete_victims(&self, victims: Vec<(PathBuf, String)>) {
         for (path, data) in victims {
             let _claim = self.claim(&path);
-            // It may have been published anew since it was chosen.
+            // It may have been published again since it was chosen.
             if self.index.lock().lru.get(&path).is_none() {
                 self.delete_files(&path, Some(&data));
             } else {
@@ -492,7 +493,7 @@ impl EntryMeta {
     }
 }
 
-/// Reads a file of so many bytes.
+/// Reads a file of `size` bytes.
 fn read_whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; size as usize];
     file.read_exact_at(&mut bytes, 0)?;

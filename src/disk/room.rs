@@ -1,5 +1,5 @@
-//! Room in the cache for a content on its way, set aside as it grows: who reads the first byte of a
-//! record that is as large as the cache must not drive everything else out of it.
+//! Room in the cache for a content on its way, set aside as it grows: reading the first byte of a
+//! record as large as the cache must not evict everything else.
 //!
 //! INVARIANT: what is set aside is given back, or has become an entry's (C4).
 
@@ -16,7 +16,7 @@ const STEP: u64 = 4 * MIB;
 #[derive(Debug)]
 pub struct Room {
     tier: Arc<DiskTier>,
-    /// No content of it is larger, in bytes; `None` where nobody knows.
+    /// The content's greatest possible size in bytes; `None` if unknown.
     most: Option<u64>,
     state: Mutex<State>,
 }
@@ -29,7 +29,7 @@ struct State {
 }
 
 impl Room {
-    /// Makes room for a content of at most so many bytes, and sets some of it aside; `None` when
+    /// Makes room for a content of at most `most` bytes, and sets some of it aside; `None` when
     /// there is none.
     pub(super) fn new(tier: &Arc<DiskTier>, most: u64) -> Option<Self> {
         if most.checked_add(ENTRY_OVERHEAD)? > tier.capacity() {
@@ -43,9 +43,8 @@ impl Room {
         room.set_aside(most.min(STEP)).then_some(room)
     }
 
-    /// The same for a content whose size nobody knows, which has so many bytes at least: it gets half
-    /// of the cache at most, and takes no more than a quarter from what is there already. It may be
-    /// worth less than that.
+    /// The same for a content of unknown size, with at least `least` bytes: it gets half of the cache
+    /// at most, and evicts no more than a quarter. It may be worth less than that.
     pub(super) fn some(tier: &Arc<DiskTier>, least: u64) -> Option<Self> {
         let room = Self {
             tier: Arc::clone(tier),
@@ -82,7 +81,7 @@ impl Room {
         wanted <= capacity / 4 || (wanted <= capacity / 2 && more <= free)
     }
 
-    /// Sees to it that so many bytes of content are set aside.
+    /// Ensures that room for `content` bytes is set aside.
     fn set_aside(&self, content: u64) -> bool {
         let wanted = content.saturating_add(ENTRY_OVERHEAD);
         let victims = {

@@ -1,5 +1,5 @@
-//! What lies in the folder: counted when a mount begins, cleared of what dead processes left, and
-//! emptied when somebody asks for it.
+//! Scans the folder: counts it when a mount begins, removes the leftovers of dead processes, and
+//! empties it on request.
 //!
 //! Other processes use the folder meanwhile, and so does this one: an entry that has come or gone
 //! since it was found is not counted and not removed.
@@ -132,7 +132,7 @@ impl DiskTier {
         for shard in folders(&self.root).iter().flat_map(|scope| folders(scope)) {
             self.find_others(&shard, &mut found);
         }
-        // Removed by somebody else, unless it has been published anew since.
+        // Removed by another process, unless it has been published again since.
         let gone: Vec<PathBuf> = known
             .into_iter()
             .filter(|path| !self.root.join(path).exists())

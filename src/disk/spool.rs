@@ -35,7 +35,7 @@ impl DiskTier {
         self.spool_in(Room::new(self, bytes)?)
     }
 
-    /// The same for a content whose size nobody knows, of which there are so many bytes at least.
+    /// The same for a content of unknown size, with at least `bytes` bytes.
     pub fn spool_some(self: &Arc<Self>, bytes: u64) -> Option<Spool> {
         self.await_scan();
         self.spool_in(Room::some(self, bytes)?)
@@ -70,14 +70,14 @@ impl DiskTier {
         }
     }
 
-    /// Makes a file for something on its way, locked for as long as anybody here has it open.
+    /// Makes a file for something on its way, locked for as long as this process has it open.
     pub(super) fn temp(&self) -> io::Result<NamedTempFile> {
         let folder = self.root.join("tmp");
         temp::create(&folder).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
-            // Somebody has removed the cache folder, as people do to free space.
+            // A person has removed the cache folder, as people do to free space.
             private_dir(&self.root)?;
             private_dir(&self.root.join(&self.scope))?;
             private_dir(&folder)?;

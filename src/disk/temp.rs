@@ -1,8 +1,9 @@
 //! Files on their way into the cache folder.
 //!
-//! INVARIANT: who writes one holds its lock until it has its name or is gone. One that nobody
-//! holds is what a dead process left, whichever pid it had where it ran; the scan at the beginning
-//! of a mount removes it. One that has not come to locking a new file yet loses it, and caches less.
+//! INVARIANT: the writer of a file holds its lock until the file has its name or is gone. A file
+//! without a lock is what a dead process left, whichever pid it had where it ran; the scan at the
+//! beginning of a mount removes it. A writer that has not locked its new file yet loses it, and
+//! caches less.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,10 +17,10 @@ use tempfile::NamedTempFile;
 /// How the names of these files end, and that of the folder which holds nothing else.
 const SUFFIX: &str = "tmp";
 
-/// How often one is made anew because a scan is just looking at it.
+/// How often a file is made again because a scan is just looking at it.
 const ATTEMPTS: usize = 5;
 
-/// Makes a file in `dir`, locked for as long as anybody here has it open.
+/// Makes a file in `dir`, locked for as long as this process has it open.
 pub(crate) fn create(dir: &Path) -> io::Result<NamedTempFile> {
     let mut attempts = 0;
     loop {
@@ -36,7 +37,7 @@ pub(crate) fn create(dir: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Removes those in `dir` that nobody is writing any more.
+/// Removes those in `dir` that no process is writing any more.
 pub(super) fn remove_abandoned(dir: &Path) {
     let all = dir.file_name() == Some(OsStr::new(SUFFIX));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

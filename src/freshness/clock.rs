@@ -1,4 +1,4 @@
-//! What the store's `modifiedAt` proves, and whether it is to be believed.
+//! What the store's `modifiedAt` proves, and whether to trust it.
 //!
 //! Let `asked` be when a question about the store was asked, and `lag` the time by which the answer
 //! may be late. The answer shows every write up to `asked - lag`. So a content that was read after
@@ -14,7 +14,7 @@ use super::{StoreState, USUAL_LAG};
 
 /// A clock that differs from the time of creation by less may be nothing but that.
 const CLEARLY: Duration = Duration::from_secs(10);
-/// Beyond the lag, so long a change may take to show before the clock counts as one that does not
+/// Beyond the lag, a change may take this long to show before the clock counts as one that does not
 /// follow changes. Meanwhile it proves nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Changes that wait to show, at most; they wait in order, and each proves as much as any other.
@@ -209,7 +209,7 @@ impl StoreClock {
         true
     }
 
-    /// Decides whose changes the answer shows.
+    /// Decides whether the answer shows own changes or those of others.
     fn attribute(&mut self, asked: Span, state: &StoreState) {
         let lag = self.lag();
         let has_moved = self.last.is_none_or(|last| state.modified > last.modified);

@@ -1,9 +1,9 @@
-//! The store clock: what may still be believed where records have no validators.
+//! The store clock: which contents are still current where records have no validators.
 //!
-//! The platform tells of a record neither an entity tag nor a time, but of the store when it was last
+//! The platform gives a record neither an entity tag nor a time, but it says when the store last
 //! changed (`modifiedAt`). So one question about the store answers for all its records: what was read
-//! from the store after its last change is what the store still has. That is believed only as far as
-//! the clock has earned it ([`Trust`]), and contradicted by what is seen to change.
+//! from the store after its last change is what the store still has. The clock is trusted only as far
+//! as it has earned it ([`Trust`]); observed changes contradict it.
 //!
 //! Everything here is arithmetic: no request, no disk, no time but what is handed in. All times are
 //! the server's ([`Span`] says how well they are known), never this machine's.
@@ -40,8 +40,8 @@ pub struct StoreState {
 /// How far this machine's clock may be wrong, where the server does not tell the time.
 const OWN_MARGIN: Duration = Duration::from_secs(120);
 
-/// Returns when something happened by the server's clock that began so long ago; `server` is the time
-/// there now, as far as it is known, and `here` this machine's.
+/// Returns the server's time of something that began `ago` before now; `server` is the time there
+/// now, as far as it is known, and `here` this machine's.
 pub fn moment(server: Option<Span>, ago: Duration, here: SystemTime) -> Span {
     server
         .unwrap_or_else(|| Span::around(here, OWN_MARGIN))

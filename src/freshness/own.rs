@@ -1,8 +1,9 @@
-//! What this mount itself has written, told from what others write.
+//! Separates this mount's own writes from those of others.
 //!
-//! Only counting can tell: a store's `modifiedAt` that is the time of an own write says nothing of
-//! writes by others a moment before. If the store's count of changes has grown by exactly the own
-//! ones since a moment at which all was counted, nobody else has changed anything since then.
+//! Only counting can do that: a store's `modifiedAt` that is the time of an own write says nothing
+//! of writes by others a moment before. If the store's count of changes has grown by exactly the
+//! own ones since a moment at which all was counted, no other writer has changed anything since
+//! then.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -31,7 +32,7 @@ pub(super) struct OwnWrites {
 /// What own writes explain of what an answer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Explained {
-    /// All of it: these first own writes show, and nobody else has changed anything.
+    /// All of it: these first own writes show, and no other writer has changed anything.
     Shown(usize),
     /// All of it, it seems. Own writes that need not show yet may hide others' of the same moment.
     SoFar,
@@ -92,7 +93,7 @@ impl OwnWrites {
         } else if least == most || count == 0 {
             Explained::Shown(count)
         } else if count == most && most - least == 1 {
-            // Whose write it is that `modifiedAt` tells, there is room for no other.
+            // If `modifiedAt` is the time of an own write, there is room for no other.
             Explained::SoFar
         } else if self
             .proven

@@ -1,4 +1,4 @@
-//! What time it is at the server, from the `Date` of its answers.
+//! The time at the server, from the `Date` of its answers.
 //!
 //! `Date` is cut to a second. But an answer bounds the server's time from both sides: it was not
 //! before its `Date` when the answer came, and less than a second past it when the request went out.
@@ -10,7 +10,7 @@ use super::span::{Span, back};
 
 /// What `Date` leaves out.
 const CUT: Duration = Duration::from_secs(1);
-/// Bounds are taken anew from one answer after so long: clocks drift, and are set.
+/// Bounds are taken again from one answer after this long: clocks drift, and are set.
 const RENEWED: Duration = Duration::from_secs(60);
 
 /// The server's time as its answers tell it.

@@ -60,7 +60,7 @@ impl Server {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Somebody else writes; it shows so many milliseconds later.
+    /// Another writer writes; it shows this many milliseconds later.
     Others(u64),
     /// This mount writes.
     Own(u64),
@@ -87,8 +87,8 @@ fn step() -> impl Strategy<Value = (u64, Step)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// What it vouches for nobody else has changed since it was read, up to the last question less
-    /// the lag; while own writes do not all show yet, less four times the lag.
+    /// No other writer has changed what the clock vouches for since it was read, up to the last
+    /// question less the lag; while own writes do not all show yet, less four times the lag.
     #[test]
     fn it_never_vouches_for_what_others_have_changed(steps in proptest::collection::vec(step(), 1..60)) {
         let (mut server, mut clock) = (Server::new(), StoreClock::new(LAG, None));
@@ -225,7 +225,7 @@ fn a_clock_that_only_shows_the_creation_is_not_believed() {
     };
     clock.answered(seen(START + seconds(40)), &moved);
     assert_eq!(clock.trust(), &Trust::Earned);
-    assert!(clock.vouches(at(READ)), "nobody else has written");
+    assert!(clock.vouches(at(READ)), "no other writer has written");
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn what_an_earlier_mount_knew_of_others_holds_while_nothing_has_changed() {
     assert!(next(state(write, 8)).vouches(at(READ)));
     assert!(
         !next(state(write, 9)).vouches(at(READ)),
-        "somebody has written"
+        "another writer has written"
     );
     assert!(!next(state(START + seconds(60), 9)).vouches(at(READ)));
     assert_eq!(Remembered::default(), StoreClock::default().remembered());

@@ -1,5 +1,5 @@
 //! How long operations take, as histograms with fixed bounds: cheap to count, to add and to
-//! subtract, so that whoever asks twice knows the times in between.
+//! subtract, so that the difference of two snapshots shows the times in between.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -100,7 +100,7 @@ macro_rules! metrics {
             pub latencies: Latencies,
             /// The transfers under way.
             pub transfers: Arc<Transfers>,
-            /// Who follows the operations live.
+            /// The live followers of operations.
             pub tracer: Tracer,
             errors: Mutex<VecDeque<ErrorEntry>>,
             /// Whether a hook of the process counts panics where they happen.

@@ -1,8 +1,8 @@
-//! Where the answer to the operation that runs on this thread comes from.
+//! The source of the answer to the operation on this thread.
 //!
-//! An operation runs on one thread from beginning to end. Whoever starts it calls [`begin`],
-//! caches and transfers [`note`] what they had to do for it, and the one who answers asks for
-//! [`current`]. The slowest source is the one that is told.
+//! An operation runs on one thread from beginning to end. The adapter calls [`begin`] at its start,
+//! caches and transfers [`note`] what they had to do for it, and the reply asks for [`current`].
+//! The slowest source counts.
 
 use std::cell::{Cell, RefCell};
 

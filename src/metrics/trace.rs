@@ -1,7 +1,7 @@
 //! Operations as they happen, for `kvfs trace`.
 //!
-//! While nobody follows, an operation costs one relaxed load. Whoever follows has a queue of his
-//! own; what does not fit into it is dropped and counted, so that nobody slows the mount down.
+//! Without followers, an operation costs one relaxed load. Each follower has its own queue;
+//! operations that do not fit are dropped and counted, so that no follower slows the mount down.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Event {
     pub pid: u32,
 }
 
-/// Hands operations to those who follow them.
+/// Hands operations to their followers.
 #[derive(Debug, Default)]
 pub struct Tracer {
     following: Arc<AtomicUsize>,
@@ -72,7 +72,7 @@ impl Drop for Follower {
 }
 
 impl Tracer {
-    /// Returns whether anybody follows.
+    /// Returns whether there is a follower.
     pub fn is_active(&self) -> bool {
         self.following.load(Ordering::Relaxed) > 0
     }
@@ -109,8 +109,8 @@ impl Tracer {
 }
 
 impl Follower {
-    /// Returns what has happened since the last call, and how many operations were dropped;
-    /// waits so long for the first.
+    /// Returns what has happened since the last call, and how many operations were dropped; waits
+    /// at most `patience` for the first.
     pub fn next(&self, patience: Duration) -> (Vec<Event>, u64) {
         let mut state = self.queue.state.lock();
         if state.events.is_empty() {

@@ -109,12 +109,12 @@ impl Transfers {
 }
 
 impl Transfer {
-    /// Notes that so many more bytes have moved.
+    /// Notes that `bytes` more bytes have moved.
     pub fn moved(&self, bytes: u64) {
         self.running.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that it begins anew, with the first byte.
+    /// Notes that it starts again, with the first byte.
     pub fn restarted(&self) {
         self.running.bytes.store(0, Ordering::Relaxed);
     }
@@ -126,7 +126,7 @@ impl Drop for Transfer {
     }
 }
 
-/// A body whose bytes are counted as those of a transfer, which ends with it.
+/// A body that counts its bytes for a transfer, which ends with it.
 #[derive(Debug)]
 pub struct Metered<R> {
     inner: R,

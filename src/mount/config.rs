@@ -1,4 +1,4 @@
-//! What a mount is told: settings that travel from the parent process to the daemon.
+//! The settings of a mount, which travel from the parent process to the daemon.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub struct MountConfig {
     pub file_mode: u32,
     /// Permission bits of directories.
     pub dir_mode: u32,
-    /// Who besides the mounting user may use the mount.
+    /// The users besides the mounting one who may use the mount.
     pub access: MountAccess,
     /// How the store may be changed through the mount; `None`: not at all.
     pub write: Option<WriteSettings>,
@@ -60,11 +60,11 @@ pub struct MountConfig {
 /// How a store may be changed through a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WriteSettings {
-    /// Whether a record that somebody else has changed may be overwritten.
+    /// Whether a record that has changed in the store may be overwritten.
     pub overwrite: Overwrite,
     /// How new bytes are encoded, as `Content-Encoding` names it.
     pub compress: Option<String>,
-    /// Patterns of scratch names beside the known ones.
+    /// Patterns of scratch names besides the known ones.
     pub scratch: Vec<String>,
     /// How long an upload under a temporary name waits for the final one.
     pub scratch_delay: Duration,
@@ -97,6 +97,6 @@ pub enum MountAccess {
     Owner,
     /// That user and root.
     OwnerAndRoot,
-    /// Everybody, as far as the permission bits allow.
+    /// All users, as far as the permission bits allow.
     Everybody,
 }

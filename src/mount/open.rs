@@ -1,4 +1,4 @@
-//! From what the user typed for STORE, and credentials, to a [`crate::store::Store`].
+//! Opens a [`crate::store::Store`] from what the user typed for STORE, and credentials.
 //!
 //! Opening asks the server what the reference means, so that a typo, a missing permission or an
 //! expired link fails here, with its reason, and not at the first `ls`. Commands that make a request or
@@ -33,10 +33,10 @@ use crate::metrics::Metrics;
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{ErrorKind, FirstState, ListQuery, Result, Store, StoreError, StoreInfo};
 
-/// The domain whose servers, over TLS, all are the platform's.
+/// The domain of the platform's servers: over TLS, all of them are the platform's.
 const PLATFORM_DOMAIN: &str = ".apify.com";
 
-/// In the place of a credential, where it does not matter who asks.
+/// Takes the place of a credential, where the account does not matter.
 const ANYBODY: &str = "anybody";
 
 /// How much of the hash a cache scope keeps, in bytes.
@@ -54,7 +54,7 @@ pub struct OpenConfig {
     pub api_url: Option<Url>,
     /// Where the token comes from.
     pub token: TokenSource,
-    /// A keys signature given beside the reference.
+    /// A keys signature given besides the reference.
     pub signature: Option<Secret>,
     /// For last-run references: only runs with this status (`SUCCEEDED`, ...).
     pub run_status: Option<String>,
@@ -182,7 +182,7 @@ fn open_as(
         None => open_by_name(config, api, &base, remote, deadline),
     }?;
     if let Some(dir) = &config.budget_dir {
-        // Whoever the requests are made for: the server limits them by store.
+        // For all accounts: the server limits requests by store.
         http.share_budget(dir, &store.info().upload_scope);
     }
     Ok(store)
@@ -340,7 +340,7 @@ fn avoid_head_of_runs(api: &RecordApi, remote: &RemoteRef) {
     }
 }
 
-/// Returns who asks, to tell apart what accounts may see.
+/// Returns an identity of the account, to separate what accounts may see.
 fn access_of(api: &RecordApi) -> Result<String> {
     Ok(match &api.token {
         Some(token) => format!("token:{}", token.current()?.expose()),

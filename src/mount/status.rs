@@ -1,4 +1,4 @@
-//! What a mount knows of itself, for `kvfs status` and the attribute of the root.
+//! The state of a mount, for `kvfs status` and the attribute of the root.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -6,8 +6,8 @@
 //! - `HASH.lock`: held with `flock` for the daemon's life, so that two never mount one place;
 //! - `HASH.sock`: the daemon's control socket ([`crate::daemon::control`]).
 //!
-//! INVARIANT: whoever removes or replaces these files holds the lock. A daemon that was killed
-//! leaves them behind; whoever reads the registry next removes them.
+//! INVARIANT: a process that removes or replaces these files holds the lock. A daemon that was
+//! killed leaves them behind; the next reader of the registry removes them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -193,7 +193,7 @@ impl MountLock {
 
 impl Drop for MountLock {
     fn drop(&mut self) {
-        // The lock file goes last: until then nobody else may register here.
+        // The lock file goes last: until then no other process may register here.
         for path in [&self.files.entry, &self.files.control, &self.files.lock] {
             if let Err(error) = fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
@@ -234,7 +234,7 @@ pub fn hash(mount_point: &Path) -> String {
         .collect()
 }
 
-/// Makes `dir` with mode 0700 where it is missing, and checks that nobody else can write to it.
+/// Makes `dir` with mode 0700 where it is missing, and checks that no other user can write to it.
 ///
 /// # Errors
 /// That it cannot be made, or is a symbolic link, another user's or open to others.

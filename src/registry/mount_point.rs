@@ -1,7 +1,7 @@
 //! Mount points: from what the user typed to a directory that can be mounted on.
 //!
-//! Touching a mount whose daemon hangs hangs the toucher too, so the kernel's list of mounts is
-//! looked at first, and a mount is only asked from a thread that may be left behind.
+//! Touching a mount with a hanging daemon blocks the caller too, so this module reads the kernel's
+//! list of mounts first, and touches a mount only from a thread that may be left behind.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +17,7 @@ use super::{MountLock, Registry, mounts};
 /// How long a mount may take to answer before it counts as hung.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a daemon whose mount is already gone may take to end.
+/// How long a daemon may take to end after its mount is gone.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many dead mounts on top of each other are cleared away.

@@ -1,4 +1,4 @@
-//! Processes told apart for good: a pid alone may have been given to another process.
+//! Identifies processes for good: a pid alone may have been given to another process.
 
 use std::fs;
 use std::time::{Duration, Instant};

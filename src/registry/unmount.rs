@@ -27,7 +27,7 @@ const HELPER_FOLDERS: &str = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnmountMode {
-    /// Only if nobody uses the mount.
+    /// Only if no program uses the mount.
     #[default]
     Graceful,
     /// Take it out of the tree at once; files that are open stay usable until closed.
@@ -123,8 +123,8 @@ pub fn unmount(mount_point: &Path, mode: UnmountMode) -> Result<(), UnmountError
     }
 }
 
-/// Unmounts at a canonical path. Whoever owns a folder in it may put a link in its place at any
-/// time, so the folder is opened first, without links, and the mount named by that.
+/// Unmounts at a canonical path. The owner of a folder in it may replace the folder by a link at
+/// any time, so the folder is opened first, without links, and the mount named by that.
 fn unmount_at(mount_point: &Path, flags: UnmountFlags) -> Result<(), Errno> {
     let (Some(parent), Some(name)) = (mount_point.parent(), mount_point.file_name()) else {
         return rustix::mount::unmount(mount_point, flags);

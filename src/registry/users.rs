@@ -1,4 +1,4 @@
-//! Which processes use a mount. `/proc` tells without touching the mount.
+//! Finds the processes that use a mount from `/proc`, without touching the mount.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What can go wrong with a store. The kind decides retry, errno and exit code; nothing else does.
+//! Errors of stores. The kind alone decides retry, errno and exit code.
 
 use std::error::Error;
 use std::fmt;

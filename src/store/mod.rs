@@ -48,8 +48,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Returns the link that opens a record, or without a key the listing, for anybody; makes no
-    /// request.
+    /// Returns the public link to a record, or without a key to the listing; makes no request.
     ///
     /// A listing's link is good until `expires`, `None` meaning for ever; a record's always is.
     /// `None` where the store's signing key is not known to this account, or there is none.
@@ -149,7 +148,7 @@ pub struct FirstState {
 /// The slowest connection over which an upload is not given up, in bytes a second.
 pub const SLOWEST_UPLOAD: u64 = 16 << 10;
 
-/// Returns how long an upload of so many bytes may take beyond its deadline, if they keep going out.
+/// Returns how long an upload of `size` bytes may take beyond its deadline, if they keep going out.
 pub fn upload_allowance(size: u64) -> Duration {
     Duration::from_secs(size / SLOWEST_UPLOAD)
 }
@@ -185,11 +184,11 @@ pub struct GetRequest {
     pub if_none_match: Option<Validator>,
     /// Fail with [`ErrorKind::Changed`] unless this is still the version.
     pub if_match: Option<ETag>,
-    /// Who waits for it.
+    /// Its priority, by what waits for it.
     pub priority: Priority,
 }
 
-/// Who waits for a request; the first goes before all others.
+/// The priority of a request, by what waits for it; the first goes before all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// A person, for bytes that are not at hand.
@@ -201,7 +200,7 @@ pub enum Priority {
     Listing,
     /// An upload: its bytes are safe on disk meanwhile.
     Upload,
-    /// Nobody yet: it never delays a request that somebody waits for.
+    /// No program waits yet: it never delays a request that a program waits for.
     Prefetch,
 }
 
@@ -264,7 +263,7 @@ pub struct PutRequest {
 pub enum Upload<'a> {
     /// All of them, in memory; may be sent again.
     Bytes(&'a [u8]),
-    /// A file from its start, so many bytes; may be sent again.
+    /// A file from its start, with this many bytes; may be sent again.
     File(&'a File, u64),
     /// A stream, sent once; its length where known.
     Stream(&'a mut (dyn Read + Send), Option<u64>),

@@ -23,7 +23,7 @@ pub struct Pager {
     done: bool,
 }
 
-/// So many pages in a row may be empty before the listing counts as endless.
+/// This many pages in a row may be empty before the listing counts as endless.
 const MOST_EMPTY_PAGES: usize = 64;
 
 impl Pager {

@@ -195,8 +195,8 @@ pub struct StoreInfo {
     pub name: Option<String>,
     /// Identifies store, server and what may be seen of it, for cache folders; no secret in it.
     pub cache_scope: String,
-    /// Identifies store and server, whoever asks: for what is on its way into the store, which
-    /// outlives a token.
+    /// Identifies store and server for all accounts: for writes on their way into the store, which
+    /// outlive a token.
     pub upload_scope: String,
     /// When the store was last changed, as of opening it.
     pub modified: Option<SystemTime>,

@@ -1,4 +1,4 @@
-//! Answers that may have to wait: why there is none, and waiting with a deadline.
+//! Answers that may have to wait: why there is none yet, and waits with a deadline.
 
 use super::{ErrorKind, StoreError};
 use crate::base::clock::{Deadline, Wait};

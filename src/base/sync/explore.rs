@@ -13,8 +13,8 @@ const KEEPER: usize = 1;
 const STACK: usize = 256 << 10;
 /// An execution of more steps than this goes round in circles.
 const MOST_STEPS: usize = 200_000;
-/// Changes of priority in an execution, by the scheduler that works with priorities: so many
-/// steps must come in just the wrong order for a fault to show.
+/// Changes of priority in an execution, by the scheduler that works with priorities: the number of
+/// steps that must come in just the wrong order for a fault to show.
 const DEPTH: usize = 3;
 
 /// Which schedules to try.
@@ -24,7 +24,7 @@ pub struct Plan {
     pub name: &'static str,
     /// How many schedules are chosen at random, and how many by priorities that change seldom.
     pub schedules: usize,
-    /// Of 1024 steps, so many have the next deadline pass although somebody could run.
+    /// Of 1024 steps, this many let the next deadline pass although a thread could run.
     pub hurry: u32,
     /// The first seed.
     pub seed: u64,
@@ -78,7 +78,7 @@ fn run(
     );
 }
 
-/// Has no deadline pass while anybody can run, but for the chances that `hurry` gives.
+/// Lets no deadline pass while a thread can run, but for the chances that `hurry` gives.
 struct Patient<S> {
     inner: S,
     hurry: u32,
@@ -97,7 +97,7 @@ impl<S: Scheduler> Scheduler for Patient<S> {
         is_yielding: bool,
     ) -> Option<TaskId> {
         let keeper = TaskId::from(KEEPER);
-        // Without those who would be woken for nothing.
+        // Without the threads that would be woken for nothing.
         let mut able: Vec<&Task> = runnable
             .iter()
             .copied()

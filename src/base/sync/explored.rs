@@ -94,7 +94,8 @@ impl<T: ?Sized> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// A condition to wait for. Nobody is woken for nothing; of several who wait, any is notified.
+/// A condition to wait for. No thread is woken for nothing; of several waiting threads, any is
+/// notified.
 #[derive(Default)]
 pub struct Condvar {
     waiting: std::sync::Mutex<Vec<Arc<Waiter>>>,
@@ -151,7 +152,7 @@ impl Condvar {
         self.wait_until(guard, now() + span)
     }
 
-    /// Notifies one who waits.
+    /// Notifies one waiting thread.
     pub fn notify_one(&self) {
         self.point.load(atomic::Ordering::SeqCst);
         let chosen = {
@@ -166,7 +167,7 @@ impl Condvar {
         chosen.notify();
     }
 
-    /// Notifies all who wait.
+    /// Notifies all waiting threads.
     pub fn notify_all(&self) {
         self.point.load(atomic::Ordering::SeqCst);
         let all = std::mem::take(&mut *self.list());

@@ -1,9 +1,9 @@
-//! Locks, threads and the monotonic time, for whatever has its schedules explored.
+//! Locks, threads and the monotonic time, for code with explored schedules.
 //!
 //! Normally these are those of `parking_lot` and the standard library, under their own names. With
 //! the feature `shuttle` they are [shuttle's](https://docs.rs/shuttle): one thread runs at a time,
-//! chosen anew wherever threads can affect each other, so that a test tries thousands of schedules
-//! and every one can be had again. Such a build works inside of `explore` only.
+//! chosen again wherever threads can affect each other, so that a test tries thousands of schedules
+//! and can repeat each one. Such a build works only inside `explore`.
 
 #[cfg(not(feature = "shuttle"))]
 mod system;

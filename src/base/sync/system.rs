@@ -1,4 +1,4 @@
-//! The real ones.
+//! The real locks, threads and clock, from parking_lot and the standard library.
 
 use std::time::{Duration, Instant};
 

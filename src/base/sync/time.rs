@@ -1,8 +1,8 @@
-//! Time under exploration: it stands still while anybody can run.
+//! Time under exploration: it stands still while any thread can run.
 //!
 //! When all threads wait, the earliest of their deadlines passes, and time jumps to it. So a wait
-//! of a minute costs nothing, and whoever would wait for ever shows as a deadline that has passed
-//! or as a deadlock. [`super::explore`] can have deadlines pass at any moment besides.
+//! of a minute costs nothing, and a wait for ever shows as a deadline that has passed or as a
+//! deadlock. [`super::explore`] can have deadlines pass at any moment besides.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -58,13 +58,13 @@ pub fn time_asleep() -> Duration {
 }
 
 /// Begins at the start. Called by the first thread of an execution, before any other is started:
-/// whoever keeps the time is its second.
+/// the thread that keeps the time is its second.
 pub(super) fn begin() {
     TIME.set(Time::default());
     drop(shuttle::future::spawn(keep()));
 }
 
-/// Has deadlines pass; the scheduler runs this when nobody else can run.
+/// Has deadlines pass; the scheduler runs this when no other thread can run.
 async fn keep() {
     poll_fn(|context| {
         let due = TIME.with_borrow_mut(|time| {

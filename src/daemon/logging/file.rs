@@ -1,4 +1,4 @@
-//! The log file: its owner's only, put aside when it grows large, and nobody else's file.
+//! The log file: private to its owner, rotated when it grows large, and never another user's file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

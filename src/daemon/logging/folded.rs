@@ -1,4 +1,4 @@
-//! What is logged over and over: one line of it in a while.
+//! Folds repeated log lines into one line in a while.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

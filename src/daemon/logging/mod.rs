@@ -1,8 +1,8 @@
 //! Logging of the serving process: to its log file, or to standard error in the foreground.
 //!
-//! One event is one line, whatever its text holds (`base::text`). What a program does over and over
-//! leaves one line in a while (`folded`), and a file that grows large is put aside (`file`), so
-//! that no program fills the disk with them.
+//! One event is one line, whatever its text holds (`base::text`). Repeated events leave one line in
+//! a while (`folded`), and a file that grows large is rotated (`file`), so that no program fills
+//! the disk with log lines.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};

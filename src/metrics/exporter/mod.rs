@@ -1,7 +1,7 @@
-//! The numbers of a mount for Prometheus and its like: `kvfs mount --metrics`.
+//! The counters of a mount for Prometheus: `kvfs mount --metrics`.
 //!
-//! One thread with one event loop answers `GET /metrics`, a few connections at a time, each for
-//! a few seconds. It knows nothing but the counters, so that a mount that hangs still tells them.
+//! One thread with one event loop answers `GET /metrics`, a few connections at a time, each for a
+//! few seconds. It uses nothing but the counters, so that a mount that hangs still shows them.
 
 use std::convert::Infallible;
 use std::io;
@@ -38,7 +38,7 @@ const HEAD_SIZE: usize = 16 << 10;
 /// The wait after a connection could not be accepted, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers at `address` until the process ends; returns the address, whose port may be new.
+/// Answers at `address` until the process ends; returns the address with the port in use.
 ///
 /// # Errors
 /// That it cannot listen there.

@@ -7,7 +7,7 @@ use super::forms::{is_name, named, resource, without_query};
 use super::{ReferenceError, RemoteRef, StoreRef};
 use crate::base::redact::{SafeUrl, Secret, bare};
 
-/// The host of the Console, whose page addresses are accepted for what they show.
+/// The host of the Console; the address of a page there stands for the store it shows.
 const CONSOLE_HOST: &str = "console.apify.com";
 
 pub(super) fn from_url(text: &str) -> Result<StoreRef, ReferenceError> {

@@ -1,4 +1,4 @@
-//! The forms that a person can type: words, paths, and what tells them from addresses.
+//! The forms that a person can type: words and paths, as opposed to addresses.
 
 use std::path::PathBuf;
 use std::str::FromStr;
