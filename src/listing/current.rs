@@ -1,5 +1,5 @@
-//! The listing of a mount that is current: shared by all who read the directory, and asked by who
-//! wants to know of a single record whether it is listed.
+//! The mount's current listing: shared by all readers of the directory, and asked whether a single
+//! record is listed.
 
 use std::sync::Arc;
 use std::time::Instant;

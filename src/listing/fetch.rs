@@ -1,4 +1,4 @@
-//! How the pages of a listing come: from the index on disk, in order, or several at once.
+//! Fetches the pages of a listing: from the index on disk, in order, or several at once.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use crate::listing::partition::{Guide, Known, Split, Task};
 use crate::store::pager::Pager;
 use crate::store::{ErrorKind, ListQuery, MAX_PAGE, StoreError};
 
-/// So many pages are fetched one after the other before several are fetched at once: guesses cost
+/// This many pages are fetched one after the other before several are fetched at once: guesses cost
 /// requests, and most stores are listed by then. Where an earlier listing guides, nothing is
 /// guessed, and one page is enough to begin with.
 const PAGES_IN_ORDER: usize = 10;
 /// Pages fetched at once.
 pub const PAGES_AT_ONCE: usize = 16;
-/// Pages fetched before somebody asks for them: a reader who stops half-way wastes no more.
+/// Pages fetched ahead of the readers: a reader that stops half-way wastes no more.
 const PAGES_AHEAD: u64 = 64;
 
 impl Listing {
@@ -214,13 +214,13 @@ impl State {
     }
 }
 
-/// Gives the pager back on every way out, and wakes those who wait for it.
+/// Gives the pager back on every way out, and wakes the threads that wait for it.
 struct Taken<'a> {
     listing: &'a Listing,
     pager: Option<Pager>,
 }
 
-/// Counts a thread out on every way, gives back what it has not done, and wakes those who may
+/// Counts a thread out on every way, gives back its unfinished work, and wakes the threads that may
 /// have to call another.
 struct Working<'a> {
     listing: &'a Listing,

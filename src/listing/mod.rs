@@ -1,4 +1,4 @@
-//! One listing of the store, page by page, shared by everybody who reads the directory meanwhile.
+//! One listing of the store, page by page, shared by all readers of the directory meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Source {
     pub store: Arc<dyn Store>,
     /// What of it.
     pub query: ListQuery,
-    /// The longest that one page may take, when nobody's own deadline bounds it.
+    /// The longest that one page may take, when no reader's deadline bounds it.
     pub deadline: Duration,
     /// Returns how old pages are.
     pub clock: Arc<dyn Clock>,
@@ -59,7 +59,7 @@ pub struct Listing {
 #[derive(Debug)]
 struct State {
     pages: Vec<Arc<Page>>,
-    /// Where it goes on, page by page; taken out while somebody fetches one.
+    /// Where it goes on, page by page; taken out while a thread fetches one.
     pager: Option<Pager>,
     /// The rest of the listing, when several pages are fetched at once.
     split: Option<Split>,

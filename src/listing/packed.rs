@@ -1,10 +1,10 @@
 //! A page of a listing, packed: about ten bytes a key beyond what it does not share with the
 //! one before it.
 //!
-//! Entries lie one after the other: how many bytes the key shares with the one before it, the
-//! rest of the key, the stored size plus one (0: not told), and on pages where any record has a
-//! time, the time. Numbers are LEB128. Every `BLOCK`th key is whole, so that a search reads no
-//! more than one block.
+//! Entries lie one after the other: how many bytes the key shares with the one before it, the rest
+//! of the key, the stored size plus one (0: unknown), and on pages where any record has a time, the
+//! time. Numbers are LEB128. Every `BLOCK`th key is whole, so that a search reads no more than one
+//! block.
 
 use std::time::{Duration, SystemTime};
 
@@ -35,7 +35,7 @@ pub struct Told {
 }
 
 impl Packed {
-    /// Packs items, whose keys must grow strictly.
+    /// Packs items; their keys must grow strictly.
     pub fn new(items: &[ListItem]) -> Self {
         let has_times = items.iter().any(|item| item.modified.is_some());
         let mut data = Vec::with_capacity(items.len() * 16);

@@ -1,12 +1,12 @@
 //! Whole listings on disk, kept across mounts.
 //!
-//! One file for what is listed of a store: a magic that says whether the store was said never to
-//! change, the packed pages with their lengths, a checksum. It is written beside its place and
-//! renamed, so that it is whole or not there; nothing is fsynced, and what a crash leaves is
-//! found by the checksum and is no index.
+//! One file for each listing: a magic that says whether the store was declared never to change, the
+//! packed pages with their lengths, a checksum. It is written next to its place and renamed, so
+//! that it is whole or missing. Nothing is fsynced: the checksum finds what a crash has damaged,
+//! and such a file is no index.
 //!
-//! An index is shown only where it was made, and is used, by mounts that were told that nothing
-//! changes. Any other mount lists anew, and takes it as a [`Guide`] to where pages begin.
+//! Only `--immutable` mounts show an index as a listing, and only one that such a mount made. Any
+//! other mount lists again, and takes it as a [`Guide`] to where pages begin.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -84,7 +84,7 @@ impl Index {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// Removes it, because somebody does not believe it.
+    /// Removes it on request.
     pub fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         *self.written.lock() = None;
@@ -103,7 +103,7 @@ impl Index {
         let size = fs::metadata(&self.path).ok()?.len();
         let bytes = (size <= MOST_BYTES).then(|| fs::read(&self.path).ok())??;
         let Some((pages, was_immutable, sum)) = parse(&bytes) else {
-            tracing::info!("the saved listing is broken; listing anew");
+            tracing::info!("the saved listing is broken; listing again");
             let _ = fs::remove_file(&self.path);
             return None;
         };

@@ -1,4 +1,4 @@
-//! A store that breaks on purpose, and counts what it is asked.
+//! A store that fails on purpose, and counts its calls.
 //!
 //! It wraps any store. Locks are never held while the wrapped store works.
 
@@ -138,7 +138,7 @@ impl FaultStore {
         self.shared.moved.notify_all();
     }
 
-    /// Lets each body come at no more than so many bytes a second.
+    /// Limits each body to this many bytes a second.
     pub fn slow_bodies(&self, bytes_per_second: u64) {
         self.shared.state.lock().body_speed = Some(bytes_per_second);
     }

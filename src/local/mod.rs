@@ -1,4 +1,5 @@
-//! Stores that need no network: in a folder; for tests in memory, and one that breaks on purpose.
+//! Stores that need no network: in a folder; for tests also in memory, and one that fails on
+//! purpose.
 
 use std::path::Path;
 use std::sync::Arc;

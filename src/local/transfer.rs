@@ -1,4 +1,4 @@
-//! What the local stores share: copying uploads, cutting ranges, judging preconditions.
+//! Shared by the local stores: copying uploads, cutting ranges, checking preconditions.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;

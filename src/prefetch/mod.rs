@@ -1,8 +1,8 @@
 //! Fetches the next records of a scan ahead, in parallel, so that a walk over small files costs
 //! about one round trip a window instead of one a file.
 //!
-//! Only opens start it, and only opens keep it going: when a scan stops, so does this, with at
-//! most one window fetched in vain. Its requests have the lowest priority.
+//! Only opens start it, and only opens keep it going: when a scan stops, so does prefetching, with
+//! at most one window wasted. Its requests have the lowest priority.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
@@ -27,7 +27,7 @@ pub const AT_ONCE: usize = if cfg!(feature = "shuttle") { 2 } else { 56 };
 const QUEUED: usize = if cfg!(feature = "shuttle") { 4 } else { 256 };
 /// Larger records are not fetched ahead: their transfer, not the round trip, takes the time.
 const LARGEST: u64 = 1 << 20;
-/// What a record whose size nobody knows is taken to cost.
+/// The assumed cost of a record of unknown size.
 const UNKNOWN: u64 = 64 << 10;
 /// Bytes fetched ahead by one scan, if the memory cache is large enough.
 const BUDGET: u64 = 32 << 20;
@@ -46,7 +46,7 @@ pub struct Prefetcher {
 
 #[derive(Debug)]
 struct State {
-    /// The listing whose ranks the detectors know.
+    /// The listing that the detectors' ranks belong to.
     listing: Option<Arc<Listing>>,
     in_order: Detector,
     by_number: Detector,
@@ -56,7 +56,7 @@ struct State {
 /// The listing in the order that people number things: `r2` before `r10`.
 #[derive(Debug, Default)]
 enum Numeric {
-    /// Nobody has needed it yet.
+    /// No reader has needed it yet.
     #[default]
     Unknown,
     /// It is the listing's own order, or the store is too large.

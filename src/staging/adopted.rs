@@ -1,5 +1,5 @@
-//! The bytes of entries that an earlier process journalled: opened only when somebody reads them, so
-//! that more may wait than files may be open.
+//! The bytes of entries that an earlier process journalled: opened only when they are read, so that
+//! more may wait than files may be open.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::entry::EntryId;
 use super::journal::Journal;
 
-/// Files that are kept open for who reads on in them.
+/// Files that are kept open for the next read.
 const OPEN: usize = 32;
 
 /// Makes a file of an entry's bytes: its content.

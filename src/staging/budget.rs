@@ -1,7 +1,8 @@
-//! How many bytes may lie in a staging folder: what is being written and what waits to be uploaded.
+//! Bounds the bytes in a staging folder: of files being written and of files waiting to be
+//! uploaded.
 //!
-//! INVARIANT: the sum of all [`Space`]s is what [`Budget::used`] says, where those of one file count
-//! as the largest of them; a space gives back what it has when it is dropped.
+//! INVARIANT: [`Budget::used`] is the sum of all [`Space`]s, where those of one file count as the
+//! largest of them; a dropped space gives back its bytes.
 
 use std::collections::HashMap;
 use std::fs::File;

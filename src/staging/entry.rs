@@ -131,7 +131,7 @@ impl Why {
         }
     }
 
-    /// Returns whether somebody else has changed the record.
+    /// Returns whether the upload conflicts with a newer record.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Failed { kind, .. } if kind_of(kind) == ErrorKind::Changed)
     }
@@ -218,7 +218,7 @@ impl From<Sent> for Unanswered {
     }
 }
 
-/// Returns the text of the `.json` of an entry whose data has that checksum.
+/// Returns the text of the `.json` of an entry with data of that checksum.
 ///
 /// # Errors
 /// That it cannot be written as JSON.

@@ -1,7 +1,7 @@
 //! The bytes of a file that is being written, on the local disk.
 //!
-//! INVARIANT: what a [`Frozen`] shows never changes. Whoever wants to change a frozen file makes
-//! a copy first ([`StagingFile::copy`]), so that an upload never sees half of a later write.
+//! INVARIANT: the bytes of a [`Frozen`] never change. A writer makes a copy of a frozen file first
+//! ([`StagingFile::copy`]), so that an upload never sees half of a later write.
 
 use std::fs::File;
 use std::io;
@@ -55,8 +55,8 @@ impl StagingFile {
         }))
     }
 
-    /// Wraps the bytes of an entry that an earlier process journalled, which counts them; nobody may
-    /// change them. They are opened, and `decode`d, when they are read.
+    /// Wraps the bytes of an entry that an earlier process journalled, which counts them; they must
+    /// not change. They are opened, and `decode`d, when they are read.
     pub fn of_entry(id: &EntryId, decode: Option<Decode>, folder: &StagingFolder) -> Frozen {
         let adopted = Adopted::new(folder.journal(), id, decode, folder.open_files());
         let this = Arc::new(Self {
@@ -108,7 +108,7 @@ impl StagingFile {
         Frozen(Arc::clone(self))
     }
 
-    /// Returns whether somebody relies on the bytes as they are.
+    /// Returns whether an upload or reader relies on the bytes as they are.
     pub fn is_frozen(&self) -> bool {
         matches!(self.source, Source::Adopted(_)) || self.frozen.load(Ordering::Acquire) > 0
     }
@@ -226,7 +226,7 @@ impl StagingFile {
     }
 }
 
-/// A staging file whose bytes stay as they are.
+/// A staging file with bytes that no longer change.
 #[derive(Debug)]
 pub struct Frozen(Arc<StagingFile>);
 

@@ -84,7 +84,7 @@ impl StagingFolder {
     /// and removes what else is left of them.
     ///
     /// # Errors
-    /// That a folder cannot be made, is a symbolic link or belongs to somebody else.
+    /// That a folder cannot be made, is a symbolic link or belongs to another user.
     pub fn open(config: &StagingConfig) -> io::Result<Arc<Self>> {
         Self::open_scope(
             &config.dir,
@@ -213,7 +213,7 @@ impl StagingFolder {
 /// Makes the folder of a scope where it is missing; returns it, and its lock, for which it may `wait`.
 ///
 /// # Errors
-/// That a folder cannot be made, is a symbolic link or belongs to somebody else.
+/// That a folder cannot be made, is a symbolic link or belongs to another user.
 pub(super) fn make_scope(
     dir: &Path,
     scope: &str,

@@ -113,8 +113,8 @@ impl Journal {
     /// Makes `pending` an entry, its bytes being the first `pending.size` of `file`.
     ///
     /// A file of [`super::StagingFolder::new_file`] becomes the entry's data without a copy, as
-    /// often as need be; so nobody may write to it any more. Any other file is copied.
-    /// With `durable` the entry survives the end of the machine, else only that of the process.
+    /// often as need be; so no write to it may follow. Any other file is copied. With `durable` the
+    /// entry survives the end of the machine, else only that of the process.
     ///
     /// # Errors
     /// That the disk refuses; there is then no entry.
@@ -185,7 +185,7 @@ impl Journal {
             durable.map_or(Ok(()), |_| own.sync())
         });
         if let Err(error) = written {
-            // None of it is an entry yet, or nobody has been told that it is one.
+            // None of it is an entry yet, or no caller has been told that it is one.
             let folder = own.path();
             for path in [
                 owner::new_path(folder, id),
@@ -199,8 +199,8 @@ impl Journal {
         Ok(space)
     }
 
-    /// Writes an entry anew whose files somebody has removed, from a descriptor of its bytes, which
-    /// may be others by `change`. Durable.
+    /// Writes an entry again after its files were removed, from a descriptor of its bytes; `change`
+    /// may replace them. Durable.
     ///
     /// # Errors
     /// That there is no such entry, or the disk refuses; it then stays without files.
@@ -323,7 +323,7 @@ impl Journal {
         }
     }
 
-    /// Removes an entry, whose bytes are in the store or not wanted any more.
+    /// Removes an entry: the store has its bytes, or they are not wanted any more.
     ///
     /// # Errors
     /// That the disk refuses; the entry then stays.
@@ -358,7 +358,7 @@ impl Journal {
         }
     }
 
-    /// Takes an entry whose bytes are not what was written out of the journal, and says so.
+    /// Takes an entry with damaged bytes out of the journal, and logs it.
     pub fn quarantine(&self, id: &EntryId, why: &str) {
         let gone = self.index.lock().remove(id);
         if let Some(gone) = gone {
@@ -390,7 +390,7 @@ impl Journal {
         kept
     }
 
-    /// Forgets what failed for good and was kept in a folder that somebody has removed.
+    /// Drops failed entries that were kept in a folder that has been removed.
     fn forget_removed(&self) {
         let failed: Vec<(EntryId, Arc<OwnerDir>)> = {
             let index = self.index.lock();
@@ -407,8 +407,8 @@ impl Journal {
             let gone = self.index.lock().remove(&id);
             let Some(gone) = gone else { continue };
             tracing::error!(
-                "the bytes of {} that were kept after their upload had failed are gone: somebody has \
-                 removed the staging folder",
+                "the bytes of {} that were kept after their upload had failed are gone: the staging \
+                 folder was removed",
                 gone.pending.key
             );
         }
@@ -446,7 +446,7 @@ impl Journal {
             .open_data(id)
     }
 
-    /// Returns whether the folder was made anew since this was last asked.
+    /// Returns whether the folder was made again since the last call.
     pub fn take_made_anew(&self) -> bool {
         self.own.take_made_anew()
     }
@@ -456,7 +456,7 @@ impl Journal {
         self.own.set_made_anew();
     }
 
-    /// Returns whether somebody has removed the bytes of an entry that is still there.
+    /// Returns whether the bytes of an entry were removed under it.
     pub fn is_lost(&self, id: &EntryId) -> bool {
         let opened = self.owner_of(id).map(|owner| owner.open_data(id));
         matches!(opened, Some(Err(error)) if error.kind() == io::ErrorKind::NotFound)

@@ -243,7 +243,7 @@ fn one_file_can_be_kept_again_and_files_from_elsewhere_are_copied() {
             .journal()
             .keep(&file, pending("a", 11), true)
             .is_err(),
-        "there are no so many bytes"
+        "there are not that many bytes"
     );
     assert_eq!(folder.journal().entries().len(), 2);
 }

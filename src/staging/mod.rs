@@ -1,4 +1,4 @@
-//! What was written and is not in the store yet: staging files and the journal of pending uploads.
+//! Written bytes that are not in the store yet: staging files and the journal of pending uploads.
 //!
 //! On disk, below the staging folder, all of it ours, folders 0700 and files 0600:
 //!
@@ -11,12 +11,12 @@
 //! ```
 //!
 //! The scope is a hash of server, store, account and read mode. An entry is written data first,
-//! both files and then the folder fsynced; it is removed `.json` first. So whatever a crash
-//! leaves, each entry is there whole or not at all: a `.data` alone was never promised to anybody,
-//! or is in the store. Staging files have no name at all and go with their process.
+//! both files and then the folder fsynced; it is removed `.json` first. So whatever a crash leaves,
+//! each entry is there whole or not at all: a `.data` alone was never promised to a program, or is
+//! in the store. Staging files have no name at all and go with their process.
 //!
-//! INVARIANT: whoever uploads, changes or removes an entry holds its owner's lock. `kvfs recover`
-//! asks a living owner to do it, and takes over from dead ones as the next mount does.
+//! INVARIANT: a process that uploads, changes or removes an entry holds its owner's lock. `kvfs
+//! recover` asks a living owner to do it, and takes over from dead ones as the next mount does.
 
 pub mod adopted;
 pub mod budget;

@@ -1,9 +1,9 @@
-//! Where this process stages: its owner's folder, made anew where somebody has removed it.
+//! The folder in which this process stages, made again when it was removed.
 //!
-//! People remove state folders to free space or to begin afresh. What is written from then on must
-//! not be refused for that until the mount ends. A folder that was moved, or is hidden by a mount, is
-//! not taken for removed, and on another disk nothing is made: the right one was taken away, and would
-//! hide what is under its mount point when it is back.
+//! People remove state folders to free space or to begin afresh; later writes must not fail for that
+//! until the mount ends. A folder that was moved, or is hidden by a mount, does not count as removed.
+//! On another disk nothing is made: the right disk was taken away, and would hide the new folder when
+//! it is back.
 
 use std::fs;
 use std::io;
@@ -29,7 +29,7 @@ pub(super) struct Own {
     device: u64,
     current: Mutex<Arc<OwnerDir>>,
     made_anew: AtomicBool,
-    /// Whoever has it makes the folder anew.
+    /// Its holder makes the folder again.
     making: Mutex<()>,
 }
 
@@ -60,7 +60,7 @@ impl Own {
         Arc::clone(&self.current.lock())
     }
 
-    /// Returns whether it was made anew since this was last asked.
+    /// Returns whether it was made again since the last call.
     pub(super) fn take_made_anew(&self) -> bool {
         self.made_anew.swap(false, Ordering::Relaxed)
     }
@@ -70,7 +70,7 @@ impl Own {
         self.made_anew.store(true, Ordering::Relaxed);
     }
 
-    /// Does something in the folder; once more in a new one if somebody has removed it.
+    /// Does something in the folder; once more in a new one if the folder was removed.
     ///
     /// # Errors
     /// Those of `work`.
@@ -88,7 +88,7 @@ impl Own {
             Ok(own) => work(&own),
             Err(why) => {
                 tracing::warn!(
-                    "somebody has removed the staging folder {}, and it is not made anew: {why}",
+                    "the staging folder {} was removed, and is not made again: {why}",
                     self.dir.display()
                 );
                 Err(error)
@@ -106,15 +106,15 @@ impl Own {
         if above.map(|above| above.dev()) != Some(self.device) {
             return Err(io::Error::other("another disk is there now"));
         }
-        // Kernel threads may wait for this, so that it is not done while others look for what
-        // dead processes left; whoever writes tries again.
+        // Kernel threads may wait for this, so it is not done while other processes look for what
+        // dead ones left; the writer tries again.
         let (scope, lock) = make_scope(&self.dir, &self.scope, self.store.as_ref(), false)?;
         let made = Arc::new(OwnerDir::create(&scope)?);
         drop(lock);
         *self.current.lock() = Arc::clone(&made);
         self.set_made_anew();
         tracing::warn!(
-            "somebody has removed the staging folder {}: it is made anew",
+            "the staging folder {} was removed; it is made again",
             self.dir.display()
         );
         Ok(made)

@@ -29,7 +29,7 @@ const DYING_POLL: Duration = Duration::from_millis(5);
 /// What ends the name of a description on its way.
 const NEW: &str = "new";
 
-/// A folder whose lock this process holds. Dropping it removes the folder if it is empty.
+/// A folder that this process holds the lock of. Dropping it removes the folder if it is empty.
 #[derive(Debug)]
 pub struct OwnerDir {
     path: PathBuf,
@@ -57,12 +57,12 @@ pub struct Contents {
     pub damaged: Vec<(EntryId, String)>,
     /// Entries of later versions of kvfs.
     pub newer: Vec<EntryId>,
-    /// What a crash left and nobody was promised.
+    /// Leftovers of a crash that no program was promised.
     pub leftovers: Vec<PathBuf>,
 }
 
 impl OwnerDir {
-    /// Makes a folder for this process in `scope`, whose lock the caller holds.
+    /// Makes a folder for this process in `scope`; the caller holds the lock of `scope`.
     ///
     /// # Errors
     /// That the disk refuses.
@@ -70,7 +70,7 @@ impl OwnerDir {
         let name = format!("{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = scope.join(name);
         private_folder(&path)?;
-        // Waits for nobody but those who look whether its owner lives.
+        // Waits only for processes that look whether its owner lives.
         let this = Self::lock(&path, FlockOperation::LockExclusive)?
             .ok_or_else(|| io::Error::other("the new staging folder is locked"))?;
         sync_dir(scope)?;
@@ -121,7 +121,7 @@ impl OwnerDir {
         &self.path
     }
 
-    /// Returns whether somebody has removed the folder, wherever it was then.
+    /// Returns whether the folder was removed, wherever it was then.
     pub fn is_removed(&self) -> bool {
         rustix::fs::fstat(&self.dir).is_ok_and(|found| found.st_nlink == 0)
     }
@@ -160,7 +160,7 @@ impl OwnerDir {
         self.dir.sync_all()
     }
 
-    /// Puts an entry that does not check out where nobody uploads it and everybody finds it.
+    /// Moves a damaged entry to where it is not uploaded and people find it.
     pub fn quarantine(&self, id: &EntryId, why: &str) {
         let target = match self.path.parent() {
             Some(scope) => scope.join(DAMAGED),
@@ -198,7 +198,8 @@ impl OwnerDir {
             entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK))
         });
         if empty {
-            // Somebody may wait for this lock: an adopter finds the folder gone, or makes it anew.
+            // A process may wait for this lock: an adopter finds the folder gone, or makes it
+            // again.
             let _ = fs::remove_file(self.path.join(LOCK));
             let _ = fs::remove_dir(&self.path);
         }

@@ -1,5 +1,5 @@
-//! What is not in the store yet, as people and programs are shown it; and the staging folder as it
-//! looks from outside, whether its owners live or not.
+//! Reports files that are not in the store yet, to people and programs; shows the staging folder
+//! from outside, whether its owners live or not.
 
 use std::fs;
 use std::io;
@@ -34,7 +34,7 @@ pub enum State {
 }
 
 impl State {
-    /// Returns whether it will be uploaded without anybody's doing.
+    /// Returns whether it will be uploaded by itself.
     pub fn is_pending(self) -> bool {
         matches!(self, Self::Waiting | Self::Uploading | Self::Retrying)
     }
@@ -57,10 +57,10 @@ pub struct Item {
     pub reason: Option<String>,
     /// How often it was tried in vain.
     pub attempts: u32,
-    /// Whether it was refused because somebody else has changed the record.
+    /// Whether it was refused because the record has changed in the store.
     #[serde(default)]
     pub conflict: bool,
-    /// The living process whose it is.
+    /// The living process that owns it.
     pub owner_pid: Option<u32>,
 }
 

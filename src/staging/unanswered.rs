@@ -1,9 +1,9 @@
 //! Uploads without an answer, which may have left something in the store (`upload::indeterminate`).
 //!
-//! An upload under a condition may have changed the record although its answer was lost. Whatever
-//! is then uploaded under the same condition is refused, and nobody else has changed anything. So
-//! what was sent without an answer is remembered, and a refusal counts only if the store has
-//! something else.
+//! An upload under a condition may have changed the record although its answer was lost. A later
+//! upload under the same condition is then refused, though no one else has changed anything. So
+//! bytes sent without an answer are remembered, and a refusal counts only if the store has other
+//! bytes.
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,6 @@
 //! Which letters keys have at each position, and which others may stand there.
 
-/// Positions of keys whose letters are remembered.
+/// Positions of keys with remembered letters.
 const POSITIONS: usize = 64;
 /// Places are smaller than this, so that they can be multiplied by numbers of keys.
 const MOST_PLACES: u128 = 1 << 90;

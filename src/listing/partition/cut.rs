@@ -1,9 +1,10 @@
-//! Where a segment is cut. A guess: wrong ones cost requests, never a wrong listing.
+//! Decides where to cut a segment. Cuts are guesses: wrong ones cost requests, never a wrong
+//! listing.
 //!
-//! An earlier listing knows ([`Guide`](super::Guide)), else the keys so far tell how dense they
-//! lie. Cuts are whole pages apart by that measure, so that where it is exact (nothing changed
-//! since, or records are numbered without gaps) a cut costs no request at all. Where the keys
-//! end nobody knows: the end is looked for in steps that double, one at a time, then halve.
+//! An earlier listing gives the cuts ([`Guide`](super::Guide)), else the density of the keys so
+//! far. Cuts are whole pages apart by that measure, so that where it is exact (nothing changed
+//! since, or records are numbered without gaps) a cut costs no request at all. The end of the keys
+//! is unknown: it is searched in steps that double, one at a time, then halve.
 
 use std::sync::Arc;
 

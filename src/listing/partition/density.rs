@@ -1,4 +1,4 @@
-//! How dense keys lie, measured by their places among all texts of their letters.
+//! The density of keys, measured by their places among all texts of their letters.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) struct Scale<'a> {
     /// Places of what has been fetched, and of the segment's end or that of the prefix.
     pub(super) from: u128,
     pub(super) to: u128,
-    /// So many places held so many keys.
+    /// This many places held this many keys.
     span: u128,
     count: u64,
 }
@@ -59,7 +59,7 @@ impl<'a> Scale<'a> {
         u64::try_from(keys).unwrap_or(u64::MAX)
     }
 
-    /// Returns over how many places so many keys seem to be spread.
+    /// Returns over how many places `keys` keys seem to be spread.
     pub(super) fn span_of(&self, keys: u64) -> Option<u128> {
         Some(u128::from(keys).checked_mul(self.span)? / u128::from(self.count))
     }

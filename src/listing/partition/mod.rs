@@ -19,7 +19,7 @@ mod tests;
 
 use alphabet::Letters;
 
-/// Guesses that may hit nothing before no more are made, beside one for every 16 pages.
+/// Guesses that may hit nothing before no more are made, besides one for every 16 pages.
 const MOST_WASTED: u64 = 12;
 
 /// An earlier listing of the same store, whole.
@@ -63,7 +63,7 @@ struct Segment {
     /// Where it began, for estimates, and how many keys seem to be before that.
     start: Arc<str>,
     rank: u64,
-    /// What has been fetched of it reaches to here, and has so many keys.
+    /// The end of its fetched part, and the number of keys in that.
     after: Arc<str>,
     count: u64,
     /// Its last possible key; `None` for the end of the listing.

@@ -1,5 +1,5 @@
-//! A directory by its descriptor. What is opened, listed, renamed or removed through it lies
-//! beneath it, whichever links are put in the place of its parts meanwhile.
+//! A directory by its descriptor. Everything opened, listed, renamed or removed through it lies
+//! beneath it, whatever links replace its parts meanwhile.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,8 @@
 //! The remembered result of a scan.
 //!
-//! A page of a listing must not scan a large folder again, yet a record that somebody else
-//! writes must show up within [`MAX_AGE`]. The folder's modification time tells most changes,
-//! except inside sub-directories and within one tick of the file system's clock.
+//! A page of a listing must not scan a large folder again, yet a record that another process writes
+//! must show up within [`MAX_AGE`]. The folder's modification time tells most changes, except
+//! inside sub-directories and within one tick of the file system's clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -224,7 +224,7 @@ impl State {
             self.warned_unnamed = true;
             tracing::warn!(
                 files = unnamed,
-                "files whose names are not UTF-8 are not records"
+                "files with names that are not UTF-8 are not records"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Content types by file extension, as the tools that wrote the file would name them.
+//! Content types by file extension, as the tools that write such files name them.
 
 /// Returns whether `extension` belongs to some content type.
 pub(super) fn is_extension(extension: &str) -> bool {

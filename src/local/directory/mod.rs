@@ -1,5 +1,5 @@
-//! A folder as a store: what Crawlee, the Apify SDKs and apify-cli leave on disk, and what they
-//! can read again.
+//! A folder as a store: reads what Crawlee, the Apify SDKs and apify-cli write, and writes what
+//! they can read.
 //!
 //! Reading takes both layouts, mixed as they may be (`names`, `sidecar`, `scan`). Writing makes
 //! the quoted layout of Crawlee for Python and Crawlee 4, value and sidecar each replaced whole
@@ -63,7 +63,7 @@ pub struct DirectoryStore {
     access: Access,
     info: StoreInfo,
     index: Index,
-    /// Files about whose unreadable sidecars a warning has been logged.
+    /// Files with unreadable sidecars for which a warning has been logged.
     warned: Mutex<HashSet<String>>,
 }
 
@@ -156,7 +156,7 @@ impl DirectoryStore {
         Err(not_found(key))
     }
 
-    /// Returns the files of a key whose sidecar is this one, and says so.
+    /// Returns the files of the key that this sidecar names.
     fn described(&self, key: &Key, sidecar_path: &str, sidecar: &Sidecar) -> Result<Option<Files>> {
         let value = match (&sidecar.filename, sidecar_path.strip_suffix(SIDECAR_SUFFIX)) {
             (None, Some(stem)) => stem.to_owned(),
@@ -232,7 +232,7 @@ impl DirectoryStore {
         if !description.certain && self.warned.lock().insert(files.value.clone()) {
             tracing::debug!(
                 file = files.value,
-                "the metadata beside the file was not written for it"
+                "the metadata next to the file was not written for it"
             );
         }
     }
@@ -426,7 +426,7 @@ impl Read for Body {
             return Ok(0);
         }
         let n = self.file.read(&mut buffer[..most])?;
-        // Somebody may write into the very file; replacing it does no harm.
+        // Another process may write into this very file; replacing it does no harm.
         if n == 0 || folder::identity(&self.file)? != self.identity {
             return Err(StoreError::new(
                 ErrorKind::Changed,

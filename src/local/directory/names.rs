@@ -1,4 +1,4 @@
-//! How keys and file names go into each other in the two layouts.
+//! Translates keys to file names and back, in the two layouts.
 //!
 //! Quoted layout (Crawlee for Python, Crawlee 4, and what kvfs writes): the file is
 //! `quote(key)` as Python's `urllib.parse.quote(key, safe="")` makes it, except that `.` and
@@ -17,7 +17,7 @@ pub(super) const SIDECAR_SUFFIX: &str = ".__metadata__.json";
 /// The file that describes the store itself.
 pub(crate) const STORE_METADATA: &str = "__metadata__.json";
 
-/// The file with the secret of whoever serves the folder; hidden as unfinished files are.
+/// The file with the secret of the server of this folder; hidden as unfinished files are.
 pub(crate) const SECRET: &str = ".%kvfs-secret";
 
 /// How the names of unfinished files begin: `%k` appears in no quoted name.
@@ -60,7 +60,7 @@ pub(super) fn file_name(key: &str) -> String {
     if reserved { other_name(key) } else { quoted }
 }
 
-/// Returns a file name for keys whose quoted name is too long or taken. Only the sidecar tells
+/// Returns a file name for a key when its quoted name is too long or taken. Only the sidecar holds
 /// the key then. `%~` appears in no quoted name.
 pub(super) fn other_name(key: &str) -> String {
     let mut name = quote(key);
@@ -78,8 +78,8 @@ pub(super) fn sidecar_name(value: &str) -> String {
     format!("{value}{SIDECAR_SUFFIX}")
 }
 
-/// Returns whether a sidecar may name a value's file so: a file in its own folder that can hold a
-/// record. Whoever writes sidecars could name any other.
+/// Returns whether a sidecar may give a value's file this name: that of a file in its own folder
+/// that can hold a record. The writer of a sidecar could name any other file.
 pub(super) fn is_value(name: &str) -> bool {
     !matches!(name, "" | "." | ".." | STORE_METADATA)
         && name.len() <= 255

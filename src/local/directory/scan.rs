@@ -72,11 +72,11 @@ impl Files {
 pub(super) struct Found {
     pub claims: BTreeMap<Key, Claim>,
     pub rivals: HashMap<Key, Vec<Claim>>,
-    /// Files whose names are not UTF-8; no key can name them.
+    /// Files with names that are not UTF-8; no key can name them.
     pub unnamed: usize,
     /// Files of ours that are being written, or were by processes that are dead.
     pub unfinished: Vec<String>,
-    /// Whether there are sub-directories, whose changes the folder's own time does not show.
+    /// Whether there are sub-directories: the folder's own time does not show changes in them.
     pub nested: bool,
 }
 
@@ -108,7 +108,7 @@ pub(super) fn scan(folder: &Folder, known: &dyn Fn(&Key) -> Option<Claim>) -> io
     while let Some((prefix, depth)) = pending.pop() {
         let listed = match list(folder, &root, &prefix, &mut found) {
             Ok(listed) => listed,
-            // A sub-directory may vanish meanwhile or be somebody else's.
+            // A sub-directory may vanish meanwhile or belong to another user.
             Err(error) if !prefix.is_empty() => {
                 tracing::warn!(%error, directory = prefix, "a sub-directory cannot be listed");
                 continue;
@@ -199,7 +199,7 @@ fn assign(
                 continue;
             }
         };
-        // Only the plain layout has sidecars whose value has an extension of its own.
+        // Only in the plain layout the value has an extension of its own.
         let value = match (&sidecar.filename, &sidecar.extension) {
             // A file that has a sidecar of its own is what that says.
             (Some(name), _) if *name != stem && sidecars.contains_key(name) => continue,

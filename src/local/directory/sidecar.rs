@@ -1,4 +1,4 @@
-//! The metadata file beside a value.
+//! The metadata file next to a value.
 //!
 //! Three writers, three shapes: Crawlee for Python `{"key","content_type","size"}`; Crawlee 4 and
 //! apify-cli the same in camel case, size optional, and `filename` where the value's file is not
@@ -13,10 +13,10 @@
 //! ```
 //!
 //! The sidecar is replaced before the value. Between the two, and for ever if the writer dies
-//! there, the value on disk is the one that `previous` describes: whoever reads compares the
-//! value's identity with `file` and takes the description that fits. A copied folder has new
-//! identities; the sizes decide then. A value that fits neither was rewritten by somebody else,
-//! who stores no encodings.
+//! there, the value on disk is the one that `previous` describes: a reader compares the value's
+//! identity with `file` and takes the description that fits. A copied folder has new identities;
+//! the sizes decide then. A value that fits neither was rewritten by another tool, which stores no
+//! encodings.
 
 use serde::{Deserialize, Serialize};
 

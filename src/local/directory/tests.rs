@@ -1,4 +1,4 @@
-//! What the tools leave on disk, read and written over.
+//! Reads and overwrites what the tools leave on disk.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -289,7 +289,7 @@ fn a_crash_between_the_two_renames_leaves_the_old_version() {
     assert_eq!(fs::read(dir.path().join("k")).expect("a value"), old);
     let meta = store.head(&key("k"), soon()).expect("a head");
     assert_eq!(meta, old_meta);
-    // A new record whose value never came is none.
+    // A new record without a value is none.
     fs::remove_file(dir.path().join("k")).expect("a removal");
     let error = store.head(&key("k"), soon()).expect_err("no record");
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -1,9 +1,10 @@
 //! Files that are still being written, under names that are never listed.
 //!
-//! INVARIANT: who writes one holds its lock until it has its name or is gone. One that nobody
-//! holds is what a dead process left, and is removed by the next scan of a folder that may be written
-//! to: at once if it was made on this machine, since this boot, whichever container that was in.
-//! Other machines' locks may not be seen here, on network filesystems: theirs must be old as well.
+//! INVARIANT: the writer of a file holds its lock until the file has its name or is gone. A file
+//! without a lock is what a dead process left, and is removed by the next scan of a folder that may
+//! be written to: at once if it was made on this machine, since this boot, whichever container that
+//! was in. Other machines' locks may not be seen here, on network filesystems: theirs must be old as
+//! well.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -20,11 +21,11 @@ use super::folder::{Folder, identity};
 use super::names::UNFINISHED;
 use super::sidecar::Identity;
 
-/// Nobody writes for so long without getting any further.
+/// No writer takes this long without getting any further.
 const ABANDONED: Duration = Duration::from_secs(600);
 
-/// How often one is made anew because a scan has taken it for abandoned. File systems that count no
-/// links would have it so each time.
+/// How often a file is made again because a scan has taken it for abandoned. On file systems that
+/// count no links that happens each time.
 const ATTEMPTS: usize = 5;
 
 /// Numbers unfinished files.
@@ -147,7 +148,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes those of the named files of a folder that nobody is writing any more.
+/// Removes those of the named files of a folder that no process is writing any more.
 pub(super) fn remove_abandoned(folder: &Folder, names: &[String]) {
     for name in names {
         let Ok(file) = folder.file(name) else {

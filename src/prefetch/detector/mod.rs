@@ -1,4 +1,4 @@
-//! Recognises scans: somebody walks a directory and opens record after record. Pure.
+//! Recognises scans: a program walks a directory and opens record after record. Pure.
 //!
 //! Positions are ranks: places in one order of the directory's records. A scan is a run of opens
 //! whose ranks grow by small steps; several may be under way at once, from any number of
@@ -29,7 +29,7 @@ pub const WINDOW: (usize, usize) = if cfg!(feature = "shuttle") {
 } else {
     (4, 60)
 };
-/// A scan without an open for so long, or during so many opens of others, has stopped.
+/// A scan without an open for this long, or during this many opens of others, has stopped.
 const STOPPED: Duration = Duration::from_millis(500);
 const STOPPED_OPENS: u64 = 64;
 /// Scans followed at once; the least recently used one is forgotten.
@@ -53,7 +53,7 @@ pub trait Records {
 pub struct Detector {
     /// Bytes that may be fetched ahead by one scan.
     budget: u64,
-    /// For so long what was fetched ahead is of use.
+    /// How long a record fetched ahead is of use.
     useful: Duration,
     scans: Vec<Scan>,
     opens: u64,
@@ -151,7 +151,7 @@ impl Detector {
             other.take(rank);
         }
         let most = WINDOW.1.saturating_sub(self.unused()).max(WINDOW.0);
-        // A walk that is alone has nobody to mind.
+        // A walk that is alone need not spare other readers.
         if !self.scans.is_empty() {
             self.recent.add(rank, now, self.useful);
         }
@@ -168,7 +168,8 @@ impl Detector {
         wanted
     }
 
-    /// Returns whether somebody has opened a record just now, or one of the scans fetches it ahead.
+    /// Returns whether a program has opened a record just now, or one of the scans fetches it
+    /// ahead.
     fn is_somebodys(&self, rank: u64) -> bool {
         self.recent.contains(rank) || self.scans.iter().any(|scan| scan.ahead.contains_key(&rank))
     }
