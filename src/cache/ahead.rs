@@ -1,4 +1,4 @@
-//! Which records were fetched ahead and not opened yet: what fetching ahead was good for.
+//! Records that were fetched ahead and not opened yet; counts used and wasted ones.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ impl Default for Ahead {
 }
 
 impl Ahead {
-    /// Notes a record that was fetched ahead, and counts as wasted what nobody has opened for
-    /// longer than the TTL.
+    /// Notes a record that was fetched ahead, and counts those not opened for longer than the TTL
+    /// as wasted.
     pub fn fetched(
         &self,
         key: &Key,

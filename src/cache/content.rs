@@ -1,4 +1,4 @@
-//! One version of a record's content, wherever its bytes are.
+//! One version of a record's content, in memory, on disk or in the store.
 
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -53,7 +53,7 @@ pub enum Data {
         /// The disk cache's name for it.
         id: String,
     },
-    /// Whole, so many bytes in the staging file that was uploaded.
+    /// Whole, with this many bytes, in the staging file that was uploaded.
     Staged(Frozen, u64),
     /// On their way to disk, or there.
     Download(Arc<Download>),
@@ -212,7 +212,7 @@ impl ContentReader {
                 Ok(read_staged(bytes, offset..end)?)
             }
             Data::Download(download) => {
-                // Who may wait does so because the bytes were not there.
+                // A read that may wait does so because the bytes were not there.
                 let arrives = wait != Wait::Never && !download.is_complete();
                 origin::note(if arrives {
                     origin::Origin::Network

@@ -1,4 +1,4 @@
-//! Forgetting contents and what is known of records, because somebody asks for it.
+//! Drops contents and metadata of records on request.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ impl Records {
         in_memory.max(on_disk)
     }
 
-    /// Drops contents that lie in the staging folder and that nobody has open: somebody needs the
-    /// room. Returns whether there was any.
+    /// Drops contents in the staging folder that are not open, to make room. Returns whether there
+    /// were any.
     pub fn drop_staged(&self) -> bool {
         let is_staged = |content: &Arc<Content>| matches!(content.data, Data::Staged(..));
         let any = self.recent().lock().iter().any(is_staged);

@@ -1,8 +1,8 @@
-//! By what contents are held to be current where records have no validators: the store's clock.
+//! Decides by the store's clock which contents are current, where records have no validators.
 //!
 //! One question about the store, at most one in a TTL, answers for all contents. It is not asked for
-//! the sake of one small record: asking for that record itself costs the same, and says more. What
-//! is believed is checked now and then: a small record is fetched and compared.
+//! one small record alone: asking for that record itself costs the same, and says more. Its verdicts
+//! are checked now and then: a small record is fetched and compared.
 //!
 //! Lock order: a record's slot, then the state here. Nothing is locked while a question is asked.
 
@@ -23,7 +23,7 @@ use crate::store::{Key, Store};
 
 /// A larger record is not fetched instead of asking about the store, nor to check the clock.
 pub(super) const SMALL: u64 = 64 << 10;
-/// So long the store is not asked about after that has failed: perhaps the token may not.
+/// How long the store is not asked about after that has failed: perhaps the token may not.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// The clock is not checked more often.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ struct State {
     /// Whether the clock may be used at all.
     is_on: bool,
     store: StoreClock,
-    /// When the question was asked whose answer counts.
+    /// When the question was asked that the current answer belongs to.
     asked: Option<Instant>,
     is_asking: bool,
     failed: Option<Instant>,
@@ -154,7 +154,7 @@ impl Freshness {
         self.ttl.is_none_or(|ttl| age < ttl)
     }
 
-    /// Decides what to do about a content of so many bytes that is older than the TTL and was read
+    /// Decides what to do about a content of `size` bytes that is older than the TTL and was read
     /// at `read`; asks about the store if that is worth it.
     pub(super) fn advise(
         &self,
@@ -346,7 +346,7 @@ impl Freshness {
     }
 }
 
-/// Ends a question on every way out, and wakes those who wait for its answer.
+/// Ends a question on every way out, and wakes the threads that wait for its answer.
 struct Asking<'a>(&'a Freshness);
 
 impl Drop for Asking<'_> {

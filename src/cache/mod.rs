@@ -1,4 +1,4 @@
-//! What is remembered of a store: contents in memory and on disk, sizes, listings, absence.
+//! The cache of a store: contents in memory and on disk, sizes, negative entries.
 //!
 //! INVARIANTS of the content cache, checked by tests beside the code:
 //!

@@ -113,7 +113,8 @@ impl Records {
         )
     }
 
-    /// Refuses a body whose end nothing tells, and that a fresh listing says is longer or shorter.
+    /// Refuses a body without a declared length if a fresh listing says that it is longer or
+    /// shorter.
     fn check_end(&self, key: &Key, is_delimited: bool, stored: u64) -> Result<()> {
         match self.listed_size(key) {
             Some(listed) if !is_delimited && listed != stored => Err(StoreError::new(
@@ -195,7 +196,7 @@ impl Records {
             self.connect(&content);
             return match (self.fill(&content, head, Some(body), spool), expected) {
                 (Ok(()), _) => Ok(content),
-                // All threads are at work: whoever opens it reads it alone.
+                // All threads are at work: each reader reads it by itself.
                 (Err(_), Some(size)) => Ok(self.unkept(&content, size)),
                 (Err(error), None) => Err(error),
             };
@@ -204,7 +205,7 @@ impl Records {
         let (size, body) = match expected {
             Some(size) if head.is_empty() => (size, Some(Opened(body))),
             Some(size) => (size, None),
-            // Nobody may ever open it.
+            // It may never be opened.
             None if need == Need::Ahead => {
                 return Err(StoreError::new(
                     ErrorKind::TooLarge,
@@ -234,7 +235,7 @@ impl Records {
         }))
     }
 
-    /// Lets a download that is parked be taken up by whoever reads on.
+    /// Lets the next reader take up a parked download.
     fn connect(self: &Arc<Self>, content: &Arc<Content>) {
         if let Data::Download(download) = &content.data {
             let (records, content) = (Arc::downgrade(self), Arc::downgrade(content));
@@ -290,7 +291,7 @@ impl Records {
             })
     }
 
-    /// Goes on with a download that was paused because nobody used it.
+    /// Goes on with a download that was paused because it was unused.
     pub(super) fn resume(self: &Arc<Self>, content: &Arc<Content>) -> Result<()> {
         match &content.data {
             Data::Download(download) => match download.resume() {

@@ -1,11 +1,11 @@
-//! What is remembered of versions beyond their content, and across mounts: exact sizes and times.
+//! Exact sizes and times of versions, kept after their contents are evicted, and across mounts.
 //!
-//! A listing tells stored sizes only. Once a record has been read, its content size and the time that
-//! it showed are remembered here for as long as the listing shows the same stored size, also when
-//! the content itself has been evicted. On disk: one JSON line a version, appended; rewritten when
-//! it has grown to twice what it needs. A torn last line is ignored.
+//! A listing has stored sizes only. Once a record has been read, its content size and the time that
+//! it showed are remembered here for as long as the listing shows the same stored size, also when the
+//! content itself has been evicted. On disk: one JSON line a version, appended; rewritten when it has
+//! grown to twice what it needs. A torn last line is ignored.
 //!
-//! A record of which nothing is remembered has its content as it is stored and shows
+//! A record without an entry has its content as it is stored and shows
 //! [`Records::unknown_time`](super::records::Records::unknown_time): that needs no line.
 
 use std::collections::HashMap;
@@ -139,7 +139,7 @@ impl ExactSizes {
         known
     }
 
-    /// Remembers from now on also that a version's content is what is stored: who wants exact sizes
+    /// From now on also remembers that a version's content is as stored: mounts with exact sizes
     /// need not ask again.
     pub fn keep_plain(&self) {
         self.keeps_plain.store(true, Ordering::Relaxed);
@@ -155,7 +155,7 @@ impl ExactSizes {
         self.get(key).filter(|version| version.is_of(stored))
     }
 
-    /// Returns the content size of a record whose stored size is `stored`.
+    /// Returns the content size of a record with the stored size `stored`.
     pub fn content_size(&self, key: &Key, stored: u64) -> Option<u64> {
         self.version(key, stored)?.content
     }

@@ -1,4 +1,4 @@
-//! Bringing a record into the cache that outlives this moment: the disk's, else memory.
+//! Brings a record into the cache: the disk's, else memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,9 @@ const STEP: u64 = MIB;
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warmed {
-    /// It was cached and fresh; so many bytes.
+    /// It was cached and fresh, with this many bytes.
     Cached(u64),
-    /// The store was asked; so many bytes are in the cache.
+    /// The store was asked; this many bytes are in the cache.
     Asked(u64),
     /// The cache cannot hold it.
     Unfit,
@@ -34,7 +34,7 @@ impl Records {
         }
     }
 
-    /// Returns what a content of so many bytes takes of it.
+    /// Returns the room that a content of `bytes` bytes takes in it.
     pub fn cost(&self, bytes: u64) -> u64 {
         let overhead = if self.disk().is_some() {
             crate::disk::ENTRY_OVERHEAD
@@ -45,7 +45,7 @@ impl Records {
     }
 
     /// Makes sure that a record is in the cache, in its current version. `patience` bounds each
-    /// wait; `is_over` tells whether nobody wants it any more.
+    /// wait; `is_over` says whether it is not wanted any more.
     ///
     /// # Errors
     /// Those of the store.

@@ -1,5 +1,5 @@
-//! A store whose changes made here are told to the store's clock, so that they are not taken for
-//! others'. Who changes the store of a mount does so through this.
+//! A store that reports this mount's changes to the store's clock, so that they do not count as
+//! others'. All changes of a mount go through it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +21,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Returns `inner`, whose changes `freshness` is told.
+    /// Returns `inner`, wrapped to report its changes to `freshness`.
     pub fn new(inner: Arc<dyn Store>, freshness: Arc<Freshness>) -> Self {
         Self { inner, freshness }
     }
@@ -29,7 +29,7 @@ impl Watched {
     fn change<T>(&self, key: &Key, change: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
         let question = self.freshness.question();
         let changed = change(&*self.inner);
-        // What the server refused has not happened; of what it did not answer nobody knows.
+        // A refused change has not happened; one without an answer may have.
         let is_refused = changed.as_ref().is_err_and(|error| {
             !matches!(
                 error.kind(),

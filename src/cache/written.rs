@@ -1,4 +1,4 @@
-//! What this mount has stored or deleted itself: known at once, without asking the store for it.
+//! Records that this mount has stored or deleted: known at once, without asking the store.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Records {
         version
     }
 
-    /// Notes that a record was stored whose content is not at hand.
+    /// Notes that a record was stored; its content is not at hand.
     pub fn stored_elsewhere(&self, key: &Key) {
         self.forget_content(key);
         let slot = self.slot(key);

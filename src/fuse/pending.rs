@@ -1,8 +1,9 @@
-//! Requests that wait: each is answered once, by whoever comes first: the thread that works on
-//! it, its deadline, or the signal that ends the program which asked.
+//! Requests that wait: each is answered once, by the first of these: the thread that works on it,
+//! its deadline, or the signal that ends its program.
 //!
-//! `fuser` 0.18 does not handle FUSE_INTERRUPT, and the kernel sends none for readahead. So
-//! whatever waits longer than a moment has its caller's pending signals looked up in `/proc`.
+//! `fuser` 0.18 does not handle FUSE_INTERRUPT, and the kernel sends none for readahead. So for
+//! each request that waits longer than a moment, this module looks up its program's pending signals
+//! in `/proc`.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,7 +70,7 @@ pub struct Ticket<R>(Arc<Cell<R>>);
 #[derive(Debug)]
 struct Cell<R> {
     reply: Mutex<Option<R>>,
-    /// What was asked for takes effect: whoever asked is told of that, and of nothing else.
+    /// The request takes effect: the program gets that answer, and no other.
     claimed: AtomicBool,
 }
 
@@ -103,7 +104,7 @@ impl<R> Caller for Asking<R> {
 
 trait Answerable: Send + Sync {
     fn is_open(&self) -> bool;
-    /// Refuses it, unless what was asked for takes effect just now and nobody waits `long` for that.
+    /// Refuses it, unless the request takes effect just now; with `long` also then.
     fn refuse(&self, errno: Errno, long: bool) -> bool;
 }
 
@@ -171,7 +172,7 @@ impl Watcher {
             .stack_size(128 << 10)
             .spawn(move || {
                 while let Some(watcher) = weak.upgrade() {
-                    // Without it nobody could be interrupted, and deadlines would pass unseen.
+                    // Without it no program could be interrupted, and deadlines would pass unseen.
                     if catch_unwind(AssertUnwindSafe(|| watcher.round())).is_err() {
                         tracing::error!("the watcher panicked and goes on; please report this");
                     }

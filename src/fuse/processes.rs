@@ -1,4 +1,4 @@
-//! What `/proc` tells of the programs that use the mount.
+//! Reads from `/proc` about the programs that use the mount.
 //!
 //! Nothing here touches a file of the mount: that would ask the mount itself.
 

@@ -1,8 +1,8 @@
 //! Mounting and unmounting.
 //!
-//! Root, and whoever else may mount (CAP_SYS_ADMIN, in containers), mounts by itself and hands the
+//! Root, and other users who may mount (CAP_SYS_ADMIN, in containers), mount directly and hand the
 //! descriptor to `fuser`: its own way of mounting unmounts the path once more on the way out,
-//! whoever is mounted there by then, and forgets the subtype by which kvfs knows its mounts. Other
+//! whatever is mounted there by then, and drops the subtype by which kvfs knows its mounts. Other
 //! users mount through `fusermount3`.
 
 use std::fs::File;
@@ -35,7 +35,7 @@ pub enum Access {
     Owner,
     /// That user and root.
     OwnerAndRoot,
-    /// Everybody, as far as the permission bits allow.
+    /// All users, as far as the permission bits allow.
     Everybody,
 }
 
@@ -46,7 +46,7 @@ pub struct MountOptions {
     pub mount_point: PathBuf,
     /// What `mount` and `df` show as the device.
     pub source: String,
-    /// Who may use it.
+    /// The users who may use it.
     pub access: Access,
     /// Whether the kernel lets changes through.
     pub writable: bool,

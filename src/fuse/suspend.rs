@@ -1,5 +1,5 @@
-//! After the machine was suspended, the kernel still believes names and attributes for what was left
-//! of their TTLs: its clock stood still. So it is told to forget them.
+//! After a suspend, the kernel still trusts names and attributes for the rest of their TTLs, as its
+//! clock stood still. So this module invalidates them.
 
 use std::io;
 use std::os::fd::OwnedFd;

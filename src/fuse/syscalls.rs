@@ -1,6 +1,6 @@
 //! Which requests belong to one system call: together they have one deadline.
 //!
-//! The kernel does not say. To open a path it may look the name up again because what it knew has
+//! The kernel does not say. To open a path it may look the name up again because its entry has
 //! expired, look it up once more because that failed, open it, and begin again where that was stale;
 //! `stat` looks up and asks for attributes. A request of the same thread about the same file, that
 //! comes at once after an answer which does not end a call, goes on with that call.
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::fs::FsError;
 use crate::store::ErrorKind;
 
-/// Threads whose last call is remembered.
+/// How many threads have their last call remembered.
 const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// The kernel goes on with a call within this time, unless the machine is very busy; a program takes
 /// about as long to begin another one.
@@ -58,10 +58,10 @@ struct Call {
 /// How a request of a call stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
-    /// So long ago the call began; longer where it was told already that what it opened is stale: a
-    /// second time that would be an error.
+    /// How long ago the call began; longer if it has got a stale open already: a second one would
+    /// be an error.
     pub age: Duration,
-    /// So long it may go on; zero when its deadline has passed.
+    /// How long it may go on; zero when its deadline has passed.
     pub left: Duration,
 }
 

@@ -1,8 +1,7 @@
-//! How many connections a download is worth. Pure.
+//! Decides how many connections a download uses. Pure.
 //!
-//! It begins with one. Where that turns out to be slow, more are added, as long as that makes the
-//! whole faster: a server or a network that limits each connection is worth several, a link that
-//! is full is not.
+//! It begins with one. If that is slow, it adds more, as long as they make the whole faster:
+//! several help against a limit on each connection, but not on a full link.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,7 @@ impl Pace {
         self.target
     }
 
-    /// Forgets what has been measured since the last decision: nobody wanted more bytes.
+    /// Drops the measurements since the last decision: no reader wanted more bytes.
     pub fn pause(&mut self) {
         self.sample = None;
     }
@@ -102,7 +101,7 @@ impl Pace {
         self.warm = Some(now + WARM_UP);
     }
 
-    /// Returns the size of the next part, of `left` bytes that nobody fetches yet.
+    /// Returns the size of the next part, of `left` bytes that no connection fetches yet.
     pub fn part(&self, left: u64) -> u64 {
         let busy = self.rate / self.before as f64 * PART_SECONDS;
         // Towards the end parts become smaller, so that all connections end at about one time.

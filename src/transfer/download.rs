@@ -2,7 +2,7 @@
 //!
 //! It is filled front to back, a little ahead of the farthest reader ([`super::fill`]). Where the
 //! server honours ranges, a read far ahead fetches its own part. Each reader is woken once, when
-//! all that it waits for is there.
+//! all its bytes are there.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -30,7 +30,7 @@ use crate::transfer::connections::Pace;
 
 /// A read this far ahead of the download fetches its own part.
 const FAR: u64 = 4 * MIB;
-/// The same when the download does not wait for anybody.
+/// The same when the download does not wait for its readers.
 const FAR_OF_WHOLE: u64 = 64 * MIB;
 /// Once readers have fetched this share of what is left in parts of their own, the rest is worth
 /// fetching whole.
@@ -47,14 +47,16 @@ pub struct Download {
     /// The stored bytes that a listing shows, where the answer's end is not told otherwise.
     pub(super) listed: Option<u64>,
     pub(super) complete: AtomicBool,
-    /// What has arrived without a gap from the start, for who must go on with another transfer.
+    /// The end of the bytes that have arrived without a gap from the start, where another transfer
+    /// must go on.
     pub(super) prefix: Mutex<Prefix>,
     /// Room for it in the cache folder.
     pub(super) room: Arc<Room>,
-    /// Fills it further when it is parked and somebody reads on.
+    /// Fills it further when it is parked and a reader goes on.
     go_on: OnceLock<GoOn>,
     pub(super) state: Mutex<State>,
-    /// Wakes who waits for a decision rather than for bytes: those who fill, and for the size.
+    /// Wakes threads that wait for a decision rather than for bytes: those that fill, and those
+    /// that wait for the size.
     pub(super) changed: Condvar,
 }
 
@@ -74,7 +76,7 @@ pub struct Tools {
     pub blocks: Arc<Blocks>,
     /// Threads that fill.
     pub fillers: Arc<Workers>,
-    /// Downloads whose threads wait for their readers, oldest first.
+    /// Downloads with threads that wait for readers, oldest first.
     idle: Arc<Mutex<VecDeque<Weak<Download>>>>,
 }
 
@@ -118,7 +120,7 @@ pub(super) struct State {
     pub present: RangeSet,
     /// The last bytes that arrived.
     pub window: Window,
-    /// Who waits for bytes.
+    /// Readers that wait for bytes.
     pub waiting: Vec<Waiting>,
     /// Parts that are being fetched by requests of their own.
     pub fetching: Vec<Range<u64>>,
@@ -130,22 +132,22 @@ pub(super) struct State {
     pub position: u64,
     /// How far it has come, or is on its way.
     pub frontier: u64,
-    /// The end of the farthest read that waits for those who fill, or was served by them.
+    /// The end of the farthest read that waits for the filling threads, or was served by them.
     pub demand: u64,
     /// Where the last read that had to wait ends: blocks end there too.
     pub phase: u64,
     pub users: usize,
-    /// Who waits to learn the size: it is used by them, too.
+    /// Callers that wait for the size: they use the download, too.
     pub sizing: usize,
-    /// Whether it was begun for somebody who may never come.
+    /// Whether it was begun for a reader that may never come.
     pub ahead: bool,
-    /// Since when nobody has used it, where that has been looked at.
+    /// When it was first seen unused.
     pub unused_since: Option<Instant>,
     /// Bytes that readers have fetched in parts of their own.
     pub in_parts: u64,
-    /// Whether, as long as anybody has it open, all of it is fetched.
+    /// Whether all of it is fetched as long as it is open.
     pub whole: bool,
-    /// Whether somebody who fills waits for demand.
+    /// Whether a filling thread waits for demand.
     pub paused: bool,
     /// Since when it has, without any demand.
     pub idle_since: Option<Instant>,
@@ -170,7 +172,7 @@ pub(super) struct Waiting {
 pub(super) enum Status {
     #[default]
     Running,
-    /// Nobody uses it; what has arrived is kept for a while.
+    /// It is unused; its bytes are kept for a while.
     Paused(Box<Spool>),
     /// Its readers have what they want so far; the next read takes it up.
     Parked(Box<Spool>),
@@ -179,7 +181,7 @@ pub(super) enum Status {
     /// Read to its end to learn its size; there was no room to keep it.
     Counted(u64),
     Failed(StoreError),
-    /// Given up because nobody used it.
+    /// Given up because it was unused.
     Abandoned,
 }
 
@@ -208,7 +210,7 @@ impl State {
         taken
     }
 
-    /// Notes that bytes are on disk, and wakes those who have all they wait for.
+    /// Notes that bytes are on disk, and wakes the readers that have all they wait for.
     pub fn arrived(&mut self, range: Range<u64>) {
         self.present.insert(range);
         for waiting in &self.waiting {
@@ -257,7 +259,7 @@ impl Download {
         })
     }
 
-    /// Notes that it is begun for somebody who may never come.
+    /// Notes that it is begun for a reader that may never come.
     pub fn is_ahead(&self) {
         self.state.lock().ahead = true;
     }
@@ -355,7 +357,7 @@ impl Download {
                 &self.changed,
                 &mut state,
                 deadline,
-                "the record, whose size only decoding tells",
+                "the record, of unknown decoded size",
             );
             state.sizing -= 1;
             waited?;
@@ -471,7 +473,7 @@ impl Download {
         }
     }
 
-    /// Makes everybody who waits look at the state again.
+    /// Makes all waiting threads look at the state again.
     pub(super) fn wake_all(&self, state: &State) {
         for waiting in &state.waiting {
             waiting.woken.notify_one();
@@ -479,8 +481,8 @@ impl Download {
         self.changed.notify_all();
     }
 
-    /// Many small parts cost more than the whole: once readers have fetched a good share of it so, the
-    /// rest is fetched without waiting for anybody.
+    /// Many small parts cost more than the whole: once readers have fetched a good share that way, the
+    /// rest is fetched without waiting for readers.
     fn maybe_fetch_all(&self, state: &mut State) {
         let Some(size) = self.expected else { return };
         let left = size.saturating_sub(state.position);
@@ -491,8 +493,8 @@ impl Download {
         }
     }
 
-    /// Returns what to fetch for a read that misses `missing`: little where somebody has jumped to, and as
-    /// much again as is there already where reads go on.
+    /// Returns the part to fetch for a read that misses `missing`: small after a jump, and as much again
+    /// as is there already where reads go on.
     fn part(&self, missing: Range<u64>, present: &RangeSet) -> Range<u64> {
         let size = self.expected.unwrap_or(missing.end);
         let len = present.run_before(missing.start).clamp(FIRST_PART, PART);

@@ -1,4 +1,5 @@
-//! How far a record may be decoded: what a stranger's store holds costs what an ordinary one costs.
+//! Limits how far a record may be decoded, so that a stranger's store costs no more than an
+//! ordinary one.
 //!
 //! gzip and deflate make 1 MB of at most 1 KB; brotli makes terabytes of a megabyte, so that one
 //! record could keep a processor busy for hours.

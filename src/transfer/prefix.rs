@@ -1,8 +1,8 @@
 //! Hashes of a content's beginnings: proof that a second transfer begins as the first one did.
 //!
-//! Where the server has no strong entity tag, nothing it says tells that two answers are of one
-//! version: dates count seconds, weak tags mean "as good as equal", and the platform sends neither.
-//! Its bytes do: what was handed out of one transfer and of the next one must hash to the same value.
+//! Without a strong entity tag, nothing the server says proves that two answers are of one version:
+//! dates count seconds, weak tags mean "as good as equal", and the platform sends neither. Only the
+//! bytes prove it: those handed out from one transfer and from the next must hash to the same value.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use twox_hash::XxHash3_128;
 
 use crate::base::units::MIB;
 
-/// Bytes from one mark to the next: as much more than it wants must a reader who goes back read.
+/// Bytes from one mark to the next: the most that a reader going back reads beyond its wish.
 const STEP: u64 = MIB;
 
 /// The hashes of a content's first bytes, at each mark and at its end so far.
@@ -26,7 +26,7 @@ pub struct Prefix {
 /// A place up to which another transfer can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// So many bytes from the start.
+    /// This many bytes from the start.
     pub len: u64,
     /// Their hash.
     pub hash: u128,

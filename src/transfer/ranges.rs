@@ -1,4 +1,4 @@
-//! Which parts of a record are here: sorted, disjoint, coalesced byte ranges. Pure.
+//! The parts of a record that have arrived: sorted, disjoint, coalesced byte ranges. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -23,8 +23,8 @@ const LOOKBACK: u64 = 8 * MIB;
 /// A read farther ahead than this starts a new request where the server honours ranges.
 const SKIP: u64 = 4 * MIB;
 
-/// What is fetched first of where somebody has jumped to: as much as a new connection brings in two round
-/// trips (TCP's slow start begins with 14 KiB), and one that has been used in one.
+/// The first fetch after a jump: as much as a new connection brings in two round trips (TCP's slow start
+/// begins with 14 KiB), and one that has been used in one.
 pub(super) const FIRST_PART: u64 = 32 * KIB;
 /// What is fetched at most at once of a record that is downloaded besides.
 pub(super) const PART: u64 = 512 * KIB;

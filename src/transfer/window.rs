@@ -1,7 +1,7 @@
-//! The bytes that arrived last, still in memory for the readers who wait for them.
+//! The bytes that arrived last, still in memory for waiting readers.
 //!
 //! They are read from the network into large blocks, written to disk from there, and given to
-//! readers from there: nobody reads back from disk what has just arrived. Blocks are used again
+//! readers from there: no reader reads back from disk what has just arrived. Blocks are used again
 //! as long as any is in use, and given back to the system after that.
 
 use crate::base::sync::Mutex;

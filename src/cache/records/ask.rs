@@ -1,4 +1,5 @@
-//! Asking about a record: one question at a time, answered by what is fresh enough or the store.
+//! Asks about a record: one question at a time, answered by the cache if fresh enough, else by the
+//! store.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +21,7 @@ pub(in crate::cache) enum Need {
     Content,
     /// The content, for an open that will probably come.
     Ahead,
-    /// The content, because somebody wants it in the cache.
+    /// The content, for the cache itself.
     Warm,
 }
 
@@ -301,7 +302,7 @@ impl Records {
     }
 }
 
-/// Ends a question, whatever came of it: also a panic wakes those who wait (C5).
+/// Ends a question, whatever came of it: a panic, too, wakes the waiting threads (C5).
 struct Flight<'a>(&'a Slot);
 
 impl Drop for Flight<'_> {

@@ -1,4 +1,4 @@
-//! The contents that are kept: in memory, on disk, and downloads for who comes back.
+//! Cached contents: memory tier, disk tier, and paused downloads that a later open can resume.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const MOST_PATIENCE: Duration = Duration::from_secs(5);
 const RECENT: usize = 8;
 /// What a content in memory is taken to cost beyond its bytes.
 pub(in crate::cache) const MEMORY_OVERHEAD: u64 = 256;
-/// Downloads that nobody uses, kept for who comes back.
+/// Unused downloads, kept for a later open.
 const MOST_PAUSED: usize = 4;
 
 impl Records {
@@ -160,13 +160,13 @@ impl Records {
         }
     }
 
-    /// Returns how many downloads that nobody uses are kept.
+    /// Returns how many unused downloads are kept.
     #[cfg(feature = "testing")]
     pub fn kept_downloads(&self) -> usize {
         self.paused.lock().len()
     }
 
-    /// Keeps what has arrived of a download for who comes back.
+    /// Keeps the arrived bytes of a download for a later open.
     pub(in crate::cache) fn keep_paused(&self, content: Arc<Content>) {
         self.forget_paused(&content.key);
         let mut paused = self.paused.lock();

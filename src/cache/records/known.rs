@@ -1,4 +1,4 @@
-//! What is known of each record: its current version, or that it does not exist.
+//! The cached metadata of each record: its current version, or that it does not exist.
 
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
@@ -22,7 +22,7 @@ pub(in crate::cache) struct Slot {
 
 #[derive(Debug, Default)]
 pub(in crate::cache) struct SlotState {
-    /// Whether somebody is asking the store about this record now (C5).
+    /// Whether a thread is asking the store about this record now (C5).
     pub(super) busy: bool,
     pub(in crate::cache) known: Option<Known>,
     pub(in crate::cache) absent: Option<Instant>,
@@ -263,7 +263,7 @@ impl Records {
         slot
     }
 
-    /// Returns the name of a version that nobody has seen so far.
+    /// Returns the name of a version that has not been seen so far.
     pub fn new_version(&self) -> VersionId {
         VersionId(self.versions.fetch_add(1, Ordering::Relaxed))
     }

@@ -1,5 +1,5 @@
-//! The records of a store as far as they are known: one question at a time per record, answers
-//! remembered no longer than the metadata TTL, contents in memory over disk over the store.
+//! The cached records of a store: one question at a time per record, answers valid no longer than
+//! the metadata TTL, contents in memory over disk over the store.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -39,7 +39,7 @@ pub(super) use times::Before;
 /// Threads that fill downloads; one that waits for its reader holds its thread.
 const MOST_DOWNLOADS: usize = 256;
 
-/// With a shorter TTL, what is asked within so long of a question has its answer.
+/// With a shorter TTL, questions within this long of another share its answer.
 const BURST: Duration = Duration::from_secs(1);
 
 /// How records are remembered.
@@ -79,7 +79,7 @@ pub struct Records {
     listing: Arc<Current>,
     versions: AtomicU64,
     opened: SystemTime,
-    /// Downloads that nobody uses, oldest first.
+    /// Unused downloads, oldest first.
     paused: Mutex<VecDeque<Arc<Content>>>,
     tools: Tools,
     writers: Arc<Workers>,
@@ -255,7 +255,7 @@ impl Records {
         }
     }
 
-    /// Fetches a record because somebody will probably open it.
+    /// Fetches a record that will probably be opened soon.
     ///
     /// # Errors
     /// Those of the store, for the log only.
@@ -267,7 +267,7 @@ impl Records {
         &self.sizes
     }
 
-    /// Returns the mount's listing, shared with who reads the directory.
+    /// Returns the mount's listing, shared with the readers of the directory.
     pub fn listing(&self) -> &Arc<Current> {
         &self.listing
     }

@@ -1,13 +1,14 @@
-//! Which time a version shows: one, from the first look on and as long as it is the version.
+//! The time that a version shows: one time, from the first look on, as long as it is the current
+//! version.
 //!
-//! Directories tell times in their listings. The API tells none there and, but for some servers,
-//! none with a record either. A program that compares times, as `rsync` and `make` do, must not see
-//! a file change because somebody has opened it. So:
+//! Local folders list times. The API lists none and, but for some servers, sends none with a record
+//! either. A program that compares times, as `rsync` and `make` do, must not see a file change
+//! because it was opened. So:
 //!
-//! * what a listing tells counts
+//! * the time in a listing counts
 //! * else the time under which the version was shown before, in this mount or an earlier one
-//! * else, of a record that is listed, that of all records of which nothing is known: when the store
-//!   was made, or 1970 where that is not told. It is what the listing has shown already
+//! * else, of a record that is listed, the time of all unknown records: when the store was made, or
+//!   1970 if that is unknown. The listing has shown it already
 //! * else that of the record's own answer (`Last-Modified`)
 //!
 //! A version that takes the place of another has its own time, or that at which it was first seen.
@@ -59,8 +60,8 @@ impl Records {
 
     /// Returns the time of a record as listed with `stored` bytes; `told` is what the listing says.
     ///
-    /// A record whose stored size is another than before has been stored meanwhile: it shows from
-    /// now on when that was noticed.
+    /// A record with a changed stored size has been stored meanwhile: from now on it shows the time
+    /// when that was noticed.
     pub fn listed_time(
         &self,
         key: &Key,

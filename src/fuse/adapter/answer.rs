@@ -1,7 +1,7 @@
-//! How a request is answered: tried on the kernel's thread, and if it would wait, repeated on a pool
+//! Answers a request: tries it on the kernel's thread, and if it would wait, repeats it on a pool
 //! with a deadline.
 //!
-//! INVARIANT: every request gets one reply, or has been given up by who asked; a panic is an EIO.
+//! INVARIANT: every request gets one reply, or its program has given it up; a panic is an EIO.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::fuse::pending::Refuse;
 use crate::fuse::syscalls::{Calls, Standing, Subject};
 use crate::metrics::origin;
 
-/// Who else waits where a request waits.
+/// The kinds of requests that wait together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::fuse) enum Lane {
-    /// Whoever asks the store for something; none waits past the deadline.
+    /// Requests that ask the store; none waits past the deadline.
     Wait,
-    /// Whoever changes something; what makes progress may go on.
+    /// Requests that change something; those that make progress may go on.
     Upload,
 }
 
@@ -129,7 +129,7 @@ impl Adapter {
     }
 }
 
-/// A request as it came: where it waits, and for who measures or follows the operations.
+/// A request as it came: where it waits, and its description for measurements and traces.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::fuse) struct Asked {
     operation: &'static str,
@@ -225,7 +225,7 @@ pub(in crate::fuse) fn fail<R: Refuse>(
 ) {
     fs.report(operation, Some(ino), error);
     let errno = match error {
-        // Means nothing to a program. Whoever may wait does not end with it.
+        // Means nothing to a program. A request that may wait does not end with it.
         FsError::WouldBlock => {
             tracing::error!(
                 "{operation}: no answer although it may wait [EIO]; please report this"

@@ -1,4 +1,4 @@
-//! Attributes as the kernel wants them, and what all files of a mount show alike.
+//! Attributes in the kernel's form, and those that all files of a mount share.
 
 use fuser::{FileAttr, FileType, INodeNo};
 

@@ -1,5 +1,5 @@
-//! The kernel's requests, a method each: short ones are answered here, the others in the files
-//! that they are handed to.
+//! The kernel's requests, a method each: short ones are answered here, the others in files of their
+//! own.
 
 use std::ffi::OsStr;
 use std::io;

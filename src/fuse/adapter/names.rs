@@ -1,4 +1,4 @@
-//! Names: one looked up, or those of a directory one after the other.
+//! Names: looks up one, or reads those of a directory.
 
 use std::ffi::OsStr;
 use std::sync::Arc;

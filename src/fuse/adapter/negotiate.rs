@@ -1,4 +1,4 @@
-//! What the kernel is asked for when the mount begins.
+//! Negotiates capabilities with the kernel when the mount begins.
 
 use fuser::{InitFlags, KernelConfig};
 

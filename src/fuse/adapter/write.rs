@@ -1,7 +1,7 @@
 //! Requests that change something: the same translation as in `adapter`, which hands them here.
 //!
-//! What may have to upload runs on a pool of its own, so that nobody who reads waits behind
-//! uploads, and without the usual deadline: the store ends an upload that makes no progress.
+//! Requests that may upload run on a pool of their own, so that no read waits behind uploads, and
+//! without the usual deadline: the store ends an upload that makes no progress.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::{Adapter, Asked, Lane, fail, file_attr};
 use crate::fuse::pending::Refuse;
 
-/// An upload may take as long as bytes keep going out; nobody waits for one for longer than this.
+/// An upload may take as long as bytes keep going out; no request waits for one for longer than
+/// this.
 pub(super) const UPLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Adapter {
@@ -122,7 +123,7 @@ impl Adapter {
         fh: FileHandle,
         reply: ReplyEmpty,
     ) {
-        // Now: whoever is ended while it waits may be gone later.
+        // Now: a program that is ended while it waits may be gone later.
         let process = self.fs().process_of(Thread(request.pid()));
         self.change(request, "close", ino, reply, move |fs, wait| {
             fs.flush_by(Fh(fh.0), process, wait)
@@ -236,7 +237,7 @@ impl Adapter {
         }
     }
 
-    /// Closes a file. The kernel waits for nobody here; what is left to store is stored later.
+    /// Closes a file. The kernel does not wait for this; the rest is stored later.
     pub(super) fn close(&self, fh: FileHandle) {
         let Some(unfinished) = self.fs().release_begin(Fh(fh.0)) else {
             return;

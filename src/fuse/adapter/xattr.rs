@@ -1,4 +1,4 @@
-//! Extended attributes: what one holds, or the names of all.
+//! Extended attributes: the value of one, or the names of all.
 
 use std::ffi::OsStr;
 

@@ -1,10 +1,10 @@
 //! Fills a download: one connection front to back, more of them where one is slow.
 //!
-//! It runs a little ahead of the farthest reader, so that `head -c` of a huge record costs about
-//! that much. Where the server honours ranges and one connection is slow, helpers fetch parts
-//! farther on, as many as [`crate::transfer::connections`] finds worth it; the first connection goes on until it
-//! meets such a part. A download that nobody uses any more is paused if much of it has arrived,
-//! so that who comes back goes on from there, else given up.
+//! It runs a little ahead of the farthest reader, so that `head -c` of a huge record costs about as much as
+//! it reads. Where the server honours ranges and one connection is slow, helpers fetch parts farther on, as
+//! many as [`crate::transfer::connections`] finds worth it; the first connection goes on until it meets such
+//! a part. An unused download is paused if much of it has arrived, so that the next reader resumes there,
+//! else given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use sequential::Front;
 const CHUNK: usize = 256 * KIB as usize;
 /// How long the head of an answer that begins again may take.
 const AGAIN_DEADLINE: Duration = Duration::from_secs(60);
-/// A download of which this much has arrived is kept for who comes back.
+/// A download of which this much has arrived is kept for the next reader.
 const WORTH_KEEPING: u64 = 4 * MIB;
 
 /// How a download ended, for the thread that ran it.
@@ -36,7 +36,7 @@ const WORTH_KEEPING: u64 = 4 * MIB;
 pub enum Outcome {
     /// Whole: to be published under this size and checksum.
     Whole(Box<Spool>, u64, String),
-    /// Nobody uses it; [`Download::resume`] takes it up again.
+    /// It is unused; [`Download::resume`] takes it up again.
     Paused,
     /// Its readers have what they want for now; the next read takes it up again.
     Parked,
@@ -76,7 +76,7 @@ impl Download {
                 state.status = Status::Counted(size);
                 None
             }
-            // Marked as given up by the lock that found nobody using it; what is kept is usable.
+            // Marked as given up under the lock that found it unused; a kept one is usable.
             (Ok(End::Unused), Some(spool))
                 if self.may_help() && state.present.len() >= WORTH_KEEPING =>
             {
@@ -121,7 +121,8 @@ impl Download {
         }
     }
 
-    /// Goes on with another transfer from the start, whose first bytes must be those that are here.
+    /// Goes on with another transfer from the start; its first bytes must equal those that are
+    /// here.
     fn fill_again(self: &Arc<Self>, front: &mut Front) -> Result<End, StoreError> {
         let mut body = self.origin.whole(Deadline::after(AGAIN_DEADLINE))?;
         let (len, hash) = {

@@ -1,4 +1,4 @@
-//! Filling a download part by part: helpers, and what is left when the first connection ends.
+//! Fills a download part by part: the helpers, and the rest after the first connection ends.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -112,7 +112,8 @@ impl Download {
         }
     }
 
-    /// Returns the next part that nobody fetches; `None` if there is none within the horizon.
+    /// Returns the next part that no connection fetches; `None` if there is none within the
+    /// horizon.
     fn next_part(&self, state: &State) -> Option<Range<u64>> {
         let size = self.expected?;
         let end = self.horizon(state).min(size);
@@ -122,8 +123,8 @@ impl Download {
         (part.end == size || part.end - part.start >= LEAST_PART || gap.end < end).then_some(part)
     }
 
-    /// Fetches a part that is marked as being fetched: for a reader, within its deadline, or as
-    /// a helper, as long as anybody uses the download. `false` when the server sends no parts.
+    /// Fetches a part that is marked as being fetched: for a reader, within its deadline, or as a
+    /// helper, as long as the download is in use. `false` when the server sends no parts.
     pub(crate) fn fetch_part(
         self: &Arc<Self>,
         part: &Range<u64>,

@@ -1,4 +1,4 @@
-//! How far a download is filled: a little ahead of who reads it, and not without anybody.
+//! Readahead policy: how far a download runs ahead of its readers, and when it stops.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::transfer::download::{Download, State, Status};
 
 /// How far ahead of the farthest reader one connection runs at first, and at most.
 const AHEAD: Range<u64> = MIB..64 * MIB;
-/// How far it runs before anybody reads: a connection that is read from eagerly has the kernel
-/// take in megabytes more, in vain for who reads somewhere else.
+/// How far it runs before the first read: eager reading from a connection makes the kernel take in
+/// megabytes more, wasted if the first read is elsewhere.
 const AHEAD_OF_NOBODY: u64 = 64 * KIB;
 /// The same for several connections, which need room to work in.
 const AHEAD_OF_SEVERAL: u64 = 8 * MIB;
-/// How far a content of unknown size is decoded that nobody has opened.
+/// How far an unopened content of unknown size is decoded.
 const AHEAD_OF_SIZE: u64 = 4 * MIB;
-/// How long a download waits for somebody to open the file.
+/// How long a download waits for a program to open the file.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long a download waits for its readers to read on before it gives its thread and its
@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What came of waiting for demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// Somebody may want more.
+    /// A reader may want more.
     Wanted,
     /// Its readers have all they want for now.
     Enough,
-    /// Nobody has used it for a while; that is marked.
+    /// It has been unused for a while, and is marked so.
     Unused,
 }
 

@@ -20,7 +20,7 @@ use crate::transfer::window::Block;
 
 /// Bytes read before they are written: what stays in the processor's own cache.
 const PIECE: usize = 256 * KIB as usize;
-/// How long bytes are gathered for one write while nobody waits for exactly them.
+/// How long bytes are gathered for one write while no reader waits for exactly them.
 const GATHER: Duration = Duration::from_millis(5);
 /// Disk space set aside at once: cheaper than block by block.
 const SET_ASIDE: u64 = 32 << 20;
@@ -129,8 +129,8 @@ impl Download {
         })
     }
 
-    /// Reads from the body until `room` is full, somebody waits for just what is there, or
-    /// the bytes come too slowly to wait for more. Fewer than one byte means the end.
+    /// Reads from the body until `room` is full, a reader waits for just these bytes, or they come
+    /// too slowly to wait for more. Fewer than one byte means the end.
     ///
     /// Each piece is written before the next one is read, while the processor's cache has it.
     fn gather(
@@ -178,7 +178,7 @@ impl Download {
         Ok((len, failure))
     }
 
-    /// Returns whether somebody waits for nothing beyond `range`.
+    /// Returns whether a reader waits for nothing beyond `range`.
     fn is_awaited(&self, range: Range<u64>) -> bool {
         let state = self.state.lock();
         state
@@ -237,7 +237,7 @@ impl Download {
         state.frontier = state.frontier.max(end);
         let mut oldest = None;
         if front.spool.is_some() {
-            // First, so that who is woken finds it.
+            // First, so that woken readers find it.
             oldest = block.and_then(|block| state.window.push(start, block));
             state.arrived(start..end);
         }
@@ -267,7 +267,7 @@ impl Download {
             if let Some(front) = state.front.clone()
                 && position >= front.end
             {
-                // It goes on if nobody else has got there yet.
+                // It goes on if no helper has got there yet.
                 let next = front.end + state.pace.part(u64::MAX);
                 match state.taken(None).first_missing(&(front.end..next)) {
                     Some(free) if free.start == front.end => state.front = Some(free),
@@ -278,7 +278,7 @@ impl Download {
             if self.expected.is_some_and(|expected| position >= expected) {
                 return Go::On;
             }
-            // Of one whose size is not known yet, somebody may wait for that.
+            // If the size is not known yet, a caller may wait for it.
             if self.expected.is_none() || position < self.horizon(&state) {
                 // A slow server could keep it up for hours.
                 return match self.is_unused(&mut state) {
