@@ -30,7 +30,7 @@ pub struct StoreSummary {
     pub created_at: Option<String>,
     /// When it was last changed, ISO 8601.
     pub modified_at: Option<String>,
-    /// Who may read it.
+    /// The accounts that may read it.
     pub general_access: Option<String>,
     /// The run that made it.
     pub act_run_id: Option<String>,

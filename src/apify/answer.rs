@@ -1,4 +1,4 @@
-//! What the headers of an answer about a record say, and whether they make sense.
+//! Reads and checks the headers of an answer about a record.
 
 use reqwest::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
@@ -113,7 +113,7 @@ pub fn meta_of(reply: &Reply) -> RecordMeta {
 pub(super) fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
     let mut meta = meta_of(&reply);
     let mut part = None;
-    // Nobody asked for one (RFC 9112, 7.4), and the bytes would be those of the coding.
+    // No coding was asked for (RFC 9112, 7.4), and the bytes would be those of the coding.
     let is_coded = reply.headers.get_all(TRANSFER_ENCODING).iter().any(|line| {
         line.as_bytes()
             .split(|byte| *byte == b',')

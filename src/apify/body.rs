@@ -24,7 +24,7 @@ pub struct HttpBody {
 struct Source {
     response: reqwest::Response,
     transport: Arc<Transport>,
-    /// Whose answer it is, and of which pool its connection is.
+    /// The request that it answers, and the pool of its connection.
     url: Url,
     pool: u64,
 }
@@ -58,7 +58,7 @@ impl From<Broken> for Failure {
 }
 
 impl HttpBody {
-    /// Wraps an answer whose headers have been read, by a connection of this pool.
+    /// Wraps an answer after its headers were read, on a connection of this pool.
     pub(super) fn new(
         response: reqwest::Response,
         transport: Arc<Transport>,
@@ -88,7 +88,7 @@ impl HttpBody {
     /// Makes sure that there are bytes to read; `false` at the end of the body.
     ///
     /// # Errors
-    /// The body broke off. `deadline` bounds the wait beside the silence bound.
+    /// The body broke off. `deadline` bounds the wait besides the silence bound.
     pub fn fill(&mut self, deadline: Option<Deadline>) -> Result<bool, Broken> {
         while self.chunk.is_empty() {
             let Some(source) = &mut self.source else {

@@ -1,11 +1,11 @@
 //! The paces of one store's requests, shared by all processes of a user on this machine.
 //!
 //! On disk, one small file for each store, named by a hash of server and store: a magic, the
-//! [`Pace`] of each kind, a checksum. Whoever lets a request begin locks it with `flock`, reads,
-//! changes and writes it, which takes microseconds; nobody holds the lock while a request is
-//! under way. A lock that is not to be had at once is held by a process that was stopped in
-//! between: then, and where the file cannot be made, read or written, this process counts for
-//! itself. A missing, torn or nonsensical file is one in which nothing has happened yet.
+//! [`Pace`] of each kind, a checksum. To let a request begin, a process locks it with `flock`,
+//! reads, changes and writes it, which takes microseconds; no process holds the lock while a
+//! request is under way. A lock that cannot be taken at once is held by a process that was stopped
+//! in between: then, and where the file cannot be made, read or written, this process counts for
+//! itself. A missing, torn or nonsensical file counts as one in which nothing has happened yet.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -28,7 +28,7 @@ const FILE_LEN: usize = MAGIC.len() + KINDS * PACE_LEN + 8;
 /// The lock is tried so often, and between tries others get so much time.
 const TRIES: usize = 50;
 const PAUSE: Duration = Duration::from_micros(100);
-/// A file that nobody has written to for so long is removed.
+/// A file that has not been written to for this long is removed.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Returns the time since the machine was started.
@@ -156,9 +156,9 @@ impl Shared {
         (result, locked.write(paces))
     }
 
-    /// Locks the file; `None` when somebody else holds the lock for long.
+    /// Locks the file; `None` when another process holds the lock for long.
     fn lock(&mut self) -> io::Result<Option<Locked<'_>>> {
-        // A file that was removed is nobody's any more.
+        // A removed file is no longer shared.
         if self
             .file
             .as_ref()
@@ -223,7 +223,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Opens the file of a store, and removes those that nobody uses any more.
+/// Opens the file of a store, and removes unused ones.
 fn open(path: &Path) -> io::Result<File> {
     let Some(dir) = path.parent() else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -231,7 +231,7 @@ fn open(path: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let owner = rustix::process::geteuid().as_raw();
     if fs::metadata(dir)?.uid() != owner {
-        return Err(io::Error::other("the folder belongs to somebody else"));
+        return Err(io::Error::other("the folder belongs to another user"));
     }
     for entry in fs::read_dir(dir)?.flatten().take(1000) {
         let is_forgotten = entry
@@ -271,8 +271,8 @@ mod tests {
         budgets
     }
 
-    /// Runs processes that all want as much as they can get, for so long; returns when requests
-    /// began, and whose they were.
+    /// Runs processes that all want as much as they can get, for this long; returns when requests
+    /// began, and in which process.
     fn saturate(processes: &[(Budgets, Priority)], span: Duration) -> Vec<(Moment, usize)> {
         let start = Duration::from_secs(100);
         let mut turns: VecDeque<(Moment, usize)> =
@@ -395,7 +395,7 @@ mod tests {
         fs::remove_file(&path).expect("it was made again");
         assert_eq!(removed.take(1, Priority::Listing, now), Ok(()));
         assert!(path.exists(), "a removed file is not written on in secret");
-        // Somebody was stopped while holding the lock: this process counts for itself.
+        // A process was stopped while holding the lock: this process counts for itself.
         let held = File::open(&path).expect("a file");
         flock(&held, FlockOperation::LockExclusive).expect("a lock");
         let stuck = process(dir.path());

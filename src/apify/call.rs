@@ -1,4 +1,4 @@
-//! A request as it is asked for, whatever becomes of it on the way.
+//! A request as the store asks for it, before retries and redirects.
 
 use reqwest::Method;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
@@ -36,7 +36,7 @@ pub struct Call<'a> {
     pub purpose: Purpose,
     /// Where it goes.
     pub target: SafeUrl,
-    /// Headers beside the usual ones.
+    /// Headers besides the usual ones.
     pub headers: HeaderMap,
     /// The token that it may carry.
     pub token: Option<&'a Token>,
@@ -46,7 +46,7 @@ pub struct Call<'a> {
     pub accepts: &'static [u16],
     /// Whether a repetition could fail because the first attempt took effect.
     pub once: bool,
-    /// Who waits for it.
+    /// Its priority, by what waits for it.
     pub priority: Priority,
 }
 

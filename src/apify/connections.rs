@@ -2,7 +2,7 @@
 //!
 //! A pool hands out the connection that was used last. When the network has changed, or the machine
 //! has slept, all that wait in it may be dead at once, and each takes a request's whole patience to
-//! show it. So the first failure of a connection is believed of all that were idle then: the next
+//! show it. So the first failure of a connection counts for all that were idle then: the next
 //! request connects. Requests under way keep theirs. TLS sessions stay known, whichever pool has
 //! made them, so that a new connection to a server costs a round trip less.
 

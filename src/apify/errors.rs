@@ -1,4 +1,4 @@
-//! From what went wrong on the wire to a [`StoreError`]: the one table of HTTP answers.
+//! Turns failures on the wire into [`StoreError`]s: the one table of HTTP answers.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -173,7 +173,7 @@ impl Failure {
         }
     }
 
-    /// Makes the error of it, after so many attempts in so much time.
+    /// Makes the error of it, after `attempts` attempts in `elapsed` time.
     pub fn into_error(self, subject: Subject<'_>, attempts: u32, elapsed: Duration) -> StoreError {
         let mut message = self.message;
         if attempts > 1 {

@@ -36,7 +36,7 @@ const MAX_REDIRECTS: usize = 10;
 /// The attempts to connect to a server that has never answered.
 const UNREACHED_ATTEMPTS: u32 = 3;
 
-/// The log is told again after so long that requests wait for the server's limit.
+/// How long until the log says again that requests wait for the server's limit.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The platform's API host, which is known to limit requests.
@@ -140,7 +140,7 @@ impl HttpClient {
         self.limiter.share(dir, store);
     }
 
-    /// Counts a request that repeats one whose answer broke off.
+    /// Counts a request that repeats one after its answer broke off.
     pub fn count_repeat(&self) {
         self.transport.metrics.requests_retried.one();
     }

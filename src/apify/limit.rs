@@ -1,4 +1,5 @@
-//! How many requests may be in flight, how many may begin each second, and who is next.
+//! Limits how many requests are in flight and how many begin each second, and decides which is
+//! next.
 //!
 //! The cap on requests in flight holds for those that have begun lately: a server that is silent about
 //! some records must not hold up all others. The paces ([`super::budget`]) hold once the server
@@ -28,7 +29,7 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Requests in flight at once, slow ones and all.
 pub const MAX_IN_ALL: usize = 8 * MAX_IN_FLIGHT;
 
-/// Of these, the ones that only requests somebody waits for may use.
+/// Of these, the ones reserved for requests that a program waits for.
 const FOREGROUND_ONLY: usize = if cfg!(feature = "shuttle") { 1 } else { 8 };
 
 /// The API's limits by endpoint (documentation, section Rate limiting).

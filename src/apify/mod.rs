@@ -63,7 +63,7 @@ pub struct ApifyStore {
     explain: Option<Explain>,
 }
 
-/// Finds out what is behind an error about a store that nobody has asked about.
+/// Finds the cause of an error about a store that was opened without asking.
 struct Explain(Box<dyn Fn(StoreError, Deadline) -> StoreError + Send + Sync>);
 
 impl fmt::Debug for Explain {
@@ -126,7 +126,7 @@ fn list_page(
     let asked = endpoint::page_len(query);
     let call = api.call(Purpose::List, target, Subject::Listing);
     match signature {
-        // Only who has no token needs the links.
+        // Only a store without a token needs the links.
         Some(_) => {
             let page: wire::KeysPage = api.http.json(&call, deadline)?;
             page.into_page(asked)

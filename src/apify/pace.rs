@@ -1,10 +1,10 @@
-//! How fast requests of one kind may begin. Pure: whoever asks says what time it is.
+//! How fast requests of one kind may begin. Pure: the caller says what time it is.
 //!
 //! A leaky bucket: most of the limit flows steadily, and a little may come at once. What is left of it
 //! is for the way to the server, on which requests that began evenly bunch up: in no second do more
-//! arrive than the limit. An answer 429 halves the rate, at most once a second,
-//! and it grows back slowly. The first priority goes first: while somebody more urgent waits,
-//! here or in another process, the others wait too.
+//! arrive than the limit. An answer 429 halves the rate, at most once a second, and it grows back
+//! slowly. The first priority goes first: while a more urgent request waits, here or in another
+//! process, the others wait too.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const DECREASE: f64 = 0.5;
 const RECOVERY: f64 = 0.02;
 /// The rate never falls below this share of the limit.
 const LEAST_SHARE: f64 = 0.05;
-/// Answers 429 within so long of one another tell the same thing.
+/// Answers 429 within this long of one another count as one.
 const SAME_REFUSAL: Duration = Duration::from_secs(1);
-/// The longest that a server may ask everybody to stay away.
+/// The longest that a server may ask all requests to wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Somebody who waits is believed to do so for this much longer than the wait takes.
+/// How much longer than its wait a request counts as waiting.
 const GRACE: Duration = Duration::from_millis(5);
 /// Limits that make sense, in requests a second.
 const LIMITS: std::ops::RangeInclusive<f64> = 1.0..=1e6;
@@ -45,7 +45,7 @@ pub struct Pace {
     /// The share of the limit that is used, as of the last refusal.
     share: f64,
     refused: Moment,
-    /// Until when somebody of each priority is known to wait.
+    /// Until when a request of each priority is known to wait.
     awaited: [Moment; Priority::ALL.len()],
 }
 
@@ -53,7 +53,7 @@ pub struct Pace {
 pub const PACE_LEN: usize = 8 * (5 + Priority::ALL.len());
 
 impl Pace {
-    /// Returns a pace of so many requests a second.
+    /// Returns a pace of `limit` requests a second.
     pub fn new(limit: f64, is_enforced: bool) -> Self {
         Self {
             limit,
@@ -83,7 +83,7 @@ impl Pace {
         if !self.is_enforced {
             return Ok(());
         }
-        // Part of the burst stays for requests that somebody waits for.
+        // Part of the burst stays for requests that a program waits for.
         let burst = match priority {
             Priority::Foreground | Priority::Revalidation | Priority::Listing => self.burst(now),
             Priority::Upload | Priority::Prefetch => self.burst(now) / 2,
@@ -320,7 +320,7 @@ mod tests {
         pace.take(Priority::Foreground, now)
             .expect("half of the burst is left");
         while pace.take(Priority::Listing, now).is_ok() {}
-        // The listing waits for the next free moment, and nobody less urgent takes it.
+        // The listing waits for the next free moment, and no less urgent request takes it.
         let wait = pace
             .take(Priority::Listing, now)
             .expect_err("nothing is left");
@@ -332,7 +332,7 @@ mod tests {
             .take(Priority::Foreground, now)
             .expect("a person is more urgent");
         pace.take(Priority::Listing, now).expect("its moment");
-        // Who waited and never came back holds nobody up for long.
+        // A request that waited and never came back delays no other for long.
         now += Duration::from_secs(1);
         pace.take(Priority::Prefetch, now).expect("free again");
     }
@@ -344,7 +344,7 @@ mod tests {
         pace.refuse(now, Some(Duration::from_secs(2)), true);
         let _ = pace.take(Priority::Listing, now);
         assert_eq!(Pace::from_bytes(&pace.to_bytes(), now), Some(pace));
-        // The machine has been started anew: the time begins at 0 again.
+        // The machine has been restarted: the time begins at 0 again.
         let mut after = Pace::from_bytes(&pace.to_bytes(), Duration::from_secs(1)).expect("sense");
         let begun = run(&mut after, Priority::Foreground, Duration::from_secs(1), 1);
         assert!(begun[0] <= Duration::from_secs(2), "{begun:?}");

@@ -47,7 +47,7 @@ struct Shown {
     dates: AtomicBool,
 }
 
-/// What a get asks for beside the record itself.
+/// The conditions of a get.
 #[derive(Debug, Default)]
 pub struct Conditions<'a> {
     /// From this byte on, to before the second one.
@@ -58,7 +58,7 @@ pub struct Conditions<'a> {
     pub if_match: Option<&'a ETag>,
     /// The range only if it is this version, else the whole.
     pub if_range: Option<&'a ETag>,
-    /// Who waits for it.
+    /// Its priority, by what waits for it.
     pub priority: Priority,
 }
 
@@ -168,7 +168,7 @@ impl RecordApi {
                 _ => Err(protocol(
                     key,
                     status,
-                    "the server says that nothing changed, though nobody asked",
+                    "the server says that nothing changed, though it was not asked",
                 )),
             };
         }
@@ -243,7 +243,7 @@ impl RecordApi {
         }))
     }
 
-    /// As [`crate::store::Store::head`]; a get whose body is dropped, where HEAD is refused.
+    /// As [`crate::store::Store::head`]; where HEAD is refused, a get with its body dropped.
     ///
     /// # Errors
     /// As [`crate::store::Store::head`].

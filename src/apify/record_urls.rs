@@ -1,4 +1,4 @@
-//! A store of exactly those records whose URLs were given, signed or not.
+//! A store of exactly the records given by URL, signed or not.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -121,7 +121,7 @@ mod tests {
                 leads_inside(&url("https://api.apify.com/"), &url(inside)),
                 "{inside}"
             );
-            // Who is inside knows its network.
+            // A server inside knows its network.
             for from in [
                 "https://10.0.0.2/",
                 "https://nas/",

@@ -1,4 +1,4 @@
-//! Sends one request and returns its answer's headers: no retries, no redirects, no opinions.
+//! Sends one request and returns its answer's headers: no retries, no redirects.
 //!
 //! The only user of reqwest's client. It runs on two threads of its own; the calling threads block,
 //! each wait bounded. Calls must come from threads that may block, not from async code.

@@ -94,7 +94,7 @@ impl Patience {
         self.deadline
     }
 
-    /// Notes that so many bytes took so long to be accepted.
+    /// Notes how long the server took to accept `len` bytes.
     pub fn moved(&mut self, len: u64, took: Duration) {
         let slowest = Duration::from_secs_f64(len as f64 / SLOWEST_UPLOAD as f64);
         let granted = took.min(slowest).min(self.left);

@@ -41,7 +41,7 @@ pub struct StoreObject {
     /// The name, unless it is unnamed.
     #[serde(default)]
     pub name: Option<String>,
-    /// What links into the store are signed with; only who may write sees it.
+    /// The key that signs links into the store; only accounts that may write see it.
     #[serde(default, rename = "urlSigningSecretKey")]
     pub signing_key: Option<Secret>,
     /// When it last changed, ISO 8601.

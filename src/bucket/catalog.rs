@@ -1,4 +1,4 @@
-//! Which stores a bucket has, what they are called, and whose they are.
+//! The stores of a bucket, their names and their accounts.
 //!
 //! `<prefix>/catalog/<id>` describes a store: the only truth about it. `names` keeps names unique.
 //! All changes are conditional writes; docs/SERVE.md has the protocol on one page.
@@ -44,7 +44,7 @@ pub struct Description {
     /// When this description was last changed.
     #[serde(default)]
     pub modified_at: Option<Timestamp>,
-    /// Who may read it, as the API puts it.
+    /// The accounts that may read it, in the API's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub general_access: Option<Value>,
     /// The schema that says which keys belong together.
@@ -134,7 +134,7 @@ impl Objects {
                 };
             }
         };
-        // Nobody knows of the nameless store: it goes, unless it was changed all the same.
+        // No client knows of the nameless store: it goes, unless it was changed all the same.
         first.deleting = true;
         let mode = PutMode::Update(version);
         if self.write(&path, &first, mode).await?.is_some() {

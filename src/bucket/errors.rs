@@ -1,4 +1,4 @@
-//! What the library and the storage say, as errors of stores.
+//! Turns errors of the library and the storage into errors of stores.
 
 use std::error::Error as _;
 

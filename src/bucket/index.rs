@@ -1,8 +1,8 @@
 //! The list of all stores, without asking for each.
 //!
-//! A list of the catalog's objects names each one's version; what a description says is asked for
-//! only where that version is not known yet. `<prefix>/index` keeps what is known for servers that
-//! start. It is never believed: an entry counts only under the version that the list names.
+//! A list of the catalog's objects names each one's version; a description is read only if that
+//! version is not known yet. `<prefix>/index` keeps what is known for servers that start. It is
+//! never trusted: an entry counts only under the version that the list names.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::base::sync::now;
 /// Stores, and names, that are remembered.
 const MOST: NonZeroUsize = NonZeroUsize::new(1000).expect("more than none");
 
-/// Descriptions, whose they are, and which claims stand still. Never locked across I/O.
+/// Descriptions, their accounts, and claims that stand still. Never locked across I/O.
 pub(super) struct Known {
     stores: Mutex<LruCache<String, (Instant, Option<Description>)>>,
     /// Which store a claim was of when it was last read. Only the store itself says whether it still is.
@@ -71,7 +71,7 @@ impl Known {
         self.holders.lock().get(claim).cloned()
     }
 
-    /// Returns whether a claim has been the same for so long by this machine's own clock.
+    /// Returns whether a claim has been the same for long enough by this machine's own clock.
     pub(super) fn stood_still(
         &self,
         claim: &Path,

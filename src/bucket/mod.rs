@@ -1,12 +1,11 @@
 //! Stores in a bucket of an object storage: S3, Google Cloud Storage, Azure.
 //!
-//! A store is a folder of the bucket, a record an object in it:
-//! `<prefix>/stores/<id>/=<key>`. The sign in front of a key makes `.` and `..` names like any
-//! other without changing the order. Type and encoding are the object's own attributes, so that
-//! whatever else reads the bucket understands them. What stores are called, and whose they are,
-//! lies beside them (`catalog`, `names`).
+//! A store is a folder of the bucket, a record an object in it: `<prefix>/stores/<id>/=<key>`. The
+//! sign in front of a key makes `.` and `..` names like any other without changing the order. Type
+//! and encoding are the object's own attributes, so that other readers of the bucket understand
+//! them. The stores' names and accounts lie next to them (`catalog`, `names`).
 //!
-//! Any number of processes can use one bucket: nothing is decided by what one of them remembers.
+//! Any number of processes can use one bucket: no decision depends on the memory of one of them.
 
 use std::fmt;
 use std::future::Future;
@@ -77,7 +76,7 @@ pub struct Bucket {
 /// Distinguishes buckets; holds no secret.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Whoever asks.
+    /// Any caller.
     pub bucket: Arc<str>,
     /// And accounts.
     pub account: Arc<str>,
@@ -260,7 +259,7 @@ impl Bucket {
         while *under_way > 0 && !self.uploads.1.wait_until(&mut under_way, end).timed_out() {}
     }
 
-    /// Keeps other changes of this process out where the storage keeps nobody out.
+    /// Excludes other changes of this process where the storage excludes none.
     fn alone(&self, deadline: Deadline) -> Result<Option<OwnedMutexGuard<()>>> {
         if !self.objects.is_for(Use::Alone) {
             return Ok(None);

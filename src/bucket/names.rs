@@ -1,12 +1,12 @@
 //! Names of stores: unique in their account.
 //!
 //! `<prefix>/names/<account>/<name>` is a claim: the id of a store, nothing else. A store has the
-//! name that its description says; a claim only keeps others from it. Whoever gives a store a
-//! name has said so in its description first (`next`), then writes the claim, also where it is
-//! there already, and then the name under the condition that the description is still the same.
-//! So a claim can be taken whenever the description, read after it, neither has the name nor is
-//! about to have it, and claims need not be given up: those of stores that were renamed or deleted
-//! keep nobody from anything.
+//! name that its description says; a claim only keeps others from it. To give a store a name, a
+//! server says so in its description first (`next`), then writes the claim, even if it is there
+//! already, and then the name under the condition that the description is still the same. So a
+//! claim can be taken whenever the description, read after it, neither has the name nor is about to
+//! have it, and claims need not be given up: those of stores that were renamed or deleted block no
+//! one.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::store::Result;
 
 const NAMES: &str = "names";
 
-/// The account of stores that do not say whose they are.
+/// The account of stores that name none.
 const OWN: &str = "own";
 
 /// Which store may have a name.
@@ -105,7 +105,7 @@ impl Objects {
                         return Ok(Naming::Busy);
                     }
                 }
-                // Free, left behind, or this store's own: written either way, so that whoever
+                // Free, left behind, or this store's own: written either way, so that a server that
                 // has found it left behind can no longer take it.
                 _ => {
                     if self.take(&path, &store.value.id, version).await? {
@@ -124,7 +124,7 @@ impl Objects {
         Ok(self.write(path, &claim, mode).await?.is_some())
     }
 
-    /// Writes the name of a store whose claim was written.
+    /// Writes the name of a store after its claim was written.
     async fn call(
         &self,
         store: &Seen<Description>,

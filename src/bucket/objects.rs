@@ -141,8 +141,8 @@ impl Objects {
         }
     }
 
-    /// Puts an object whose version is `mark`. Returns [`ErrorKind::Changed`] only if the
-    /// condition did not hold, whatever became of the answers.
+    /// Puts an object with the version `mark`. Returns [`ErrorKind::Changed`] only if the condition
+    /// did not hold, whatever became of the answers.
     pub(super) async fn put(
         &self,
         path: &Path,
@@ -249,8 +249,8 @@ impl Objects {
         Ok((found.meta, found.attributes))
     }
 
-    /// Returns up to `limit` objects whose names begin with `below`, after `offset`, in order; and
-    /// whether there are more.
+    /// Returns up to `limit` objects with names that begin with `below`, after `offset`, in order;
+    /// and whether there are more.
     pub(super) async fn page(
         &self,
         below: &str,

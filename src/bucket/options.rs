@@ -1,4 +1,4 @@
-//! From an address and the providers' usual variables to a bucket.
+//! Opens a bucket from an address and the providers' usual variables.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const ENDPOINTS: [&str; 6] = [
     "google_base_url",
 ];
 
-/// Parts of names of variables whose values are secret or change often.
+/// Parts of names of variables with values that are secret or change often.
 const SECRETS: [&str; 5] = ["secret", "token", "password", "service_account_key", "sas"];
 
 /// How a bucket is reached: the providers' variables, by name, in lower case.
@@ -68,7 +68,7 @@ impl Options {
             .map(|(_, value)| value.clone())
     }
 
-    /// Whether whoever set the endpoint wants no encryption, as with servers on this machine.
+    /// Whether the configured endpoint is not encrypted, as with servers on this machine.
     fn plain(&self) -> bool {
         self.0.iter().any(|(name, value)| {
             ENDPOINTS.contains(&&**name) && value.expose().to_ascii_lowercase().starts_with("http:")

@@ -1,7 +1,7 @@
 //! The bytes of an upload, piece by piece.
 //!
-//! What a client sends slowly waits on disk: memory is taken only for pieces that are whole, and
-//! for so many at once, however many clients there are.
+//! What a client sends slowly waits on disk: memory is taken only for whole pieces, and for a fixed
+//! number at once, however many clients there are.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -32,7 +32,7 @@ pub(super) enum Pieces<'a> {
 pub(super) enum Piece<'a> {
     Small(Vec<u8>),
     Bytes(&'a [u8]),
-    /// In a file, from here on, so many bytes.
+    /// In a file, from here on, this many bytes.
     File(&'a File, u64, usize),
     Waiting(File, usize),
 }

@@ -191,8 +191,8 @@ impl Parts<'_> {
             let completing = async {
                 let done = match under(condition, upload.complete()).await {
                     Ok(done) => done,
-                    // Storages forget an upload that is complete: whoever asks again is told that
-                    // there is none.
+                    // Storages forget a complete upload: a repeated request is told that there is
+                    // none.
                     Err(error) => match objects.lookup(self.path, self.mark).await {
                         Ok(Lookup::Own(done)) => done,
                         _ => return Err(completion(error, self.key)),
@@ -264,7 +264,7 @@ fn attributes(request: &PutRequest, mark: &str) -> Attributes {
     ]);
     if let Some(encoding) = request.encoding.header_value() {
         attributes.insert(Attribute::ContentEncoding, encoding.to_owned().into());
-        // Else Google decompresses gzip for whoever does not ask for it, and the bytes are others.
+        // Else Google decompresses gzip for clients that do not ask for it, and the bytes differ.
         attributes.insert(Attribute::CacheControl, "no-transform".into());
     }
     attributes

@@ -8,7 +8,7 @@ use crate::base::clock::Deadline;
 use crate::base::random::letters;
 use crate::store::{ErrorKind, Result, StoreError};
 
-/// The object that holds it, beside `catalog`.
+/// The object that holds it, next to `catalog`.
 const OBJECT: [&str; 1] = ["secret"];
 
 /// Letters and digits of a secret: 256 bits.

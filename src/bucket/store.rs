@@ -101,7 +101,7 @@ impl Store for BucketStore {
         if query.collection.is_some() {
             return Err(StoreError::new(
                 ErrorKind::Unsupported,
-                "collections are resolved by who knows the schema",
+                "the caller resolves collections by the schema",
             ));
         }
         let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);

@@ -43,7 +43,7 @@ pub(super) async fn under<T>(
 pub(super) struct Connector {
     /// Whether versions are Google's numbers.
     pub(super) google: bool,
-    /// Whoever signs requests to Azure, which signs conditions, too.
+    /// The signer of requests to Azure, which signs conditions, too.
     pub(super) azure: Arc<OnceLock<(AzureCredentialProvider, String)>>,
 }
 

@@ -1,4 +1,4 @@
-//! Who is calling, and what they may see.
+//! The caller, and what it may see.
 
 use std::time::SystemTime;
 
@@ -13,10 +13,10 @@ use crate::base::redact::Secret;
 use crate::base::signature::{constant_time_eq, keys_expiry, verify_keys, verify_record};
 use crate::store::Key;
 
-/// Who is calling.
+/// The caller.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
-    /// Nobody has said.
+    /// No account was named.
     Anonymous,
     /// An account.
     User(User),
@@ -39,11 +39,11 @@ pub(super) enum Sight {
     Signed,
     /// What a signature shows until it expires.
     SignedForNow,
-    /// What everybody may see.
+    /// What all callers may see.
     Public,
 }
 
-/// Finds out who is calling. A token that nobody has is an error, even where none is needed.
+/// Identifies the caller. An unknown token is an error, even where none is needed.
 pub(super) fn caller(config: &ServerConfig, headers: &HeaderMap, query: &Query) -> Result<Caller> {
     let bearer = headers
         .get(header::AUTHORIZATION)

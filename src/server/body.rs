@@ -29,7 +29,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Turns a reader, which has `length` bytes where that is known, into the body of an answer. Short
 /// ones go out in one piece; of long ones the next piece is read while one goes out. An error
-/// breaks the connection off, so that nobody takes the bytes before it for the whole.
+/// breaks the connection off, so that no client takes the bytes before it for the whole.
 pub(super) fn outgoing(
     mut reader: Box<dyn Read + Send>,
     length: Option<u64>,
@@ -102,7 +102,7 @@ pub(super) fn written(
             && !pieces.sender.is_closed()
         {
             tracing::warn!(%error, "an answer broke off on its way out");
-            // Whoever would read it may be gone by now.
+            // Its reader may be gone by now.
             let _ = pieces.sender.blocking_send(Err(error));
         }
     });
@@ -191,7 +191,7 @@ pub(super) fn incoming() -> (Feeder, Incoming) {
 }
 
 impl Feeder {
-    /// Hands the body over until its end, or until nobody wants it any more.
+    /// Hands the body over until its end, or until its reader is gone.
     pub(super) async fn feed(&self, body: &mut Body, stats: &Stats) {
         loop {
             let frame = tokio::select! {
@@ -227,7 +227,7 @@ impl Feeder {
     }
 }
 
-/// Reads some of a body that nobody wants, so that its sender gets to see the answer.
+/// Reads some of an unwanted body, so that its sender gets to see the answer.
 pub(super) async fn drain(body: &mut Body) {
     let draining = async {
         let mut drained = 0;

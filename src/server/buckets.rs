@@ -32,8 +32,7 @@ pub struct BucketCatalog {
 }
 
 impl BucketCatalog {
-    /// Wraps a bucket; `config` says whose the stores are that do not say so themselves, and who
-    /// may read them.
+    /// Wraps a bucket; `config` names the account of stores that name none, and who may read them.
     pub fn new(bucket: Bucket, config: &ServerConfig) -> Self {
         Self {
             general_access: match config.general_access {

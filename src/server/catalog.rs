@@ -1,4 +1,4 @@
-//! Which stores there are.
+//! The catalog of stores.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct StoreEntry {
     pub modified: SystemTime,
     /// When it was last used.
     pub accessed: SystemTime,
-    /// Who may read it; never [`GeneralAccess::FollowUserSetting`].
+    /// The accounts that may read it; never [`GeneralAccess::FollowUserSetting`].
     pub access: GeneralAccess,
     /// What [`StoreEntry::access`] follows from, as the API shows it.
     pub general_access: GeneralAccess,
@@ -81,7 +81,7 @@ pub struct StoreChange {
     pub name: Option<Option<String>>,
     /// The new title.
     pub title: Option<Option<String>>,
-    /// Who may read it from now on.
+    /// The accounts that may read it from now on.
     pub general_access: Option<GeneralAccess>,
     /// The new schema; `Some(None)` takes it away.
     pub schema: Option<Option<Value>>,

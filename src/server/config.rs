@@ -1,4 +1,4 @@
-//! What a server is told.
+//! The server's configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ pub struct ServerConfig {
     pub owner: User,
     /// Other accounts, with stores of their own.
     pub other_users: Vec<(User, Secret)>,
-    /// Who may read stores that do not say otherwise themselves.
+    /// The accounts that may read stores which do not say otherwise.
     pub general_access: GeneralAccess,
     /// Whether puts, deletes and changes of stores are refused (403).
     pub read_only: bool,
-    /// Runs whose default stores can be asked for.
+    /// Runs with default stores.
     pub runs: Vec<RunEntry>,
     /// From what the signing keys of stores are derived. `None`: from a random secret that is kept
     /// with the stores.
@@ -48,7 +48,7 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Serves `root` on a free port of the loopback interface to everybody there.
+    /// Serves `root` on a free port of the loopback interface to every program there.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -109,29 +109,29 @@ impl Default for User {
     }
 }
 
-/// Who may read a store without being its owner.
+/// The accounts that may read a store without owning it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum GeneralAccess {
-    /// Nobody, but for signatures.
+    /// None, but for signatures.
     #[default]
     Restricted,
-    /// Whoever knows the id.
+    /// All that know the id.
     AnyoneWithIdCanRead,
-    /// Whoever knows id or name.
+    /// All that know id or name.
     AnyoneWithNameCanRead,
     /// As the account's setting is: here, [`ServerConfig::general_access`].
     FollowUserSetting,
 }
 
-/// A run whose default store can be asked for.
+/// A run with its default store.
 #[derive(Clone, Debug, Default)]
 pub struct RunEntry {
     /// The run's id.
     pub id: String,
     /// The Actor's id.
     pub actor_id: String,
-    /// The Actor's name, asked for as `username~name`; it may say itself whose it is.
+    /// The Actor's name, asked for as `username~name`; it may include the user.
     pub actor_name: Option<String>,
     /// The task's id, if a task started it.
     pub task_id: Option<String>,

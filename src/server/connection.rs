@@ -57,7 +57,7 @@ pub(super) struct Signals {
     reset: AtomicBool,
 }
 
-/// Whose turn it is on a connection.
+/// Whether client or server acts next on a connection.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     /// The client's, since then: it may send a request.

@@ -1,7 +1,7 @@
-//! What lets pages of any origin use the API, as the platform allows it: tokens travel in headers
-//! that a page must set itself, never in cookies, so a foreign page can do nothing by itself. On
-//! this machine's own address a page needs a token or a link even for what everybody may read:
-//! that is meant for the programs of this machine, not for every page that its browser shows.
+//! Headers that let pages of any origin use the API, as the platform allows it: tokens travel in
+//! headers that a page must set itself, never in cookies, so a foreign page can do nothing by
+//! itself. On this machine's own address a page needs a token or a link even for public stores:
+//! those are meant for the programs of this machine, not for every page that its browser shows.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! From a request to its answer: counted, let in, and worked off on a blocking thread.
+//! Answers a request: counts it, admits it, and runs it on a blocking thread.
 
 use std::io;
 use std::sync::Arc;
@@ -274,7 +274,7 @@ async fn object_body(body: Body) -> Result<Option<Bytes>> {
     }
 }
 
-/// Answers requests that have no body, or whose body says nothing.
+/// Answers requests without a body, or with one that says nothing.
 fn small(app: &App, call: &Call, route: &Route) -> Result<Response> {
     match route {
         Route::Stats if call.method == Method::DELETE => {

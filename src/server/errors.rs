@@ -1,4 +1,4 @@
-//! The API's errors: status, type and message as the platform words them.
+//! The API's errors: status, type and message as on the platform.
 
 use std::error::Error;
 use std::io;

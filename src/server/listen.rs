@@ -1,4 +1,5 @@
-//! From connections to requests: how many, how large their heads, and how they end.
+//! Accepts connections and reads requests: limits their number and the size of heads, and ends
+//! them.
 
 use std::fmt;
 use std::pin::pin;
@@ -85,7 +86,7 @@ pub(super) async fn serve(app: Arc<App>, listener: TcpListener, mut phase: watch
             }
         }
     }
-    // Whoever connects now is refused.
+    // New connections are refused now.
     drop(listener);
     loop {
         tokio::select! {
@@ -161,7 +162,7 @@ async fn connection(
     }
 }
 
-/// Waits until somebody waits for the place of a connection that brings no request.
+/// Waits until a client waits for the place of an idle connection.
 async fn unwanted(signals: &Signals, mut crowded: watch::Receiver<bool>) {
     loop {
         if crowded.wait_for(|crowded| *crowded).await.is_err() {

@@ -1,8 +1,8 @@
 //! An Apify-compatible HTTP server over local stores: what `kvfs serve` runs and tests talk to.
 //!
-//! Stores block, so requests are worked off on threads for that; bodies go through small bounded
-//! channels both ways and are never held whole. Who may not do something is told so before a byte
-//! of the request's body is read. Which stores there are is a [`Catalog`]'s business.
+//! Stores block, so requests run on threads for that; bodies go through small bounded channels both
+//! ways and are never held whole. A caller without permission is refused before a byte of the
+//! request's body is read. A [`Catalog`] knows the stores.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -77,7 +77,7 @@ const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// 20 MiB of it.
 const MOST_ARCHIVES: usize = 4;
 
-/// Stores whose requests are reckoned at once where there is a rate limit.
+/// How many stores have their requests counted at once under a rate limit.
 const MOST_ALLOWANCES: usize = 10_000;
 
 /// Threads for the work of stores, beyond those that uploads may take: one a connection.
@@ -288,7 +288,7 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Fails unless this caller may write to a store, and anybody at all may.
+    /// Fails unless this caller may write to a store, and the server allows writes.
     fn may_write(&self, app: &App, entry: &StoreEntry) -> Result<()> {
         self.caller.must_be(&entry.owner)?;
         app.must_be_writable()

@@ -1,4 +1,4 @@
-//! Which form of a record goes out: as stored where the client takes its encoding, else decoded.
+//! Chooses the form of a record: as stored if the client accepts its encoding, else decoded.
 //!
 //! Decoded bytes go out even to a client that forbids `identity`: a record is never refused for
 //! its encoding.

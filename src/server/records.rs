@@ -148,9 +148,9 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
 
 /// Returns what is known of a record and, if it was asked for with it, the record or a part of it.
 ///
-/// Whoever asks for a part, or whether it has changed, mostly does not get the whole: where asking
-/// first costs nothing, that is done. Elsewhere one question must do, and conditions are judged by
-/// its answer: between two questions another writer may come.
+/// A request for a part, or under a condition, mostly does not get the whole record: where asking
+/// first costs nothing, this does so. Elsewhere one question must do, and its answer decides
+/// conditions: between two questions another writer may come.
 fn first_look(
     app: &App,
     call: &Call,
@@ -262,7 +262,7 @@ pub(super) fn put(
     Ok(response)
 }
 
-/// A body that may not be longer than so many bytes.
+/// A body of at most this many bytes.
 struct Bounded {
     body: Incoming,
     left: u64,

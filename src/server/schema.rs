@@ -1,4 +1,4 @@
-//! Schemas of stores: which keys make up a collection, and what part of a listing that is.
+//! Schemas of stores: the keys of a collection, and their part of a listing.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use crate::store::{ListPage, ListQuery, MAX_PAGE, Result as StoreResult, Store};
 /// Which records of a store are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selection {
-    /// Those whose keys begin so.
+    /// Those with keys that begin so.
     Prefix(String),
     /// The one with this key.
     Key(String),

@@ -1,6 +1,6 @@
-//! The secret from which the signing keys of stores follow, and the ids of stores that have none
-//! of their own: random, and kept, so that links outlive the server that signed them. It is not
-//! derived from a token: who is sent a link could try guesses of the token against that.
+//! The secret from which the signing keys of stores follow, and the ids of stores that have none of
+//! their own: random, and kept, so that links outlive the server that signed them. It is not
+//! derived from a token: the receiver of a link could test guesses of the token against it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -28,7 +28,7 @@ pub(super) fn of_folder(root: &Path, writable: bool, state: Option<&Path>) -> io
     let folder = Dir::open(root)?;
     match read(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // Another user's, who serves the same folder.
+        // That of another user who serves the same folder.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
         found => return found,
     }
@@ -50,7 +50,7 @@ pub(super) fn of_folder(root: &Path, writable: bool, state: Option<&Path>) -> io
 pub(super) fn or_passing<E: std::fmt::Display>(kept: Result<Secret, E>) -> Secret {
     kept.unwrap_or_else(|error| {
         tracing::warn!(
-            "signed links end with this server, since their secret cannot be kept beside the \
+            "signed links end with this server, since their secret cannot be kept next to the \
              stores: {error}"
         );
         passing()

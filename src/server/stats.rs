@@ -1,4 +1,4 @@
-//! What the server counts: for tests, and for whoever asks `GET /_kvfs/stats`.
+//! The server's counters: for tests, and for `GET /_kvfs/stats`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const MEASURED_FOR: Duration = Duration::from_secs(2);
 /// Bytes of a path or a header that are remembered.
 const LONGEST: usize = 512;
 
-/// Query parameters whose values are not remembered.
+/// Query parameters with values that are not remembered.
 const SECRETS: [&str; 2] = ["token", "signature"];
 
 /// What kind of request something was.
@@ -108,8 +108,8 @@ struct Measured {
 }
 
 impl StoreStats {
-    /// Returns how large the store is, measured again at most once in a while: whoever may see a public
-    /// store can ask as often as they like.
+    /// Returns the store's size, measured again at most once in a while: anyone may ask for a public
+    /// store's as often as they like.
     pub(super) fn size(&self, measure: impl FnOnce() -> Option<u64>) -> Option<u64> {
         let changes = self.writes.get() + self.deletes.get();
         let known = *self.measured.lock();

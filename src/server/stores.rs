@@ -94,7 +94,7 @@ pub(super) fn list(app: &App, call: &Call) -> Result<Response> {
     };
     let desc = call.query.flag("desc")?;
     let unnamed = call.query.flag("unnamed")?;
-    // Nobody can share a store here but with everybody.
+    // A store can be shared here only with all accounts.
     let mine = match call.query.text("ownership") {
         None | Some("ownedByMe") => true,
         Some("sharedWithMe") => false,

@@ -49,8 +49,8 @@ const FATES: [Fate; 8] = [
     Fate::DiesAfter,
 ];
 
-/// A choice: who goes on, and what becomes of the request. Behind the clients come the requests
-/// that are done late.
+/// A choice: which client goes on, and what becomes of its request. After the clients come the
+/// requests that are done late.
 type Choice = (u8, u8);
 
 struct Client {
@@ -155,7 +155,7 @@ impl World {
         let at = usize::from(at);
         if at >= self.clients.len() {
             let call = self.late.remove(at - self.clients.len());
-            // Nobody hears of it.
+            // No client gets the answer.
             let done = self.model.execute(&call).is_ok();
             return format!("late: {call}{}", if done { "" } else { " -> refused" });
         }

@@ -1,4 +1,4 @@
-//! What must hold of every history, whatever went wrong on its way.
+//! What must hold of every history, whatever failed on its way.
 
 use serde_json::Value;
 
@@ -84,7 +84,7 @@ pub(super) fn judge<P: Protocol>(model: &mut Model, log: &[Event], faultless: bo
     wrong
 }
 
-/// The ids of stores whose deletion was confirmed.
+/// The ids of stores with a confirmed deletion.
 fn deleted(log: &[Event]) -> Vec<&str> {
     let done = log.iter().filter_map(|event| match event {
         Event::Told(_, Step::Delete, id, Told::Done) => Some(id.as_str()),
@@ -149,7 +149,7 @@ fn lasting(model: &Model, log: &[Event], stores: &[Live], wrong: &mut Vec<String
             Event::Told(_, Step::Create(_), _, Told::Store(id, ..))
                 if !asked(Step::Delete, id) && !is_there(id) =>
             {
-                wrong.push("a store is gone that nobody deleted".to_owned());
+                wrong.push("a store is gone that no client deleted".to_owned());
             }
             Event::Told(at, Step::Put, id, Told::Done) if !asked(Step::Delete, id) => {
                 let path = format!("p/stores/{id}/=k{at}");

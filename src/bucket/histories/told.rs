@@ -1,4 +1,4 @@
-//! What clients ask for, what they are told, and who answers.
+//! The clients' requests, the answers, and the servers that give them.
 
 use std::future::Future;
 use std::sync::Arc;

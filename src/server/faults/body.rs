@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::FaultAction;
 
-/// As good as never: nobody waits for a year.
+/// As good as never: a year.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What happens at one place of a body.

@@ -1,4 +1,4 @@
-//! Answers that go wrong on purpose: which ones (`rule`), and how their bodies break (`body`).
+//! Faults on purpose: which answers fail (`rule`), and how their bodies break (`body`).
 
 use axum::http::Method;
 use fastrand::Rng;

@@ -8,7 +8,7 @@ use axum::http::{Method, StatusCode};
 use crate::base::units::{ByteSize, parse_duration};
 use crate::server::routes::Route;
 
-/// What a rule may say, for people who got it wrong.
+/// The forms of a rule, for people who got it wrong.
 const GRAMMAR: &str = "write ACTION[,CONDITION]..., for example \
     status=503,method=GET,key=img-*,probability=0.2,seed=7; actions: status=CODE, delay=TIME, \
     reset, lose, stall[=TIME], truncate[=BYTES], corrupt[=BYTE]; conditions: method=METHOD or \
@@ -27,7 +27,7 @@ pub enum FaultAction {
     Lose,
     /// In the middle of the body nothing comes for so long; `None`: until the client gives up.
     Stall(Option<Duration>),
-    /// The connection ends after so many bytes of the body; `None`: in its middle.
+    /// The connection ends after this many bytes of the body; `None`: in its middle.
     Truncate(Option<u64>),
     /// A bit of this byte of the body is wrong; `None`: of the one in its middle.
     Corrupt(Option<u64>),
@@ -40,15 +40,15 @@ pub struct FaultRule {
     pub action: FaultAction,
     /// Only with this method; `LIST` for listings of keys.
     pub method: Option<String>,
-    /// Only with records whose key fits: `*` stands for any characters, `?` for one.
+    /// Only for records with a matching key: `*` stands for any characters, `?` for one.
     pub key: Option<String>,
     /// How often, from 0 to 1.
     pub probability: f64,
     /// Where the random numbers begin: the same seed, the same faults.
     pub seed: u64,
-    /// So many requests pass first.
+    /// This many requests pass first.
     pub skip: u64,
-    /// So many requests go wrong at most.
+    /// At most this many requests fail.
     pub count: Option<u64>,
 }
 

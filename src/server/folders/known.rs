@@ -1,5 +1,5 @@
-//! What is known of the stores of a folder, so that a request for one looks at no other, and one
-//! for a store that does not exist looks at none.
+//! The known stores of a folder, so that a request for one looks at no other, and one for a store
+//! that does not exist looks at none.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};

@@ -121,7 +121,7 @@ pub(super) fn id_of_folder(secret: &Secret, folder: &str) -> String {
     last_digits(sign_record(secret, &format!("id of {folder}")).expose())
 }
 
-/// Returns an id that nobody can guess.
+/// Returns an id that cannot be guessed.
 pub(in crate::server) fn random_id() -> Result<String> {
     letters(ID_LEN).map_err(disk)
 }

@@ -1,8 +1,8 @@
 //! The stores of a storage folder: `<root>/key_value_stores/<name or id>`, or `<root>` itself.
 //!
-//! What a store is called and whose it is says its `__metadata__.json` (`metadata`). A store
-//! without that file is the server's own account's, and gets an id that follows from its
-//! folder's name and the server's secret, so that it is the same each time and nobody guesses it.
+//! `__metadata__.json` holds a store's name and account (`metadata`). A store without that file is
+//! the server's own account's, and gets an id that follows from its folder's name and the server's
+//! secret, so that it is the same each time and cannot be guessed.
 //!
 //! Programs that share the folder may put links into it at any time. Everything is opened beneath
 //! a descriptor, or by a path that may hold no links any more, so that none of them leads out.
@@ -420,7 +420,7 @@ impl Catalog for DirectoryCatalog {
             _ => {}
         }
         let stores = self.stores_dir().map_err(disk)?;
-        // It gets its name when it says whose it is.
+        // It gets its name together with its account.
         let unfinished = format!("{UNFINISHED}{id}");
         stores.create_dir(&unfinished).map_err(disk)?;
         let made = stores

@@ -1,4 +1,4 @@
-//! When stores were changed, and when their objects tell of it.
+//! When stores were changed, and when their objects show it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime};

@@ -18,8 +18,8 @@ use super::{NO_ENDPOINT, set};
 /// Shorter answers are not compressed.
 const COMPRESSED: usize = 1024;
 
-/// In which order the platform writes the fields of errors and store objects. Others follow as they
-/// come, and in pages of keys, whose order is the server's own, they are left alone.
+/// The platform's order of the fields of errors and store objects. Other fields follow as they
+/// come; pages of keys keep the server's own order.
 const ORDER: &[&str] = &[
     "type",
     "message",

@@ -3,7 +3,7 @@
 //! The server's own answers are kinder than the platform's: records have validators and ranges. With
 //! this profile they have none, and all else is as the platform answers: JSON indented and from 1 kB
 //! on compressed, weak entity tags on objects and pages, limits named on each answer, `modifiedAt`
-//! that follows writes some time later. What is not known of the platform can be set either way.
+//! that follows writes some time later. Unknown habits of the platform can be set either way.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
