@@ -1,8 +1,8 @@
-//! Names that are asked for one after the other and are not there.
+//! Detects runs of lookups that miss, and answers them from a page of the listing.
 //!
-//! Whoever copies files into the mount, or probes for many names, costs a request for each. After a
-//! few of them in a row a page of the listing is asked for instead: it answers for all names in its
-//! range, for as long as any listing does.
+//! A program that copies files into the mount, or probes for many names, costs a request for each.
+//! After a few misses in a row, one page of the listing is fetched instead: it answers for all
+//! names in its range, for as long as any listing does.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::base::clock::Wait;
 use crate::listing::Found;
 use crate::store::{Key, MAX_PAGE};
 
-/// So many names in a row that were not there are worth a page of the listing.
+/// This many misses in a row are worth a page of the listing.
 const MISSES_A_PAGE: u64 = 3;
 /// A name that was asked for so much later than the one before is not in a row with it.
 const IN_A_ROW: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const IN_A_ROW: Duration = Duration::from_secs(5);
 const MOST_PAGES: u64 = 10;
 /// Names on pages behind these are asked for one by one when the listing is old.
 const PAGES_AGAIN: u64 = 2;
-/// So long nothing is listed after that has failed: perhaps the token may not.
+/// How long nothing is listed after that has failed: perhaps the token may not.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// The names that were not there.
@@ -35,7 +35,7 @@ impl Misses {
     /// Notes that a name is not there, for which the store was asked.
     fn missed(&mut self, key: &Key, now: Instant) {
         let in_a_row = match &self.last {
-            // Somebody waits for it to appear.
+            // A program waits for it to appear.
             Some((last, _)) if last == key => self.in_a_row,
             Some((_, at)) if now.saturating_duration_since(*at) <= IN_A_ROW => self.in_a_row + 1,
             _ => 1,
@@ -50,7 +50,7 @@ impl Misses {
         self.last = None;
     }
 
-    /// Returns whether another page is worth its request when so many are there.
+    /// Returns whether another page is worth its request when this many are there.
     fn are_worth_a_page(&self, pages: u64, now: Instant) -> bool {
         let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;
         let recent = |(_, at): &(Key, Instant)| now.saturating_duration_since(*at) <= IN_A_ROW;
@@ -62,8 +62,8 @@ impl Misses {
 }
 
 impl KvFs {
-    /// Lists a page or more if so many names were not there that this saves requests. Whether it
-    /// did is to be seen from [`KvFs::existence`].
+    /// Lists a page or more after so many misses that this saves requests. [`KvFs::existence`]
+    /// shows whether it did.
     pub(super) fn list_instead(&self, key: &Key, wait: Wait) {
         let now = self.clock.now();
         let never_believed = self.records.config().ttl.is_some_and(|ttl| ttl.is_zero());
@@ -88,10 +88,10 @@ impl KvFs {
         }
     }
 
-    /// Lists again, because a name that an older listing shows is asked about: its page answers for all
-    /// names beside it, and no record is fetched for its attributes. Whether it did is to be seen from
-    /// [`KvFs::existence`]. Not for what lies far behind, which would cost several pages, and not for
-    /// a small record that is cached: asking for that record itself costs as little.
+    /// Lists again, for a question about a name that an older listing shows: its page answers for all
+    /// names next to it, and no record is fetched for its attributes. [`KvFs::existence`] shows whether
+    /// it did. Not for what lies far behind, which would cost several pages, and not for a small record
+    /// that is cached: asking for that record itself costs as little.
     pub(super) fn list_again(&self, key: &Key, wait: Wait) {
         let now = self.clock.now();
         let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;

@@ -61,7 +61,7 @@ impl KvFs {
             reply
         };
         if let Some(inode) = self.inodes.lock().get_mut(ino) {
-            // Somebody may have opened it meanwhile.
+            // A program may have opened it meanwhile.
             if let Some((_, size)) = inode.version().filter(|_| inode.opens > 0) {
                 reply.attr.size = size;
             }
@@ -183,7 +183,7 @@ impl KvFs {
     }
 }
 
-/// Adds what an inode remembers beside its record.
+/// Adds what an inode remembers besides its record.
 pub(super) fn dress(attr: &mut Attr, inode: Option<&Inode>) {
     let Some(inode) = inode else { return };
     attr.links = u32::from(!inode.gone);

@@ -1,4 +1,4 @@
-//! Reading the directory: one paged listing, shared by all who read it within the TTL.
+//! Reads the directory: one paged listing, shared by all readers within the TTL.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const EXACT_AT_ONCE: usize = 16;
 const EXACT_BATCH: usize = 128;
 
 impl KvFs {
-    /// Opens a directory. A listing older than the TTL is begun anew; nothing is requested yet.
+    /// Opens a directory. A listing older than the TTL is begun again; nothing is requested yet.
     ///
     /// # Errors
     /// [`FsError::WrongKind`] for anything but a directory.
@@ -89,8 +89,8 @@ impl KvFs {
 
     /// Waits until [`KvFs::fill_dir`] can hand out an entry, or knows that there are no more.
     ///
-    /// From the start, a listing that has become older than the TTL is replaced by the current one:
-    /// who reads a directory again is shown what has come since.
+    /// From the start, a listing that has become older than the TTL is replaced by the current one,
+    /// so that reading a directory again shows what has come since.
     ///
     /// With `plus` on a mount with exact sizes, also until those of the first entries are known.
     ///
@@ -225,8 +225,8 @@ impl KvFs {
                     let facts = match self.existence(key) {
                         Existence::Present(facts) => facts,
                         Existence::Absent(_) => continue,
-                        // Begun after this mount stored it, the listing would show it if nobody
-                        // else had deleted it.
+                        // Begun after this mount stored it, the listing would show it unless
+                        // another writer had deleted it.
                         Existence::Unknown if !is_younger(&made) => continue,
                         Existence::Unknown => Facts {
                             size: Some(size),
@@ -348,7 +348,7 @@ impl KvFs {
     }
 }
 
-/// Returns what is said of an entry whose attributes nobody asked for.
+/// Returns the reply for an entry without its attributes.
 fn nameless(ino: Ino) -> AttrReply {
     let attr = Attr {
         ino,
@@ -373,8 +373,8 @@ enum Added {
     Gone,
 }
 
-/// Returns an error as who reads a directory may get it: `ENOENT` means its end there, to every C
-/// library, and `EAGAIN` nothing at all.
+/// Returns an error in a form that readers of a directory understand: `ENOENT` means its end there,
+/// to every C library, and `EAGAIN` nothing at all.
 fn not_the_end(error: FsError) -> FsError {
     match error {
         FsError::NoEntry => FsError::Store(StoreError::new(

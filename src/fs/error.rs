@@ -1,4 +1,4 @@
-//! From what went wrong to the errno that a program gets.
+//! Maps errors to the errno that a program gets.
 
 use libc::c_int;
 

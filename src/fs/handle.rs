@@ -19,7 +19,7 @@ pub struct FileHandle {
     pub reader: Option<ContentReader>,
     /// Whether it may change the file.
     pub writing: bool,
-    /// Who writes through it.
+    /// The processes that write through it.
     pub sharers: Mutex<Sharers>,
 }
 
@@ -89,7 +89,7 @@ impl HandleTable {
         self.dirs.remove(&fh)
     }
 
-    /// Returns whether somebody may change this inode's bytes.
+    /// Returns whether an open handle may change this inode's bytes.
     pub fn is_being_written(&self, ino: Ino) -> bool {
         self.files
             .values()

@@ -1,4 +1,4 @@
-//! Inode numbers and what the kernel holds of them.
+//! Inode numbers, and what the kernel holds of each inode.
 //!
 //! A listing of a million records makes a million of these, all with numbers in a row: they lie
 //! in chunks by number, and keys are indexed without a copy.
@@ -45,7 +45,7 @@ struct More {
     version: Option<(VersionId, u64)>,
     /// Whether an open is telling the kernel of this version at the moment.
     ///
-    /// INVARIANT: while set, that open is the only one, and the kernel has no pages that anybody
+    /// INVARIANT: while set, that open is the only one, and the kernel has no pages that a program
     /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
     settling: bool,
     /// Whether the kernel reads the open handles' content from its file: all or none of them.
@@ -80,7 +80,7 @@ impl Inode {
         }
     }
 
-    /// Returns the version whose pages the kernel may hold, and its exact size.
+    /// Returns the version that the kernel may hold pages of, and its exact size.
     ///
     /// INVARIANT: while `opens > 0`, every handle of this inode reads this version.
     pub fn version(&self) -> Option<(VersionId, u64)> {
@@ -351,7 +351,7 @@ impl InodeTable {
         Some(entry.remove().0)
     }
 
-    /// Takes the name from an inode whose open handles must keep their version.
+    /// Takes the name from an inode; its open handles must keep their version.
     pub fn detach(&mut self, ino: Ino) {
         if let Some(inode) = self.get_mut(ino) {
             inode.superseded |= !inode.detached;

@@ -1,4 +1,4 @@
-//! From names to inodes, and back to nothing.
+//! Looks names up, and forgets inodes.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl KvFs {
             Meaning::Key(key) => key,
             Meaning::Listed => match self.listed_name(name) {
                 Some(key) => key,
-                // It may be listed by the time somebody asks again.
+                // It may be listed by the next question.
                 None => return Ok(Lookup::Absent(self.believed_of_listing())),
             },
             Meaning::Nothing => return Ok(self.absent(FOREVER)),
@@ -69,8 +69,8 @@ impl KvFs {
                         _ => Lookup::Absent(Duration::ZERO),
                     });
                 }
-                // The name came from a listing, or from a person who cannot know better: a key
-                // that the server refuses to look for is not there. One that cannot be asked for may be.
+                // The name came from a listing or a person: a key that the server refuses to look for
+                // does not exist. One that cannot be asked for may exist.
                 Err(FsError::Store(error))
                     if error.kind() == ErrorKind::InvalidKey && error.status().is_some() =>
                 {
@@ -127,7 +127,7 @@ impl KvFs {
                 .get(ino)
                 .is_some_and(|inode| is_another(inode, facts))
         {
-            // Who has it open stays on its version; the name leads to the one that there is now.
+            // Open handles stay on their version; the name leads to the current one.
             inodes.detach(ino);
             if let Some(side) = &self.writing {
                 side.drafts.detach(ino);

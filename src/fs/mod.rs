@@ -123,7 +123,7 @@ impl std::fmt::Debug for StatusSource {
 }
 
 impl KvFs {
-    /// Makes the filesystem of `store`, whose records `records` remembers.
+    /// Makes the filesystem of `store`; `records` caches its records.
     pub fn new(
         store: Arc<dyn Store>,
         records: Arc<Records>,
@@ -226,7 +226,7 @@ impl KvFs {
         });
     }
 
-    /// Notes, for those who follow, which name the operation on this thread is about.
+    /// Notes for traces which name the operation on this thread is about.
     fn about(&self, name: &OsStr) {
         if self.metrics.tracer.is_active() {
             origin::about(name.to_string_lossy().into_owned());

@@ -66,7 +66,7 @@ pub fn of_key(key: &Key) -> String {
     name
 }
 
-/// Returns what a name means, without asking anybody.
+/// Returns what a name means, without asking the store.
 pub fn meaning(name: &OsStr) -> Meaning {
     let bytes = name.as_bytes();
     if bytes.iter().all(|byte| is_key_byte(*byte)) {

@@ -78,7 +78,7 @@ impl KvFs {
         self.open_since(ino, Duration::ZERO, wait)
     }
 
-    /// Opens a file for reading, for a system call that began so long ago.
+    /// Opens a file for reading, for a system call that began `age` ago.
     ///
     /// # Errors
     /// As [`KvFs::open`].
@@ -128,7 +128,7 @@ impl KvFs {
             match self.enter_version(ino, (&content, size), shown, since, wait)? {
                 Entered::As(pages, direct) => break (reader, size, pages, direct),
                 Entered::Outdated => {}
-                // Somebody has the version open that the store had when this call had begun.
+                // A program has the version open that the store had when this call had begun.
                 Entered::Beside(content) => {
                     if let (Ok(reader), Some(size)) = (content.reader(), content.known_size())
                         && let Entered::As(pages, direct) =
@@ -150,7 +150,7 @@ impl KvFs {
             origin::note(Origin::Kernel);
         }
         let opened = self.hand_out(ino, reader, writing, keep_cache, direct);
-        // Who waits for this finds the handle.
+        // Waiting threads find the handle.
         drop(settling);
         self.foresee(&key);
         Ok(opened)
@@ -184,7 +184,7 @@ impl KvFs {
             return Ok(None);
         }
         self.hold_open(ino)?;
-        // Only now can nobody forget it.
+        // Only now it cannot be forgotten.
         if changed(self).is_none() {
             self.inodes.lock().closed(ino);
             return Ok(None);
@@ -351,7 +351,7 @@ impl KvFs {
     pub fn read(&self, fh: Fh, offset: u64, len: usize, wait: Wait) -> Result<Bytes> {
         let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
         let bytes = match (self.draft(handle.ino), &handle.reader) {
-            // What was written here is seen here, whoever has it open.
+            // What was written here is seen here, through any handle.
             (Some(draft), _) => draft.read(offset, len)?,
             (None, Some(reader)) => reader.read_at(offset, len, wait)?,
             (None, None) => return Err(FsError::Stale),

@@ -1,4 +1,4 @@
-//! Forgetting what is cached, here and in the kernel, because somebody asks for it.
+//! Drops caches, here and in the kernel, on request.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl KvFs {
     /// Forgets everything cached of these records, or of all: contents in memory and on disk,
     /// sizes, absence, and the list of names. Files that are open stay on their version.
     ///
-    /// No request is made: whoever uses a record next asks the store.
+    /// No request is made: the next use of a record asks the store.
     pub fn refresh(&self, keys: Option<&[Key]>) -> Forgotten {
         if let Some(index) = &self.index {
             index.forget();

@@ -109,7 +109,8 @@ pub trait DirSink {
     fn add(&mut self, ino: Ino, next: u64, kind: FileKind, name: &OsStr, attr: &AttrReply) -> bool;
 }
 
-/// A thread of a program, by the number that the kernel gives it; 0 is one that nobody here knows.
+/// A thread of a program, by the number that the kernel gives it; 0 is one outside this PID
+/// namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thread(pub u32);
 
@@ -131,9 +132,9 @@ pub trait Programs: Send + Sync + fmt::Debug {
 /// What the core tells the kernel about its caches.
 ///
 /// All but names may be forgotten while an open is being answered, pages then only while no handle
-/// of the inode is open, lest a read that holds a page waits for whoever waits for the page. On a
-/// thread that answers no request and holds no lock, everything may be forgotten at any time. See
-/// docs/DESIGN.md on deadlocks.
+/// of the inode is open, lest a read that holds a page waits for a thread that waits for the page.
+/// On a thread that answers no request and holds no lock, everything may be forgotten at any time.
+/// See docs/DESIGN.md on deadlocks.
 pub trait KernelCache: Send + Sync + fmt::Debug {
     /// Puts bytes into the page cache; also raises the size the kernel believes.
     fn store(&self, ino: Ino, offset: u64, bytes: &[u8]);

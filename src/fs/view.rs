@@ -1,4 +1,4 @@
-//! What is known of a record's name. One function decides, [`decide`]; everybody asks
+//! What is known of a record's name. One function decides, [`decide`]; all callers use
 //! [`KvFs::existence`], or for what a listing shows [`KvFs::facts_of_listed`].
 //!
 //! | a file changed here | hidden by a rename | else the youngest of | the name |
@@ -17,8 +17,8 @@
 //! * What this mount stores goes into the slot first: while that is *present*, *made here* says
 //!   nothing that it does not know better.
 //! * At one age the overlay goes before the slot, and the slot before the listing.
-//! * [`KvFs::existence`] believes nothing that is older than the TTL. Who reads a directory is shown
-//!   what its listing has, however old that is by now, unless something younger says otherwise.
+//! * [`KvFs::existence`] trusts nothing that is older than the TTL. A reader of a directory sees its
+//!   listing, however old that is by now, unless something younger says otherwise.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,7 +44,7 @@ pub(super) struct Facts {
     /// Which version it is, where that is known, and since when.
     pub(super) version: Option<VersionId>,
     pub(super) at: Instant,
-    /// For so long this may be believed.
+    /// How long this stays valid.
     pub(super) ttl: Duration,
     /// Whether the size is that of a staging file.
     pub(super) staged: bool,
@@ -273,7 +273,7 @@ impl KvFs {
     }
 }
 
-/// Returns what is known of a file whose newest bytes are in a staging file.
+/// Returns the state of a file with its newest bytes in a staging file.
 fn staged_facts(fs: &KvFs, draft: &Draft) -> Facts {
     Facts {
         size: Some(draft.size()),
@@ -295,8 +295,7 @@ mod tests {
     /// What a source says of the name, and how old that is: the larger, the younger.
     type Says = Option<(bool, u64)>;
 
-    /// The table once more, as whoever wrote it down first would check it: by looking for the
-    /// youngest that says anything.
+    /// The table once more, in another form: by looking for the youngest that says anything.
     fn expected(drafted: bool, hidden: bool, [overlay, slot, listed]: [Says; 3]) -> Option<bool> {
         if drafted || hidden {
             return Some(drafted);

@@ -1,7 +1,7 @@
-//! Fetching ahead because somebody asks for it: everything, or what a name pattern selects.
+//! Fetches ahead on request: everything, or what a name pattern selects.
 //!
-//! It takes turns at the lowest priority, so that nobody who waits is delayed, and never fetches
-//! more than the cache holds: what it fetched itself is not driven out by what it fetches next.
+//! It takes turns at the lowest priority, so that it delays no waiting program, and never fetches
+//! more than the cache holds: it does not evict what it has fetched itself.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -22,13 +22,13 @@ use crate::store::{ErrorKind, Key, StoreError};
 
 /// Records fetched at once: enough to fill the request budget over a slow link.
 const AT_ONCE: usize = 32;
-/// What a record whose size nobody knows is taken to cost, in bytes.
+/// The assumed cost of a record of unknown size, in bytes.
 const UNKNOWN: u64 = 64 << 10;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 /// How many records that did not fit, or could not be had, are named.
 const NAMED: usize = 10;
-/// After so many failures in a row there is no use in going on.
+/// After this many failures in a row there is no use in going on.
 const HOPELESS: u64 = 32;
 
 /// What to fetch.
@@ -215,7 +215,7 @@ struct Turn {
 }
 
 impl Run<'_> {
-    /// Counts what there is to do, ahead of those who do it.
+    /// Counts the work, ahead of the threads that do it.
     fn count(&self) -> Result<()> {
         let (listing, shared) = match &*self.names.lock() {
             Names::Given(_) => return Ok(()),

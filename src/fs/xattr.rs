@@ -1,4 +1,4 @@
-//! What the store says of a record, as extended attributes.
+//! The store's metadata of a record, as extended attributes.
 
 use super::types::Ino;
 use super::write::draft::Draft;

@@ -16,7 +16,7 @@ use crate::staging::journal::JournalEntry;
 use crate::staging::unanswered::{Began, Unanswered};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload as Body};
 
-/// The longest wait before an upload is tried again while somebody waits for it.
+/// The longest wait before an upload is tried again while a program waits for it.
 const WITH_WAITERS: Duration = Duration::from_secs(2);
 
 /// How often an upload is sent again because of what an earlier one left in the store.
@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 pub(super) enum Patience {
     /// Once; the queue tries again later.
     OneTry,
-    /// Until then, as nobody tries again later.
+    /// Until then, as it is not tried again later.
     Until(Deadline),
 }
 
@@ -217,7 +217,7 @@ impl Uploader {
                 Ok(Found::Ours(one, meta)) if one == *this => return Ok(meta),
                 Ok(Found::Ours(_, meta)) => indeterminate::replace(&mut request, &meta),
                 Ok(Found::Before) if arrived => {}
-                // As long as that is not known, nobody else is to blame.
+                // As long as that is unknown, no other writer is to blame.
                 Err(unknown)
                     if refused
                         && (patience != Patience::OneTry || is_transient(unknown.kind())) =>
@@ -301,12 +301,12 @@ impl Uploader {
         drop(latched);
     }
 
-    /// Ends an upload whose bytes somebody has removed.
+    /// Ends an upload after its bytes were removed.
     fn lost(self: &Arc<Self>, entry: &JournalEntry) {
         let key = &entry.pending.key;
         let error = StoreError::new(
             ErrorKind::Disk,
-            "its bytes waited in the staging folder, and somebody has removed them",
+            "its bytes waited in the staging folder, and were removed",
         )
         .with_hint("write the file again; kvfs status tells what waits there")
         .with_key(key);
@@ -342,7 +342,7 @@ impl Uploader {
             state.untold.insert(key.clone(), verdict);
         }
         state.gates.done(key);
-        // Before anybody who waits for the end can look at it.
+        // Before a waiting thread can look at it.
         self.metrics.uploads_pending.set(state.gates.len() as u64);
     }
 
@@ -359,11 +359,11 @@ fn unreadable(error: io::Error) -> StoreError {
     StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
 }
 
-/// Says what a refused upload means for whoever wrote the file.
+/// Says what a refused upload means for the writer of the file.
 pub(super) fn explain(error: StoreError) -> StoreError {
     match error.kind() {
         ErrorKind::Changed => error.with_hint(
-            "somebody else has changed the record since it was opened here; open it again and make the change again, or mount with --overwrite=always to let the last writer win",
+            "the record has changed in the store since it was opened here; open it again and repeat the change, or mount with --overwrite=always to let the last writer win",
         ),
         ErrorKind::Denied => {
             error.with_hint("check that the account of the token may write to the store")

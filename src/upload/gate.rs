@@ -1,8 +1,8 @@
-//! Entering the gates of keys, and latching them.
+//! Enters the gates of keys, and latches them.
 //!
-//! Who is inside may wait for the store. Who has latched a gate changes its queue and the journal
-//! together, which takes no longer than the local disk; nobody waits for the store, or for another
-//! gate, meanwhile. So nobody inside ever waits for somebody who waits to enter.
+//! A thread inside may wait for the store. A thread that has latched a gate changes its queue and
+//! the journal together, which takes no longer than the local disk; it does not wait for the store,
+//! or for another gate, meanwhile. So no thread inside ever waits for one that waits to enter.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{ErrorKind, Key, Result, StoreError};
 
 impl Uploader {
-    /// Enters the gates of `keys`; waits for whoever is inside.
+    /// Enters the gates of `keys`; waits until they are empty.
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`] when the deadline passed first.
@@ -65,7 +65,7 @@ impl Uploader {
         Ok(entered)
     }
 
-    /// Enters the gates of `keys` unless somebody is inside of one of them.
+    /// Enters the gates of `keys` unless a thread is inside one of them.
     pub fn try_enter(self: &Arc<Self>, key: &Key, change: Change) -> Option<Entered> {
         let let_in = self.state.lock().gates.try_enter(key, change);
         let_in.then(|| Entered {
@@ -75,7 +75,7 @@ impl Uploader {
         })
     }
 
-    /// Returns whether somebody is deleting or renaming `key`, or storing it as something else.
+    /// Returns whether a thread is deleting or renaming `key`, or storing it as something else.
     pub fn is_renaming(&self, key: &Key) -> bool {
         self.state.lock().gates.is_renaming(key)
     }
@@ -88,7 +88,7 @@ impl Uploader {
         self.wait_for(key, deadline, |gates| !gates.is_renaming(key))
     }
 
-    /// Latches the gate of `key`. Waits for whoever has, who works on the local disk.
+    /// Latches the gate of `key`. Waits until it is free: its holder works on the local disk.
     pub(super) fn latch(self: &Arc<Self>, key: &Key) -> Latched {
         let mut state = self.state.lock();
         while !state.gates.try_latch(key) {
@@ -113,7 +113,7 @@ impl Uploader {
     }
 }
 
-/// Gates that somebody is inside of. Dropping it leaves them.
+/// Gates that this thread is inside. Dropping it leaves them.
 pub struct Entered {
     pub(super) uploader: Arc<Uploader>,
     keys: Vec<Key>,
@@ -127,7 +127,7 @@ impl fmt::Debug for Entered {
 }
 
 impl Entered {
-    /// Returns whether somebody else was inside before.
+    /// Returns whether another thread was inside before.
     pub fn waited(&self) -> bool {
         self.waited
     }

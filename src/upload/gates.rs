@@ -1,16 +1,17 @@
-//! Who may change a key, and which pending upload of it is next. Pure: no file, no store, no waiting.
+//! Decides which change of a key may run, and which of its pending uploads is next. Pure: no file, no
+//! store, no waiting.
 //!
 //! Every key that anything happens to has a gate. One change of the key at a time is inside: an
 //! upload, or a change of names (a deletion, a rename, a record stored again as another type). Behind
-//! the gate is the queue of what was journalled, in the order of closing; its first enters when
-//! nobody else is inside or wants to be.
+//! the gate is the queue of what was journalled, in the order of closing; its first enters when no
+//! other change is inside or wants to be.
 //!
 //! A gate can also be latched, for as long as its queue and the journal are changed together: that
 //! takes no longer than the local disk, and happens while a change is inside, too.
 //!
-//! INVARIANT: at most one change of a key is inside. A gate that nobody is inside of, wants to enter
-//! or has latched, and that has something queued, is in exactly one of `ready` and `delayed`; any
-//! other gate is in neither.
+//! INVARIANT: at most one change of a key is inside. A gate with a queue that no change is inside
+//! of, wants to enter or has latched is in exactly one of `ready` and `delayed`; any other gate is
+//! in neither.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
@@ -48,17 +49,17 @@ struct Gate {
 enum Inside {
     /// The first of the queue is being sent.
     Queued(EntryId),
-    /// Somebody who does not come from the queue.
+    /// A change that does not come from the queue.
     Other(Change),
 }
 
-/// What somebody does with a key.
+/// The kind of change of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Stores its bytes.
     Upload,
     /// Deletes it, gives it to another file or stores it as something else: until the outcome is
-    /// known, nobody opens it to change it.
+    /// known, opens that would change it wait.
     Name,
 }
 
@@ -143,7 +144,7 @@ impl Gates {
                 .is_some_and(|gate| matches!(gate.inside, Some(Inside::Other(Change::Name))))
     }
 
-    /// Enters the gate of `key`, unless somebody is inside.
+    /// Enters the gate of `key`, unless it is occupied.
     pub fn try_enter(&mut self, key: &Key, change: Change) -> bool {
         if self
             .gates
@@ -177,7 +178,7 @@ impl Gates {
         });
     }
 
-    /// Latches the gate of `key`, unless somebody else has: nothing of the queue enters until
+    /// Latches the gate of `key`, unless it is latched: nothing of the queue enters until
     /// [`Gates::unlatch`].
     pub fn try_latch(&mut self, key: &Key) -> bool {
         if self.gates.get(key).is_some_and(|gate| gate.latched) {
@@ -220,7 +221,7 @@ impl Gates {
         self.queued -= taken;
     }
 
-    /// Lets the next upload enter whose time has come.
+    /// Lets the next due upload enter.
     pub fn start(&mut self, now: Instant) -> Option<(Key, EntryId)> {
         while let Some((at, key)) = self.delayed.first().cloned() {
             if at > now {
@@ -302,7 +303,7 @@ impl Gates {
 
     /// Lets what is queued of `key`, or of all keys, be sent at once.
     pub fn hurry(&mut self, key: Option<&Key>) {
-        // Also those that somebody is inside of at the moment, and that are not in the plan.
+        // Also occupied ones, which are not in the plan.
         let keys: Vec<Key> = match key {
             Some(key) => vec![key.clone()],
             None => self.gates.keys().cloned().collect(),

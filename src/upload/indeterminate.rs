@@ -1,9 +1,9 @@
-//! Uploads whose outcome is not known, and finding it out.
+//! Uploads with an unknown outcome, and how to find it out.
 //!
 //! An upload under a condition may have changed the record although its answer was lost, or was a
-//! server error. Whatever is then uploaded under the same condition is refused, and nobody else has
-//! changed anything. So what was sent without an answer is remembered (`staging::unanswered`), and a
-//! refusal counts only if the store has something else.
+//! server error. A later upload under the same condition is then refused, though no other writer has
+//! changed anything. So bytes sent without an answer are remembered (`staging::unanswered`), and a
+//! refusal counts only if the store has other bytes.
 
 use std::io::{self, Read};
 
@@ -159,7 +159,7 @@ pub fn check(
     deadline: Deadline,
 ) -> Result<Option<StoreError>, StoreError> {
     let changed = || {
-        let message = "somebody else has changed the record meanwhile";
+        let message = "the record has changed in the store meanwhile";
         Some(StoreError::new(ErrorKind::Changed, message).with_key(key))
     };
     let sent = &expected.unanswered;
@@ -181,7 +181,7 @@ pub fn check(
     }
     let request = PutRequest {
         if_match: expected.etag.clone(),
-        // A record that is gone is none of somebody else's.
+        // A record that is gone is not another writer's.
         if_absent: true,
         ..PutRequest::default()
     };

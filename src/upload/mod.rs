@@ -1,11 +1,11 @@
 //! The one way from a file that was written to the store: uploads, deletions, and the gate of each key
 //! that all of them pass.
 //!
-//! Every close makes an [`Upload`]. What a program waits for is sent on its own thread
-//! ([`Entered::run`]) and journalled only if the store does not take it. What nobody waits for, and
-//! everything with `--write-back`, is journalled first ([`Uploader::submit`]) and sent from the queue
-//! of its key: in the order of closing, several keys at a time, again and again while the store cannot
-//! be reached. What the store refuses for good is kept for `kvfs recover`. An upload that was closed
+//! Every close makes an [`Upload`]. An upload that a program waits for is sent on its own thread
+//! ([`Entered::run`]) and journalled only if the store does not take it. All others, and all with
+//! `--write-back`, are journalled first ([`Uploader::submit`]) and sent from the queue of their key:
+//! in the order of closing, several keys at a time, again and again while the store cannot be reached.
+//! Uploads that the store refuses for good are kept for `kvfs recover`. An upload that was closed
 //! while an older one of its key still waits replaces it; one that was closed while an older one is
 //! being sent follows it, and its precondition is the version that the older one became.
 //!
@@ -13,7 +13,7 @@
 //!
 //! * W1 What `close`, `fsync` or `sync` acknowledged is in the store or in the journal, byte for byte:
 //!   an entry leaves the journal only after the store has its bytes, or a younger entry of its key is
-//!   durable, or somebody asked for it to be dropped.
+//!   durable, or a person asked for it to be dropped.
 //! * W2 At most one change of a key is under way: it is inside the key's gate (`gates`), and leaves it
 //!   when its outcome is known, or written down as unknown (`indeterminate`).
 //! * W3 What fails or is interrupted before its request was sent has no effect. What is interrupted
@@ -24,8 +24,8 @@
 //!   ([`Uploader::send_again`]); what follows an upload of ours has the version that this made.
 //! * W6 A wait to enter ends with the caller's deadline, and the bytes are then in the journal.
 //!
-//! Lock order: `state` alone; held across neither network nor disk I/O. Whoever changes a queue and the
-//! journal together has latched the gate (`gate`).
+//! Lock order: `state` alone; held across neither network nor disk I/O. A thread that changes a queue
+//! and the journal together has latched the gate (`gate`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -84,8 +84,8 @@ pub struct UploaderConfig {
     pub max_waiting: usize,
     /// How many of the files that wait may be open; the others are opened when they are read.
     pub max_open: usize,
-    /// Whether an upload that follows another of its key is made only if nobody else changed the
-    /// record in between.
+    /// Whether an upload that follows another of its key is made only if no other writer changed
+    /// the record in between.
     pub guard: bool,
 }
 
@@ -119,8 +119,8 @@ pub trait UploadObserver: Send + Sync {
     /// Journals what was closed and is not in the journal yet.
     fn journal_closed(&self) {}
 
-    /// Returns its bytes, how many, and how they are encoded, if they are at hand although somebody
-    /// has removed them from the journal.
+    /// Returns its bytes, their number, and their encoding, if they are at hand although they were
+    /// removed from the journal.
     fn bytes(&self, _entry: &JournalEntry) -> Option<(File, u64, Encoding)> {
         None
     }
@@ -135,8 +135,8 @@ pub struct Uploader {
     metrics: Arc<Metrics>,
     workers: Arc<Workers>,
     state: Mutex<State>,
-    /// Whoever has it writes what was removed anew: held while the local disk works, by nobody who
-    /// holds another lock.
+    /// Held to write removed entries again, while the local disk works, by a thread that holds no
+    /// other lock.
     again: Mutex<()>,
     changed: Condvar,
     observer: OnceLock<Weak<dyn UploadObserver>>,
@@ -153,7 +153,7 @@ struct State {
     stopped: bool,
     /// How many wait for uploads: then they are tried again sooner.
     waiters: usize,
-    /// Failed uploads of which nobody who waits has been told yet: the last of each key.
+    /// Failed uploads that no waiting program has been told of yet: the last of each key.
     untold: HashMap<Key, Verdict>,
 }
 
@@ -239,11 +239,11 @@ impl Uploader {
     }
 
     /// Uploads a kept entry once more, in its place among those of its key. Returns whether it does:
-    /// not what something younger has superseded, nor, unless `overwrite`, what was refused because
-    /// somebody else has changed the record.
+    /// not if a younger upload has superseded it, nor, unless `overwrite`, if it was refused because
+    /// the record has changed in the store.
     ///
-    /// With `overwrite` a conflict replaces whatever the record has become: that is for a person to
-    /// decide who knows of it. Any other condition stays.
+    /// With `overwrite` a conflict replaces whatever the record has become: only a person who knows
+    /// of that may decide it. Any other condition stays.
     ///
     /// # Errors
     /// That the disk refuses.
@@ -327,8 +327,8 @@ impl Uploader {
         }
     }
 
-    /// Returns whether what follows an upload of so many bytes, which has made this of the record, is
-    /// compared with it before it replaces it.
+    /// Returns whether the next upload after one of this many bytes, which has made this of the
+    /// record, is compared with it before it replaces it.
     pub fn compares(&self, meta: &RecordMeta, size: u64) -> bool {
         self.config.guard && meta.strong_etag().is_none() && size <= MOST_COMPARED
     }
@@ -371,7 +371,7 @@ impl Uploader {
         with_state.collect()
     }
 
-    /// Returns whether so many files wait that not all may be open.
+    /// Returns whether more files wait than may be open.
     pub fn is_crowded(&self) -> bool {
         self.state.lock().gates.len() > self.config.max_open
     }

@@ -1,5 +1,5 @@
-//! What waits in a staging folder that somebody has removed: written anew from the descriptors that
-//! are still open, before it is uploaded, and before the process ends.
+//! Restores the files of a removed staging folder: writes them again from the descriptors that are
+//! still open, before they are uploaded, and before the process ends.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +27,7 @@ pub(super) enum Files {
 }
 
 impl Uploader {
-    /// Writes an entry anew if its files were removed. Whoever calls this keeps others from removing
+    /// Writes an entry again if its files were removed. The caller keeps other threads from removing
     /// the entry: it is being uploaded, or its gate is latched.
     pub(super) fn restore(&self, id: &EntryId) -> Files {
         // Two that do it at the same time would be in each other's way.
@@ -53,19 +53,19 @@ impl Uploader {
         let key = entry.pending.key.clone();
         match self.journal.keep_again(id, &file, change) {
             Ok(()) => {
-                tracing::warn!("somebody has removed what waited of {key}: it is written anew");
+                tracing::warn!("the waiting file of {key} was removed; it is written again");
                 Files::Anew
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Files::Gone,
             Err(error) => {
-                tracing::warn!("cannot write what waits of {key} anew: {error}");
+                tracing::warn!("cannot write the waiting file of {key} again: {error}");
                 change(&mut entry.pending);
                 Files::Open(Box::new(entry), Arc::new(file))
             }
         }
     }
 
-    /// Has all that waits written anew soon, if the folder was made anew.
+    /// Has all waiting files written again soon, if the folder was made again.
     pub(super) fn restore_rest(self: &Arc<Self>) {
         if self.journal.take_made_anew() {
             let this = Arc::clone(self);
@@ -76,7 +76,7 @@ impl Uploader {
         }
     }
 
-    /// Writes all anew that waits and whose files were removed.
+    /// Writes all waiting entries again that had their files removed.
     pub fn restore_all(self: &Arc<Self>) {
         for pending in self.pending() {
             let entry = pending.entry;

@@ -1,5 +1,4 @@
-//! The uploads of one mount as the process around it sees them: for `kvfs status`, `sync`,
-//! `recover` and the end of the mount.
+//! The uploads of one mount, for `kvfs status`, `sync`, `recover` and the end of the mount.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +90,7 @@ impl Uploads {
         let lost = self.uploader.take_lost();
         if let Some(first) = lost.first() {
             return Err(format!(
-                "{} lost, the first of them {first}: somebody has removed the staging folder",
+                "{} lost, the first of them {first}: the staging folder was removed",
                 files(lost.len(), "is", "are"),
             ));
         }
@@ -116,7 +115,7 @@ impl Uploads {
     }
 
     /// Tries kept uploads once more, those that `wanted` names by key or id, or all of them; returns how
-    /// many. Conflicts, which overwrite somebody else's change, only if they are named by id.
+    /// many. Conflicts, which overwrite a newer record, only if they are named by id.
     pub fn send_again(&self, wanted: &[String]) -> usize {
         let kept = self.uploader.journal().kept();
         kept.into_iter()

@@ -1,4 +1,5 @@
-//! What was closed: sent on the thread of whoever waits for it, or journalled and queued.
+//! Submits closed files: sends them on the thread of the waiting program, or journals and queues
+//! them.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +23,7 @@ pub struct Upload<'a> {
     /// What it is.
     pub pending: Pending,
     /// Its bytes. A file of [`StagingFolder::new_file`](crate::staging::StagingFolder::new_file)
-    /// becomes an entry without a copy; so nobody may write to it any more.
+    /// becomes an entry without a copy; so no write to it may follow.
     pub file: &'a File,
 }
 

@@ -1,4 +1,4 @@
-//! Waiting for uploads: for those of one key, whose verdict is told, or for all.
+//! Waits for uploads: for those of one key, and returns their verdict, or for all.
 
 use super::{PendingUpload, Uploader, Verdict};
 use crate::base::clock::Deadline;
@@ -29,7 +29,7 @@ impl Uploader {
         let verdict = state.untold.remove(key);
         drop(state);
         let error = match verdict {
-            // Unless somebody has seen to it since.
+            // Unless another thread has seen to it since.
             Some(Verdict::Kept(id, error)) => self.journal.get(&id).map(|_| {
                 error
                     .with_key(key)
@@ -41,7 +41,7 @@ impl Uploader {
         error.map_or(Ok(()), Err)
     }
 
-    /// Returns of what nobody has been told yet that its bytes are gone.
+    /// Returns the lost files that have not been reported yet.
     pub fn take_lost(&self) -> Vec<Key> {
         let mut state = self.state.lock();
         let lost = state
@@ -101,7 +101,7 @@ impl Uploader {
     }
 }
 
-/// Somebody waits for uploads, until this is dropped.
+/// A thread waits for uploads, until this is dropped.
 struct Waits<'a>(&'a Uploader);
 
 impl<'a> Waits<'a> {

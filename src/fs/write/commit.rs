@@ -1,4 +1,4 @@
-//! From a staging file to a record: the one request that stores it, and what follows from that.
+//! Stores a staging file as a record: the one request, and what follows from it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -64,7 +64,7 @@ impl KvFs {
         }
     }
 
-    /// Returns how a draft is journalled that is not sent on the thread of whoever wants it stored.
+    /// Returns how a draft is journalled that is not sent on the thread of the closing program.
     fn journals_first(&self, side: &WriteSide, draft: &Draft, why: Why) -> Option<Submission> {
         let held_back =
             why != Why::Now && draft.is_temporary() && !side.config.scratch_delay.is_zero();
@@ -76,7 +76,7 @@ impl KvFs {
         })
     }
 
-    /// Sends what a ticket is for; whoever calls this is inside the gate of its key.
+    /// Sends the bytes of a ticket; the caller is inside the gate of its key.
     fn store(
         &self,
         side: &WriteSide,
@@ -205,8 +205,8 @@ impl KvFs {
                 Begin::Refused(error) => return Err(error),
                 Begin::Go(ticket) => *ticket,
             };
-            // Somebody has opened it again, and may have emptied it to write it again: that is not
-            // to be seen half way. Whoever closes it then stores it.
+            // A program has opened it again, and may have emptied it to write it again: no half of
+            // that may show. Its close stores it.
             if why == Why::Release && self.is_open(draft.ino) {
                 ticket.give_back();
                 return Ok(());
@@ -241,8 +241,8 @@ impl KvFs {
         }
     }
 
-    /// Journals what a ticket is for, if that is `wanted` once nobody else can journal anything of the
-    /// key (see [`crate::upload::Uploader::submit`]); `named` is told the entry's name.
+    /// Journals the bytes of a ticket, if they are `wanted` once no other thread can journal anything
+    /// of the key (see [`crate::upload::Uploader::submit`]); `named` gets the entry's name.
     pub(in crate::fs) fn submit(
         &self,
         side: &WriteSide,
@@ -334,9 +334,9 @@ impl KvFs {
         })
     }
 
-    /// Makes what was stored known to everybody here, before anybody can ask.
+    /// Makes a stored record known to this mount, before a program can ask.
     pub(in crate::fs) fn stored(&self, side: &WriteSide, ticket: &Ticket, meta: &RecordMeta) {
-        // Not what the server says: the time of a file that nobody writes to must not change.
+        // Not what the server says: the time of a file must not change without a write.
         let modified = ticket.modified;
         let (bytes, size) = (ticket.bytes.freeze(), ticket.size);
         self.adopt_stored(
@@ -409,7 +409,7 @@ impl KvFs {
         }
     }
 
-    /// Forgets a draft that nobody needs any more.
+    /// Drops a draft that is no longer needed.
     pub(in crate::fs) fn settle(&self, draft: &Arc<Draft>) {
         let Ok(side) = self.write_side() else { return };
         self.park(side, draft);

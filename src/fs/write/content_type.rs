@@ -1,4 +1,4 @@
-//! Content types: which are kept, which may be set, which are worth compressing.
+//! Content types: those that are kept, may be set, or are worth compressing.
 
 use std::io::{self, Read, Seek, SeekFrom};
 

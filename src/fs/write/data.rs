@@ -50,7 +50,7 @@ impl KvFs {
         if !truncate {
             return self.open_as(ino, true, self.clock.now(), wait);
         }
-        // First, so that nobody forgets the draft meanwhile.
+        // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino)?;
         match self.draft_emptied(side, ino, wait) {
             Ok(_) => Ok(self.hand_out_draft(ino, true)),
@@ -61,8 +61,8 @@ impl KvFs {
         }
     }
 
-    /// Waits until it is known which name a file has, as whoever opens one that is being deleted would
-    /// write to nothing. Returns that name, unless the file has lost it.
+    /// Waits until a file's name is certain, as an open of one that is being deleted would write to
+    /// nothing. Returns that name, unless the file has lost it.
     fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<Option<Key>> {
         let key = {
             let inodes = self.inodes.lock();
@@ -90,7 +90,7 @@ impl KvFs {
     }
 
     /// Takes back an open that [`KvFs::hold_open`] has counted; stores what others have left of the
-    /// file meanwhile, on a thread that waits for nobody.
+    /// file meanwhile, on a thread that no program waits for.
     pub(in crate::fs) fn let_go(&self, ino: Ino) {
         if let Some(unfinished) = self.closed(ino) {
             self.release_end(unfinished);
@@ -189,7 +189,7 @@ impl KvFs {
         inodes.get(ino)?.version().map(|(_, size)| size)
     }
 
-    /// Counts an open of an inode whose bytes are in a staging file.
+    /// Counts an open of an inode with its bytes in a staging file.
     pub(in crate::fs) fn hold_open(&self, ino: Ino) -> Result<()> {
         let mut inodes = self.inodes.lock();
         inodes.get_mut(ino).ok_or(FsError::Stale)?.opens += 1;
@@ -332,7 +332,7 @@ impl KvFs {
             return Err(FsError::WouldBlock);
         }
         self.await_name(side, ino, wait)?;
-        // First, so that nobody forgets the draft meanwhile.
+        // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino)?;
         let resized = self.resize(side, ino, size, fh, wait);
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
@@ -541,7 +541,7 @@ impl KvFs {
 
     /// Stores a file because a program wants to be sure of it.
     ///
-    /// A file whose upload is held back for its final name is only journalled.
+    /// A file that waits for its final name is only journalled.
     ///
     /// # Errors
     /// As [`KvFs::flush`].
@@ -582,7 +582,7 @@ impl KvFs {
         Ok(())
     }
 
-    /// Closes an open file, and stores what nobody has stored so far.
+    /// Closes an open file, and stores what is not stored yet.
     pub fn release(&self, fh: Fh) {
         if let Some(unfinished) = self.release_begin(fh) {
             self.release_end(unfinished);
@@ -593,7 +593,7 @@ impl KvFs {
     pub fn release_begin(&self, fh: Fh) -> Option<Unfinished> {
         let handle = self.handles.lock().remove_file(fh)?;
         let unfinished = self.closed(handle.ino);
-        // Last: whoever sees the number sees what closing has changed.
+        // Last: a thread that sees the number sees what closing has changed.
         let handles = self.handles.lock();
         self.metrics.open_files.set(handles.open_files() as u64);
         unfinished

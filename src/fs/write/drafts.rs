@@ -25,20 +25,20 @@ pub struct Drafts {
 #[derive(Debug, Default)]
 struct Table {
     by_ino: HashMap<Ino, Entry>,
-    /// INVARIANT: names a draft whose place is that record.
+    /// INVARIANT: names the draft at the place of that record.
     by_key: HashMap<Key, Ino>,
-    /// INVARIANT: names a draft whose place is that scratch file.
+    /// INVARIANT: names the draft at the place of that scratch file.
     scratch: BTreeMap<OsString, Ino>,
     /// Records that were renamed to a scratch name: not shown any more, though the store keeps
     /// them until the scratch file is deleted or something takes the name.
     hidden: HashMap<Key, Ino>,
-    /// Whose bytes an entry of the journal has.
+    /// The draft that an entry of the journal has the bytes of.
     entries: HashMap<EntryId, Ino>,
 }
 
 #[derive(Debug)]
 enum Entry {
-    /// Somebody is fetching and copying its bytes.
+    /// A thread is fetching and copying its bytes.
     Making,
     Ready(Arc<Draft>),
 }
@@ -77,7 +77,8 @@ impl Drafts {
         table.ready(*table.scratch.get(name)?)
     }
 
-    /// Returns the draft of an inode, or the right to make it; waits for whoever makes it now.
+    /// Returns the draft of an inode, or the right to make it; waits for a thread that makes it
+    /// now.
     ///
     /// # Errors
     /// [`FsError::WouldBlock`], and that the wait took too long.
@@ -113,7 +114,7 @@ impl Drafts {
         self.table.lock().insert(draft, true);
     }
 
-    /// Gives a draft another name; whoever had that name loses it, and is returned.
+    /// Gives a draft another name; a draft that had that name loses it, and is returned.
     pub fn rename(&self, draft: &Arc<Draft>, place: Place, temporary: bool) -> Option<Arc<Draft>> {
         let mut table = self.table.lock();
         table.unname(draft);
@@ -145,8 +146,8 @@ impl Drafts {
         table.by_key.retain(|_, owner| *owner != ino);
     }
 
-    /// Forgets a draft that nobody has open, if `unneeded` says so. One that is forgotten already
-    /// may have a successor of the same inode, which stays.
+    /// Drops a draft that is not open, if `unneeded` says so. One that is dropped already may have
+    /// a successor of the same inode, which stays.
     pub fn remove_if(&self, draft: &Arc<Draft>, unneeded: impl FnOnce(&Draft) -> bool) -> bool {
         let mut table = self.table.lock();
         let present = table.ready(draft.ino);
@@ -158,19 +159,19 @@ impl Drafts {
         true
     }
 
-    /// Notes whose bytes an entry of the journal has.
+    /// Notes which draft an entry of the journal has the bytes of.
     pub fn note_entry(&self, id: &EntryId, ino: Ino) {
         self.table.lock().entries.insert(id.clone(), ino);
     }
 
-    /// Returns the draft whose bytes an entry of the journal had, which is not there any more.
+    /// Returns the draft that a removed entry of the journal had the bytes of.
     pub fn take_entry(&self, id: &EntryId) -> Option<Arc<Draft>> {
         let mut table = self.table.lock();
         let ino = table.entries.remove(id)?;
         table.ready(ino)
     }
 
-    /// Returns the draft whose bytes an entry of the journal has.
+    /// Returns the draft that an entry of the journal has the bytes of.
     pub fn of_entry(&self, id: &EntryId) -> Option<Arc<Draft>> {
         let table = self.table.lock();
         table.ready(*table.entries.get(id)?)

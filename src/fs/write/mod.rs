@@ -1,4 +1,4 @@
-//! What a filesystem that can be changed has beside one that cannot.
+//! Configuration and state that only read-write mounts have.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,7 +35,7 @@ pub mod sharing;
 /// How changes are made.
 #[derive(Clone, Debug)]
 pub struct WriteConfig {
-    /// Whether a record that somebody else has changed may be overwritten.
+    /// Whether a record that has changed in the store may be overwritten.
     pub overwrite: Overwrite,
     /// How new bytes are encoded where that is worth while; not in raw mounts.
     pub compress: Option<Encoding>,
@@ -55,7 +55,7 @@ pub struct WriteConfig {
     pub write_back: bool,
 }
 
-/// Whether a record that somebody else has changed since it was opened may be overwritten.
+/// Whether a record that has changed in the store since it was opened may be overwritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Overwrite {
     /// No, where the server can tell.

@@ -1,4 +1,4 @@
-//! Making and removing names, and what cannot be made here.
+//! Makes and removes names; refuses kinds of files that a store cannot have.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -85,8 +85,8 @@ impl KvFs {
         let named = matches!(place, Place::Record(_));
         let mut inodes = self.inodes.lock();
         if named {
-            // What had the name is open here still, and somebody else has deleted it: nobody who
-            // writes to it is to believe that it was stored.
+            // The old file is still open here, and another writer has deleted it: no writer to it
+            // may believe that it was stored.
             inodes.detach_name(&key);
         }
         let ino = inodes.fresh();
@@ -106,7 +106,7 @@ impl KvFs {
     }
 
     /// Deletes a file: its name and its record are gone when this returns. Until then the file is what
-    /// it was, and whoever opens it to change it waits.
+    /// it was, and opens that would change it wait.
     ///
     /// # Errors
     /// [`FsError::NoEntry`], [`FsError::ReadOnly`], and those of the store; the file then stays.
@@ -170,7 +170,7 @@ impl KvFs {
             }
             let deadline = Deadline::after(side.config.deadline);
             let entered = side.uploader.enter(&[&key], Changing::Name, deadline)?;
-            // Somebody may have taken the name meanwhile.
+            // Another file may have taken the name meanwhile.
             if side.drafts.hidden_by(draft.ino).as_ref() == Some(&key) {
                 if !caller::waits() {
                     return Err(FsError::Interrupted);
@@ -188,7 +188,7 @@ impl KvFs {
         Ok(())
     }
 
-    /// Waits until nobody deletes or renames `key`, or stores it as something else.
+    /// Waits while `key` is being deleted, renamed, or stored as something else.
     ///
     /// # Errors
     /// [`FsError::WouldBlock`], and that it took too long.
@@ -200,7 +200,7 @@ impl KvFs {
         Ok(side.uploader.await_names(key, deadline)?)
     }
 
-    /// Deletes a record from the store; whoever calls this is inside its gate.
+    /// Deletes a record from the store; the caller is inside its gate.
     pub(in crate::fs) fn delete(
         &self,
         entered: &Entered,
@@ -217,8 +217,8 @@ impl KvFs {
         })
     }
 
-    /// Deletes the record that a scratch file hides, unless somebody else has changed it since: then it
-    /// is shown again.
+    /// Deletes the record that a scratch file hides, unless another writer has changed it since: then
+    /// it is shown again.
     pub(in crate::fs) fn delete_hidden(
         &self,
         side: &WriteSide,

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use crate::fs::types::Ino;
 use crate::store::Key;
 
-/// So many changes are remembered; then the listing is to be made anew.
+/// This many changes are remembered; then the listing is made again.
 pub const MOST: usize = 20_000;
 
 /// Which name.

@@ -1,7 +1,7 @@
-//! What is journalled of this filesystem's files, by this mount and by those before it.
+//! Journalled files of this filesystem, from this mount and earlier ones.
 //!
-//! A journalled file keeps its draft until the store has it, so that everybody here sees what was
-//! closed, also after a remount.
+//! A journalled file keeps its draft until the store has it, so that the mount shows closed files
+//! at once, also after a remount.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ impl KvFs {
     /// Waits until the store has what was journalled of a file.
     ///
     /// # Errors
-    /// The store's verdict, also on what was uploaded before somebody asked.
+    /// The store's verdict, also on uploads that ended before the question.
     pub(in crate::fs) fn wait_uploaded(&self, ino: Ino) -> Result<()> {
         let side = self.write_side()?;
         let key = match self.draft(ino).map(|draft| draft.place()) {
@@ -133,7 +133,8 @@ impl UploadObserver for KvFs {
         let Ok(side) = self.write_side() else { return };
         let key = &entry.pending.key;
         self.metrics.commits.one();
-        // First, or somebody who finds the draft settled would take the old version for the current.
+        // First, or a thread that finds the draft settled would take the old version for the
+        // current.
         let draft = side.drafts.take_entry(&entry.id);
         let own = draft.as_ref().and_then(|draft| draft.journalled(&entry.id));
         match (&draft, own) {

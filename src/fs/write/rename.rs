@@ -1,5 +1,5 @@
-//! Renaming. A store cannot rename: what is in it is stored under the new key and then deleted
-//! under the old one. What was only written here so far just gets another name, and one upload.
+//! Renames. A store cannot rename: a record is stored under the new key and then deleted under the
+//! old one. A file that is only here so far just gets another name, and one upload.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -100,8 +100,8 @@ impl KvFs {
         }
     }
 
-    /// Enters the gates of all records whose names a rename changes. What is closed under the old name
-    /// and would be nowhere but here afterwards is uploaded first.
+    /// Enters the gates of all records whose names a rename changes. A closed file that would be
+    /// nowhere but here afterwards is uploaded first.
     fn enter_names(
         &self,
         side: &WriteSide,
@@ -250,8 +250,8 @@ impl KvFs {
         Ok(())
     }
 
-    /// Deletes the record of a changed file that is stored under its new name, unless somebody else has
-    /// changed it since.
+    /// Deletes the record of a changed file that is stored under its new name, unless another writer
+    /// has changed it since.
     fn delete_renamed(&self, renaming: &Renaming, draft: &Draft, from: &Key) -> Result<()> {
         let Renaming { entered, deadline } = renaming;
         let mut expected = draft.expected();
@@ -305,8 +305,8 @@ impl KvFs {
             .ok_or(FsError::Stale)
     }
 
-    /// Gives a file its new name, for everybody here. Returns false, having changed nothing, if
-    /// something newer of it was journalled under the old name meanwhile.
+    /// Gives a file its new name in this mount. Returns false, having changed nothing, if something
+    /// newer of it was journalled under the old name meanwhile.
     fn switch(
         &self,
         side: &WriteSide,
@@ -419,7 +419,8 @@ impl KvFs {
         entered.discard(to, || true);
         let ino = self.inodes.lock().ino_of(from.as_str());
         let ino = ino.unwrap_or_else(|| self.inodes.lock().fresh());
-        // Somebody may have begun to change either meanwhile: the one goes along, the other is gone.
+        // A program may have begun to change either meanwhile: the one goes along, the other is
+        // gone.
         entered.discard(from, || {
             self.records.removed(from);
             match side.drafts.of_key(from) {
@@ -451,7 +452,7 @@ impl KvFs {
         Ok(())
     }
 
-    /// Makes a scratch file of a file. A record stays in the store: nobody else should lose it
+    /// Makes a scratch file of a file. A record stays in the store: other users must not lose it
     /// because an editor keeps its backup here.
     fn rename_to_scratch(
         &self,

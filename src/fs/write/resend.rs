@@ -1,4 +1,4 @@
-//! Storing the bytes of a record again: under another key, or as something else under the same.
+//! Stores the bytes of a record again: under another key, or with other metadata under the same.
 
 use std::io;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ pub(in crate::fs) struct Copied {
 }
 
 impl KvFs {
-    /// Stores a record's stored bytes again, under the same key or another, whose gates the caller is
-    /// inside of; `change` says what is to be different.
+    /// Stores a record's stored bytes again, under the same key or another; the caller is inside
+    /// their gates. `change` says what is to be different.
     pub(in crate::fs) fn store_again(
         &self,
         side: &WriteSide,
@@ -94,7 +94,7 @@ impl KvFs {
             let version = self
                 .records
                 .adopt(to, stored, file.freeze(), size, modified);
-            // The inode shows the same bytes under the new name, unless somebody else has changed
+            // The inode shows the same bytes under the new name, unless another writer has changed
             // them since it was opened last: the kernel has pages of what they were then.
             let mut inodes = self.inodes.lock();
             let ino = inodes.ino_of(from.as_str());
@@ -128,7 +128,7 @@ impl KvFs {
     ) -> Result<(Arc<StagingFile>, u64, RecordMeta, Option<VersionId>)> {
         let meta = self.records.describe(key, wait)?.ok_or(FsError::NoEntry)?;
         if self.records.config().raw || meta.encoding.is_identity() {
-            // Somebody else may have changed it since it was asked for: their bytes are not to go.
+            // Another writer may have changed it since it was asked for: those bytes must stay.
             self.records.doubt(key);
             let reader = self.records.content(key, wait)?.reader()?;
             let (meta, version) = (reader.content().meta.clone(), reader.content().version);
@@ -208,7 +208,7 @@ impl KvFs {
                 facts.content_type = content_type.or(facts.content_type.take());
                 facts.encoding = encoding.or(facts.encoding.take());
             });
-            // Nobody will close it.
+            // No program will close it.
             if closed {
                 let why = if draft.is_temporary() {
                     Commit::Close
@@ -244,7 +244,7 @@ impl KvFs {
             },
             wait,
         )?;
-        // What somebody has begun to change meanwhile is made of the version that this replaced.
+        // A change begun meanwhile is based on the version that this replaced.
         if let Some(draft) = side.drafts.of_key(&key) {
             draft.follows(&copied.of, &copied.now);
         }

@@ -1,10 +1,10 @@
-//! Which new names are for the store, and which are what programs use on their way there. Pure.
+//! Decides which new names are records, and which are temporary names of programs. Pure.
 //!
 //! Editors write a copy under another name and rename it, leave swap files and probe whether they
-//! may write. None of that is to become a record. But a name alone does not always tell: `sed`'s
-//! `sedXXXXXX` may be a word, `4913` (vim's probe) a number, `x-journal` (SQLite's) a journal. So
-//! a name that could be a record's own is scratch only where something besides it says so, and
-//! else at most *temporary*: its upload waits a moment for the final name.
+//! may write. None of that may become a record. But a name alone does not always decide: `sed`'s
+//! `sedXXXXXX` may be a word, `4913` (vim's probe) a number, `x-journal` (SQLite's) a journal. So a
+//! name that could be a record's own is scratch only where something besides it says so, and else
+//! at most *temporary*: its upload waits a moment for the final name.
 
 use std::ffi::OsStr;
 use std::sync::LazyLock;

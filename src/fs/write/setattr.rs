@@ -1,5 +1,5 @@
-//! Changing attributes. Size is the store's; the rest is accepted in memory, so that tools which
-//! set it do not fail, and shown until the kernel forgets the file.
+//! Changes attributes. Size is the store's; the rest is accepted in memory, so that tools which set
+//! it do not fail, and shown until the kernel forgets the file.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,10 +1,10 @@
-//! Whose close of a shared open file stores it.
+//! Decides which close of a shared open file stores it.
 //!
-//! The kernel tells of every close of every descriptor (FLUSH), also of those that a process has
-//! only inherited: a program that starts another closes them in it before that begins. Storing
-//! the file each time would show others half of it, and cost a request each. So a file is stored
-//! when the process that opened it closes a descriptor of it; and, once that process has none left,
-//! when one does that has written through it. Whatever else is left, the last close stores.
+//! The kernel reports every close of every descriptor (FLUSH), also of those that a process has
+//! only inherited: a program that starts another closes them in it before that begins. Storing the
+//! file each time would show others half of it, and cost a request each. So a file is stored when
+//! the process that opened it closes a descriptor of it; and, once that process has none left, when
+//! one does that has written through it. Whatever else is left, the last close stores.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::base::clock::Wait;
 use crate::fs::types::{Fh, Ino, Process, Thread};
 use crate::fs::{FsError, KvFs, Result};
 
-/// So many threads that wrote are remembered; with more, everybody counts as one of them.
+/// This many writing threads are remembered; with more, every thread counts as one of them.
 const MOST_WRITERS: usize = 64;
 
 /// The processes that are known to share an open file.
@@ -27,11 +27,11 @@ pub struct Sharers {
 /// What a process has to do with an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// It opened it, or it is not known who did.
+    /// It opened the file, or the opener is unknown.
     Opener,
     /// It was handed the file, and has written through it.
     Writer {
-        /// Who opened it.
+        /// The process that opened it.
         opener: Process,
     },
     /// It was handed the file, and has done nothing with it.
@@ -39,7 +39,7 @@ pub enum Part {
 }
 
 impl Sharers {
-    /// Notes who opened the file.
+    /// Notes the process that opened the file.
     pub fn opened(&mut self, process: Process) {
         self.opener = Some(process);
     }
@@ -49,7 +49,7 @@ impl Sharers {
         self.crowded || self.writers.iter().any(|(known, _)| *known == thread)
     }
 
-    /// Notes who has written through the file.
+    /// Notes a process that has written through the file.
     pub fn wrote(&mut self, thread: Thread, process: Process) {
         if self.writers.len() == MOST_WRITERS {
             self.crowded = true;
@@ -79,7 +79,7 @@ impl KvFs {
         self.programs.get()?.process_of(thread)
     }
 
-    /// Notes who opened a file for writing.
+    /// Notes the process that opened a file for writing.
     pub fn opened_by(&self, fh: Fh, process: Option<Process>) {
         let handle = self.handles.lock().file(fh);
         if let (Some(handle), Some(process)) = (handle, process) {
@@ -87,7 +87,7 @@ impl KvFs {
         }
     }
 
-    /// Notes who writes through an open file.
+    /// Notes a process that writes through an open file.
     pub fn written_by(&self, fh: Fh, thread: Thread) {
         let Some(handle) = self.handles.lock().file(fh) else {
             return;
@@ -101,8 +101,8 @@ impl KvFs {
     }
 
     /// Closes a descriptor of an open file for a process: stores the file and returns the store's
-    /// verdict, unless that is another's business, who is to close it later; then a verdict that
-    /// is known already.
+    /// verdict, unless another process will close and store it later; then returns an already known
+    /// verdict.
     ///
     /// # Errors
     /// As [`KvFs::flush`].
@@ -112,7 +112,7 @@ impl KvFs {
         let stores = match part {
             Part::Opener => true,
             Part::Bystander => false,
-            // Who holds what is asked below only where something depends on it.
+            // The holders are looked up below only where something depends on them.
             Part::Writer { opener } => {
                 if self
                     .draft(handle.ino)
@@ -128,7 +128,7 @@ impl KvFs {
         };
         if stores {
             let is_last = |draft: Arc<Draft>| {
-                // Nothing was written: who still has it may do so, else nobody tells of it again.
+                // Nothing was written: a holder may still do so, else no later close reports it.
                 draft.needs_commit(Why::Last) && !draft.needs_commit(Why::Close)
             };
             let asks = self.programs.get().is_some() && self.draft(handle.ino).is_some_and(is_last);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn whoever_opened_a_file_stores_it_and_who_only_inherited_it_does_not() {
         let mut sharers = Sharers::default();
-        assert_eq!(sharers.part_of(Some(CHILD)), Part::Opener, "nobody knows");
+        assert_eq!(sharers.part_of(Some(CHILD)), Part::Opener, "unknown opener");
         sharers.opened(OPENER);
         assert_eq!(sharers.part_of(Some(OPENER)), Part::Opener);
         assert_eq!(sharers.part_of(Some(CHILD)), Part::Bystander);

@@ -1,4 +1,4 @@
-//! The uploader against a store that fails as it is told.
+//! The uploader against a store that fails on demand.
 
 mod restore;
 mod search;
@@ -86,7 +86,7 @@ impl Bench {
         Self::trying_again_after(Duration::from_millis(1))
     }
 
-    /// One that tries nothing again before somebody waits for it.
+    /// One that tries nothing again before a program waits for it.
     fn patient() -> Self {
         Self::trying_again_after(Duration::from_secs(3600))
     }

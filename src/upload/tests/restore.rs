@@ -1,4 +1,4 @@
-//! Staging folders that somebody removes.
+//! Staging folders that are removed under a mount.
 
 use super::*;
 
@@ -32,7 +32,7 @@ impl UploadObserver for Holder {
 }
 
 impl Bench {
-    /// One whose files are open elsewhere, all with this text.
+    /// One with files that are open elsewhere, all with this text.
     fn held(text: &str) -> (Self, Arc<Holder>) {
         let mut bench = Self::patient();
         let holder = Holder::of(text.as_bytes());
@@ -42,7 +42,7 @@ impl Bench {
         (bench, holder)
     }
 
-    /// Closes a file whose first upload fails for a passing reason.
+    /// Closes a file; its first upload fails for a passing reason.
     fn close_put_off(&self, name: &str, text: &str) -> EntryId {
         self.store.fail_next(Call::Put, 1, ErrorKind::Network);
         let id = self.close(name, text);
@@ -52,7 +52,7 @@ impl Bench {
 
     fn remove_staging(&self) {
         let staging = self.dir.path().join("staging");
-        // Somebody may be writing something anew there.
+        // A thread may be writing an entry again there.
         while staging.exists() {
             let _ = std::fs::remove_dir_all(&staging);
         }

@@ -1,4 +1,4 @@
-//! Uploads whose answer was lost, and what somebody else has changed.
+//! Uploads with a lost answer, and changes by other writers.
 
 use super::*;
 
@@ -31,14 +31,14 @@ fn a_record_that_somebody_else_changed_is_not_overwritten() {
         .insert("k", "text/plain", Encoding::Identity, "theirs");
     bench.close_if("k", "mine!!", before);
     let refused = bench.uploader.wait_key(&key("k"), soon());
-    let error = refused.expect_err("somebody else was faster");
+    let error = refused.expect_err("another writer was faster");
     assert_eq!(error.kind(), ErrorKind::Changed);
     assert_eq!(bench.text("k").as_deref(), Some("theirs"));
     let kept = bench.folder.journal().kept();
     assert_eq!(kept.len(), 1);
 }
 
-/// Somebody else who changes a record right after this mount's upload of it.
+/// Another writer that changes a record right after this mount's upload of it.
 struct Rival(Arc<MemoryStore>);
 
 impl UploadObserver for Rival {

@@ -1,4 +1,4 @@
-//! What is closed reaches the store, once and in order, or is kept with the reason.
+//! Closed files reach the store, once and in order, or are kept with the reason.
 
 use super::*;
 

@@ -91,7 +91,7 @@ impl Draft {
         self.edit_or(now, folder, wait, change, |_, _| ())
     }
 
-    /// As [`Draft::edit`]; `note` sees what came of it before anybody else can.
+    /// As [`Draft::edit`]; `note` sees the result before any other thread can.
     fn edit_or(
         &self,
         now: SystemTime,
@@ -155,7 +155,7 @@ impl Draft {
     fn take_order(&self, wait: Wait) -> Result<MutexGuard<'_, ()>> {
         match wait {
             Wait::Never => self.order.try_lock().ok_or(FsError::WouldBlock),
-            // Whoever holds it works on the local disk.
+            // Its holder works on the local disk.
             Wait::Until(_) => Ok(self.order.lock()),
         }
     }

@@ -1,8 +1,8 @@
-//! Storing a draft: a ticket for frozen bytes, and one verdict for everybody who wanted the same bytes
-//! stored.
+//! Stores a draft: a ticket for frozen bytes, and one verdict for all closes that wanted the same
+//! bytes stored.
 //!
-//! Who sends them to the store is inside the gate of the key meanwhile (`upload::gate`), so that no two
-//! of one file do; who only journals them is not.
+//! A thread that sends them to the store is inside the gate of the key meanwhile (`upload::gate`), so
+//! that no two of one file do; one that only journals them is not.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use crate::staging::file::Frozen;
 use crate::staging::{Began, EntryId, UnansweredUploads};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 
-/// Why somebody wants the store to have a file.
+/// The reason to store a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// A descriptor was closed: not yet for what is empty and untouched.
@@ -32,7 +32,7 @@ pub enum Why {
 
 /// What is to be stored, kept as it is while it is uploaded or journalled.
 ///
-/// Whoever holds it must end it; dropping it counts as a failure.
+/// Its holder must end it; dropping it counts as a failure.
 #[derive(Debug)]
 pub struct Ticket {
     /// Its place among the closes of its key.
@@ -78,8 +78,8 @@ impl Draft {
         self.state.lock().needs_commit(why)
     }
 
-    /// Begins to store it. What the same bytes were refused with holds for whoever wants them stored,
-    /// unless that is a program that asks once more, and has not just `waited` for that refusal.
+    /// Begins to store it. An earlier refusal of the same bytes holds for every close, unless a
+    /// program asks once more, and has not just `waited` for that refusal.
     pub fn begin(
         self: &Arc<Self>,
         why: Why,
@@ -167,7 +167,7 @@ impl State {
 }
 
 impl Ticket {
-    /// Returns the inode whose bytes they are.
+    /// Returns the inode of the bytes.
     pub fn ino(&self) -> Ino {
         self.draft.ino
     }
@@ -224,7 +224,7 @@ impl Ticket {
         }
     }
 
-    /// Ends the commit without a verdict: nothing was to be done, somebody else does it, or it is
+    /// Ends the commit without a verdict: nothing was to be done, another thread does it, or it is
     /// journalled.
     pub fn give_back(mut self) {
         self.finish(|_| ());

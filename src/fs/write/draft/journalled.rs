@@ -1,4 +1,4 @@
-//! What of a draft is safe in the journal and on its way to the store.
+//! The part of a draft that is safe in the journal and on its way to the store.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -83,7 +83,7 @@ impl Draft {
         Some((found.bytes.freeze(), found.size, found.modified))
     }
 
-    /// Notes that the store has what the journal calls so, which everybody here knows already.
+    /// Notes that the store has the journal's entry of this name; the mount knows that already.
     pub fn uploaded(&self, id: &EntryId, meta: &RecordMeta, began: Option<Began>) {
         let mut state = self.state.lock();
         state.began = began;
@@ -99,7 +99,7 @@ impl Draft {
         }
     }
 
-    /// Returns what the journal calls it, if it has all of it and nobody uses its bytes.
+    /// Returns its name in the journal, if the journal has all of it and its bytes are unused.
     pub fn to_park(&self) -> Option<EntryId> {
         let state = self.state.lock();
         let journalled = state.journalled.as_ref()?;
@@ -136,8 +136,8 @@ impl Draft {
             .take_if(|found| found.id == *id);
     }
 
-    /// Notes that the store refused what the journal calls so; whoever wants the file stored is
-    /// told. Returns whether that is the newest of this file.
+    /// Notes that the store refused the journal's entry of this name; later closes report it.
+    /// Returns whether that is the newest of this file.
     pub fn refused(&self, id: &EntryId, error: &StoreError) -> bool {
         let mut state = self.state.lock();
         let Some(journalled) = state.journalled.take_if(|found| found.id == *id) else {

@@ -1,9 +1,9 @@
-//! Files that were emptied to be written anew, of which a part could not be written: such a half is
-//! not stored in place of the whole that was there.
+//! Files that were emptied to be rewritten, and could not be written whole: such a half does not
+//! replace the record.
 //!
-//! Other files are stored as far as they were written, as on a local disk: of a log whose last line
-//! had no room, all other lines are wanted. So are those of which the journal still has the bytes that
-//! were there before (`--write-back`): these are then on their way.
+//! Other files are stored as far as they were written, as on a local disk: of a log without room for
+//! its last line, all other lines are wanted. So are those of which the journal still has the bytes
+//! that were there before (`--write-back`): these are then on their way.
 //!
 //! INVARIANT: nothing is lost of what is stored since it was emptied, nor of what is journalled.
 
@@ -80,7 +80,7 @@ impl State {
     /// Notes that it was cut off, or lengthened, to `size`.
     pub(super) fn cut_off(&mut self, size: u64) {
         if let Some(lost) = &mut self.lost {
-            // Whoever does that knows what is there.
+            // A program that does that knows what is there.
             lost.bytes.remove(&(size..u64::MAX));
             self.lost.take_if(|lost| lost.bytes.is_empty());
         }

@@ -2,7 +2,7 @@
 //!
 //! Lock order: `order`, then `state`. `order` puts the changes of one file's bytes one after the
 //! other, as a filesystem's inode lock does: it is the one lock that is held while the local disk
-//! works, nobody waits for it who holds another, and it is never held across a request.
+//! works, no thread waits for it while holding another, and it is never held across a request.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ struct State {
     /// Grows whenever this mount has learnt what its own upload has made of the record.
     rebased: u64,
     failed: Option<(u64, StoreError)>,
-    /// It was emptied to be written anew, which has failed: the record stays what it was.
+    /// It was emptied to be rewritten, which has failed: the record stays what it was.
     lost: Option<Lost>,
     /// The change that emptied it, if the store has not got anything of it since.
     emptied: Option<u64>,
@@ -75,7 +75,7 @@ struct State {
     facts: DraftFacts,
     /// The bytes that it was made of, where the server does not tell versions apart.
     began: Option<Began>,
-    /// What uploads whose answers were lost may have made of the record.
+    /// What uploads with lost answers may have made of the record.
     unanswered: UnansweredUploads,
     modified: SystemTime,
 }
@@ -265,7 +265,7 @@ impl Draft {
         }
     }
 
-    /// Tells whether its upload can wait for its final name.
+    /// Returns whether its upload can wait for its final name.
     pub fn is_temporary(&self) -> bool {
         let state = self.state.lock();
         state.temporary && state.facts.base.is_none()
