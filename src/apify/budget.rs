@@ -276,22 +276,22 @@ mod tests {
     fn saturate(processes: &[(Budgets, Priority)], span: Duration) -> Vec<(Moment, usize)> {
         let start = Duration::from_secs(100);
         let mut turns: VecDeque<(Moment, usize)> =
-            (0..processes.len()).map(|who| (start, who)).collect();
+            (0..processes.len()).map(|index| (start, index)).collect();
         let mut begun = Vec::new();
-        while let Some((now, who)) = turns.pop_front() {
+        while let Some((now, index)) = turns.pop_front() {
             if now > start + span {
                 continue;
             }
-            let (budgets, priority) = &processes[who];
+            let (budgets, priority) = &processes[index];
             let again = match budgets.take(0, *priority, now) {
                 Ok(()) => {
-                    begun.push((now, who));
+                    begun.push((now, index));
                     now
                 }
                 Err(wait) => now + wait,
             };
             let place = turns.partition_point(|(at, _)| *at <= again);
-            turns.insert(place, (again, who));
+            turns.insert(place, (again, index));
         }
         begun
     }
@@ -321,11 +321,11 @@ mod tests {
             most_in_a_second(&begun)
         );
         assert!(begun.len() > 60 * 170, "{}", begun.len());
-        for who in 0..3 {
-            let share = begun.iter().filter(|(_, other)| *other == who).count();
+        for index in 0..3 {
+            let share = begun.iter().filter(|(_, other)| *other == index).count();
             assert!(
                 share > begun.len() / 10,
-                "{who} got {share} of {}",
+                "{index} got {share} of {}",
                 begun.len()
             );
         }
@@ -340,7 +340,7 @@ mod tests {
         ];
         let begun = saturate(&processes, Duration::from_secs(20));
         assert!(most_in_a_second(&begun) <= 200);
-        let urgent = begun.iter().filter(|(_, who)| *who == 0).count();
+        let urgent = begun.iter().filter(|(_, index)| *index == 0).count();
         assert!(
             urgent * 100 > begun.len() * 98,
             "{urgent} of {}",

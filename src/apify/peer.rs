@@ -30,7 +30,7 @@ impl Peer {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Takes note that somebody has answered, the server or one that it redirects to.
+    /// Notes that a server has answered, this one or one that it redirects to.
     pub(super) fn is_reached(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
     }

@@ -8,9 +8,8 @@
 //!   value as the new transfer's start, and nothing the headers say may differ. The result is
 //!   then exactly the newer transfer.
 //!
-//! Whatever differs is [`ErrorKind::Changed`]. Resumptions are bounded between two bytes of
-//! progress by the retry policy, whose time does not run while what is known comes again, and in all by
-//! `MAX_RESUMES`.
+//! Whatever differs is [`ErrorKind::Changed`]. Resumptions are bounded between two bytes of progress by
+//! the retry policy, with its time stopped while known bytes come again, and in all by `MAX_RESUMES`.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! The proxies that the user's variables name, for a process whose environment does not have them:
+//! The proxies that the user's variables name, for a process without these variables:
 //! `/proc/PID/environ` would show their passwords for as long as a daemon lives.
 
 use std::sync::OnceLock;

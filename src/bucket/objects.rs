@@ -1,6 +1,6 @@
 //! Small objects of a bucket: read, written under conditions, deleted.
 //!
-//! Every write bears a mark of its own, so that a write whose answer was lost is looked up before
+//! Every write bears a mark of its own, so that a write with a lost answer is looked up before
 //! anything else is said: the object either bears the mark or it does not.
 
 use std::borrow::Cow;

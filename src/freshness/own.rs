@@ -21,7 +21,7 @@ const MOST: usize = 4096;
 pub(super) struct OwnWrites {
     /// The store's count at that moment.
     counted: Option<u64>,
-    /// The last question whose answer hid nothing that it should show.
+    /// The last question with an answer that hid nothing it should show.
     proven: Option<SystemTime>,
     /// Those since, in order.
     writes: VecDeque<Span>,

@@ -26,7 +26,7 @@ fn seen(ms: u64) -> Span {
 const LAG: Duration = Duration::from_secs(15);
 const START: u64 = 100_000_000;
 
-/// A store whose writes show some time later, in order.
+/// A store that shows writes some time later, in order.
 struct Server {
     /// Writes: when, and when they show.
     writes: Vec<(u64, u64)>,

@@ -15,7 +15,7 @@ use crate::listing::Listing;
 pub struct FileHandle {
     /// Its inode.
     pub ino: Ino,
-    /// Its bytes; `None` for one whose bytes have been in a staging file from the start.
+    /// Its bytes; `None` if they have been in a staging file from the start.
     pub reader: Option<ContentReader>,
     /// Whether it may change the file.
     pub writing: bool,

@@ -58,7 +58,7 @@ impl Drop for Settling<'_> {
 }
 
 impl KvFs {
-    /// Opens a file for reading: its current version, whose exact size is known from here on.
+    /// Opens a file for reading: its current version; the exact size is known from here on.
     ///
     /// When the record changed while other handles are on an older version, the name is taken
     /// from this inode and the open fails as stale: the kernel then looks the name up again,

@@ -64,8 +64,8 @@ impl Passthrough {
         may
     }
 
-    /// Answers an open of a file whose inode is read through; gives the reply back, not answered,
-    /// when that cannot be done. `file` may be missing where another handle is open.
+    /// Answers an open of a file with passthrough; gives the reply back, not answered, when that
+    /// cannot be done. `file` may be missing where another handle is open.
     pub fn open(
         &self,
         ino: INodeNo,

@@ -23,7 +23,7 @@ use super::processes::{exists, proc_shows_own_numbers};
 use crate::base::caller::Caller;
 
 /// How often waiting requests are looked at. The end of a program may take two of them one after the
-/// other, as of one in fsync, whose files are closed then.
+/// other, as that of one in fsync, which closes its files then.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a request waits before it is looked at: most are answered sooner.
 const MOMENT: Duration = Duration::from_millis(20);

@@ -37,7 +37,7 @@ use crate::store::{ErrorKind, FirstState, ListQuery, Result, Store, StoreError, 
 const PLATFORM_DOMAIN: &str = ".apify.com";
 
 /// Takes the place of a credential, where the account does not matter.
-const ANYBODY: &str = "anybody";
+const ANY_ACCOUNT: &str = "anybody";
 
 /// How much of the hash a cache scope keeps, in bytes.
 const SCOPE_HASH_LEN: usize = 16;
@@ -253,7 +253,7 @@ fn open_by_name(
             let path = format!("key-value-stores/{}", encode(&store.id));
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &store.id, &access),
-                upload_scope: cache_scope(base, &store.id, ANYBODY),
+                upload_scope: cache_scope(base, &store.id, ANY_ACCOUNT),
                 modified: store.modified(),
                 created: store.created(),
                 expires: None,
@@ -272,7 +272,7 @@ fn open_by_name(
             let id = remote.to_string();
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &id, &access),
-                upload_scope: cache_scope(base, &id, ANYBODY),
+                upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
                 id,
                 ..StoreInfo::default()
             };
@@ -308,7 +308,7 @@ fn open_by_reference(api: RecordApi, base: &Url, remote: &RemoteRef) -> Result<A
     let id = remote.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(base, &id, &access_of(&api)?),
-        upload_scope: cache_scope(base, &id, ANYBODY),
+        upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
         id,
         ..StoreInfo::default()
     };
@@ -359,7 +359,7 @@ fn open_signed(
     let id = remote.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(base, &id, &format!("signature:{}", signature.expose())),
-        upload_scope: cache_scope(base, &id, ANYBODY),
+        upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
         expires: keys_expiry(signature.expose()).and_then(|expiry| expiry.time()),
         id,
         ..StoreInfo::default()
@@ -408,7 +408,7 @@ fn open_records(
     let id = config.reference.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(first, "records", &access.join("\n")),
-        upload_scope: cache_scope(first, "records", ANYBODY),
+        upload_scope: cache_scope(first, "records", ANY_ACCOUNT),
         id,
         ..StoreInfo::default()
     };

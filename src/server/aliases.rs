@@ -10,8 +10,8 @@ use super::{App, Call};
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub entry: StoreEntry,
-    /// Whether something else than the store's id led there, which some stores do not allow
-    /// everybody.
+    /// Whether something other than the store's id led there, which some stores do not allow to all
+    /// callers.
     pub by_name: bool,
 }
 
@@ -114,7 +114,7 @@ fn by_reference(app: &App, call: &Call, reference: &str, find: Find<'_>) -> Resu
                 "Resource name parameter cannot be empty",
             ));
         }
-        // Without an account the caller's own is meant; who has none sees public stores.
+        // Without an account the caller's own is meant; a caller without one sees public stores.
         Some(("", name)) => {
             let owner = call.caller.user().unwrap_or(&app.config.owner);
             Lookup::Name {

@@ -1,9 +1,9 @@
 //! All records of a store as a ZIP archive, made while it is sent.
 //!
-//! Files hold the records' content, decoded; bytes that do not decode are left as they are.
-//! They are named like the keys, but for what cannot be in a file name everywhere: that is
-//! percent-encoded. A record that vanishes meanwhile is left out; one that cannot be read ends
-//! the answer early, and the archive with it, so that nobody takes it for whole.
+//! Files hold the records' content, decoded; bytes that do not decode are left as they are. They
+//! are named like the keys, but for what cannot be in a file name everywhere: that is
+//! percent-encoded. A record that vanishes meanwhile is left out; one that cannot be read ends the
+//! answer early, and the archive with it, so that no client takes it for whole.
 
 use std::io::{self, Write};
 

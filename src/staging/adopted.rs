@@ -141,7 +141,7 @@ mod tests {
         let this: Arc<OnceLock<Adopted>> = Arc::default();
         let (seen, is_first) = (Arc::clone(&this), AtomicBool::new(true));
         let (goes, going) = (Arc::clone(journal), id.clone());
-        // While the first who opens it is at work, the store gets it.
+        // While the first opener is at work, the store gets it.
         let decode: Decode = Box::new(move |data| {
             if is_first.swap(false, Ordering::Relaxed) {
                 seen.get().expect("it").pin();

@@ -43,7 +43,7 @@ impl Uploader {
             return;
         };
         let (entry, open) = match files {
-            Files::There | Files::Anew => (entry, None),
+            Files::There | Files::Rewritten => (entry, None),
             Files::Open(entry, file) => (*entry, Some(file)),
             Files::Gone => return self.lost(&entry),
         };
@@ -56,7 +56,7 @@ impl Uploader {
                 let is_disk = error.kind() == ErrorKind::Disk;
                 let may_work = match self.restore(id) {
                     Files::There => is_disk && self.is_unreadable(id),
-                    Files::Anew | Files::Open(..) => is_disk,
+                    Files::Rewritten | Files::Open(..) => is_disk,
                     Files::Gone => return self.lost(&entry),
                 };
                 if may_work || is_transient(error.kind()) {

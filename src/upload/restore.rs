@@ -19,7 +19,7 @@ pub(super) enum Files {
     /// In the journal.
     There,
     /// There again.
-    Anew,
+    Rewritten,
     /// In a descriptor only: the disk does not take them. What they are by that.
     Open(Box<JournalEntry>, Arc<File>),
     /// Nowhere.
@@ -54,7 +54,7 @@ impl Uploader {
         match self.journal.keep_again(id, &file, change) {
             Ok(()) => {
                 tracing::warn!("the waiting file of {key} was removed; it is written again");
-                Files::Anew
+                Files::Rewritten
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Files::Gone,
             Err(error) => {

@@ -11,7 +11,8 @@ use crate::cache::sizes::Remembered;
 use crate::listing::Found;
 use crate::store::{Key, RecordMeta};
 
-/// Records whose metadata is remembered: more than a scan at the full rate touches within a TTL.
+/// How many records have their metadata remembered: more than a scan at the full rate touches
+/// within a TTL.
 const MOST_SLOTS: usize = 16_384;
 
 #[derive(Debug, Default)]

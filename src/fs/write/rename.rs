@@ -100,7 +100,7 @@ impl KvFs {
         }
     }
 
-    /// Enters the gates of all records whose names a rename changes. A closed file that would be
+    /// Enters the gates of all records that a rename gives other names. A closed file that would be
     /// nowhere but here afterwards is uploaded first.
     fn enter_names(
         &self,

@@ -130,7 +130,7 @@ impl Adapter {
         });
     }
 
-    /// For requests whose answer is only whether they went well.
+    /// For requests that are answered only with success or an error.
     pub(super) fn change(
         &self,
         request: &Request,

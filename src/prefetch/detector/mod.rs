@@ -1,11 +1,11 @@
 //! Recognises scans: a program walks a directory and opens record after record. Pure.
 //!
 //! Positions are ranks: places in one order of the directory's records. A scan is a run of opens
-//! whose ranks grow by small steps; several may be under way at once, from any number of
-//! processes, and each may open a little out of order (`xargs -P`). What a scan leaves out is
-//! learnt by kind (the names' extensions): `cat *.html` does not fetch the `.json` between. Fetching
-//! ahead stops where names of another kind begin until one of these is opened, too: behind
-//! `page-099.html` may come many a `screenshot-001.png` that nobody wants.
+//! with ranks that grow by small steps; several may be under way at once, from any number of
+//! processes, and each may open a little out of order (`xargs -P`). What a scan leaves out is learnt
+//! by kind (the names' extensions): `cat *.html` does not fetch the `.json` between. Fetching ahead
+//! stops where names of another kind begin until one of these is opened, too: behind `page-099.html`
+//! may come many an unwanted `screenshot-001.png`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -37,7 +37,7 @@ const SCANS: usize = 16;
 /// The last opens that are remembered: what others have just read need not be fetched ahead.
 const REMEMBERED: usize = 256;
 
-/// Whoever takes so long between two opens is a person, or works on what it reads.
+/// A reader that takes this long between two opens is a person, or works on what it reads.
 const THINKS: Duration = Duration::from_millis(60);
 /// Bytes fetched ahead for those.
 const FOR_THINKERS: u64 = 1 << 20;

@@ -72,13 +72,13 @@ fn uploader(
 }
 
 /// An observer that is not there.
-fn nobody() -> Weak<dyn UploadObserver> {
-    struct Nobody;
-    impl UploadObserver for Nobody {
+fn no_observer() -> Weak<dyn UploadObserver> {
+    struct NoObserver;
+    impl UploadObserver for NoObserver {
         fn uploaded(&self, _: &JournalEntry, _: &Arc<File>, _: &RecordMeta) {}
         fn failed(&self, _: &JournalEntry, _: &StoreError) {}
     }
-    Weak::<Nobody>::new()
+    Weak::<NoObserver>::new()
 }
 
 impl Bench {
@@ -98,7 +98,7 @@ impl Bench {
         let folder = open(&dir);
         let metrics = Arc::new(Metrics::default());
         let uploader = uploader(&store, &folder, &metrics, delay);
-        uploader.start(nobody());
+        uploader.start(no_observer());
         Self {
             memory,
             store,
@@ -169,7 +169,7 @@ impl Bench {
         self.uploader = uploader(&self.store, &self.folder, &self.metrics, self.delay);
         self.folder = open(&self.dir);
         self.uploader = uploader(&self.store, &self.folder, &self.metrics, self.delay);
-        self.uploader.start(nobody());
+        self.uploader.start(no_observer());
     }
 
     fn text(&self, name: &str) -> Option<String> {
