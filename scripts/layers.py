@@ -5,7 +5,7 @@ A top-level module may import from lower layers and from its own, never from a h
 no top-level modules may import each other in a circle. The list below must name exactly the
 modules of src/lib.rs, in the order and the layers of its doc comment.
 
-Test code (`#[cfg(test)]`) is not looked at. `--graph` prints who imports whom.
+Test code (`#[cfg(test)]`) is not looked at. `--graph` prints the imports.
 """
 
 import re
@@ -27,7 +27,7 @@ LAYERS = [
 APART = {
     # The server speaks of stores; caches and the filesystem are the client's side.
     "server": {"disk", "transfer", "listing", "cache", "prefetch", "staging", "upload", "copy", "fs", "apify"},
-    # One network trait: whoever is above it does not know what stands behind.
+    # One network trait: the rooms above it do not know what stands behind.
     "disk": {"apify", "local", "bucket"},
     "transfer": {"apify", "local", "bucket"},
     "listing": {"apify", "local", "bucket"},

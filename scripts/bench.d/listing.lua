@@ -70,7 +70,7 @@ end
 
 local function key(n) return string.format("rec-%07d.json", n) end
 
--- The first record whose key is greater than `after`.
+-- The first record with a key greater than `after`.
 local function first(after, count)
   if not after or after == "" then return 0 end
   local low, high = 0, count

@@ -1,4 +1,4 @@
-"""Records whose bytes tell key and version, and what is known of each."""
+"""Records with bytes that name key and version, and the state of each."""
 
 import random
 import re
@@ -45,7 +45,7 @@ class Record:
     def __init__(self, key):
         self.key = key
         self.lock = threading.Lock()
-        self.begun = 0  # the newest version that anybody has begun to write
+        self.begun = 0  # the newest version that a writer has begun
         self.stored = []  # (when, version) that is surely in the store from then on
         self.closed = None  # (mount, its life or None for any, version) that it shows from now on
         self.kept = 0  # the newest version that a mount has taken on to upload
@@ -55,7 +55,7 @@ class Record:
         self.history = []  # what was done to it lately
 
     def note(self, text):
-        """Remembers what was done, for who looks for the cause of a finding."""
+        """Remembers the operations, to find the cause of a finding."""
         self.history.append(f"{time.strftime('%H:%M:%S')} {text}")
         del self.history[:-12]
 

@@ -206,7 +206,7 @@ class Work:
         self.ledger.call(os.close, fd)
 
     def peer(self, records, pause):
-        """Somebody else who changes the store."""
+        """Another writer of the store."""
         while not self.stop.is_set():
             if not self.server.is_up:
                 time.sleep(0.2)
