@@ -133,7 +133,7 @@ pub(super) fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
             if let (Some((start, end)), Some(len)) = (range.bytes, meta.stored_size)
                 && end - start != len
             {
-                return Err("the server sent a part of the record with a length that does not fit");
+                return Err("the server sent a part of the record with a wrong length");
             }
             meta.stored_size = range.total;
             part = Some(range);
@@ -148,7 +148,7 @@ pub(super) fn answer_of(reply: Reply) -> Result<Answer, &'static str> {
                 ..meta
             };
         }
-        _ => return Err("the server's answer is not one that a record can have"),
+        _ => return Err("the server's answer cannot be about a record"),
     }
     Ok(Answer {
         status: reply.status,

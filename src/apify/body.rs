@@ -41,7 +41,7 @@ pub enum Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silence(span) => write!(f, "no byte came for {:.1} s", span.as_secs_f64()),
+            Self::Silence(span) => write!(f, "no byte arrived for {:.1} s", span.as_secs_f64()),
             Self::Lost(reason) => f.write_str(reason),
         }
     }

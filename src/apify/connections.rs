@@ -150,7 +150,7 @@ fn with_proxies(
             let proxy = made.map_err(|_| {
                 StoreError::new(
                     ErrorKind::Network,
-                    format!("the address of the proxy for {scheme} makes no sense"),
+                    format!("the address of the proxy for {scheme} is invalid"),
                 )
                 .with_hint(format!(
                     "check the variable {}_PROXY",

@@ -128,7 +128,7 @@ impl Failure {
             (ErrorKind::Denied, 401, Some("token-not-provided")) => Some(
                 "give a token: APIFY_TOKEN, --token-file, or `apify login`; or use a signed link",
             ),
-            (ErrorKind::Denied, 401, _) => Some("the token is not known to the server; check it"),
+            (ErrorKind::Denied, 401, _) => Some("the server does not know the token; check it"),
             (ErrorKind::StoreNotFound, _, Some("page-not-found")) => {
                 Some("the server has no such API; check --api-url")
             }

@@ -378,7 +378,7 @@ impl HttpClient {
             limit => format!(" of {limit} a second"),
         };
         tracing::warn!(
-            "waiting for the server's limit of requests{limit} (429): other programs of this account or address use it up too; what waits goes on by itself"
+            "waiting for the server's limit of requests{limit} (429): other programs of this account or address use it up too; waiting requests go on by themselves"
         );
     }
 

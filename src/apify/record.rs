@@ -168,7 +168,7 @@ impl RecordApi {
                 _ => Err(protocol(
                     key,
                     status,
-                    "the server says that nothing changed, though it was not asked",
+                    "the server answered 304 to a request without a condition",
                 )),
             };
         }
@@ -217,7 +217,7 @@ impl RecordApi {
                 return Err(protocol(
                     key,
                     status,
-                    "the server's answer does not fit the part of the record that was asked for",
+                    "the server's answer does not match the requested part of the record",
                 ));
             }
         };
@@ -272,7 +272,7 @@ impl RecordApi {
             status => Err(protocol(
                 key,
                 status,
-                "the server's answer does not fit the question",
+                "the server's answer does not match the request",
             )),
         }
     }

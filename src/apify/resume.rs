@@ -203,7 +203,7 @@ impl ResumingBody {
             (status, _) => {
                 return Err(StoreError::new(
                     ErrorKind::Protocol,
-                    "the server's answer does not go on where the broken one ended",
+                    "the server's answer does not continue where the broken one ended",
                 )
                 .with_status(status, None)
                 .into());

@@ -157,7 +157,7 @@ fn cli_token(text: &str) -> Result<String, (&'static str, &'static str)> {
     }
     let file: AuthFile = serde_json::from_str(text).map_err(|_| {
         (
-            "is not what the Apify CLI writes",
+            "is not in the Apify CLI's format",
             "run `apify login` again",
         )
     })?;

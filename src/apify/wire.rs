@@ -179,7 +179,7 @@ impl<L: Link> KeysPage<L> {
             (Some(true), None) => Some(last().map(str::to_owned).ok_or_else(|| {
                 StoreError::new(
                     ErrorKind::Protocol,
-                    "a page of the listing was cut, and says neither keys nor where it continues",
+                    "a page of the listing was cut, with neither keys nor the place to continue",
                 )
             })?),
             (None, None) => last().filter(|_| items.len() >= asked).map(str::to_owned),

@@ -300,8 +300,8 @@ impl Freshness {
         drop(state);
         if let Some(why) = &lost {
             tracing::warn!(
-                "the server's time of a store's last change is not believed any more: {why}; \
-                 records are asked for one by one from now on. If it is only late, mount with a longer --clock-lag"
+                "the server's time of a store's last change is not trusted any more: {why}; \
+                 from now on each record is asked for. If it is only late, mount with a longer --clock-lag"
             );
         }
         let Some((own, server)) = &self.files else {
@@ -334,7 +334,7 @@ impl Freshness {
             ),
             Trust::Earned if state.store.is_doubted() => (
                 "each record",
-                Some("something changed and the store's modifiedAt did not move".to_owned()),
+                Some("a change did not move the store's modifiedAt".to_owned()),
             ),
             Trust::Earned => ("the store's modifiedAt", None),
         };

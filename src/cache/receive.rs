@@ -123,7 +123,7 @@ impl Records {
             )
             .with_key(key)
             .with_hint(
-                "the server ends records by closing the connection, so that a broken one cannot be told from a whole one; open it again",
+                "the server ends records by closing the connection, so a broken one looks like a whole one; open it again",
             )),
             _ => Ok(()),
         }

@@ -218,12 +218,12 @@ fn get(store: &dyn Store, key: &Key, timeout: Duration) -> Result<Fetched> {
         GetOutcome::Found(fetched) if fetched.is_delimited => Ok(fetched),
         GetOutcome::Found(_) => Err(StoreError::new(
             ErrorKind::Protocol,
-            "the server does not say where the record ends: one that broke off would look whole",
+            "the server does not say where the record ends: a broken one would look whole",
         )
         .with_key(key)),
         GetOutcome::NotModified => Err(StoreError::new(
             ErrorKind::Protocol,
-            "the server says that nothing changed, though nothing was asked about",
+            "the server answered 304 to a request without a condition",
         )
         .with_key(key)),
     }

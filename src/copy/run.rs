@@ -391,9 +391,7 @@ impl Copy<'_> {
                     ErrorKind::Corrupt,
                     "the target shows other bytes, type or encoding than were stored",
                 )
-                .with_hint(
-                    "copy it again; if that does not help, the target changes what it stores",
-                )
+                .with_hint("copy it again; if that does not help, the target alters what it stores")
                 .with_key(key));
             }
         }
@@ -539,7 +537,7 @@ impl Copy<'_> {
         if !record::is_absent(&*self.source.store, key, self.options.timeout)? {
             let message = "the source has it, though its listing did not show it: not deleted";
             *self.why.lock() = Some(format!(
-                "the listing of the source came short: it does not show {key:?}"
+                "the listing of the source is incomplete: it lacks {key:?}"
             ));
             return Err(StoreError::new(ErrorKind::Protocol, message)
                 .with_hint("copy again; the server's listing cannot be relied on")

@@ -163,14 +163,14 @@ fn end(stage: &Mutex<Stage>, mount_point: &Path, signal: i32, received: u32, pla
 )]
 fn outlast(signal: i32) {
     thread::sleep(FORCED_PATIENCE);
-    tracing::warn!("something still holds the mount, in another mount namespace perhaps; ending");
+    tracing::warn!("something still holds the mount, perhaps another mount namespace; ending");
     std::process::exit(128 + signal)
 }
 
 /// Ends the process while it is still opening the store.
 #[expect(
     clippy::exit,
-    reason = "the thread that opens the store may wait for the network and cannot be told"
+    reason = "the thread that opens the store may wait for the network and cannot be stopped"
 )]
 fn give_up(mount_point: &Path, signal: i32) -> ! {
     let path = PathBuf::from(mount_point);

@@ -262,7 +262,7 @@ impl StoreClock {
             self.earn();
         }
         if is_late {
-            self.lose("something was changed and its modifiedAt stood still");
+            self.lose("a change did not move its modifiedAt");
         }
     }
 

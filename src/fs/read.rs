@@ -263,7 +263,7 @@ impl KvFs {
             if late.timed_out() {
                 return Err(StoreError::new(
                     ErrorKind::Timeout,
-                    "the kernel does not take the record's new version",
+                    "the kernel does not accept the record's new version",
                 )
                 .with_key(&content.key)
                 .into());

@@ -446,7 +446,7 @@ fn matcher(glob: &str) -> Result<GlobMatcher> {
     let glob = GlobBuilder::new(glob).build().map_err(|error| {
         StoreError::new(
             ErrorKind::InvalidKey,
-            format!("the pattern makes no sense: {error}"),
+            format!("the pattern is invalid: {error}"),
         )
     })?;
     Ok(glob.compile_matcher())

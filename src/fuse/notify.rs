@@ -26,13 +26,13 @@ impl KernelCache for Kernel {
     fn forget_attributes(&self, ino: Ino) {
         // A negative offset means attributes only: that never waits for a page (fuse.rst).
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
-            tracing::debug!("the kernel did not forget inode {}: {error}", ino.0);
+            tracing::debug!("the kernel did not drop inode {}: {error}", ino.0);
         }
     }
 
     fn forget_name(&self, name: &OsStr) {
         if let Err(error) = self.0.inval_entry(INodeNo::ROOT, name) {
-            tracing::debug!("the kernel did not forget a name: {error}");
+            tracing::debug!("the kernel did not drop a name: {error}");
         }
     }
 

@@ -200,7 +200,7 @@ fn explain(error: io::Error, options: &MountOptions) -> io::Error {
             "you may not write to the mount point, as fusermount3 demands: mount on a folder of yours"
         }
         _ if is_refused && said.contains("fusermount") => {
-            "this process may not mount: fusermount3 has no effect where setuid programs have none; in a systemd unit NoNewPrivileges and what implies it must be off, in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+            "this process may not mount: fusermount3 has no effect where setuid programs have none; in a systemd unit, turn off NoNewPrivileges and the settings that imply it, in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
         }
         _ if is_refused => {
             "this process may not mount: check the permissions of /dev/fuse; in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"

@@ -40,7 +40,7 @@ pub fn watch(fs: &Arc<KvFs>, clock: Arc<dyn Clock>) -> io::Result<()> {
                 if now.saturating_sub(before) >= LEAST {
                     let forgotten = fs.forget_beliefs().tell_kernel();
                     tracing::info!(
-                        "the machine was suspended; the kernel forgets what it knew of {forgotten} files"
+                        "the machine was suspended; the kernel drops names and attributes of {forgotten} files"
                     );
                 }
                 before = now;

@@ -92,7 +92,7 @@ impl Index {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(
-                "cannot remove {}: {error}; remove it, or the next mount may list what was forgotten",
+                "cannot remove {}: {error}; remove it, or the next mount may show the old listing",
                 self.path.display()
             );
         }

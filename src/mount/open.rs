@@ -208,9 +208,8 @@ fn open_in_bucket(config: &OpenConfig, address: &Url, store: &str) -> Result<Arc
         None => {
             bucket.check(bucket::Use::Read, deadline)?;
             let message = format!("the bucket has no store {store} at {address}");
-            Err(StoreError::new(ErrorKind::StoreNotFound, message).with_hint(
-                "give the address that kvfs serve was given, and after it the store's name or id",
-            ))
+            Err(StoreError::new(ErrorKind::StoreNotFound, message)
+                .with_hint("give the address of kvfs serve, followed by the store's name or id"))
         }
     }
 }

@@ -261,7 +261,7 @@ pub fn take_over(owner: &OwnerDir) -> io::Result<Vec<owner::Found>> {
         tracing::warn!("the pending upload {id} was written by a newer kvfs and is left alone");
     }
     for path in &contents.leftovers {
-        tracing::debug!(path = %path.display(), "removing what a killed process was just writing");
+        tracing::debug!(path = %path.display(), "removing a file that a killed process was writing");
         let _ = fs::remove_file(path);
     }
     Ok(contents.entries)

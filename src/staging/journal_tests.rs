@@ -270,7 +270,7 @@ fn a_full_staging_folder_refuses_and_leaves_nothing() {
 #[test]
 #[expect(
     clippy::disallowed_methods,
-    reason = "it tells the child from the parent"
+    reason = "it distinguishes child and parent"
 )]
 fn folders_and_files_are_closed_to_others_also_under_an_open_umask() {
     // The umask is the process's: a child, so that other tests do not notice.

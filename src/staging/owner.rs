@@ -182,7 +182,7 @@ impl OwnerDir {
         let shown = target.display();
         match moved {
             Ok(()) => tracing::error!(
-                "the pending upload {id} is damaged: {why}; what is left of it is in {shown}"
+                "the pending upload {id} is damaged: {why}; its remains are in {shown}"
             ),
             Err(error) => tracing::error!(
                 "the pending upload {id} is damaged: {why}; it cannot be moved to {shown}: {error}"

@@ -91,7 +91,7 @@ impl Item {
             size: 0,
             closed_at: None,
             state: State::Damaged,
-            reason: Some("its bytes or its description are not what was written".into()),
+            reason: Some("its bytes or its description are damaged".into()),
             attempts: 0,
             conflict: false,
             owner_pid: None,

@@ -106,7 +106,7 @@ impl Pager {
         if self.empty > MOST_EMPTY_PAGES {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
-                "the listing goes on without keys",
+                "the listing continues without keys",
             ));
         }
         self.done = page.next.is_none();

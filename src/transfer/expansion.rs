@@ -67,7 +67,7 @@ fn too_large(most: u64, stored: u64) -> StoreError {
         ByteSize(stored)
     );
     StoreError::new(ErrorKind::TooLarge, message)
-        .with_hint("mount with --raw to read what is stored, or with a larger --max-content-size")
+        .with_hint("mount with --raw to read the stored bytes, or with a larger --max-content-size")
 }
 
 #[cfg(test)]

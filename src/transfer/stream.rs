@@ -99,7 +99,7 @@ impl Origin {
             Some(sent) if sent.start == range.start => {
                 Ok(Some(Box::new(found.body.take(range.end - range.start))))
             }
-            Some(_) => Err(self.protocol("the server sent another part than it was asked for")),
+            Some(_) => Err(self.protocol("the server sent another part than requested")),
             None => {
                 tracing::debug!("{}: the server sends no parts", self.key);
                 self.refuses_ranges.store(true, Ordering::Relaxed);

@@ -308,7 +308,7 @@ impl Uploader {
             ErrorKind::Disk,
             "its bytes waited in the staging folder, and were removed",
         )
-        .with_hint("write the file again; kvfs status tells what waits there")
+        .with_hint("write the file again; kvfs status lists waiting files")
         .with_key(key);
         let latched = self.latch(key);
         self.drop_entry(&entry.id);
@@ -371,7 +371,7 @@ pub(super) fn explain(error: StoreError) -> StoreError {
         ErrorKind::NotFound => {
             error.with_hint("the server does not know the store any more: was it deleted?")
         }
-        ErrorKind::TooLarge => error.with_hint("the server takes no records of that size"),
+        ErrorKind::TooLarge => error.with_hint("the server accepts no records of that size"),
         ErrorKind::Quota => error.with_hint("the account is out of quota: see its limits in Apify Console"),
         _ => error,
     }

@@ -57,7 +57,7 @@ impl Uploader {
                 )
                 .with_key(key)
                 .with_hint(
-                    "see kvfs status for what is on its way; a longer --deadline waits longer",
+                    "see kvfs status for uploads under way; a longer --deadline waits longer",
                 ));
             }
             entered.keys.push(key.clone());

@@ -173,7 +173,7 @@ impl Uploader {
                 Err(pending) => next.unanswered.extend(&pending.unanswered),
             });
             if let Err(error) = told {
-                tracing::warn!("cannot note which version {key} is now: {error}");
+                tracing::warn!("cannot save the new version of {key}: {error}");
             }
         }
     }

@@ -275,7 +275,7 @@ impl Records {
         if let Some(read) = content.read {
             self.freshness.changed(read);
         }
-        tracing::info!("{key} has changed and the store's modifiedAt does not tell yet");
+        tracing::info!("{key} has changed and the store's modifiedAt does not show it yet");
         self.expire(key);
     }
 }

@@ -335,7 +335,7 @@ impl KvFs {
             }
             FsError::refused(
                 libc::EINVAL,
-                format!("no record can be called '{shown}'"),
+                format!("no record can have the name '{shown}'"),
                 KEY_RULE,
             )
         })?;

@@ -55,7 +55,7 @@ impl KvFs {
         for entry in newest.into_values() {
             if let Err(error) = self.adopt_entry(side, &entry) {
                 tracing::warn!(
-                    "what was written to {} before is not shown until it is uploaded: {error}",
+                    "earlier writes to {} do not show until they are uploaded: {error}",
                     entry.pending.key
                 );
             }

@@ -147,7 +147,7 @@ fn list(folder: &Folder, root: &Dir, prefix: &str, found: &mut Found) -> io::Res
             listed.directories.push(name);
         } else if !is_readable(folder, prefix, &name, kind) || names::is_unfinished(&name) {
             if let Some(stem) = name.strip_suffix(SIDECAR_SUFFIX) {
-                tracing::debug!(stem, "a sidecar that is no regular file is ignored");
+                tracing::debug!(stem, "ignoring a sidecar that is not a regular file");
             } else if name.ends_with(".tmp") && kind.is_file() {
                 // With a sidecar it is a record after all; `assign` looks for it.
                 listed.values.insert(name);

@@ -161,7 +161,7 @@ pub(super) fn remove_abandoned(folder: &Folder, names: &[String]) {
             continue;
         }
         match folder.remove(name) {
-            Ok(()) => tracing::debug!(file = name, "removed what a killed process left"),
+            Ok(()) => tracing::debug!(file = name, "removed a file of a killed process"),
             Err(error) => tracing::debug!(%error, file = name, "an abandoned file stays behind"),
         }
     }

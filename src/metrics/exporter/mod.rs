@@ -60,7 +60,7 @@ async fn serve(listener: TcpListener, exposition: Arc<Exposition>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%error, "metrics cannot be served");
+            tracing::warn!(%error, "cannot serve metrics");
             return;
         }
     };
@@ -115,7 +115,7 @@ fn answer<B>(request: &Request<B>, exposition: &Exposition) -> Response<Full<Byt
         "/metrics" => match exposition.text() {
             Ok(body) => text(StatusCode::OK, text::CONTENT_TYPE, body),
             Err(error) => {
-                let why = format!("the metrics cannot be written: {error}\n");
+                let why = format!("cannot write the metrics: {error}\n");
                 text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, why)
             }
         },

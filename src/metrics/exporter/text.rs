@@ -59,7 +59,7 @@ impl Collector for Source {
         let snapshot = self.metrics.snapshot();
         let mut info = encoder.encode_descriptor(
             "mount",
-            "The mount that the numbers are of",
+            "The mount of these metrics",
             None,
             MetricType::Info,
         )?;

@@ -25,7 +25,7 @@ pub(super) struct Kinds {
 }
 
 impl Kinds {
-    /// Takes note of a name that was opened.
+    /// Notes a name that was opened.
     pub(super) fn add(&mut self, opened: &Ahead) {
         if self.classes.is_empty() && !self.are_many {
             self.shape = Some(opened.shape);

@@ -91,7 +91,7 @@ impl<D: Read + Source> Whole<D> {
             return Ok(len);
         }
         if !self.decoder.source().fill_buf()?.is_empty() {
-            return Err(io::Error::other("bytes follow behind its end"));
+            return Err(io::Error::other("bytes follow after its end"));
         }
         self.state = State::End;
         Ok(0)

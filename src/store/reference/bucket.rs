@@ -25,7 +25,7 @@ pub fn bucket_address(text: &str) -> Option<Result<Url, ReferenceError>> {
     match parsed {
         Ok(url) if !url.has_host() => refuse("it names no bucket"),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => refuse(
-            "it must hold no credentials; the variables AWS_…, GOOGLE_… or AZURE_… tell of them",
+            "it must hold no credentials; give them in the variables AWS_…, GOOGLE_… or AZURE_…",
         ),
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
             refuse("nothing can follow the prefix")

@@ -196,7 +196,7 @@ impl Download {
         if self.expected.is_some_and(|expected| end > expected) {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
-                "the record is longer than its length says",
+                "the record is longer than its declared length",
             )
             .with_key(&self.origin.key));
         }

@@ -92,7 +92,7 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "bytes look like binary rubbish",
+        "bytes look like binary garbage",
         &["reading::sizes::raw_mounts_show_stored_bytes_and_their_sizes"],
     ),
     (

@@ -60,7 +60,7 @@ impl State {
         all.insert(bytes);
         let mut refusal = refusal.clone();
         refusal.message = format!(
-            "the record stays what it was, as not all of the new one could be written: {}",
+            "the record stays unchanged, as not all of the new one could be written: {}",
             refusal.message
         );
         self.lost = Some(Lost {
