@@ -7,14 +7,14 @@ use super::records::Records;
 use crate::store::Key;
 
 impl Records {
-    /// Forgets these records: the next question about them goes to the store. Returns how many
+    /// Drops these records: the next question about them goes to the store. Returns how many
     /// contents were cached.
-    pub fn forget(&self, keys: &[Key]) -> u64 {
+    pub fn evict(&self, keys: &[Key]) -> u64 {
         let mut contents = 0;
         for key in keys {
             let on_disk = self.disk().is_some_and(|disk| disk.contains(key));
             contents += u64::from(on_disk || self.is_in_memory(key));
-            self.expire(key);
+            self.invalidate(key);
             self.drop_recent(&|content| content.key == *key);
             self.forget_paused(key);
             if let Some(disk) = self.disk() {
@@ -25,8 +25,8 @@ impl Records {
         contents
     }
 
-    /// Forgets everything; as [`Records::forget`].
-    pub fn forget_all(&self) -> u64 {
+    /// Drops everything; as [`Records::evict`].
+    pub fn evict_all(&self) -> u64 {
         let in_memory = self.drop_memory();
         self.drop_recent(&|_| true);
         self.forget_all_paused();

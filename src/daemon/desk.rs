@@ -94,7 +94,7 @@ impl Desk {
         if self.forgetting.swap(true, Ordering::AcqRel) {
             return Answer::Failed("another refresh of this mount has not ended yet".into());
         }
-        let forgotten = self.fs.refresh(keys.as_deref());
+        let forgotten = self.fs.invalidate(keys.as_deref());
         let contents = forgotten.contents;
         if contents == 0
             && let Some(key) = keys.iter().flatten().find(|key| self.is_missing(key))

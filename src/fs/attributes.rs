@@ -48,7 +48,7 @@ impl KvFs {
                 links: 1,
                 shown: Shown::default(),
             };
-            dress(&mut attr, self.inodes.lock().get(ino));
+            apply_overrides(&mut attr, self.inodes.lock().get(ino));
             AttrReply { attr, ttl }
         } else {
             let facts = match self.existence(&key) {
@@ -57,7 +57,7 @@ impl KvFs {
                 _ => self.find_out(&key, wait)?,
             };
             let mut reply = self.attributes_of(ino, &facts);
-            dress(&mut reply.attr, self.inodes.lock().get(ino));
+            apply_overrides(&mut reply.attr, self.inodes.lock().get(ino));
             reply
         };
         if let Some(inode) = self.inodes.lock().get_mut(ino) {
@@ -111,7 +111,7 @@ impl KvFs {
         if let Some(inode) = inodes.get_mut(draft.ino) {
             inode.follow_size(attr.size);
         }
-        dress(&mut attr, inodes.get(draft.ino));
+        apply_overrides(&mut attr, inodes.get(draft.ino));
         // The kernel sees its own writes; others must be asked for.
         AttrReply {
             attr,
@@ -184,7 +184,7 @@ impl KvFs {
 }
 
 /// Adds what an inode remembers besides its record.
-pub(super) fn dress(attr: &mut Attr, inode: Option<&Inode>) {
+pub(super) fn apply_overrides(attr: &mut Attr, inode: Option<&Inode>) {
     let Some(inode) = inode else { return };
     attr.links = u32::from(!inode.gone);
     attr.shown = inode.shown();

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::attributes::dress;
+use super::attributes::apply_overrides;
 use super::inode::Inode;
 use super::name::{self, Meaning};
 use super::types::{Ino, Lookup};
@@ -143,7 +143,7 @@ impl KvFs {
         {
             reply.attr.size = size;
         }
-        dress(&mut reply.attr, inodes.get(ino));
+        apply_overrides(&mut reply.attr, inodes.get(ino));
         inodes.remember(ino, key, reply.attr.size);
         self.metrics.inodes.set(inodes.len() as u64);
         reply

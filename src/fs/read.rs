@@ -152,7 +152,7 @@ impl KvFs {
         let opened = self.hand_out(ino, reader, writing, keep_cache, direct);
         // Waiting threads find the handle.
         drop(settling);
-        self.foresee(&key);
+        self.prefetch_next(&key);
         Ok(opened)
     }
 
@@ -272,7 +272,7 @@ impl KvFs {
     }
 
     /// Fetches ahead what a scan will open next.
-    fn foresee(&self, key: &crate::store::Key) {
+    fn prefetch_next(&self, key: &crate::store::Key) {
         if let Some(prefetcher) = &self.prefetcher
             && let Some(listing) = self.listing.latest()
         {
@@ -334,9 +334,9 @@ impl KvFs {
         }
         let mut clean = true;
         if replaces || raises {
-            clean = kernel.forget_pages(ino);
+            clean = kernel.invalidate_pages(ino);
         } else if told_size != Some(size) {
-            kernel.forget_attributes(ino);
+            kernel.invalidate_attributes(ino);
         }
         if let Some(bytes) = small.filter(|_| clean) {
             kernel.store(ino, 0, bytes);

@@ -140,13 +140,13 @@ pub trait KernelCache: Send + Sync + fmt::Debug {
     fn store(&self, ino: Ino, offset: u64, bytes: &[u8]);
 
     /// Drops the attributes that the kernel remembers, but no pages.
-    fn forget_attributes(&self, ino: Ino);
+    fn invalidate_attributes(&self, ino: Ino);
 
     /// Drops what is remembered of a name of the root, its absence included.
-    fn forget_name(&self, name: &OsStr);
+    fn invalidate_name(&self, name: &OsStr);
 
     /// Drops all pages, and the attributes. Returns whether they are gone.
-    fn forget_pages(&self, ino: Ino) -> bool;
+    fn invalidate_pages(&self, ino: Ino) -> bool;
 }
 
 /// A kernel that is not there: for tests, and until the mount is up.
@@ -156,11 +156,11 @@ pub struct NoKernel;
 impl KernelCache for NoKernel {
     fn store(&self, _ino: Ino, _offset: u64, _bytes: &[u8]) {}
 
-    fn forget_attributes(&self, _ino: Ino) {}
+    fn invalidate_attributes(&self, _ino: Ino) {}
 
-    fn forget_name(&self, _name: &OsStr) {}
+    fn invalidate_name(&self, _name: &OsStr) {}
 
-    fn forget_pages(&self, _ino: Ino) -> bool {
+    fn invalidate_pages(&self, _ino: Ino) -> bool {
         true
     }
 }

@@ -23,20 +23,20 @@ impl KernelCache for Kernel {
         }
     }
 
-    fn forget_attributes(&self, ino: Ino) {
+    fn invalidate_attributes(&self, ino: Ino) {
         // A negative offset means attributes only: that never waits for a page (fuse.rst).
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
             tracing::debug!("the kernel did not drop inode {}: {error}", ino.0);
         }
     }
 
-    fn forget_name(&self, name: &OsStr) {
+    fn invalidate_name(&self, name: &OsStr) {
         if let Err(error) = self.0.inval_entry(INodeNo::ROOT, name) {
             tracing::debug!("the kernel did not drop a name: {error}");
         }
     }
 
-    fn forget_pages(&self, ino: Ino) -> bool {
+    fn invalidate_pages(&self, ino: Ino) -> bool {
         match self.0.inval_inode(INodeNo(ino.0), 0, 0) {
             Ok(()) => true,
             Err(error) => {

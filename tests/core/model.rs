@@ -237,7 +237,7 @@ impl World<'_> {
                 self.core.faults.fail_next(Call::Get, 1, ErrorKind::Server);
                 self.failing += 1;
             }
-            Op::Expire(key) => self.core.records.expire(&self.key(*key)),
+            Op::Expire(key) => self.core.records.invalidate(&self.key(*key)),
         }
         self.core.fs.check_invariants();
     }

@@ -122,11 +122,11 @@ impl Scene {
         self.records.finish_writing(day);
         assert_eq!(self.metrics.panics_total.get(), 0);
         eventually(|| self.compare());
-        self.records.forget_all();
+        self.records.evict_all();
         self.check("a");
         eventually(|| {
             self.records.finish_writing(day);
-            self.records.forget_all();
+            self.records.evict_all();
             let left = (
                 self.metrics.cache_memory_bytes.get(),
                 self.metrics.cache_disk_bytes.get(),
@@ -223,14 +223,14 @@ fn readers_get_one_version_whole_while_another_comes_and_all_is_forgotten() {
             scope.spawn(|| {
                 thread::sleep(Duration::from_millis(thread_rng().gen_range(0..5)));
                 scene.stage.put(name, len);
-                scene.records.expire(&key(name));
+                scene.records.invalidate(&key(name));
                 // Told: nobody may see the version before from now on.
                 let seen = cat(&scene.records, name, 2000).expect("bytes");
                 assert!(seen == scene.stage.bytes(name), "an old version");
             });
             scope.spawn(|| {
-                scene.records.forget(&[key(name)]);
-                scene.records.forget_all();
+                scene.records.evict(&[key(name)]);
+                scene.records.evict_all();
             });
         });
         assert_nobody_overslept(begun);
@@ -249,7 +249,7 @@ fn readers_of_several_records_get_them_whole_while_they_are_evicted() {
                 scope.spawn(move || names.into_iter().for_each(|name| scene.check(name)));
             }
             scope.spawn(|| {
-                scene.records.forget(&[key("b"), key("c")]);
+                scene.records.evict(&[key("b"), key("c")]);
             });
         });
         assert_nobody_overslept(begun);

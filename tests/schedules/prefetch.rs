@@ -148,7 +148,7 @@ fn a_record_that_is_forgotten_while_it_is_fetched_ahead_is_read_anew() {
                 thread::sleep(Duration::from_millis(thread_rng().gen_range(0..6)));
                 for at in [4, 5, 6] {
                     scene.stage.put(&name(at), 300);
-                    scene.records.forget(&[key(&name(at))]);
+                    scene.records.evict(&[key(&name(at))]);
                     // Told: from now on nobody may see the version before.
                     let bytes = scene.stage.bytes(&name(at));
                     let seen = cat(&scene.records, &name(at), 1000).expect("bytes");

@@ -182,15 +182,15 @@ impl KernelCache for KernelLog {
         self.0.lock().push(Told::Store(ino, offset, bytes.to_vec()));
     }
 
-    fn forget_attributes(&self, ino: Ino) {
+    fn invalidate_attributes(&self, ino: Ino) {
         self.0.lock().push(Told::ForgetAttributes(ino));
     }
 
-    fn forget_name(&self, name: &OsStr) {
+    fn invalidate_name(&self, name: &OsStr) {
         self.0.lock().push(Told::ForgetName(name.to_owned()));
     }
 
-    fn forget_pages(&self, ino: Ino) -> bool {
+    fn invalidate_pages(&self, ino: Ino) -> bool {
         self.0.lock().push(Told::ForgetPages(ino));
         drop(self.1.lock());
         true

@@ -99,7 +99,7 @@ impl Records {
         // An answer is as old as its question.
         let question = self.freshness.question();
         let asked = question.at;
-        let result = self.refresh(key, known, candidate, need, question, deadline);
+        let result = self.revalidate(key, known, candidate, need, question, deadline);
         // What is listed is not taken for gone for ever because of one answer.
         let is_doubtful =
             self.config.ttl.is_none() && matches!(self.listing.find(key), Found::Listed(..));
@@ -144,7 +144,7 @@ impl Records {
     }
 
     /// Asks the store, or the disk cache where that is enough. No lock is held.
-    fn refresh(
+    fn revalidate(
         self: &Arc<Self>,
         key: &Key,
         known: Option<Known>,

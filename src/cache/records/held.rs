@@ -276,6 +276,6 @@ impl Records {
             self.freshness.changed(read);
         }
         tracing::info!("{key} has changed and the store's modifiedAt does not show it yet");
-        self.expire(key);
+        self.invalidate(key);
     }
 }

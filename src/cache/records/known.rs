@@ -236,7 +236,7 @@ impl Records {
     }
 
     /// Drops what is known of a record, so that the next question goes to the store.
-    pub fn expire(&self, key: &Key) {
+    pub fn invalidate(&self, key: &Key) {
         if let Some(slot) = self.slots.lock().pop(key) {
             *slot.state.lock() = SlotState::default();
         }

@@ -454,7 +454,7 @@ impl KvFs {
         drop(inodes);
         side.overlay.lock().forget(&Name::Record(key.clone()));
         if !draft.is_stored() || draft.may_be_stored() {
-            self.records.expire(&key);
+            self.records.invalidate(&key);
         }
     }
 

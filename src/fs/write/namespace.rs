@@ -211,7 +211,7 @@ impl KvFs {
         entered.delete(key, deadline).map_err(|error| {
             if may_have_arrived(&error) {
                 // It may be gone, or go; what is remembered of it says nothing.
-                self.records.expire(key);
+                self.records.invalidate(key);
             }
             error.into()
         })

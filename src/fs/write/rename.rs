@@ -274,7 +274,7 @@ impl KvFs {
         let checked = entered.check(key, expected, deadline);
         Ok(checked.inspect_err(|error| {
             if error.kind() == ErrorKind::Changed {
-                self.records.expire(key);
+                self.records.invalidate(key);
             }
         })?)
     }
@@ -291,7 +291,7 @@ impl KvFs {
             let sent = self.send_ticket(side, &renaming.entered, ticket, renaming.deadline, false);
             let meta = sent.inspect_err(|error| {
                 if may_have_arrived(error) {
-                    self.records.expire(&ticket.key);
+                    self.records.invalidate(&ticket.key);
                 }
             });
             // Whatever it is, it is not that a name is absent.

@@ -81,7 +81,7 @@ impl KvFs {
             .run(&mut upload, deadline, false)
             .inspect_err(|error| {
                 if may_have_arrived(error) {
-                    self.records.expire(to);
+                    self.records.invalidate(to);
                 }
             })?;
         self.metrics.commits.one();

@@ -147,7 +147,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.close_descriptor(request, ino, fh, reply);
+        self.flush_descriptor(request, ino, fh, reply);
     }
 
     fn fsync(

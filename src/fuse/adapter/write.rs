@@ -116,7 +116,7 @@ impl Adapter {
     }
 
     /// Closes one of possibly many descriptors of an open file.
-    pub(super) fn close_descriptor(
+    pub(super) fn flush_descriptor(
         &self,
         request: &Request,
         ino: INodeNo,

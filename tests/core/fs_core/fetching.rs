@@ -179,7 +179,7 @@ fn a_body_that_ends_early_is_an_error_and_enters_no_cache() {
             assert!(again.is_ok(), "{key} {cut:?} the second time: {again:?}");
             wait_for(|| entries(cache.path()) == 1);
             core.records
-                .expire(&kvfs::store::Key::new(key).expect("a key"));
+                .invalidate(&kvfs::store::Key::new(key).expect("a key"));
             for data in data_files(cache.path()) {
                 fs::remove_file(json_beside(&data)).expect("there");
                 fs::remove_file(data).expect("there");

@@ -175,7 +175,7 @@ fn an_immutable_store_is_listed_at_once_when_it_is_mounted_again() {
     assert_eq!(requests(&core), 0);
     drop(core);
     let core = setup.core(Some(cache.path()));
-    let _ = core.fs.refresh(None);
+    let _ = core.fs.invalidate(None);
     assert_eq!(core.list().expect("a listing"), first);
     assert_eq!(requests(&core), 3, "somebody did not believe it");
     saved_listing(cache.path());

@@ -29,13 +29,13 @@ impl Forgotten {
     pub fn tell_kernel(self) -> u64 {
         let Some(kernel) = self.kernel else { return 0 };
         for name in &self.names {
-            kernel.forget_name(name);
+            kernel.invalidate_name(name);
         }
         for ino in &self.inodes {
             if self.pages {
-                kernel.forget_pages(*ino);
+                kernel.invalidate_pages(*ino);
             } else {
-                kernel.forget_attributes(*ino);
+                kernel.invalidate_attributes(*ino);
             }
         }
         self.inodes.len() as u64
@@ -47,7 +47,7 @@ impl KvFs {
     /// sizes, absence, and the list of names. Files that are open stay on their version.
     ///
     /// No request is made: the next use of a record asks the store.
-    pub fn refresh(&self, keys: Option<&[Key]>) -> Forgotten {
+    pub fn invalidate(&self, keys: Option<&[Key]>) -> Forgotten {
         if let Some(index) = &self.index {
             index.forget();
         }
@@ -57,8 +57,8 @@ impl KvFs {
             self.listing.fresh(|_| false, begin);
         }
         let contents = match keys {
-            None => self.records.forget_all(),
-            Some(keys) => self.records.forget(keys),
+            None => self.records.evict_all(),
+            Some(keys) => self.records.evict(keys),
         };
         let mut names: Vec<OsString> = match keys {
             None => self
