@@ -106,7 +106,7 @@ impl Account {
         self.http.json(&call, deadline)
     }
 
-    /// Returns what the API tells of a store.
+    /// Returns the API's data of a store.
     ///
     /// # Errors
     /// Those of the server.

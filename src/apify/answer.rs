@@ -20,7 +20,7 @@ pub struct Answer {
     pub meta: RecordMeta,
     /// The part that a 206 holds.
     pub part: Option<ContentRange>,
-    /// Whether the body's end is told, by a length or by chunks.
+    /// Whether the body's end is declared, by a length or by chunks.
     pub is_delimited: bool,
     /// The bytes.
     pub body: HttpBody,
@@ -36,7 +36,7 @@ pub struct ContentRange {
 }
 
 impl ContentRange {
-    /// Reads the header; `None` if it makes no sense.
+    /// Reads the header; `None` if it is invalid.
     pub fn parse(value: &str) -> Option<Self> {
         let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
         let total = match total.trim() {

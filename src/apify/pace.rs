@@ -160,8 +160,8 @@ impl Pace {
         bytes
     }
 
-    /// Reads what [`Pace::to_bytes`] wrote; `None` for what makes no sense. What was written
-    /// before the machine was last started is brought into reach.
+    /// Reads what [`Pace::to_bytes`] wrote; `None` for invalid bytes. What was written before the
+    /// machine was last started is brought into reach.
     pub fn from_bytes(bytes: &[u8; PACE_LEN], now: Moment) -> Option<Self> {
         let word = |at: usize| -> Option<u64> {
             let bytes = bytes.get(8 * at..8 * at + 8)?;

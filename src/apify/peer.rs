@@ -1,5 +1,5 @@
-//! What a server's answers have told of the server itself: that it is there, what time it is there,
-//! and that it names its limit of requests.
+//! What a server's answers show of the server itself: that it is there, what time it is there, and
+//! that it names its limit of requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

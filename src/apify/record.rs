@@ -101,7 +101,7 @@ impl RecordApi {
         }
     }
 
-    /// Returns what the answer to a PUT tells of the new version.
+    /// Returns the new version's data from the answer to a PUT.
     ///
     /// Its headers describe the answer's own body, such as `{}`, as much as the record. So they
     /// count only where the store's records have been seen with the like: the platform tags the

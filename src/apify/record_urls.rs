@@ -31,7 +31,7 @@ impl RecordUrlsStore {
     /// Asks for each record's size and returns the store.
     ///
     /// # Errors
-    /// Two URLs with one key; the first record, in the order of keys, that cannot be had.
+    /// Two URLs with one key; the first record, in the order of keys, that cannot be fetched.
     pub fn open(
         api: RecordApi,
         urls: &[SafeUrl],

@@ -1,5 +1,5 @@
-//! Where a redirect or link may lead: not into the open, not from the Internet to what only this machine
-//! or its network reaches, and with a change to no other server.
+//! Decides where a redirect or link may lead: not into the open, not from the Internet to what only this
+//! machine or its network reaches, and with a change to no other server.
 
 use std::net::Ipv4Addr;
 

@@ -20,8 +20,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn asleep(&self) -> Duration;
 }
 
-/// The system's clocks. Time that the machine spends suspended counts: what was believed for ten
-/// seconds in the evening is not believed the next morning.
+/// The system's clocks. Time that the machine spends suspended counts: an answer valid for ten
+/// seconds in the evening is not valid the next morning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

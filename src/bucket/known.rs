@@ -1,4 +1,4 @@
-//! What a process remembers of the catalog, for moments only: other servers change it, too.
+//! A process's memory of the catalog, for moments only: other servers change it, too.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! How a bucket is laid out, and whether its storage keeps to conditions.
+//! The layout of a bucket, and the check that its storage honours conditions.
 
 use std::time::Duration;
 

@@ -251,7 +251,7 @@ impl Bucket {
         Ok(true)
     }
 
-    /// Ends uploads in parts, for at most so long, so that none is left in the bucket.
+    /// Ends uploads in parts, for at most this long, so that none is left in the bucket.
     pub fn end_uploads(&self, most: Duration) {
         self.room.close();
         let end = Instant::now() + most;

@@ -101,7 +101,7 @@ impl BucketStore {
         self.bucket.alone(deadline)
     }
 
-    /// Returns how a record is to be put, so that the request's conditions hold then.
+    /// Returns how to put a record so that the request's conditions hold then.
     fn mode(
         &self,
         key: &Key,

@@ -1,5 +1,5 @@
 //! The library's HTTP client, with what the library lacks: conditions of uploads in parts, and a
-//! look at lists before they are believed.
+//! check of lists before they are used.
 
 use std::io;
 use std::sync::{Arc, OnceLock};

@@ -80,7 +80,7 @@ impl std::fmt::Debug for Opened {
 }
 
 impl Content {
-    /// Returns the content's size; waits where only decoding tells it.
+    /// Returns the content's size; waits where only decoding finds it.
     ///
     /// # Errors
     /// Those of the download; see [`Download::size`].

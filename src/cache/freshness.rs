@@ -27,7 +27,7 @@ pub(super) const SMALL: u64 = 64 << 10;
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// The clock is not checked more often.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
-/// Which of the small contents that are believed is fetched to compare it: one of the first so many.
+/// Which of the trusted small contents is fetched to compare it: one of the first this many.
 const CHECKED_OF: u8 = 8;
 /// Own writes of which the time is remembered until their contents are taken in.
 const MOST_WRITTEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
@@ -39,22 +39,22 @@ pub(crate) struct Question {
     wall: SystemTime,
 }
 
-/// What is to be done about a content that is older than the TTL.
+/// What to do about a content that is older than the TTL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
     /// It is current: the store was asked about then.
     Current(Instant),
-    /// The record is to be asked for.
+    /// Ask for the record.
     Fetch,
 }
 
-/// What is believed of a store's contents, and why.
+/// Which of a store's contents are trusted, and why.
 #[derive(Debug)]
 pub struct Freshness {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     ttl: Option<Duration>,
-    /// Files in which this store's clock is remembered, and whether the server's is believed at all.
+    /// The files that remember this store's clock, and whether the server's is trusted at all.
     files: Option<(PathBuf, PathBuf)>,
     state: Mutex<State>,
     answered: Condvar,
@@ -71,7 +71,7 @@ struct State {
     failed: Option<Instant>,
     /// The record that was fetched instead of asking.
     alone: Option<(Key, Instant)>,
-    /// When a content was last compared; how many more are believed before the next is.
+    /// When a content was last compared; how many more are trusted before the next comparison.
     checked: Option<Instant>,
     until_check: u8,
     /// When this mount last stored these records.
@@ -203,8 +203,8 @@ impl Freshness {
         }
     }
 
-    /// Returns whether a small record is to be fetched instead of asking about more than it; not if
-    /// another was within the TTL.
+    /// Returns whether to fetch a small record instead of asking about more than it; not if another
+    /// was within the TTL.
     pub(super) fn goes_alone(&self, key: &Key) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -242,8 +242,7 @@ impl Freshness {
         self.tell();
     }
 
-    /// Returns whether the small content that is about to be believed is to be fetched and
-    /// compared.
+    /// Returns whether to fetch and compare the small content that is about to be trusted.
     pub(super) fn is_check_due(&self) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -321,7 +320,7 @@ impl Freshness {
         }
     }
 
-    /// Returns what `kvfs status` tells of it.
+    /// Returns its part of `kvfs status`.
     pub fn status(&self) -> serde_json::Value {
         let state = self.state.lock();
         let (held_by, why) = match state.store.trust() {

@@ -1,4 +1,4 @@
-//! From an answered request to a [`Content`]: decides where the bytes go.
+//! Turns an answered request into a [`Content`]: decides where the bytes go.
 //!
 //! * small or of unknown size: read at once into memory; most records end here
 //! * larger: a [`Download`] into the disk cache, filled by a thread of its own

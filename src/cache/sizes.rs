@@ -30,7 +30,7 @@ const MOST_WAITING: usize = 4096;
 #[derive(Debug, Default)]
 pub struct ExactSizes {
     path: Option<PathBuf>,
-    /// Whether also versions are remembered of which nothing special is to be told.
+    /// Whether versions without anything special are remembered too.
     keeps_plain: AtomicBool,
     state: Mutex<State>,
 }

@@ -21,7 +21,7 @@ use crate::copy::run::{self, Options, Outcome, Report, Told, Watcher};
 use crate::daemon::causes;
 use crate::store::{ErrorKind, StoreError};
 
-/// Failures that are told one by one.
+/// How many failures are named one by one.
 const TOLD: u64 = 20;
 /// What a copy remembers of a pair of stores is removed after this many days without use.
 const DAYS: u64 = 90;

@@ -12,7 +12,7 @@ use crate::base::text;
 use crate::copy::diff::{self, Difference, Options};
 use crate::copy::pages::ListingError;
 
-/// Failures that are told one by one.
+/// How many failures are named one by one.
 const TOLD: usize = 20;
 
 /// Compares two stores.

@@ -189,7 +189,7 @@ impl Direct {
         })
     }
 
-    /// Returns what the API tells of the store besides, for one that is opened by a token.
+    /// Returns the API's other data of the store, for one that is opened by a token.
     pub fn described(&self) -> Option<StoreSummary> {
         let config = self.config.as_ref()?;
         if !matches!(config.reference, StoreRef::Remote(_)) || config.signature.is_some() {

@@ -16,7 +16,7 @@ use crate::registry::unmount::UnmountError;
 pub enum Kind {
     /// It did not work: the user's mistake, the network, the machine.
     Failed,
-    /// The command line makes no sense.
+    /// The command line is wrong.
     Usage,
     /// Nothing is mounted there, or the mount is dead or does not answer; `doctor` found something
     /// broken.

@@ -66,7 +66,7 @@ const NOT_OPTIONS: [&str; 5] = ["paths", "options", "fstab_source", "help", "ver
 pub struct Said {
     /// The long flags that say the same.
     pub flags: Vec<OsString>,
-    /// Switches that are to be off, whatever settings say.
+    /// Switches to turn off, whatever settings say.
     pub off: Vec<String>,
 }
 
@@ -194,7 +194,7 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns how many letters are to be changed, left out, put in or exchanged with the next one.
+/// Returns how many letters differ: changed, left out, put in or exchanged with the next one.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];

@@ -1,4 +1,4 @@
-//! Which records words on the command line mean: keys, or patterns that a listing answers.
+//! Selects records by words of the command line: keys, or patterns that a listing answers.
 
 use globset::{GlobSet, GlobSetBuilder};
 

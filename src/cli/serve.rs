@@ -304,7 +304,7 @@ fn runs(args: &ServeArgs) -> Result<Vec<RunEntry>, CliError> {
     Ok(runs)
 }
 
-/// Opens what is to be served.
+/// Opens the folder or bucket to serve.
 fn root(args: &ServeArgs, environment: &Environment, ui: Ui) -> Result<Root, CliError> {
     let Some(address) = args.dir.to_str().and_then(bucket_address) else {
         return make_root(&args.dir).map(Root::Folder);

@@ -166,7 +166,7 @@ struct Tally {
     dropped: u64,
 }
 
-/// Keys that are told apart; a trace that runs for days must not grow for ever.
+/// How many keys are distinguished; a trace that runs for days must not grow for ever.
 const KEYS: usize = 100_000;
 
 impl Tally {

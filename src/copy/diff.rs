@@ -1,4 +1,4 @@
-//! What two stores have in common: keys, sizes and, if wanted, contents.
+//! Compares two stores: keys, sizes and, if wanted, contents.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

@@ -1,4 +1,4 @@
-//! Which keys take part in a copy or a comparison.
+//! Selects the keys of a copy or a comparison.
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 

@@ -39,7 +39,7 @@ const MAX_PEERS: usize = 16;
 /// The longest path that fits into a socket address with its closing zero.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// What can be asked of a daemon.
+/// A request to a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {

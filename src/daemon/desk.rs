@@ -16,7 +16,7 @@ use crate::fs::warm::Wanted;
 use crate::fs::{FsError, KvFs};
 use crate::store::{Key, Store};
 
-/// The silence after which a follower is told that nothing happens.
+/// The silence after which a follower gets a sign of life.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Operations told at once.
 const BATCH: usize = 500;

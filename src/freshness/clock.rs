@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Changes that wait to show, at most; they wait in order, and each proves as much as any other.
 const MOST_SEEN: usize = 16;
 
-/// How far a server's clock is believed.
+/// How far a server's clock is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trust {
     /// Nothing shows that it moves with changes.
@@ -136,7 +136,7 @@ impl StoreClock {
         }
     }
 
-    /// Returns how far the clock is believed.
+    /// Returns how far the clock is trusted.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }

@@ -23,7 +23,8 @@ impl Span {
         }
     }
 
-    /// Returns the bounds of a stretch that ends at this moment and took so long.
+    /// Returns the bounds of the beginning of a stretch that ends at this moment and took this
+    /// long.
     pub fn begun(self, before: Duration) -> Self {
         Self {
             earliest: back(self.earliest, before),

@@ -54,7 +54,7 @@ struct More {
     opened: OpenedVersion,
 }
 
-/// What the store told of the version that is, or was last, open.
+/// The store's data of the version that is, or was last, open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenedVersion {
     /// Bytes as stored.
@@ -108,7 +108,7 @@ impl Inode {
         self.told_size = size;
     }
 
-    /// Notes that the kernel believes this size, whatever is still on its way to it.
+    /// Notes that the kernel has this size, whatever is still on its way to it.
     pub fn settle_size(&mut self, size: u64) {
         self.told_several = false;
         self.told_size = size;
@@ -127,7 +127,7 @@ impl Inode {
         });
     }
 
-    /// Returns what the store told of the version.
+    /// Returns the store's data of the version.
     pub fn opened(&self) -> OpenedVersion {
         self.more().opened
     }

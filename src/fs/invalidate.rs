@@ -16,7 +16,7 @@ pub struct Forgotten {
     kernel: Option<Arc<dyn KernelCache>>,
     inodes: Vec<Ino>,
     names: Vec<OsString>,
-    /// Whether pages are to be forgotten, too.
+    /// Whether to drop pages, too.
     pages: bool,
 }
 

@@ -162,7 +162,7 @@ impl KvFs {
             .find_key(&|key| OsStr::new(&name::of_key(key)) == name)
     }
 
-    /// Returns how long it may be believed that no key has a name which the listing does not show.
+    /// Returns how long it is certain that a name missing in the listing has no key.
     fn believed_of_listing(&self) -> Duration {
         match self.listing.latest() {
             Some(listing) if listing.is_done() => self.believed(listing.started),

@@ -62,7 +62,7 @@ pub struct Shown {
     pub changed: Option<SystemTime>,
 }
 
-/// An attribute answer, and how long it may be believed.
+/// An attribute answer, and how long it is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttrReply {
     /// The attributes.

@@ -226,7 +226,7 @@ impl KvFs {
         Some((facts, decision.at()))
     }
 
-    /// Returns what a listing alone tells of a record, and what is remembered of that version.
+    /// Returns a record's facts from a listing alone, and from what is remembered of that version.
     pub(super) fn facts_of_entry(&self, entry: &Entry, at: Instant) -> Facts {
         let stored = entry.stored_size;
         Facts {
@@ -264,7 +264,7 @@ impl KvFs {
         }
     }
 
-    /// Returns how much longer an answer of that age may be believed.
+    /// Returns how much longer an answer of that age is valid.
     pub(super) fn believed(&self, at: Instant) -> Duration {
         match self.records.config().ttl {
             None => FOREVER,

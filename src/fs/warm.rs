@@ -24,9 +24,9 @@ use crate::store::{ErrorKind, Key, StoreError};
 const AT_ONCE: usize = 32;
 /// The assumed cost of a record of unknown size, in bytes.
 const UNKNOWN: u64 = 64 << 10;
-/// How often progress is told.
+/// How often progress is reported.
 const TELL: Duration = Duration::from_millis(200);
-/// How many records that did not fit, or could not be had, are named.
+/// How many records that did not fit, or could not be fetched, are named.
 const NAMED: usize = 10;
 /// After this many failures in a row there is no use in going on.
 const HOPELESS: u64 = 32;
@@ -69,7 +69,7 @@ pub struct WarmProgress {
     pub unfit_bytes: u64,
     /// Some of them.
     pub unfit_names: Vec<String>,
-    /// Records that could not be had.
+    /// Records that could not be fetched.
     pub failed: u64,
     /// Some of them, with the reason.
     pub failures: Vec<String>,
@@ -107,7 +107,7 @@ impl KvFs {
     /// second; it ends early when that says `false`.
     ///
     /// # Errors
-    /// That the pattern makes no sense, or the store cannot be listed.
+    /// That the pattern is invalid, or the store cannot be listed.
     pub fn warm(
         &self,
         wanted: &Wanted,

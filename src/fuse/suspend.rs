@@ -20,8 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The clocks are read one after the other; less than this is no suspend.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Starts the thread that looks after suspends, as `clock` tells of them; it ends with the filesystem.
-/// Not needed where nothing ever changes.
+/// Starts the thread that handles suspends, which `clock` reports; it ends with the filesystem. Not
+/// needed where nothing ever changes.
 ///
 /// # Errors
 /// When no thread can be started.

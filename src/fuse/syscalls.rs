@@ -1,4 +1,4 @@
-//! Which requests belong to one system call: together they have one deadline.
+//! Groups requests into system calls: those of one call share one deadline.
 //!
 //! The kernel does not say. To open a path it may look the name up again because its entry has
 //! expired, look it up once more because that failed, open it, and begin again where that was stale;

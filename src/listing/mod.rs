@@ -101,8 +101,8 @@ impl Listing {
         Self::begin(source, now, before, true)
     }
 
-    /// Begins a listing because nothing is to be believed any more of what was listed before; keys
-    /// keep their inode numbers all the same.
+    /// Begins a listing because earlier ones are no longer valid; keys keep their inode numbers all
+    /// the same.
     pub fn again(source: Source, now: Instant, before: Option<Arc<Self>>) -> Arc<Self> {
         Self::begin(source, now, before, false)
     }
@@ -229,7 +229,7 @@ impl Listing {
         }
     }
 
-    /// Returns the listing before this one, as far as it may be believed, until this one has come to
+    /// Returns the listing before this one, as far as it is still valid, until this one has come to
     /// its end.
     pub fn before(&self) -> Option<Arc<Self>> {
         let state = self.state.lock();

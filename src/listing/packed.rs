@@ -13,7 +13,7 @@ use crate::store::{Key, ListItem};
 /// Entries from one whole key to the next.
 const BLOCK: usize = 16;
 
-/// Keys in strictly growing order, with what the listing tells of them.
+/// Keys in strictly growing order, with their data from the listing.
 ///
 /// INVARIANT: `data` is what [`Packed::new`] or [`Packed::from_bytes`] has checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Packed {
     data: Box<[u8]>,
 }
 
-/// What a listing tells of one record.
+/// A listing's data of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Bytes as stored, where the store tells.

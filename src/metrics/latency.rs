@@ -33,7 +33,7 @@ pub const BOUNDS_US: [u64; 22] = [
     100_000_000,
 ];
 
-/// The operations that are told apart; any other counts as the last.
+/// The operations with counters of their own; any other counts as the last.
 pub const OPERATIONS: [&str; 18] = [
     "lookup",
     "stat",
@@ -110,11 +110,11 @@ pub struct Latency {
     pub count: u64,
     /// All times together, in microseconds.
     pub sum_us: u64,
-    /// Half of the times are at most so long, in microseconds.
+    /// Half of the times are at most this long, in microseconds.
     pub p50_us: u64,
-    /// Nine tenths of the times are at most so long, in microseconds.
+    /// Nine tenths of the times are at most this long, in microseconds.
     pub p90_us: u64,
-    /// All but one in a hundred are at most so long, in microseconds.
+    /// All but one in a hundred are at most this long, in microseconds.
     pub p99_us: u64,
     /// How many times fall into each bucket of [`BOUNDS_US`], and above them all.
     pub buckets: Vec<u64>,

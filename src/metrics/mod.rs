@@ -1,4 +1,4 @@
-//! What a mount counts, and the errors it remembers for `kvfs status`.
+//! The counters of a mount, and its latest errors for `kvfs status`.
 //!
 //! One [`Metrics`] belongs to one mount or server and is handed to every part of it; there are
 //! no globals. Counters only grow. [`Snapshot`] is the JSON of `kvfs status --json` and of the
@@ -264,7 +264,7 @@ impl Metrics {
         self.has_hook.store(true, Ordering::Relaxed);
     }
 
-    /// Counts a filesystem operation that took so long.
+    /// Counts a filesystem operation and its time.
     pub fn operation(&self, operation: &str, took: Duration) {
         self.latencies.observe(operation, took);
     }

@@ -1,4 +1,4 @@
-//! What the kernel has mounted, from `/proc/self/mountinfo`: asking it touches no filesystem.
+//! The kernel's mounts, from `/proc/self/mountinfo`: reading it touches no filesystem.
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,4 +1,4 @@
-//! From what an address calls a store to the store: ids, names, and runs.
+//! Resolves a store's id, name or run in an address.
 
 use super::catalog::{Lookup, StoreEntry};
 use super::config::RunEntry;

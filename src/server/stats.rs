@@ -16,7 +16,7 @@ const REMEMBERED: usize = 10_000;
 /// How many bytes of them, at most: strangers write some of that.
 const REMEMBERED_BYTES: usize = 4 << 20;
 
-/// How long the size of a store is believed that others than this server may change.
+/// How long the size of a store that others may change stays valid.
 const MEASURED_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of a path or a header that are remembered.

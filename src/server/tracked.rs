@@ -36,7 +36,7 @@ impl Underway {
         }
     }
 
-    /// Says what is to be logged of the request.
+    /// Returns the log text of the request.
     pub(super) fn log(&mut self, request: Arc<LoggedRequest>) {
         self.line = Some(request);
     }

@@ -98,7 +98,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The deadline bounds the wait for the headers. The body is bounded by stalls (the attempt
     /// timeout), not in all: it may take as long as bytes keep coming. Reading it yields exactly
     /// the stored bytes of the version that `meta` describes and then EOF, or an error; a broken
-    /// transfer has then been resumed or retried in vain. Dropping it closes the connection.
+    /// transfer has then been resumed or retried without success. Dropping it closes the
+    /// connection.
     ///
     /// A store may ignore `range` and send the whole record ([`Fetched::range`] is then `None`).
     ///
@@ -158,7 +159,7 @@ pub fn upload_allowance(size: u64) -> Duration {
 pub struct ListQuery {
     /// List keys after this string; it need not be a key of the store.
     pub after: Option<Arc<str>>,
-    /// At most so many, 1 to [`MAX_PAGE`].
+    /// At most this many, 1 to [`MAX_PAGE`].
     pub limit: Option<usize>,
     /// Only keys that begin so.
     pub prefix: Option<Arc<str>>,
@@ -230,8 +231,8 @@ pub struct Fetched {
     pub meta: RecordMeta,
     /// The stored bytes that `body` yields, when a range was asked for and is honoured.
     pub range: Option<Range<u64>>,
-    /// Whether the end of the bytes is told, by a length or by chunks; else a body that broke off
-    /// looks like one that has ended.
+    /// Whether the end of the bytes is declared, by a length or by chunks; else a body that broke
+    /// off looks like one that has ended.
     pub is_delimited: bool,
     /// The bytes.
     pub body: Box<dyn Read + Send>,

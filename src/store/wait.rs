@@ -4,7 +4,7 @@ use super::{ErrorKind, StoreError};
 use crate::base::clock::{Deadline, Wait};
 use crate::base::sync::{Condvar, MutexGuard};
 
-/// Why an answer cannot be had.
+/// Why there is no answer.
 #[derive(Debug)]
 pub enum Error {
     /// It would have to wait, and the caller may not.

@@ -63,7 +63,7 @@ pub enum Change {
     Name,
 }
 
-/// What is to be seen of one upload.
+/// The visible state of one upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It waits for its turn.

@@ -23,7 +23,7 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Returns the uploads of a mount that at its end waits for them so long.
+    /// Returns the uploads of a mount that waits for them this long at its end.
     pub fn new(folder: Arc<StagingFolder>, uploader: Arc<Uploader>, patience: Duration) -> Self {
         Self {
             folder,

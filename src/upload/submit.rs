@@ -15,7 +15,7 @@ use crate::staging::entry::{EntryId, Pending, Why};
 use crate::staging::journal::JournalEntry;
 use crate::store::{ETag, ErrorKind, Key, RecordMeta, Result, StoreError};
 
-/// A file that was closed, and how it is to be stored.
+/// A closed file, and how to store it.
 #[derive(Debug)]
 pub struct Upload<'a> {
     /// Its place among the closes of its key; the name of its journal entry if it gets one.

@@ -18,7 +18,7 @@ pub mod thread {
 
     pub use shuttle::thread::{Builder, JoinHandle, Scope, panicking, scope, spawn, yield_now};
 
-    /// Waits so long.
+    /// Waits this long.
     pub fn sleep(span: Duration) {
         super::Waiter::new().wait(Some(super::now() + span));
     }

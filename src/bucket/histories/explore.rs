@@ -25,7 +25,7 @@ enum Fate {
     Answered,
     /// Done, but the answer is an error.
     Lost,
-    /// Done, and asked for again by the library, which is told that the condition does not hold.
+    /// Done, and repeated by the library, which then gets a failed condition.
     Repeated,
     /// Not done, and the answer is an error.
     Refused,

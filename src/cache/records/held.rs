@@ -226,7 +226,7 @@ impl Records {
         }
     }
 
-    /// Fetches a small content that is believed, now and then, and compares it.
+    /// Fetches a trusted small content, now and then, and compares it.
     pub(super) fn check_now_and_then(&self, key: &Key, known: &Known) {
         let is_small = known.meta.stored_size.is_some_and(|size| size <= SMALL);
         if !is_small || !self.freshness.is_check_due() {
@@ -243,7 +243,7 @@ impl Records {
         }
     }
 
-    /// Fetches a record and compares it with what is believed to be it.
+    /// Fetches a record and compares it with the trusted content.
     fn check(self: &Arc<Self>, key: &Key, version: VersionId) {
         let Some(content) = self.memory_content(key, version) else {
             return;

@@ -105,7 +105,7 @@ impl Known {
 }
 
 impl Records {
-    /// Returns what memory knows of a record and may still be believed.
+    /// Returns what memory knows of a record and is still valid.
     pub fn peek(&self, key: &Key) -> Peek {
         match self.recall(key) {
             Peek::Present(known) if self.is_current(key, &known) => Peek::Present(known),

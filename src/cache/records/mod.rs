@@ -50,7 +50,7 @@ pub struct RecordsConfig {
     /// How large a decoded content may be, in bytes; `None` for as large as honest ones of what is
     /// stored.
     pub max_content: Option<u64>,
-    /// How long an answer is believed; `None` for ever.
+    /// How long an answer stays valid; `None` for ever.
     pub ttl: Option<Duration>,
     /// Bytes of contents in memory.
     pub memory_capacity: u64,
@@ -187,7 +187,7 @@ impl Records {
         self.store.info().modified.unwrap_or(self.opened)
     }
 
-    /// Returns whether an answer of that age is still believed.
+    /// Returns whether an answer of that age is still valid.
     pub fn is_fresh(&self, at: Instant) -> bool {
         self.config
             .ttl
@@ -200,7 +200,7 @@ impl Records {
         self.asks_each_time.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether an answer of that age is still believed of names, sizes and times. Where
+    /// Returns whether an answer of that age is still valid for names, sizes and times. Where
     /// everything is asked for every time, one answer serves what programs ask in one go.
     pub fn is_fresh_name(&self, at: Instant) -> bool {
         let bursts = !self.asks_each_time.load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::mount::open::{OpenConfig, TokenSource, open, server};
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
 
-/// From how much on a wrong clock is told, in seconds.
+/// The least error of the clock that is reported, in seconds.
 const SKEW_TOLD: i64 = 30;
 
 /// From how much on a wrong clock breaks what depends on it, in seconds.

@@ -97,7 +97,7 @@ fn folder(dir: &Path) -> Option<Finding> {
     })
 }
 
-/// Returns what is to be said of uploads that are not done.
+/// Returns the finding about uploads that are not done.
 fn waiting(scopes: &[Scope]) -> Vec<Finding> {
     let items = |is: &dyn Fn(&Item) -> bool| -> Vec<&Item> {
         let all = scopes.iter().flat_map(|scope| &scope.items);

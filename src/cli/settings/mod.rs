@@ -1,4 +1,4 @@
-//! From arguments, environment and defaults to validated settings.
+//! Validates settings from arguments, environment and defaults.
 
 use std::ffi::OsString;
 use std::fs;
@@ -31,7 +31,7 @@ pub use environment::{Environment, SERVE_VARIABLE, VARIABLE, variable_of};
 use files::absolute;
 pub use files::read_secret;
 
-/// How long metadata is believed where nothing else is said.
+/// How long metadata stays valid by default.
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_CACHE: ByteSize = ByteSize::mib(64);
 const DEFAULT_CACHE_SIZE: ByteSize = ByteSize::gib(2);

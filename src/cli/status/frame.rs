@@ -8,7 +8,7 @@ use crate::base::units::ByteSize;
 
 /// Uploads that are named.
 const UPLOADS: usize = 10;
-/// Errors that are told, the latest first.
+/// How many errors are shown, the latest first.
 const ERRORS: usize = 5;
 
 /// Returns the state of a mount as lines for people.

@@ -28,7 +28,7 @@ struct Seen {
 }
 
 impl Folded {
-    /// Returns whether a line is to be written, and how often it has come up unwritten before.
+    /// Returns whether to write a line, and how often it has come up unwritten before.
     pub(super) fn shown(&self, line: &str) -> Option<u64> {
         self.shown_at(line, Instant::now())
     }

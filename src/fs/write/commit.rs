@@ -147,7 +147,7 @@ impl KvFs {
         Err(FsError::Store(error))
     }
 
-    /// Makes the upload of a ticket, encoded as it is to be stored, and does something with it.
+    /// Makes the upload of a ticket, encoded for storing, and does something with it.
     fn with_upload<T>(
         &self,
         side: &WriteSide,

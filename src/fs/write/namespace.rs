@@ -299,7 +299,7 @@ impl KvFs {
         }
     }
 
-    /// Returns what a file of this name is, or is to be, and whether the name is temporary.
+    /// Returns what a file of this name is, or will be, and whether the name is temporary.
     pub(in crate::fs) fn place_for(&self, side: &WriteSide, name: &OsStr) -> Result<(Place, bool)> {
         if side.drafts.of_scratch(name).is_some() {
             return Ok((Place::Scratch(name.to_owned()), false));

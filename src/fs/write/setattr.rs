@@ -11,7 +11,7 @@ use crate::fs::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
 use crate::fs::{FsError, KvFs, Result};
 use crate::store::Encoding;
 
-/// What is to be changed.
+/// The attributes to change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {
     /// The size in bytes.

@@ -1,4 +1,4 @@
-//! Which letters keys have at each position, and which others may stand there.
+//! The letters of keys at each position, and others that may stand there.
 
 /// Positions of keys with remembered letters.
 const POSITIONS: usize = 64;

@@ -149,7 +149,7 @@ proptest! {
 
 type MakeKey = fn(u64) -> String;
 
-/// Kinds of keys, and how many requests in vain they may cost for 100 pages.
+/// Kinds of keys, and how many wasted requests they may cost for 100 pages.
 const KINDS: [(&str, MakeKey, usize); 6] = [
     ("numbered", |i| format!("rec-{i:07}.json"), 4),
     ("numbered from one", |i| format!("page{:06}", i + 1), 4),

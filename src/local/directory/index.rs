@@ -16,7 +16,7 @@ use super::folder::Folder;
 use super::scan::{self, Claim};
 use crate::store::Key;
 
-/// How long an index is believed although the folder may have changed.
+/// How long an index stays valid although the folder may have changed.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Scans that take no longer than this are repeated whenever the folder may have changed.
@@ -25,7 +25,7 @@ const CHEAP: Duration = Duration::from_millis(3);
 /// So are scans that find no more records than this, however busy the machine is.
 const FEW: usize = 100;
 
-/// How many times the duration of its scan an index is believed, up to [`MAX_AGE`].
+/// How many times the duration of its scan an index stays valid, up to [`MAX_AGE`].
 const AGE_PER_SCAN: u32 = 10;
 
 /// The same beyond [`MAX_AGE`], lest a huge folder be scanned all the time.

@@ -42,7 +42,7 @@ const THINKS: Duration = Duration::from_millis(60);
 /// Bytes fetched ahead for those.
 const FOR_THINKERS: u64 = 1 << 20;
 
-/// What the detector must be told of the records.
+/// What the detector must know of the records.
 pub trait Records {
     /// Returns what is known of the record at `rank`; `None` past the end.
     fn at(&self, rank: u64) -> Option<Ahead>;

@@ -25,7 +25,7 @@ pub enum FaultAction {
     Reset,
     /// The request is carried out, but instead of the answer comes a reset.
     Lose,
-    /// In the middle of the body nothing comes for so long; `None`: until the client gives up.
+    /// In the middle of the body nothing comes for this long; `None`: until the client gives up.
     Stall(Option<Duration>),
     /// The connection ends after this many bytes of the body; `None`: in its middle.
     Truncate(Option<u64>),

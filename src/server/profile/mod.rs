@@ -36,7 +36,7 @@ const NO_ENDPOINT: &str = " Did you specify it correctly?";
 /// How the platform answers, where that can differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
-    /// How much later than a write of a record `modifiedAt` tells of it.
+    /// How much later than a write of a record `modifiedAt` shows it.
     pub lag: Duration,
     /// How `modifiedAt` goes.
     pub clock: StoreClockKind,

@@ -31,7 +31,7 @@ accepted forms:
   a local folder               /path, ./path, ../path, a/b/c
   a store in a bucket          s3://bucket/prefix/NAME, gs://..., az://... (as kvfs serve made it)";
 
-/// What the user typed for STORE, parsed; nothing has been asked of any server yet.
+/// What the user typed for STORE, parsed; no server has been asked yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StoreRef {
     /// A store on the platform.

@@ -30,7 +30,7 @@ pub enum Why {
     Now,
 }
 
-/// What is to be stored, kept as it is while it is uploaded or journalled.
+/// The bytes to store, unchanged while they are uploaded or journalled.
 ///
 /// Its holder must end it; dropping it counts as a failure.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Ticket {
     pub size: u64,
     /// What is known of it.
     pub facts: DraftFacts,
-    /// The bytes that it is to replace, if they are to be compared.
+    /// The bytes that it must replace, if they are compared.
     pub began: Option<Began>,
     /// When a program last changed it.
     pub modified: SystemTime,
