@@ -6,10 +6,13 @@
 //! answer early, and the archive with it, so that no client takes it for whole.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tokio::sync::Semaphore;
 use zip::write::{SimpleFileOptions, StreamWriter, ZipWriter};
 
 use super::aliases::resolve;
@@ -38,7 +41,30 @@ const NOT_IN_NAMES: &AsciiSet = &CONTROLS
 /// Text shrinks well at this level already, and it is fast.
 const LEVEL: i64 = 1;
 
+/// Archives that are made at once: the table of one's files is in memory, for large stores some
+/// 20 MiB of it.
+const MOST: usize = 4;
+
+/// Places for archives that are being made.
+#[derive(Debug)]
+pub(super) struct Archives {
+    places: Arc<Semaphore>,
+    /// Whether a client was refused one.
+    wanted: AtomicBool,
+}
+
+impl Default for Archives {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(MOST)),
+            wanted: AtomicBool::new(false),
+        }
+    }
+}
+
 /// Answers `GET …/records`.
+///
+/// A client that hardly takes its archive makes way once another was refused one.
 pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let resolved = resolve(app, call, target)?;
     let entry = resolved.entry;
@@ -52,13 +78,20 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let store = entry.store;
     // What is wrong with the store is said before the archive begins.
     selection.page(&*store, None, 1, Deadline::after(REQUEST_DEADLINE))?;
-    let place = app.archives.clone().try_acquire_owned();
-    let place = place.map_err(|_| ApiError::busy())?;
-    let body = body::written(move |out| {
-        let packed = pack(&*store, &selection, out);
-        drop(place);
-        packed
-    });
+    let archives = app.archives.clone();
+    let place = archives.places.clone().try_acquire_owned();
+    let Ok(place) = place else {
+        archives.wanted.store(true, Ordering::Relaxed);
+        return Err(ApiError::busy());
+    };
+    let body = body::written(
+        move |out| {
+            let packed = pack(&*store, &selection, out);
+            drop(place);
+            packed
+        },
+        move || archives.wanted.swap(false, Ordering::Relaxed),
+    );
     let mut response = reply::empty(StatusCode::OK);
     *response.body_mut() = body;
     let headers = response.headers_mut();

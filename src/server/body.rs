@@ -7,13 +7,16 @@ use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::task::JoinHandle;
 
+use super::listen::{LEAST_TAKEN, SPARED};
 use super::stats::Stats;
 
 /// Bytes in one piece of a body.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = LEAST_TAKEN;
 
 /// Bytes in one piece of a long record on its way out. Two are in memory for each reader.
 const PIECE: usize = 128 * 1024;
@@ -88,15 +91,19 @@ async fn next_piece(reading: Reading) -> Option<(io::Result<Bytes>, Reading)> {
 }
 
 /// Returns the body of an answer that a blocking thread writes, a bounded way ahead. An error
-/// breaks the connection off.
+/// breaks the connection off, and so does a client that hardly takes what is written if it
+/// `makes_way`.
 pub(super) fn written(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+    makes_way: impl Fn() -> bool + Send + 'static,
 ) -> Body {
     let (sender, body) = channel();
     tokio::task::spawn_blocking(move || {
         let mut pieces = Pieces {
             sender,
             piece: BytesMut::new(),
+            makes_way: Box::new(makes_way),
+            given_up: false,
         };
         if let Err(error) = write(&mut pieces).and_then(|()| pieces.flush())
             && !pieces.sender.is_closed()
@@ -122,6 +129,10 @@ fn channel() -> (mpsc::Sender<io::Result<Bytes>>, Body) {
 struct Pieces {
     sender: mpsc::Sender<io::Result<Bytes>>,
     piece: BytesMut,
+    /// Returns whether a client that takes no piece for [`SPARED`] is to make way.
+    makes_way: Box<dyn Fn() -> bool + Send>,
+    /// Whether it has made way; nothing more goes out then.
+    given_up: bool,
 }
 
 impl Write for Pieces {
@@ -138,9 +149,19 @@ impl Write for Pieces {
         if piece.is_empty() {
             return Ok(());
         }
-        self.sender
-            .blocking_send(Ok(piece))
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        let runtime = Handle::current();
+        let mut waiting = Ok(piece);
+        while !self.given_up {
+            match runtime.block_on(self.sender.send_timeout(waiting, SPARED)) {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(SendTimeoutError::Timeout(piece)) => {
+                    self.given_up = (self.makes_way)();
+                    waiting = piece;
+                }
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -53,6 +53,10 @@ impl Throttle {
 #[derive(Debug)]
 pub(super) struct Signals {
     turn: Mutex<Turn>,
+    /// Bytes that the client took, or its side of the line.
+    taken: AtomicU64,
+    /// Whether bytes wait for the client to take them.
+    blocked: AtomicBool,
     /// The connection is to end with a reset.
     reset: AtomicBool,
 }
@@ -72,6 +76,8 @@ impl Default for Signals {
     fn default() -> Self {
         Self {
             turn: Mutex::new(Turn::Request(Instant::now())),
+            taken: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
             reset: AtomicBool::new(false),
         }
     }
@@ -94,6 +100,12 @@ impl Signals {
             Turn::Request(since) => Some(since),
             Turn::Answer | Turn::Body(_) => None,
         }
+    }
+
+    /// Returns how many bytes the client has taken, if others wait for it to take them.
+    pub(super) fn blocked_at(&self) -> Option<u64> {
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        blocked.then(|| self.taken.load(Ordering::Relaxed))
     }
 
     /// Notes whether more of the request's body is being waited for.
@@ -273,9 +285,15 @@ impl Connection {
         written: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        self.signals
+            .blocked
+            .store(written.is_pending(), Ordering::Relaxed);
         match written {
             Poll::Ready(written) => {
                 let written = written?;
+                self.signals
+                    .taken
+                    .fetch_add(written as u64, Ordering::Relaxed);
                 self.moved(WRITING, written);
                 Poll::Ready(Ok(written))
             }

@@ -25,8 +25,12 @@ use super::tracked::Awaited;
 /// The wait after a connection could not be accepted, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection may bring no request while others wait for its place.
-const SPARED: Duration = Duration::from_secs(2);
+/// How long a connection may bring no request, or take next to nothing of its answer, while others
+/// wait for its place.
+pub(super) const SPARED: Duration = Duration::from_secs(2);
+
+/// Bytes of an answer that a client has to take in that time.
+pub(super) const LEAST_TAKEN: usize = 64 << 10;
 
 /// Headers of a request, at most.
 const MAX_HEADERS: usize = 100;
@@ -149,7 +153,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = unwanted(&signals, crowded.clone()) => {
-            tracing::debug!("a connection that brings no request makes way for another");
+            tracing::debug!("a connection that is hardly used makes way for another");
             return;
         }
         () = reached(&mut phase, Phase::Finish) => {
@@ -162,7 +166,8 @@ async fn connection(
     }
 }
 
-/// Waits until a client waits for the place of an idle connection.
+/// Waits until another client waits for the place of a connection that brings no request, or whose
+/// client hardly takes what it asked for.
 async fn unwanted(signals: &Signals, mut crowded: watch::Receiver<bool>) {
     loop {
         if crowded.wait_for(|crowded| *crowded).await.is_err() {
@@ -173,7 +178,16 @@ async fn unwanted(signals: &Signals, mut crowded: watch::Receiver<bool>) {
         match unused {
             Some(unused) if unused >= SPARED => return,
             Some(unused) => tokio::time::sleep(SPARED - unused).await,
-            None => tokio::time::sleep(SPARED).await,
+            None => {
+                let before = signals.blocked_at();
+                tokio::time::sleep(SPARED).await;
+                if let (Some(before), Some(now)) = (before, signals.blocked_at())
+                    && now - before < LEAST_TAKEN as u64
+                    && *crowded.borrow()
+                {
+                    return;
+                }
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 mod accounts;
@@ -56,6 +56,7 @@ pub use profile::{Platform, StoreClockKind};
 pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
+use archive::Archives;
 use auth::Caller;
 use errors::{ApiError, Result};
 use faults::Faults;
@@ -72,10 +73,6 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The longest that the body of a request about a store object may take.
 const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Archives that are made at once: the table of one's files is in memory, for large stores some
-/// 20 MiB of it.
-const MOST_ARCHIVES: usize = 4;
 
 /// How many stores have their requests counted at once under a rate limit.
 const MOST_ALLOWANCES: usize = 10_000;
@@ -111,8 +108,7 @@ struct App {
     addr: SocketAddr,
     faults: Faults,
     profile: Option<Profile>,
-    /// Places for archives that are being made.
-    archives: Arc<Semaphore>,
+    archives: Arc<Archives>,
     /// Requests left for each store, and when that was reckoned. By a hash of what the address
     /// calls the store: strangers choose that text.
     allowances: Mutex<HashMap<u64, (f64, Instant)>>,
@@ -182,7 +178,7 @@ impl Server {
             catalog,
             stats: Arc::default(),
             addr,
-            archives: Arc::new(Semaphore::new(MOST_ARCHIVES)),
+            archives: Arc::default(),
             allowances: Mutex::default(),
             hasher: RandomState::new(),
         });

@@ -168,6 +168,82 @@ fn clients_that_ask_and_keep_their_connections_make_way() {
     });
 }
 
+/// Stores a record that fills the buffers of a connection many times over.
+fn put_large(served: &Served) -> String {
+    let store = served.store("results");
+    let bytes: Vec<u8> = (0..24 << 20).map(|_| fastrand::u8(..)).collect();
+    let put = client().put(format!("{store}/records/large"));
+    assert_eq!(send(put.bearer_auth(TOKEN).body(bytes)).status(), 201);
+    store
+}
+
+/// Has strangers ask for something long and take next to nothing of it while `meanwhile` runs.
+fn hardly_taken(served: &Served, url: &str, strangers: usize, meanwhile: impl FnOnce()) {
+    let path = url.trim_start_matches(&*served.url);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (begun, all_begun) = std::sync::mpsc::channel();
+        for _ in 0..strangers {
+            let (over, request, begun) = (&over, &request, begun.clone());
+            scope.spawn(move || {
+                let mut connection = attack(served, request.as_bytes());
+                let brief = Some(Duration::from_millis(50));
+                connection.set_read_timeout(brief).expect("a timeout");
+                let mut little = [0; 512];
+                while !over.load(Ordering::Relaxed) {
+                    match connection.read(&mut little) {
+                        Ok(0) => break,
+                        // Nothing more is waited for than that the first of it came.
+                        Ok(_) => begun.send(()).unwrap_or_default(),
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(_) => break,
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        for _ in 0..strangers.min(4) {
+            all_begun.recv_timeout(PATIENCE).expect("an answer");
+        }
+        meanwhile();
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn clients_that_hardly_take_their_answers_make_way() {
+    costs_little(|served| {
+        let store = put_large(served);
+        let record = format!("{store}/records/large");
+        hardly_taken(served, &record, CONNECTIONS * 2, || {
+            good_client_is_answered(served);
+        });
+    });
+}
+
+#[test]
+fn archives_that_are_hardly_taken_make_way() {
+    costs_little(|served| {
+        let store = put_large(served);
+        let archive = format!("{store}/records");
+        hardly_taken(served, &archive, 8, || {
+            let deadline = Instant::now() + PATIENCE;
+            let ask = || send(client().get(&archive).bearer_auth(TOKEN).timeout(PATIENCE));
+            loop {
+                let answer = ask();
+                if answer.status() == 200 {
+                    assert!(answer.bytes().expect("an archive").len() > 24 << 20);
+                    break;
+                }
+                assert_eq!(answer.status(), 429);
+                assert!(Instant::now() < deadline, "no archive is to be had");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+    });
+}
+
 #[test]
 fn what_strangers_ask_for_is_not_kept_at_length() {
     costs_little(|served| {
