@@ -11,6 +11,7 @@ use url::Url;
 use super::answer::encoding_of;
 use super::errors::Failure;
 use crate::base::redact::{self, SafeUrl, Secret};
+use crate::base::text;
 use crate::freshness::StoreState;
 use crate::store::{
     ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError, codec,
@@ -285,12 +286,8 @@ fn has_type(headers: &HeaderMap, expected: &str) -> bool {
 
 /// Makes a server's text fit for showing: one line, bounded, no secrets.
 fn presentable(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
     // Before it is cut, or half a secret would not be known for one.
-    let shown = redact::text(&line, &[]);
+    let shown = redact::text(&text::plain(text), &[]);
     shown.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 

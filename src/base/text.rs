@@ -25,6 +25,12 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_dangerous)
 }
 
+/// Returns a text with a space for whatever is dangerous in it: one that stays legible where it
+/// need not be exact.
+pub fn plain(text: &str) -> String {
+    text.replace(is_dangerous, " ")
+}
+
 /// Returns a text of several lines, with its line breaks and tabs: one that was put together here,
 /// with foreign parts that have gone through [`line()`] already.
 pub fn lines(text: &str) -> Cow<'_, str> {
@@ -105,6 +111,7 @@ mod tests {
         }
         assert_eq!(format!("{:4}|", Line("a")), "a   |");
         assert_eq!(lines("a\n\tb\x1b"), "a\n\tb\\u{1b}");
+        assert_eq!(plain("a\nb\\n\u{202e}c"), "a b\\n c");
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! the disk with log lines.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, layer};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -83,8 +83,8 @@ where
             .boxed(),
         LogFormat::Json => layer
             .json()
-            .flatten_event(true)
-            .with_writer(JsonLines(writer))
+            .event_format(JsonLines::default())
+            .with_writer(writer)
             .boxed(),
         LogFormat::Command => layer
             .event_format(Lines::new(Style::Command, ()))
@@ -194,34 +194,46 @@ fn colored(level: Level) -> &'static str {
     }
 }
 
-/// Writes lines of JSON in which nothing is dangerous to look at.
-struct JsonLines<W>(W);
+/// Writes an event as one line of JSON in which nothing is dangerous to look at.
+struct JsonLines {
+    format: Format<Json, ()>,
+    folded: Folded,
+}
 
-/// One line of JSON on its way.
-struct JsonLine<W>(W);
-
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonLines<W> {
-    type Writer = JsonLine<W::Writer>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        JsonLine(self.0.make_writer())
+impl Default for JsonLines {
+    fn default() -> Self {
+        Self {
+            format: Format::default().json().flatten_event(true).without_time(),
+            folded: Folded::default(),
+        }
     }
 }
 
-impl<W: Write> Write for JsonLine<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // An event comes in one piece.
-        match std::str::from_utf8(bytes) {
-            Ok(line) => self.0.write_all(text::json(line).as_bytes())?,
-            Err(_) => self
-                .0
-                .write_all(bytes.escape_ascii().to_string().as_bytes())?,
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut what = String::new();
+        self.format
+            .format_event(context, Writer::new(&mut what), event)?;
+        let Some(repeats) = self.folded.shown(&what) else {
+            return Ok(());
+        };
+        // The time stands in front, and what was left out behind it.
+        writer.write_str("{\"timestamp\":\"")?;
+        SystemTime.format_time(&mut writer)?;
+        writer.write_str("\",")?;
+        if repeats > 0 {
+            write!(writer, "\"repeats\":{repeats},")?;
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        writer.write_str(&text::json(what.strip_prefix('{').unwrap_or(&what)))
     }
 }
 
@@ -236,8 +248,10 @@ fn level(level: LogLevel) -> LevelFilter {
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
+    use std::io::Write;
     use std::sync::Arc;
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -283,15 +297,30 @@ mod tests {
 
     #[test]
     fn what_repeats_is_told_once_in_a_while() {
-        let shown = logged(LogFormat::Text, false, || {
-            for n in 0..1000 {
-                tracing::warn!("the same");
-                if n == 500 {
-                    tracing::warn!("something else");
+        for format in [LogFormat::Text, LogFormat::Json, LogFormat::Journal] {
+            let shown = logged(format, false, || {
+                for n in 0..1000 {
+                    tracing::warn!("the same");
+                    if n == 500 {
+                        tracing::warn!("something else");
+                    }
                 }
-            }
-        });
-        assert!(shown.lines().count() < 10, "{shown}");
-        assert!(shown.contains("something else"), "{shown}");
+            });
+            assert!(shown.lines().count() < 10, "{shown}");
+            assert!(shown.contains("something else"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_has_its_time_and_its_fields() {
+        let shown = logged(LogFormat::Json, false, || tracing::warn!(key = "k", "said"));
+        let line: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(
+            (&line["level"], &line["key"]),
+            (&"WARN".into(), &"k".into())
+        );
+        assert_eq!(line["message"], "said");
+        let time = line["timestamp"].as_str().expect("a time");
+        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     }
 }
