@@ -9,11 +9,12 @@
 use std::time::Duration;
 
 use super::folder::FolderLock;
+use super::found::{Opened, meta};
 use super::names::{self, sidecar_name};
 use super::scan::{Claim, Files};
 use super::sidecar::{Description, Identity, Ours, Previous, Sidecar};
 use super::unfinished::Unfinished;
-use super::{Access, DirectoryStore, Opened, meta};
+use super::{Access, DirectoryStore};
 use crate::base::clock::Deadline;
 use crate::local::transfer::{self, disk};
 use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, Result, StoreError, Upload};
