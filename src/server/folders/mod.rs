@@ -7,15 +7,12 @@
 //! Programs that share the folder may put links into it at any time. Everything is opened beneath
 //! a descriptor, or by a path that may hold no links any more, so that none of them leads out.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, MutexGuard};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use parking_lot::Mutex;
 
 use super::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
 use super::config::GeneralAccess;
@@ -27,20 +24,18 @@ use crate::local::directory::names::SECRET;
 use crate::local::{Access, DirectoryStore};
 use crate::store::{ErrorKind, Result, Store, StoreError};
 
+mod changes;
 mod known;
 pub(super) mod metadata;
 
 use known::{Stores, rank};
-use metadata::{Metadata, date, disk, id_of_folder, is_id, random_id, time};
+use metadata::{Metadata, disk, id_of_folder, is_id, time};
 
 /// The folder of all key-value stores in a storage folder.
 const STORES: &str = "key_value_stores";
 
 /// The folder of the store that a program uses when it names none; never a name.
 const DEFAULT: &str = "default";
-
-/// How the folders of stores that are being made are called.
-const UNFINISHED: &str = ".new-";
 
 /// How often a store that changes while it is looked for is looked for again.
 const ATTEMPTS: usize = 8;
@@ -326,55 +321,6 @@ impl DirectoryCatalog {
         });
         Ok(same.then_some(folder))
     }
-
-    /// Keeps other changes out, those of other servers of the folder, too.
-    fn change(&self) -> Result<(MutexGuard<'_, ()>, File)> {
-        let changing = self.changing.lock();
-        let root = File::open(&self.root).map_err(disk)?;
-        match flock(&root, FlockOperation::LockExclusive) {
-            // Not on all network filesystems; a server alone needs none.
-            Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok((changing, root)),
-            Err(error) => Err(disk(error.into())),
-        }
-    }
-
-    fn must_write(&self) -> Result<()> {
-        if self.access == Access::ReadWrite && !self.single {
-            Ok(())
-        } else {
-            Err(StoreError::new(
-                ErrorKind::Unsupported,
-                "stores cannot be made, changed or deleted here",
-            ))
-        }
-    }
-
-    /// Returns whether a store of this account may lie in a folder that is called like it: local
-    /// programs take such names for ids.
-    fn may_be_folder(&self, name: &str, owner: &str) -> bool {
-        !is_id(name) && (name != DEFAULT || owner == self.owner)
-    }
-
-    /// Gives a folder a name that is free and may be one, else the other, which is free.
-    fn place(
-        &self,
-        stores: &Dir,
-        from: &str,
-        name: Option<&str>,
-        otherwise: &str,
-    ) -> Result<String> {
-        if let Some(name) = name {
-            match stores.rename_anew(from, name) {
-                Ok(()) => return Ok(name.to_owned()),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(disk(error)),
-            }
-        }
-        if otherwise != from {
-            stores.rename_anew(from, otherwise).map_err(disk)?;
-        }
-        Ok(otherwise.to_owned())
-    }
 }
 
 impl Catalog for DirectoryCatalog {
@@ -395,114 +341,15 @@ impl Catalog for DirectoryCatalog {
     }
 
     fn create(&self, new: &NewStore) -> Result<(StoreEntry, bool)> {
-        let _changing = self.change()?;
-        let owner = new.owner.as_deref().unwrap_or(&self.owner);
-        if let Some(name) = &new.name
-            && let Some(found) = self.find(Lookup::Name { owner, name })?
-        {
-            return Ok((found, false));
-        }
-        self.must_write()?;
-        let id = random_id()?;
-        let now = Some(date(SystemTime::now()));
-        let metadata = Metadata {
-            id: Some(id.clone()),
-            name: new.name.clone(),
-            accessed_at: now.clone(),
-            created_at: now.clone(),
-            modified_at: now,
-            owner: Some(owner.to_owned()).filter(|owner| *owner != self.owner),
-            schema: new.schema.clone(),
-            ..Metadata::default()
-        };
-        match Dir::open(&self.root).and_then(|root| root.create_dir(STORES)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(disk(error)),
-            _ => {}
-        }
-        let stores = self.stores_dir().map_err(disk)?;
-        // It gets its name together with its account.
-        let unfinished = format!("{UNFINISHED}{id}");
-        stores.create_dir(&unfinished).map_err(disk)?;
-        let made = stores
-            .dir(&unfinished)
-            .map_err(disk)
-            .and_then(|dir| metadata.write(&dir))
-            .and_then(|()| {
-                // Another account's store, or one that was renamed, may lie in the folder of that
-                // name.
-                let name = new.name.as_deref();
-                let name = name.filter(|name| self.may_be_folder(name, owner));
-                self.place(&stores, &unfinished, name, &id)
-            });
-        let folder = made.inspect_err(|_| {
-            // What failed is told already.
-            let _ = stores.remove_tree(&unfinished);
-        })?;
-        let entry = self.load(&folder)?.ok_or_else(vanished)?;
-        Ok((entry, true))
+        self.make(new)
     }
 
     fn update(&self, entry: &StoreEntry, change: &StoreChange) -> Result<Changed> {
-        let _changing = self.change()?;
-        let Some(folder) = self.folder_of(entry)? else {
-            return Ok(Changed::Missing);
-        };
-        self.must_write()?;
-        if let Some(Some(name)) = &change.name
-            && let Some(other) = self.find(Lookup::Name {
-                owner: &entry.owner,
-                name,
-            })?
-            && !Arc::ptr_eq(&other.store, &entry.store)
-        {
-            return Ok(Changed::NameTaken);
-        }
-        let stores = self.stores_dir().map_err(disk)?;
-        let dir = stores.dir(&folder).map_err(disk)?;
-        let old = Metadata::open(&dir).map(|(file, _)| Metadata::read(file));
-        let old = old.unwrap_or_default();
-        let metadata = Metadata {
-            id: Some(entry.id.clone()),
-            name: change.name.clone().unwrap_or_else(|| entry.name.clone()),
-            accessed_at: Some(date(entry.accessed)),
-            created_at: Some(date(entry.created)),
-            modified_at: Some(date(SystemTime::now())),
-            title: change.title.clone().unwrap_or_else(|| entry.title.clone()),
-            general_access: change.general_access.or(old.general_access),
-            owner: old.owner,
-            schema: change.schema.clone().unwrap_or(old.schema),
-        };
-        metadata.write(&dir)?;
-        let renamed = match &change.name {
-            _ if folder == DEFAULT => folder.clone(),
-            None => folder.clone(),
-            Some(Some(name)) if *name == folder => folder.clone(),
-            Some(Some(name)) => {
-                let name = Some(&**name).filter(|name| self.may_be_folder(name, &entry.owner));
-                self.place(&stores, &folder, name, &folder)?
-            }
-            // The name is free for another store of any account.
-            Some(None) => self.place(&stores, &folder, Some(&entry.id), &folder)?,
-        };
-        if renamed != folder {
-            self.stores.lock().remove(&folder);
-        }
-        match self.load(&renamed)? {
-            Some(entry) => Ok(Changed::Done(Box::new(entry))),
-            None => Ok(Changed::Missing),
-        }
+        self.alter(entry, change)
     }
 
     fn delete(&self, entry: &StoreEntry) -> Result<bool> {
-        let _changing = self.change()?;
-        let Some(folder) = self.folder_of(entry)? else {
-            return Ok(false);
-        };
-        self.must_write()?;
-        let stores = self.stores_dir().map_err(disk)?;
-        stores.remove_tree(&folder).map_err(disk)?;
-        self.stores.lock().remove(&folder);
-        Ok(true)
+        self.erase(entry)
     }
 }
 
@@ -532,8 +379,4 @@ fn is_absence(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     ) || [libc::EXDEV, libc::ELOOP].contains(&error.raw_os_error().unwrap_or_default())
-}
-
-fn vanished() -> StoreError {
-    StoreError::new(ErrorKind::StoreNotFound, "the store was deleted meanwhile")
 }
