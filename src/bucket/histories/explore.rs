@@ -1,22 +1,24 @@
 //! Tries every interleaving of what several servers do, with every fault at every step.
 //!
 //! A state is what the storage holds, what each server has been answered so far and what clients
-//! were told: the servers' code runs for real, and does nothing else but ask the storage. States
-//! that were seen are not gone into again.
+//! were told: the servers' code runs for real, and does nothing else but ask the storage. So what a
+//! server does next follows from its answers; it runs once for each sequence of them ([`Node`]).
+//! States that were seen are not gone into again.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::future::Future;
 use std::hash::{Hash, Hasher};
-use std::pin::Pin;
+use std::marker::PhantomData;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use object_store::{Error, ObjectStore};
+use object_store::ObjectStore;
 use parking_lot::Mutex;
 
-use super::model::{Call, Gate, Model, Reply, hash_content, refusal};
+use super::model::{Answer, Call, Gate, Model, Reply};
 use super::told::{Event, Found, Protocol, Scenario, Step, Told};
 
 /// What becomes of a request.
@@ -49,88 +51,47 @@ const FATES: [Fate; 8] = [
     Fate::DiesAfter,
 ];
 
-/// A choice: which client goes on, and what becomes of its request. After the clients come the
-/// requests that are done late.
+/// A choice: who goes on, and what becomes of the request. Behind the clients come the requests
+/// that are done late.
 type Choice = (u8, u8);
 
-struct Client {
-    run: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    gate: Gate,
+/// How far a client's server is after so many answers.
+struct Node {
+    /// What it asks; `None` when it has ended.
+    call: Option<Call>,
+    /// What its client asks for with this request, if that is the first one for it.
+    asking: Option<Event>,
+    /// What its client was told since the last answer.
+    said: Vec<Event>,
     /// Hash of all answers.
     heard: u64,
+    /// The last answer, and where it came.
+    before: Option<(Arc<Node>, Answer)>,
 }
 
+#[derive(Clone)]
 struct World {
     model: Model,
-    clients: Vec<Client>,
+    /// `None` for those whose servers died.
+    clients: Vec<Option<Arc<Node>>>,
     late: Vec<Call>,
     faults: usize,
-    log: Arc<Mutex<Vec<Event>>>,
-    /// What each client is about to ask; said in the log with its first request.
-    asking: Arc<Mutex<Vec<Option<Event>>>>,
+    log: Vec<Event>,
+}
+
+/// What a choice led to.
+struct Happened {
+    /// `None` for what is done late.
+    client: Option<(usize, Fate)>,
+    call: Call,
+    answer: Option<Answer>,
 }
 
 impl World {
-    fn start<P: Protocol>(scenario: &Scenario) -> Self {
-        let mut model = Model::default();
-        for (at, name) in scenario.given.iter().enumerate() {
-            let told = immediately::<P, _>(&mut model, true, |server| async move {
-                server.create(name, &format!("S{at}")).await
-            });
-            assert_eq!(
-                told,
-                Told::Store(format!("S{at}"), Some((*name).to_owned()), true)
-            );
-        }
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let asking = Arc::new(Mutex::new(vec![None; scenario.clients.len()]));
-        let clients = scenario.clients.iter().enumerate().map(|(at, steps)| {
-            let gate = Gate::default();
-            let store: Arc<dyn ObjectStore> = Arc::new(gate.clone());
-            let server = if scenario.hasty {
-                P::settling(store)
-            } else {
-                P::over(store)
-            };
-            let run = run(server, at, steps.clone(), log.clone(), asking.clone());
-            Client {
-                run: Some(Box::pin(run)),
-                gate,
-                heard: 0,
-            }
-        });
-        let clients = clients.collect();
-        let mut world = Self {
-            model,
-            clients,
-            late: Vec::new(),
-            faults: scenario.faults,
-            log,
-            asking,
-        };
-        for at in 0..world.clients.len() {
-            world.go_on(at);
-        }
-        world
-    }
-
-    /// Lets a client's server work until its next request.
-    fn go_on(&mut self, at: usize) {
-        let client = &mut self.clients[at];
-        let Some(run) = &mut client.run else { return };
-        // What is made up is the same in each run.
-        fastrand::seed(client.heard.wrapping_add(at as u64));
-        let mut context = Context::from_waker(Waker::noop());
-        if run.as_mut().poll(&mut context).is_ready() {
-            client.run = None;
-        }
-    }
-
     fn choices(&self) -> Vec<Choice> {
         let mut choices = Vec::new();
         for (at, client) in self.clients.iter().enumerate() {
-            let slot = client.gate.0.lock();
-            let Some(call) = slot.call.as_ref().filter(|_| client.run.is_some()) else {
+            let Some(call) = client.as_ref().and_then(|node| node.call.as_ref()) else {
                 continue;
             };
             for (number, fate) in FATES.iter().enumerate() {
@@ -151,126 +112,244 @@ impl World {
         choices
     }
 
-    fn choose(&mut self, (at, number): Choice) -> String {
-        let at = usize::from(at);
-        if at >= self.clients.len() {
-            let call = self.late.remove(at - self.clients.len());
-            // No client gets the answer.
-            let done = self.model.execute(&call).is_ok();
-            return format!("late: {call}{}", if done { "" } else { " -> refused" });
-        }
-        let fate = FATES[usize::from(number)];
-        if let Some(asked) = self.asking.lock()[at].take() {
-            self.log.lock().push(asked);
-        }
-        let Some(call) = self.clients[at].gate.0.lock().call.take() else {
-            return String::new();
-        };
-        self.faults -= usize::from(fate != Fate::Answered);
-        let done = match fate {
-            Fate::Answered | Fate::Lost | Fate::Repeated | Fate::DiesAfter => {
-                Some(self.model.execute(&call))
-            }
-            _ => None,
-        };
-        let unavailable = || Error::Generic {
-            store: "model",
-            source: "503 Service Unavailable".into(),
-        };
-        let mut shown = format!("{}: {call}", (b'A' + at as u8) as char);
-        let answer = match (fate, done, &call) {
-            (Fate::Answered, Some(done), _) => {
-                let _ = write!(shown, " -> {}", outcome(&done));
-                done
-            }
-            (Fate::Repeated, Some(Ok(_)), Call::Put(path, .., mode)) => Err(refusal(path, mode)),
-            (Fate::Conflict, _, Call::Put(path, ..)) => Err(Error::AlreadyExists {
-                path: path.to_string(),
-                source: "ConditionalRequestConflict".into(),
-            }),
-            (Fate::Late, ..) => {
-                self.late.push(call.clone());
-                Err(unavailable())
-            }
-            (Fate::DiesBefore | Fate::DiesAfter, ..) => {
-                self.clients[at].run = None;
-                let _ = write!(shown, " [{fate:?}]");
-                return shown;
-            }
-            _ => Err(unavailable()),
-        };
-        if fate != Fate::Answered {
-            let _ = write!(shown, " [{fate:?}]");
-        }
-        let client = &mut self.clients[at];
-        client.heard = heard(client.heard, &answer);
-        client.gate.0.lock().answer = Some(answer);
-        self.go_on(at);
-        shown
-    }
-
+    /// Returns what tells this state from others. How a server that has ended got there does not
+    /// matter any more.
     fn key(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.model.hash(&mut hasher);
         for client in &self.clients {
-            (client.heard, client.run.is_some()).hash(&mut hasher);
+            let runs = client.as_ref().filter(|node| node.call.is_some());
+            runs.map(|node| node.heard).hash(&mut hasher);
         }
         for call in &self.late {
-            if let Call::Put(path, bytes, ..) = call {
-                path.hash(&mut hasher);
-                hash_content(bytes, &mut hasher);
-            }
-            std::mem::discriminant(call).hash(&mut hasher);
+            call.print().hash(&mut hasher);
         }
         self.faults.hash(&mut hasher);
-        self.log.lock().hash(&mut hasher);
+        self.log.hash(&mut hasher);
         hasher.finish()
     }
 }
 
-fn outcome(done: &object_store::Result<Reply>) -> String {
-    match done {
-        Ok(Reply::Object(stored)) => {
-            let text = String::from_utf8_lossy(&stored.bytes);
-            let text: String = text.split_whitespace().collect();
-            format!("\"{}\" {text}", stored.version)
+/// Runs the servers of a scenario.
+struct Runner<'a, P> {
+    scenario: &'a Scenario,
+    nodes: HashMap<(usize, u64), Arc<Node>>,
+    protocol: PhantomData<P>,
+}
+
+impl<'a, P: Protocol> Runner<'a, P> {
+    fn new(scenario: &'a Scenario) -> Self {
+        Self {
+            scenario,
+            nodes: HashMap::new(),
+            protocol: PhantomData,
         }
-        Ok(Reply::Done(version)) => format!("\"{version}\""),
-        Ok(Reply::Listed(found)) => format!("{} objects", found.len()),
-        Err(Error::NotFound { .. }) => "absent".to_owned(),
-        Err(_) => "refused".to_owned(),
+    }
+
+    fn start(&mut self) -> World {
+        let mut model = Model::default();
+        for (at, name) in self.scenario.given.iter().enumerate() {
+            // What is made up is the same in each run.
+            fastrand::seed(at as u64);
+            let told = immediately::<P, _>(&mut model, true, |server| async move {
+                server.create(name, &format!("S{at}")).await
+            });
+            assert_eq!(
+                told,
+                Told::Store(format!("S{at}"), Some((*name).to_owned()), true)
+            );
+        }
+        let clients = 0..self.scenario.clients.len();
+        let clients: Vec<_> = clients.map(|at| Some(self.node(at, None))).collect();
+        let mut log = Vec::new();
+        for node in clients.iter().flatten() {
+            log.extend_from_slice(&node.said);
+        }
+        World {
+            model,
+            clients,
+            late: Vec::new(),
+            faults: self.scenario.faults,
+            log,
+        }
+    }
+
+    /// Returns how far a client's server comes with an answer.
+    fn node(&mut self, at: usize, before: Option<(Arc<Node>, Answer)>) -> Arc<Node> {
+        let heard = before
+            .as_ref()
+            .map_or(0, |(node, answer)| heard(node.heard, answer));
+        if let Some(known) = self.nodes.get(&(at, heard)) {
+            return known.clone();
+        }
+        let mut answers = Vec::new();
+        let mut last = before.clone();
+        while let Some((node, answer)) = last {
+            last = node.before.clone();
+            answers.push((node, answer));
+        }
+        let gate = Gate::default();
+        let store: Arc<dyn ObjectStore> = Arc::new(gate.clone());
+        let server = if self.scenario.hasty {
+            P::settling(store)
+        } else {
+            P::over(store)
+        };
+        let client = Arc::new(Mutex::new(Client::default()));
+        let steps = self.scenario.clients[at].clone();
+        let mut run = Box::pin(run(server, at, steps, client.clone()));
+        let mut go_on = |heard: u64| {
+            // What is made up follows from what was heard.
+            fastrand::seed(heard.wrapping_add(at as u64));
+            let mut context = Context::from_waker(Waker::noop());
+            let ended = run.as_mut().poll(&mut context).is_ready();
+            gate.0.lock().call.take().filter(|_| !ended)
+        };
+        let mut call = go_on(0);
+        let mut so_far = 0;
+        for (node, answer) in answers.into_iter().rev() {
+            let Some(asked) = call else { break };
+            {
+                let mut client = client.lock();
+                client.asking = None;
+                so_far = client.told.len();
+            }
+            gate.0.lock().answer = Some(answer.result(&asked));
+            call = go_on(self::heard(node.heard, &answer));
+        }
+        let mut client = client.lock();
+        let node = Arc::new(Node {
+            call,
+            asking: client.asking.take(),
+            said: client.told.split_off(so_far),
+            heard,
+            before,
+        });
+        self.nodes.insert((at, heard), node.clone());
+        node
+    }
+
+    fn choose(&mut self, world: &mut World, (at, number): Choice) -> Option<Happened> {
+        let at = usize::from(at);
+        if at >= world.clients.len() {
+            let call = world.late.remove(at - world.clients.len());
+            // Nobody hears of it.
+            let answer = Some(world.model.execute(&call));
+            let client = None;
+            return Some(Happened {
+                client,
+                call,
+                answer,
+            });
+        }
+        let fate = FATES[usize::from(number)];
+        let node = world.clients[at].clone()?;
+        let call = node.call.clone()?;
+        world.log.extend(node.asking.clone());
+        world.faults -= usize::from(fate != Fate::Answered);
+        let done = match fate {
+            Fate::Answered | Fate::Lost | Fate::Repeated | Fate::DiesAfter => {
+                Some(world.model.execute(&call))
+            }
+            _ => None,
+        };
+        let answer = match (fate, done) {
+            (Fate::Answered, Some(done)) => Some(done),
+            (Fate::Repeated, Some(Answer::Replied(_))) => Some(Answer::Refused),
+            (Fate::Conflict, _) => Some(Answer::Conflict),
+            (Fate::DiesBefore | Fate::DiesAfter, _) => None,
+            _ => Some(Answer::Unavailable),
+        };
+        if fate == Fate::Late {
+            world.late.push(call.clone());
+        }
+        world.clients[at] = answer.clone().map(|answer| {
+            let next = self.node(at, Some((node, answer)));
+            world.log.extend_from_slice(&next.said);
+            next
+        });
+        Some(Happened {
+            client: Some((at, fate)),
+            call,
+            answer,
+        })
+    }
+
+    /// Returns a history in words.
+    fn tell(&mut self, choices: &[Choice]) -> String {
+        let mut world = self.start();
+        let mut told = String::new();
+        for choice in choices {
+            let known = world.log.len();
+            let Some(happened) = self.choose(&mut world, *choice) else {
+                continue;
+            };
+            let _ = writeln!(told, "  {}", happened.shown());
+            for event in &world.log[known..] {
+                if let Event::Told(at, step, store, answer) = event {
+                    let who = (b'A' + *at as u8) as char;
+                    let _ = writeln!(told, "     {who} told of {step:?} ({store}): {answer:?}");
+                }
+            }
+        }
+        told
     }
 }
 
-fn heard(before: u64, answer: &object_store::Result<Reply>) -> u64 {
+impl Happened {
+    fn shown(&self) -> String {
+        let outcome = match &self.answer {
+            Some(Answer::Replied(Reply::Object(stored))) => {
+                let text = String::from_utf8_lossy(&stored.bytes);
+                let text: String = text.split_whitespace().collect();
+                format!("\"{}\" {text}", stored.version)
+            }
+            Some(Answer::Replied(Reply::Done(version))) => format!("\"{version}\""),
+            Some(Answer::Replied(Reply::Listed(found))) => format!("{} objects", found.len()),
+            other => format!("{other:?}"),
+        };
+        let call = &self.call;
+        match self.client {
+            None => format!("late: {call} -> {outcome}"),
+            Some((at, fate)) => {
+                let who = (b'A' + at as u8) as char;
+                format!("{who}: {call} -> {outcome} [{fate:?}]")
+            }
+        }
+    }
+}
+
+fn heard(before: u64, answer: &Answer) -> u64 {
     let mut hasher = DefaultHasher::new();
     before.hash(&mut hasher);
+    std::mem::discriminant(answer).hash(&mut hasher);
     match answer {
-        Ok(Reply::Object(stored)) => {
-            stored.version.hash(&mut hasher);
-            hash_content(&stored.bytes, &mut hasher);
+        Answer::Replied(Reply::Object(stored)) => {
+            (stored.version, stored.content).hash(&mut hasher);
         }
-        Ok(Reply::Done(version)) => version.hash(&mut hasher),
-        Ok(Reply::Listed(found)) => {
+        Answer::Replied(Reply::Done(version)) => version.hash(&mut hasher),
+        Answer::Replied(Reply::Listed(found)) => {
             for (path, stored) in found {
                 (path, stored.version).hash(&mut hasher);
             }
         }
-        Err(error) => std::mem::discriminant(error).hash(&mut hasher),
+        _ => {}
     }
     hasher.finish()
 }
 
-async fn run<P: Protocol>(
-    server: P,
-    at: usize,
-    steps: Vec<Step>,
-    log: Arc<Mutex<Vec<Event>>>,
-    asking: Arc<Mutex<Vec<Option<Event>>>>,
-) {
+/// What a client has to say.
+#[derive(Default)]
+struct Client {
+    /// What it is about to ask for.
+    asking: Option<Event>,
+    told: Vec<Event>,
+}
+
+async fn run<P: Protocol>(server: P, at: usize, steps: Vec<Step>, client: Arc<Mutex<Client>>) {
     let mut store = "S0".to_owned();
     for step in steps {
-        asking.lock()[at] = Some(Event::Asked(at, step, store.clone()));
+        client.lock().asking = Some(Event::Asked(at, step, store.clone()));
         let told = match step {
             Step::Create(name) => {
                 let id = format!("N{at}");
@@ -281,11 +360,13 @@ async fn run<P: Protocol>(
             Step::Put => server.put(&store, &format!("k{at}")).await,
             Step::Get => server.get(&store, "k").await,
         };
-        if let Some(asked) = asking.lock()[at].take() {
-            log.lock().push(asked);
+        {
+            let mut client = client.lock();
+            let asked = client.asking.take();
+            client.told.extend(asked);
+            let event = Event::Told(at, step, store.clone(), told.clone());
+            client.told.push(event);
         }
-        log.lock()
-            .push(Event::Told(at, step, store.clone(), told.clone()));
         match told {
             Told::Store(id, ..) => store = id,
             // Without a store there is nothing to do.
@@ -316,83 +397,57 @@ pub(super) fn immediately<P: Protocol, F: Future>(
         }
         let mut slot = gate.0.lock();
         if let Some(call) = slot.call.take() {
-            slot.answer = Some(model.execute(&call));
+            slot.answer = Some(model.execute(&call).result(&call));
         }
     }
+}
+
+/// The choices that led to a state, the last one first.
+struct Trail(Choice, Option<Rc<Trail>>);
+
+fn choices(mut trail: Option<&Rc<Trail>>) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    while let Some(step) = trail {
+        choices.push(step.0);
+        trail = step.1.as_ref();
+    }
+    choices.reverse();
+    choices
 }
 
 /// Explores a scenario. `check` judges each complete history.
 pub(super) fn explore<P: Protocol>(
     scenario: &Scenario,
-    shortest: bool,
-    check: impl Fn(&mut Model, &[Event], bool) -> Vec<String>,
+    mut check: impl FnMut(&Model, &[Event], bool) -> Vec<String>,
 ) -> Found {
     let mut found = Found::default();
-    let mut visited = HashSet::new();
-    let mut waiting: VecDeque<Vec<Choice>> = VecDeque::from([Vec::new()]);
-    while let Some(mut prefix) = if shortest {
-        waiting.pop_front()
-    } else {
-        waiting.pop_back()
-    } {
-        let mut world = World::start::<P>(scenario);
-        for choice in &prefix {
-            world.choose(*choice);
-        }
-        loop {
-            if !visited.insert(world.key()) {
-                break;
-            }
-            let choices = world.choices();
-            // Nothing is under way any more but what may be late for ever.
-            if choices
-                .iter()
-                .all(|(at, _)| usize::from(*at) >= world.clients.len())
-            {
-                found.histories += 1;
-                let log = world.log.lock().clone();
-                let mut model = world.model.clone();
-                for wrong in check(&mut model, &log, world.faults == scenario.faults) {
-                    if !found.violations.iter().any(|(known, _)| *known == wrong) {
-                        let told = tell::<P>(scenario, &prefix);
-                        found.violations.push((wrong, told));
-                    }
+    let mut runner = Runner::<P>::new(scenario);
+    let start = runner.start();
+    let mut visited = HashSet::from([start.key()]);
+    let mut waiting = vec![(start, None)];
+    while let Some((world, trail)) = waiting.pop() {
+        let open = world.choices();
+        // Nothing is under way any more but what may be late for ever.
+        if open
+            .iter()
+            .all(|(at, _)| usize::from(*at) >= world.clients.len())
+        {
+            found.histories += 1;
+            for wrong in check(&world.model, &world.log, world.faults == scenario.faults) {
+                if !found.violations.iter().any(|(known, _)| *known == wrong) {
+                    let told = runner.tell(&choices(trail.as_ref()));
+                    found.violations.push((wrong, told));
                 }
             }
-            let Some((first, others)) = choices.split_first() else {
-                break;
-            };
-            for other in if shortest { &choices } else { others } {
-                let mut branch = prefix.clone();
-                branch.push(*other);
-                waiting.push_back(branch);
+        }
+        for choice in open {
+            let mut next = world.clone();
+            runner.choose(&mut next, choice);
+            if visited.insert(next.key()) {
+                waiting.push((next, Some(Rc::new(Trail(choice, trail.clone())))));
             }
-            if shortest {
-                break;
-            }
-            world.choose(*first);
-            prefix.push(*first);
         }
     }
     found.states = visited.len();
     found
-}
-
-/// Returns a history in words.
-fn tell<P: Protocol>(scenario: &Scenario, choices: &[Choice]) -> String {
-    let mut world = World::start::<P>(scenario);
-    let mut told = String::new();
-    let mut known = 0;
-    for choice in choices {
-        let _ = writeln!(told, "  {}", world.choose(*choice));
-        let log = world.log.lock();
-        for event in &log[known..] {
-            if let Event::Told(at, step, store, answer) = event {
-                let who = (b'A' + *at as u8) as char;
-                let _ = writeln!(told, "     {who} told of {step:?} ({store}): {answer:?}");
-            }
-        }
-        known = log.len();
-    }
-    told
 }

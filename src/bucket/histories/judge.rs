@@ -1,5 +1,8 @@
 //! What must hold of every history, whatever failed on its way.
 
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
 use serde_json::Value;
 
 use super::explore::immediately;
@@ -29,15 +32,60 @@ fn live(model: &Model) -> Vec<Live> {
         .collect()
 }
 
-/// Returns what is wrong at the end of a history.
-pub(super) fn judge<P: Protocol>(model: &mut Model, log: &[Event], faultless: bool) -> Vec<String> {
+/// What comes of what a history leaves in the storage, whatever clients were told.
+struct Later {
+    wrong: Vec<String>,
+    /// The stores that are there when the next server has come, and all objects.
+    stores: Vec<Live>,
+    objects: Vec<String>,
+    /// The stores that are handed out under their names then.
+    handed_out: Vec<String>,
+}
+
+/// Judges histories; what comes of equal ends is found out once.
+pub(super) struct Judge<P> {
+    known: HashMap<u64, Later>,
+    protocol: PhantomData<P>,
+}
+
+impl<P> Default for Judge<P> {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            protocol: PhantomData,
+        }
+    }
+}
+
+impl<P: Protocol> Judge<P> {
+    /// Returns what is wrong at the end of a history.
+    pub(super) fn judge(&mut self, model: &Model, log: &[Event], faultless: bool) -> Vec<String> {
+        let later = self
+            .known
+            .entry(model.content())
+            .or_insert_with(|| later::<P>(&mut model.clone()));
+        let mut wrong = later.wrong.clone();
+        what_was_told(log, faultless, &mut wrong);
+        lasting(later, log, &mut wrong);
+        let gone = deleted(log);
+        if later
+            .handed_out
+            .iter()
+            .any(|id| gone.contains(&id.as_str()))
+        {
+            wrong.push("a deleted store came back under a name".to_owned());
+        }
+        wrong
+    }
+}
+
+fn later<P: Protocol>(model: &mut Model) -> Later {
     let mut wrong = Vec::new();
     names_are_unique(model, "at the end", &mut wrong);
-    what_was_told(log, faultless, &mut wrong);
     // The next server comes.
     immediately::<P, _>(model, true, |server| async move { server.tidy().await });
-    let before = live(model);
-    for store in &before {
+    let stores = live(model);
+    for store in &stores {
         let Some(name) = store.name.clone() else {
             continue;
         };
@@ -50,7 +98,8 @@ pub(super) fn judge<P: Protocol>(model: &mut Model, log: &[Event], faultless: bo
             wrong.push("a store is not found by its name".to_owned());
         }
     }
-    lasting(model, log, &before, &mut wrong);
+    let objects = model.objects.keys().map(ToString::to_string).collect();
+    let mut handed_out = Vec::new();
     for (at, name) in NAMES.iter().enumerate() {
         let make = |model: &mut Model, id: String| {
             immediately::<P, _>(model, true, |server| async move {
@@ -65,14 +114,9 @@ pub(super) fn judge<P: Protocol>(model: &mut Model, log: &[Event], faultless: bo
         if called.as_deref() != Some(*name) {
             wrong.push("a store is handed out under a name that it does not have".to_owned());
         }
-        if deleted(log).contains(&id.as_str()) {
-            wrong.push("a deleted store came back under a name".to_owned());
-        }
-        if *new
-            && before
-                .iter()
-                .any(|store| store.name.as_deref() == Some(*name))
-        {
+        handed_out.push(id.clone());
+        let is_called = |store: &Live| store.name.as_deref() == Some(*name);
+        if *new && stores.iter().any(is_called) {
             wrong.push("a second store of one name".to_owned());
         }
         let again = make(model, format!("M{at}"));
@@ -81,7 +125,12 @@ pub(super) fn judge<P: Protocol>(model: &mut Model, log: &[Event], faultless: bo
         }
     }
     names_are_unique(model, "after the next server came", &mut wrong);
-    wrong
+    Later {
+        wrong,
+        stores,
+        objects,
+        handed_out,
+    }
 }
 
 /// The ids of stores with a confirmed deletion.
@@ -138,7 +187,10 @@ fn what_was_told(log: &[Event], faultless: bool, wrong: &mut Vec<String>) {
 }
 
 /// What was confirmed must be there, unless something undid it.
-fn lasting(model: &Model, log: &[Event], stores: &[Live], wrong: &mut Vec<String>) {
+fn lasting(later: &Later, log: &[Event], wrong: &mut Vec<String>) {
+    let Later {
+        stores, objects, ..
+    } = later;
     let asked = |wanted: Step, id: &str| {
         let same = |event: &Event| matches!(event, Event::Asked(_, step, of) if *step == wanted && of == id);
         log.iter().any(same)
@@ -153,7 +205,7 @@ fn lasting(model: &Model, log: &[Event], stores: &[Live], wrong: &mut Vec<String
             }
             Event::Told(at, Step::Put, id, Told::Done) if !asked(Step::Delete, id) => {
                 let path = format!("p/stores/{id}/=k{at}");
-                if !model.objects.keys().any(|object| object.as_ref() == path) {
+                if !objects.contains(&path) {
                     wrong.push("a confirmed record is gone".to_owned());
                 }
             }
@@ -180,10 +232,7 @@ fn lasting(model: &Model, log: &[Event], stores: &[Live], wrong: &mut Vec<String
             matches!(event, Event::Told(_, Step::Put, of, told) if of == id && *told != Told::Unknown)
         });
         let folder = format!("p/stores/{id}/");
-        let left = model
-            .objects
-            .keys()
-            .any(|path| path.as_ref().starts_with(&folder));
+        let left = objects.iter().any(|path| path.starts_with(&folder));
         if left && unconfirmed.count() == told.count() {
             wrong.push("records of a deleted store stay behind".to_owned());
         }

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use object_store::ObjectStore;
-use object_store::{Attributes, GetOptions, PutOptions};
+use object_store::{Attributes, GetOptions, ObjectStore, PutMode, PutOptions};
 
 use super::catalog::{Description, NameTaken, STORES};
 use super::objects::{Objects, VERSION, mark};
 use crate::store::{ErrorKind, Result};
 use explore::explore;
-use judge::judge;
+use judge::Judge;
 use told::{Protocol, Scenario, Step, Told};
 
 /// The code of this crate.
@@ -159,6 +158,126 @@ fn scenario(
 
 use Step::{Create, Delete, Get, Put, Rename};
 
+/// As [`Now`], but names are looked up and then given, deletions do not say so first, and nobody looks
+/// at the store of a record once more.
+#[derive(Clone)]
+struct Careless(Now);
+
+impl Careless {
+    fn objects(&self) -> &Objects {
+        &self.0.0
+    }
+}
+
+impl Protocol for Careless {
+    fn over(store: Arc<dyn ObjectStore>) -> Self {
+        Self(Now::over(store))
+    }
+
+    fn settling(store: Arc<dyn ObjectStore>) -> Self {
+        Self(Now::settling(store))
+    }
+
+    async fn create(&self, name: &str, id: &str) -> Told {
+        match self.objects().named(None, name, Duration::ZERO).await {
+            Ok(Some(found)) => return Told::Store(found.id, found.name, false),
+            Ok(None) => {}
+            Err(_) => return Told::Unknown,
+        }
+        let made = Description {
+            id: id.into(),
+            name: Some(name.into()),
+            ..Description::default()
+        };
+        let path = self.objects().described(id);
+        let described = self.objects().write(&path, &made, PutMode::Overwrite).await;
+        let claim = self.objects().path(&["names", "own", name]);
+        let claimed = serde_json::json!({ "id": id });
+        let claimed = self.objects().write(&claim, &claimed, PutMode::Overwrite);
+        match (described, claimed.await) {
+            (Ok(_), Ok(_)) => Told::Store(made.id, made.name, true),
+            _ => Told::Unknown,
+        }
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Told {
+        self.0.rename(id, name).await
+    }
+
+    async fn delete(&self, id: &str) -> Told {
+        let gone = Description {
+            id: id.into(),
+            ..Description::default()
+        };
+        answered(self.objects().finish(&gone).await, |()| Told::Done)
+    }
+
+    async fn put(&self, id: &str, key: &str) -> Told {
+        match self.objects().describe(id, Duration::ZERO).await {
+            Ok(Some(_)) => {}
+            other => return answered(other, |_| Told::Missing),
+        }
+        let path = self.objects().path(&[STORES, id, &format!("={key}")]);
+        let put = self
+            .objects()
+            .put_small(&path, "record".into(), PutMode::Overwrite);
+        answered(put.await, |_| Told::Done)
+    }
+
+    async fn get(&self, id: &str, key: &str) -> Told {
+        self.0.get(id, key).await
+    }
+
+    async fn named(&self, name: &str) -> Option<String> {
+        self.0.named(name).await
+    }
+
+    async fn tidy(&self) {
+        self.0.tidy().await;
+    }
+}
+
+#[test]
+fn a_careless_protocol_is_found_out() {
+    for (one, other, faults, expected) in [
+        (
+            Create("b"),
+            Create("b"),
+            0,
+            "two stores of one name at the end",
+        ),
+        (
+            Create("b"),
+            Rename("b"),
+            0,
+            "two stores of one name at the end",
+        ),
+        (
+            Create("b"),
+            Get,
+            1,
+            "two stores of one name after the next server came",
+        ),
+        (Put, Delete, 0, "a write into a deleted store was confirmed"),
+        (Put, Delete, 0, "records of a deleted store stay behind"),
+    ] {
+        let scenario = scenario(&["a"], &[&[one], &[other]], faults, true);
+        let mut judge = Judge::<Careless>::default();
+        let found = explore::<Careless>(&scenario, |model, log, faultless| {
+            judge.judge(model, log, faultless)
+        });
+        let found: Vec<_> = found
+            .violations
+            .into_iter()
+            .map(|(wrong, _)| wrong)
+            .collect();
+        assert!(
+            found.iter().any(|wrong| wrong == expected),
+            "{scenario:?}: {found:?}"
+        );
+    }
+}
+
 /// Everything that two clients of a store called `a` can do.
 const EACH: [&[Step]; 9] = [
     &[Create("a")],
@@ -176,8 +295,9 @@ const EACH: [&[Step]; 9] = [
 fn all_is_well(scenarios: &[Scenario]) {
     let (mut states, mut histories) = (0, 0);
     for scenario in scenarios {
-        let found = explore::<Now>(scenario, false, |model, log, faultless| {
-            judge::<Now>(model, log, faultless)
+        let mut judge = Judge::<Now>::default();
+        let found = explore::<Now>(scenario, |model, log, faultless| {
+            judge.judge(model, log, faultless)
         });
         states += found.states;
         histories += found.histories;

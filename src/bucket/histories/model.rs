@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::future::poll_fn;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -40,6 +40,16 @@ impl Call {
     pub(super) fn is_conditional(&self) -> bool {
         matches!(self, Self::Put(.., PutMode::Create | PutMode::Update(_)))
     }
+
+    /// Returns what tells a write from others.
+    pub(super) fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        std::mem::discriminant(self).hash(&mut hasher);
+        if let Self::Put(path, bytes, ..) = self {
+            (path, content_of(bytes)).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
 }
 
 impl fmt::Display for Call {
@@ -67,9 +77,55 @@ impl fmt::Display for Call {
 /// What is answered.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
-    Object(Stored),
+    Object(Arc<Stored>),
     Done(u32),
-    Listed(Vec<(Path, Stored)>),
+    Listed(Vec<(Path, Arc<Stored>)>),
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Replied(Reply),
+    /// There is no such object.
+    Absent,
+    /// The condition does not hold.
+    Refused,
+    /// Two writes met.
+    Conflict,
+    Unavailable,
+}
+
+impl Answer {
+    /// Returns what the library makes of it.
+    pub(super) fn result(&self, call: &Call) -> Result<Reply> {
+        let path = match call {
+            Call::Get(path) | Call::Put(path, ..) | Call::Delete(path) | Call::List(path) => path,
+        };
+        let path = path.to_string();
+        match (self, call) {
+            (Self::Replied(reply), _) => Ok(reply.clone()),
+            (Self::Absent, _) => Err(Error::NotFound {
+                path,
+                source: "no such object".into(),
+            }),
+            (Self::Refused, Call::Put(.., PutMode::Create)) => Err(Error::AlreadyExists {
+                path,
+                source: "there is one".into(),
+            }),
+            (Self::Refused, _) => Err(Error::Precondition {
+                path,
+                source: "it is another one".into(),
+            }),
+            (Self::Conflict, _) => Err(Error::AlreadyExists {
+                path,
+                source: "ConditionalRequestConflict".into(),
+            }),
+            (Self::Unavailable, _) => Err(Error::Generic {
+                store: "model",
+                source: "503 Service Unavailable".into(),
+            }),
+        }
+    }
 }
 
 /// An object.
@@ -79,21 +135,24 @@ pub(super) struct Stored {
     pub(super) attributes: Attributes,
     /// Never the same twice for one path.
     pub(super) version: u32,
+    /// What tells one content from another, and one write: times do not count.
+    pub(super) content: u64,
+    mark: u64,
 }
 
 /// The storage itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    pub(super) objects: BTreeMap<Path, Stored>,
+    pub(super) objects: BTreeMap<Path, Arc<Stored>>,
     versions: BTreeMap<Path, u32>,
 }
 
 impl Model {
-    pub(super) fn execute(&mut self, call: &Call) -> Result<Reply> {
+    pub(super) fn execute(&mut self, call: &Call) -> Answer {
         match call {
             Call::Get(path) => match self.objects.get(path) {
-                Some(found) => Ok(Reply::Object(found.clone())),
-                None => Err(not_found(path)),
+                Some(found) => Answer::Replied(Reply::Object(found.clone())),
+                None => Answer::Absent,
             },
             Call::Put(path, bytes, attributes, mode) => {
                 let known = self.objects.get(path).map(|known| tag(known.version));
@@ -103,22 +162,27 @@ impl Model {
                     PutMode::Update(wanted) => known.is_none() || known != wanted.e_tag,
                 };
                 if refused {
-                    return Err(refusal(path, mode));
+                    return Answer::Refused;
                 }
                 let version = self.versions.entry(path.clone()).or_default();
                 *version += 1;
                 let version = *version;
+                let mut mark = DefaultHasher::new();
+                let value = attributes.get(&VERSION).map(AsRef::<str>::as_ref);
+                value.hash(&mut mark);
                 let stored = Stored {
                     bytes: bytes.clone(),
                     attributes: attributes.clone(),
                     version,
+                    content: content_of(bytes),
+                    mark: mark.finish(),
                 };
-                self.objects.insert(path.clone(), stored);
-                Ok(Reply::Done(version))
+                self.objects.insert(path.clone(), Arc::new(stored));
+                Answer::Replied(Reply::Done(version))
             }
             Call::Delete(path) => {
                 self.objects.remove(path);
-                Ok(Reply::Done(0))
+                Answer::Replied(Reply::Done(0))
             }
             Call::List(folder) => {
                 let below = |path: &Path| {
@@ -126,8 +190,8 @@ impl Model {
                         .is_some_and(|mut rest| rest.next().is_some())
                 };
                 let objects = self.objects.iter().filter(|(path, _)| below(path));
-                let owned = |(path, stored): (&Path, &Stored)| (path.clone(), stored.clone());
-                Ok(Reply::Listed(objects.map(owned).collect()))
+                let owned = |(path, stored): (&Path, &Arc<Stored>)| (path.clone(), stored.clone());
+                Answer::Replied(Reply::Listed(objects.map(owned).collect()))
             }
         }
     }
@@ -143,48 +207,38 @@ impl Model {
         found.collect()
     }
 
-    /// Returns what tells one content from another; times do not count.
+    /// Hashes what the storage holds, and what it has held.
     pub(super) fn hash(&self, hasher: &mut DefaultHasher) {
         for (path, stored) in &self.objects {
-            (path, stored.version).hash(hasher);
-            stored
-                .attributes
-                .get(&VERSION)
-                .map(AsRef::<str>::as_ref)
-                .hash(hasher);
-            hash_content(&stored.bytes, hasher);
+            (path, stored.version, stored.content, stored.mark).hash(hasher);
         }
         self.versions.hash(hasher);
+    }
+
+    /// Returns what tells one content of the storage from another, however it got there.
+    pub(super) fn content(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (path, stored) in &self.objects {
+            (path, stored.content).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 }
 
 /// Hashes an object's text but for the times in it.
-pub(super) fn hash_content(bytes: &[u8], hasher: &mut DefaultHasher) {
+fn content_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
     for line in bytes.split(|byte| *byte == b'\n') {
         let text = std::str::from_utf8(line).unwrap_or_default();
         if !text.contains("_at\"") && !text.contains("\"at\"") {
-            line.hash(hasher);
+            line.hash(&mut hasher);
         }
     }
+    hasher.finish()
 }
 
-pub(super) fn tag(version: u32) -> String {
+fn tag(version: u32) -> String {
     format!("\"{version}\"")
-}
-
-pub(super) fn not_found(path: &Path) -> Error {
-    Error::NotFound {
-        path: path.to_string(),
-        source: "no such object".into(),
-    }
-}
-
-pub(super) fn refusal(path: &Path, mode: &PutMode) -> Error {
-    let (path, source) = (path.to_string(), "it does not hold".into());
-    match mode {
-        PutMode::Create => Error::AlreadyExists { path, source },
-        _ => Error::Precondition { path, source },
-    }
 }
 
 /// What one client's server has asked, and what it was answered.
@@ -268,8 +322,10 @@ impl ObjectStore for Gate {
             Reply::Object(stored) => Ok(GetResult {
                 meta: meta(path, &stored),
                 range: 0..stored.bytes.len() as u64,
-                attributes: stored.attributes,
-                payload: GetResultPayload::Stream(stream::once(async { Ok(stored.bytes) }).boxed()),
+                attributes: stored.attributes.clone(),
+                payload: GetResultPayload::Stream(
+                    stream::once(async move { Ok(stored.bytes.clone()) }).boxed(),
+                ),
                 extensions: Default::default(),
             }),
             _ => unasked(),

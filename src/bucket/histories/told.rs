@@ -69,6 +69,6 @@ pub(super) struct Scenario {
 pub(super) struct Found {
     pub(super) states: usize,
     pub(super) histories: usize,
-    /// What went wrong, each with the shortest history that leads there.
+    /// What went wrong, each with a history that leads there.
     pub(super) violations: Vec<(String, String)>,
 }
