@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde_json::Value;
 
-use super::explore::immediately;
+use super::client::immediately;
 use super::model::Model;
 use super::told::{Event, Protocol, Step, Told};
 

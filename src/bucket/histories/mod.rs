@@ -1,5 +1,6 @@
 //! The protocol of the catalog, tried in every order with every fault.
 
+mod client;
 mod explore;
 mod judge;
 mod model;
@@ -299,6 +300,7 @@ fn all_is_well(scenarios: &[Scenario]) {
         let found = explore::<Now>(scenario, |model, log, faultless| {
             judge.judge(model, log, faultless)
         });
+        println!("{} states of {scenario:?}", found.states);
         states += found.states;
         histories += found.histories;
         if let Some((wrong, how)) = found.violations.first() {
