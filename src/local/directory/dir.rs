@@ -174,6 +174,13 @@ impl Dir {
         if self.entry(name)?.is_some_and(|kind| kind.is_dir()) {
             // The standard library follows no links beneath what it is given.
             let here = format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd());
+            for _ in 1..ATTEMPTS {
+                match std::fs::remove_dir_all(&here) {
+                    // Another program writes into it meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    done => return done,
+                }
+            }
             std::fs::remove_dir_all(here)
         } else {
             self.remove(name)

@@ -119,6 +119,14 @@ impl DirectoryStore {
         Ok(())
     }
 
+    /// Returns that the folder is gone, if that is why a change failed.
+    fn gone_or(&self, error: StoreError) -> StoreError {
+        match self.folder.dir() {
+            Err(gone) if error.kind() == ErrorKind::Disk => self.failed(gone),
+            _ => error,
+        }
+    }
+
     /// Distinguishes a folder that is gone from a disk that fails.
     fn failed(&self, error: io::Error) -> StoreError {
         if is_absence(&error) {
@@ -217,14 +225,14 @@ impl Store for DirectoryStore {
         transfer::check(deadline)?;
         self.check_writable()?;
         self.write(key, request, body, deadline)
-            .map_err(|error| error.with_key(key))
+            .map_err(|error| self.gone_or(error).with_key(key))
     }
 
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
         transfer::check(deadline)?;
         self.check_writable()?;
         self.erase(key, deadline)
-            .map_err(|error| error.with_key(key))
+            .map_err(|error| self.gone_or(error).with_key(key))
     }
 }
 

@@ -12,6 +12,7 @@ mod process;
 mod records;
 mod rehearsal;
 mod safety;
+mod shared;
 mod stores;
 
 use std::io::{Read, Write};
@@ -25,7 +26,7 @@ use crate::support::served::{TOKEN, TestServer};
 
 const HTML: &str = "text/html; charset=utf-8";
 
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     // Fails only if another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -35,7 +36,7 @@ fn client() -> Client {
         .expect("a client")
 }
 
-fn send(request: RequestBuilder) -> Response {
+pub(crate) fn send(request: RequestBuilder) -> Response {
     request.send().expect("an answer")
 }
 
@@ -48,7 +49,7 @@ fn owner(server: &TestServer, path: &str) -> Response {
     )
 }
 
-fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response
         .headers()
         .get(name)
