@@ -270,7 +270,11 @@ impl Bucket {
 
     /// Does what does not block, until the deadline.
     fn wait<T>(&self, deadline: Deadline, work: impl Future<Output = T>) -> Result<T> {
-        let late = || StoreError::new(ErrorKind::Timeout, "the bucket took too long");
+        let late = || {
+            StoreError::new(ErrorKind::Timeout, "the bucket took too long").with_hint(
+                "check the network, and the endpoint in the variables AWS_…, GOOGLE_… or AZURE_…",
+            )
+        };
         let left = deadline.remaining().ok_or_else(late)?;
         self.handle
             .block_on(async { tokio::time::timeout(left, work).await })

@@ -1,5 +1,6 @@
 //! Shared by the commands that use a store without a mount: opening it, and its failures.
 
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::mounted_store::MountedStore;
 use super::places::{self, InMount};
 use super::reference;
 use super::settings::{Environment, open_config};
+use super::ui::patiently;
 use crate::apify::account::StoreSummary;
 use crate::base::clock::Deadline;
 use crate::base::text::Line;
@@ -178,7 +180,12 @@ impl Direct {
         let shown = reference.to_string();
         let config = open_config(args, environment, reference)?;
         let metrics = Arc::new(Metrics::default());
-        let opened = open(&config, Arc::clone(&metrics));
+        let say = || {
+            if io::stderr().is_terminal() {
+                tracing::warn!("still waiting for an answer of {shown}");
+            }
+        };
+        let opened = patiently(say, || open(&config, Arc::clone(&metrics)));
         Ok(Self {
             store: opened.map_err(|error| cannot_open(&shown, &error))?,
             metrics,

@@ -1,6 +1,7 @@
 //! `kvfs mount`.
 
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use sd_notify::NotifyState;
@@ -9,7 +10,7 @@ use super::args::{GlobalArgs, MountArgs};
 use super::doctor::usable;
 use super::error::CliError;
 use super::settings::{Environment, mount_order};
-use super::ui::Ui;
+use super::ui::{Ui, patiently};
 use crate::daemon::launch::launch;
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
@@ -37,7 +38,12 @@ pub fn run(
     if args.foreground {
         return in_foreground(ui, &order);
     }
-    launch(&order)?;
+    let say = || {
+        if io::stderr().is_terminal() {
+            ui.say(format_args!("waiting for an answer of {}", order.store));
+        }
+    };
+    patiently(say, || launch(&order))?;
     ui.say(mounted(&order));
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,7 +15,7 @@ use url::Url;
 use super::args::{GlobalArgs, ServeArgs};
 use super::error::CliError;
 use super::settings::{Environment, log_level, read_secret};
-use super::ui::Ui;
+use super::ui::{Ui, patiently};
 use crate::apify::plain::is_exposed;
 use crate::base::clock::Deadline;
 use crate::base::random::letters;
@@ -36,9 +35,6 @@ const TOKEN_LENGTH: usize = 32;
 
 /// The least length of a token where others can reach the server, and try.
 const LEAST_TOKEN: usize = 16;
-
-/// How long a bucket may be silent until this is said.
-const SILENT: Duration = Duration::from_secs(2);
 
 /// How long uploads into a bucket may take to be ended.
 const ENDING: Duration = Duration::from_secs(5);
@@ -317,9 +313,10 @@ fn root(args: &ServeArgs, environment: &Environment, ui: Ui) -> Result<Root, Cli
     };
     let opened = Bucket::open(&address, environment.bucket()).and_then(|bucket| {
         let waiting = format!("waiting for an answer of {address}; Ctrl-C ends this");
-        with_word(ui, &waiting, || {
-            bucket.check(wanted, Deadline::after(CHECK))
-        })?;
+        patiently(
+            || ui.say(waiting),
+            || bucket.check(wanted, Deadline::after(CHECK)),
+        )?;
         bucket.tidy();
         Ok(bucket)
     });
@@ -333,21 +330,6 @@ fn root(args: &ServeArgs, environment: &Environment, ui: Ui) -> Result<Root, Cli
             })
         }
     }
-}
-
-/// Does something, and says so if it takes long.
-fn with_word<T>(ui: Ui, waiting: &str, work: impl FnOnce() -> T) -> T {
-    let (done, ends) = mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if ends.recv_timeout(SILENT) == Err(RecvTimeoutError::Timeout) {
-                ui.say(waiting);
-            }
-        });
-        let worked = work();
-        drop(done);
-        worked
-    })
 }
 
 fn make_root(dir: &Path) -> Result<PathBuf, CliError> {

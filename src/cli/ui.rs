@@ -3,11 +3,31 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::error::CliError;
 use crate::base::text::{self, Line};
+
+/// How long something may be waited for until that is said.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// Does something, and says so if it takes long.
+pub fn patiently<T>(say: impl FnOnce() + Send, work: impl FnOnce() -> T) -> T {
+    let (done, ends) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ends.recv_timeout(SILENT) == Err(RecvTimeoutError::Timeout) {
+                say();
+            }
+        });
+        let worked = work();
+        drop(done);
+        worked
+    })
+}
 
 /// The two output channels.
 #[derive(Clone, Copy, Debug)]

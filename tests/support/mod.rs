@@ -8,6 +8,7 @@ use proptest::prelude::{ProptestConfig, Strategy};
 use proptest::test_runner::{TestCaseResult, TestRunner};
 
 pub mod core;
+pub mod fake_s3;
 pub mod mounted;
 pub mod scripted;
 pub mod served;
