@@ -300,7 +300,6 @@ fn all_is_well(scenarios: &[Scenario]) {
         let found = explore::<Now>(scenario, |model, log, faultless| {
             judge.judge(model, log, faultless)
         });
-        println!("{} states of {scenario:?}", found.states);
         states += found.states;
         histories += found.histories;
         if let Some((wrong, how)) = found.violations.first() {
@@ -332,6 +331,18 @@ fn two_servers_never_mix_up_stores() {
         (Put, Delete),
     ] {
         all_is_well(&[scenario(&["a"], &[&[one], &[other]], 0, true)]);
+    }
+}
+
+/// The pairs that meet most, with every fault at every step.
+#[test]
+fn no_fault_has_two_servers_mix_up_a_store() {
+    for (one, other) in [
+        (Create("a"), Create("a")),
+        (Rename("b"), Delete),
+        (Put, Delete),
+    ] {
+        all_is_well(&[scenario(&["a"], &[&[one], &[other]], 1, true)]);
     }
 }
 
