@@ -232,19 +232,35 @@ fn commands_say_what_they_wait_for_and_end() {
     storage.answer_so(|_| Some(Answer::silence()));
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path().to_str().expect("text");
-    for (args, word) in [
-        (
-            &["serve", "--listen", "127.0.0.1:0", "s3://b/p"][..],
-            "waiting for an answer of s3://b/p",
-        ),
-        (
-            &["ls", "--deadline", "2s", "s3://b/p/one"],
-            "the bucket took too long",
-        ),
+    for args in [
+        &["serve", "--listen", "127.0.0.1:0", "s3://b/p"][..],
+        &["ls", "--deadline", "5s", "s3://b/p/one"],
+        &["cat", "--deadline", "5s", "s3://b/p/one", "k"],
+        &["mount", "--deadline", "5s", "s3://b/p/one", home],
     ] {
-        let output = Running::start(&mut kvfs(&storage, args)).wait(PROMPTLY);
+        // Words while something is waited for are for people.
+        let words: Vec<&str> = [env!("CARGO_BIN_EXE_kvfs")]
+            .into_iter()
+            .chain(args.iter().copied())
+            .collect();
+        let mut on_terminal = Command::new("script");
+        on_terminal
+            .args(["-qec", &words.join(" "), "/dev/null"])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("KVFS_SERVE_TOKEN", TOKEN)
+            .envs(storage.variables())
+            .envs([("HOME", home), ("XDG_RUNTIME_DIR", home)]);
+        let output = Running::start(&mut on_terminal).wait(PROMPTLY);
         assert!(!output.status.success());
-        assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout);
+        for word in [
+            "waiting for an answer of s3://b/p",
+            "the bucket took too long",
+        ] {
+            assert!(said.contains(word), "{args:?}: {said}");
+        }
+        assert!(!said.contains("--api-url"), "{args:?}: {said}");
     }
 }
 
