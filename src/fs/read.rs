@@ -274,7 +274,7 @@ impl KvFs {
     /// Fetches ahead what a scan will open next.
     fn prefetch_next(&self, key: &crate::store::Key) {
         if let Some(prefetcher) = &self.prefetcher
-            && let Some(listing) = self.listing.latest()
+            && let Some(listing) = self.listing.farthest(key)
         {
             prefetcher.opened(&listing, key);
         }

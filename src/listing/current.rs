@@ -19,6 +19,14 @@ impl Current {
         self.0.lock().clone()
     }
 
+    /// Returns the listing that shows what comes behind a key: the latest, unless that has not come to
+    /// its end and the one before it has the key.
+    pub fn farthest(&self, key: &Key) -> Option<Arc<Listing>> {
+        let latest = self.latest()?;
+        let before = latest.before().filter(|before| before.rank(key).is_some());
+        Some(before.unwrap_or(latest))
+    }
+
     /// Returns the latest listing if it `is_fresh`, else the one that `begin` makes of it, and whether
     /// it is a new one.
     pub fn fresh(

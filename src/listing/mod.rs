@@ -117,7 +117,11 @@ impl Listing {
         let before = before.and_then(|before| {
             let mut state = before.state.lock();
             let older = state.before.take();
-            if state.pages.is_empty() {
+            // What has come less far tells less of where names stand.
+            let is_less = older
+                .as_ref()
+                .is_some_and(|older| Guide::keys(&**older) > state.len());
+            if state.pages.is_empty() || is_less {
                 believes_before &= state.believes_before;
                 older
             } else {

@@ -9,11 +9,12 @@ use kvfs::base::clock::{Deadline, Wait};
 use kvfs::fs::FsError;
 use kvfs::fs::types::Ino;
 use kvfs::local::fault::{Call, Cut};
+use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;
 use kvfs::store::ErrorKind;
 
 use super::{data_files, entries, json_beside, plain, soon, wait_for};
-use crate::support::core::{Setup, patient};
+use crate::support::core::{Setup, TTL, patient};
 
 #[test]
 fn a_record_larger_than_the_cache_is_streamed_and_evicts_nothing() {
@@ -217,4 +218,27 @@ fn a_read_ends_at_its_deadline_and_others_go_on() {
             .expect("an answer")
             .is_some()
     );
+}
+
+#[test]
+fn walks_that_take_longer_than_the_ttl_are_fetched_ahead_to_their_end() {
+    let store = MemoryStore::new();
+    for at in 0..3000 {
+        store.insert(&format!("b{at:05}"), "text/plain", Encoding::Identity, "x");
+    }
+    let mut setup = Setup::new(store);
+    setup.fs.prefetch = Some(Duration::from_secs(20));
+    let core = setup.core(None);
+    core.list().expect("a listing");
+    for round in 0..4 {
+        core.clock.advance(TTL + Duration::from_secs(1));
+        // Lists again, no farther than this name.
+        core.lookup("b00001").expect("an answer");
+        let before = core.metrics.prefetched.get();
+        for at in 0..12 {
+            core.cat(&format!("b{:05}", 2500 + round * 100 + at))
+                .expect("its bytes");
+        }
+        wait_for(|| core.metrics.prefetched.get() > before);
+    }
 }
