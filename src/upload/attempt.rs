@@ -150,7 +150,12 @@ impl Uploader {
         };
         // A program waits: no longer than it must.
         let (mut repeats, mut pause, mut this) = (0, self.config.first_delay / 4, this);
-        if self.config.guard && request.if_match.is_none() {
+        let is_new = pending.if_absent
+            && self.tagless()
+            && self
+                .absences
+                .show(&*self.store, &pending.key, self.clock.now(), deadline);
+        if self.config.guard && request.if_match.is_none() && !is_new {
             let look = indeterminate::compare(&*self.store, pending, self.tagless(), deadline)?;
             if let Some(error) = look {
                 return Err(error);

@@ -46,6 +46,7 @@ use crate::staging::report::Item;
 use crate::staging::unanswered::MOST_COMPARED;
 use crate::store::{Encoding, ErrorKind, Key, RecordMeta, Store, StoreError};
 
+mod absent;
 mod attempt;
 mod gate;
 pub mod gates;
@@ -142,6 +143,7 @@ pub struct Uploader {
     observer: OnceLock<Weak<dyn UploadObserver>>,
     /// Whether the server has ever told a version by a tag: then it heeds conditions.
     tagged: AtomicBool,
+    absences: absent::Absences,
 }
 
 #[derive(Default)]
@@ -207,6 +209,7 @@ impl Uploader {
             changed: Condvar::new(),
             observer: OnceLock::new(),
             tagged: AtomicBool::new(false),
+            absences: absent::Absences::default(),
         })
     }
 

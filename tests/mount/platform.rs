@@ -416,6 +416,23 @@ fn copying_over_existing_files_costs_a_put_each() {
 }
 
 #[test]
+fn copying_new_files_in_costs_a_put_each_and_a_page_a_second() {
+    let server = platform(|_| {});
+    let mount = mount(&server, make_writable);
+    mount.works(
+        "mkdir -p $BESIDE/in; for n in $(seq -w 000 059); do echo $n > $BESIDE/in/new-$n.txt; done",
+    );
+    let start = Instant::now();
+    let cost = Cost::of(&server, || {
+        mount.works("cp $BESIDE/in/* .");
+    });
+    // A page a second, names that are looked for again after the TTL.
+    let more = 3 * (1 + start.elapsed().as_secs() as usize);
+    assert_eq!(cost.puts(), 60, "{cost:#?}");
+    assert!(cost.requests.len() <= 60 + 8 + more, "{cost:#?}");
+}
+
+#[test]
 fn asking_every_time_asks_once_for_what_is_asked_in_one_go() {
     let server = platform(|_| {});
     fill(&server, 141);

@@ -147,6 +147,37 @@ fn where_no_conditions_are_heeded_an_exclusive_creation_asks_first() {
 }
 
 #[test]
+fn copying_many_new_files_in_asks_a_few_questions_in_all() {
+    for (_dir, setup, core) in tagless(Overwrite::Unchanged) {
+        setup
+            .store
+            .insert("n-07", "text/plain", Encoding::Identity, &b"theirs"[..]);
+        let make = |name: &str| {
+            let made = core
+                .fs
+                .create(Ino::ROOT, OsStr::new(name), 0o644, true, false, patient());
+            let fh = made.expect("made").opened.fh;
+            core.fs.write(fh, 0, b"mine", patient()).expect("written");
+            let stored = core.fs.fsync(fh, patient());
+            core.fs.release(fh);
+            stored
+        };
+        reset(&core);
+        for at in 0..30 {
+            let stored = make(&format!("n-{at:02}"));
+            match at {
+                7 => assert_eq!(errno(stored), libc::ESTALE),
+                _ => stored.expect("stored"),
+            }
+        }
+        let made = [Call::Put, Call::Head, Call::List].map(|call| calls(&core, call));
+        // More than a page only where the machine takes longer than a second.
+        assert!(made[0] == 29 && made[1] + made[2] < 15, "{made:?}");
+        assert_eq!(stored(&setup, "n-07"), Some(b"theirs".to_vec()));
+    }
+}
+
+#[test]
 fn overwriting_always_compares_nothing() {
     for (_dir, setup, core) in tagless(Overwrite::Always) {
         core.cat("K").expect("its bytes");
