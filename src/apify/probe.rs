@@ -1,10 +1,13 @@
 //! Single requests to find out what a server does: no retries, no redirects, no budget.
 
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ProtocolVersion};
 use serde_json::Value;
 use url::Url;
 
@@ -42,6 +45,10 @@ pub struct Answer {
     pub clock_ahead_s: Option<i64>,
     /// The body, if it is JSON and was asked for.
     pub json: Option<Value>,
+    /// The bytes of the body as they came, if it was asked for.
+    pub len: usize,
+    /// The version of HTTP.
+    pub version: String,
     headers: HeaderMap,
 }
 
@@ -79,6 +86,39 @@ impl Probe {
     pub fn json(&self, path: &str) -> Result<Answer> {
         let target = Endpoint::new(&self.base, path).store();
         self.send(&Method::GET, &target, &[], true)
+    }
+
+    /// Asks for the first page of the listing at `path`, compressed; `tag` is what is there already.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub fn page(&self, path: &str, tag: Option<&str>) -> Result<Answer> {
+        let target = Endpoint::new(&self.base, path).store();
+        let mut headers = vec![("accept-encoding", "gzip")];
+        headers.extend(tag.map(|tag| ("if-none-match", tag)));
+        self.send(&Method::GET, &target, &headers, true)
+    }
+
+    /// Returns the version of TLS that a server agrees on, on a connection of its own; `None` where
+    /// there is none, or it cannot be told, as behind a proxy.
+    pub fn tls_version(&self, url: &Url) -> Option<&'static str> {
+        let host = url.host_str().filter(|_| url.scheme() == "https")?;
+        let port = url.port_or_known_default()?;
+        let address = (host, port).to_socket_addrs().ok()?.next()?;
+        let mut socket = TcpStream::connect_timeout(&address, self.timeout).ok()?;
+        socket.set_read_timeout(Some(self.timeout)).ok()?;
+        socket.set_write_timeout(Some(self.timeout)).ok()?;
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let config = Arc::new(self.transport.tls().clone());
+        let mut connection = ClientConnection::new(config, name).ok()?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).ok()?;
+        }
+        match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
+            ProtocolVersion::TLSv1_3 => Some("TLS 1.3"),
+            _ => None,
+        }
     }
 
     /// Asks for the headers at `url`: with HEAD, or with GET and these headers.
@@ -124,6 +164,8 @@ impl Probe {
             elapsed,
             clock_ahead_s: None,
             json: None,
+            len: 0,
+            version: format!("{:?}", reply.version),
             headers: reply.headers,
         };
         answer.clock_ahead_s = answer
@@ -131,11 +173,12 @@ impl Probe {
             .and_then(|date| httpdate::parse_http_date(date).ok())
             .map(|theirs| seconds_between(SystemTime::now(), theirs));
         if read {
-            answer.json = reply
+            let body = reply
                 .body
                 .read_all(MAX_ANSWER, deadline)
-                .ok()
-                .and_then(|body| serde_json::from_slice(&body).ok());
+                .unwrap_or_default();
+            answer.len = body.len();
+            answer.json = serde_json::from_slice(&body).ok();
         }
         Ok(answer)
     }

@@ -159,6 +159,7 @@ mod tests {
                 let location = format!("{to}://{host}/b?signature=s3cret");
                 headers.insert(LOCATION, location.parse().expect("a header"));
                 let reply = Reply {
+                    version: reqwest::Version::HTTP_11,
                     status: 302,
                     headers,
                     body: HttpBody::buffered(Bytes::new()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
-use reqwest::{Method, Request};
+use reqwest::{Method, Request, Version};
 use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
@@ -46,6 +46,8 @@ pub struct Transport {
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
+    /// The version of HTTP.
+    pub version: Version,
     /// The headers.
     pub headers: HeaderMap,
     /// The rest.
@@ -80,6 +82,11 @@ impl Transport {
         // What is wrong with it is to be known now.
         transport.connections(api).pool()?;
         Ok(transport)
+    }
+
+    /// Returns how connections are encrypted.
+    pub(super) fn tls(&self) -> &rustls::ClientConfig {
+        &self.tls
     }
 
     /// Returns the connections for an address: no proxy can be meant for this machine.
@@ -132,6 +139,7 @@ impl Transport {
         })?;
         Ok(Reply {
             status: response.status().as_u16(),
+            version: response.version(),
             headers: response.headers().clone(),
             body: HttpBody::new(response, Arc::clone(self), url.clone(), pool.number),
         })

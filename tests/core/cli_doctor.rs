@@ -54,6 +54,44 @@ fn with_token(user: &User, server: &TestServer, args: &[&str]) -> (Ran, Vec<Stri
 }
 
 #[test]
+fn what_the_platform_can_and_cannot_do_is_told() {
+    let user = User::new();
+    let server = TestServer::start_with(|config| {
+        config.platform = Some(kvfs::server::Platform {
+            lag: Duration::from_millis(1500),
+            rested: Duration::from_secs(3600),
+            ..Default::default()
+        });
+    });
+    for n in 0..20 {
+        server.put_text(&format!("record-{n:02}"), "some text");
+    }
+    let store = format!("~{STORE}");
+    let (_, found) = with_token(&user, &server, &[&store, "--scratch-record"]);
+    finds(
+        &found,
+        "protocol: ok",
+        &["HTTP/1.1", "compressed (gzip)", "(304)", "200 listings"],
+    );
+    let lacks = [
+        "no ETag",
+        "modifiedAt",
+        "no Range",
+        "200 requests a second for records",
+    ];
+    finds(&found, "server: ok: has HEAD", &lacks);
+    finds(
+        &found,
+        "changes: ok",
+        &["it is believed", "it counts changes"],
+    );
+    finds(&found, "lag: ok", &["told of a change after"]);
+    let left = server.server.requests();
+    let deleted = left.iter().filter(|request| request.method == "DELETE");
+    assert_eq!(deleted.count(), 1, "nothing is left of the trial");
+}
+
+#[test]
 fn a_store_that_works_is_found_to_work() {
     let (server, user) = (TestServer::start(), User::new());
     server.put_text("a", "some text");

@@ -15,6 +15,9 @@ pub struct DoctorArgs {
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,
+    /// Also store a record, wait until the store tells of the change, up to two minutes, and delete it
+    #[arg(long, requires = "store")]
+    pub scratch_record: bool,
     /// Also write a report for a bug ticket to this new file: findings, settings, mounts and the ends
     /// of the logs, without tokens and signatures
     #[arg(long, value_name = "FILE")]

@@ -10,9 +10,11 @@ use super::settings::Environment;
 use super::ui::Ui;
 
 mod bundle;
+mod changes;
 mod folders;
 mod machine;
 mod network;
+mod server;
 mod staging;
 
 pub use folders::usable;

@@ -1,30 +1,25 @@
-//! Checks of the API: reached, clock, token, store, request limit, what the server can do.
+//! Checks of the API: reached, clock, token, store, request limit.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use url::Url;
 
-use super::Finding;
+use super::{Finding, changes, server};
 use crate::apify::probe::{Answer, Probe};
-use crate::base::clock::Deadline;
 use crate::base::redact::bare;
 use crate::cli::args::DoctorArgs;
 use crate::cli::reference;
 use crate::cli::settings::{Environment, open_config};
 use crate::metrics::Metrics;
-use crate::mount::open::{OpenConfig, TokenSource, open, server};
+use crate::mount::open::{self, OpenConfig, TokenSource, open};
 use crate::store::reference::{RemoteRef, StoreRef};
-use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// The least error of the clock that is reported, in seconds.
 const SKEW_TOLD: i64 = 30;
 
 /// From how much on a wrong clock breaks what depends on it, in seconds.
 const SKEW_HARMFUL: i64 = 300;
-
-/// Keys among which one is looked for to try the server with.
-const KEYS: usize = 100;
 
 /// Checks the API and, if one is given, the store.
 pub fn check(args: &DoctorArgs, environment: &Environment, findings: &mut Vec<Finding>) {
@@ -65,7 +60,17 @@ pub fn check(args: &DoctorArgs, environment: &Environment, findings: &mut Vec<Fi
         if let StoreRef::Remote(remote) | StoreRef::Url { remote, .. } = &config.reference {
             access(&probe, remote, findings);
         }
-        findings.push(abilities(&probe, &base, &*store, config.attempt_timeout));
+        findings.push(server::wire(&probe, &base, &config.reference));
+        findings.push(server::abilities(
+            &probe,
+            &base,
+            &*store,
+            config.attempt_timeout,
+        ));
+        findings.push(changes::told(&*store, config.attempt_timeout));
+        if args.scratch_record {
+            findings.push(changes::measured(&*store, config.attempt_timeout));
+        }
     }
 }
 
@@ -90,7 +95,7 @@ fn proxy(environment: &Environment) -> Option<Finding> {
 
 /// Asks the API which user the token belongs to; returns `None` if there is nothing to ask on.
 fn api(config: &OpenConfig, findings: &mut Vec<Finding>) -> Option<(Url, Probe)> {
-    let (base, token) = match server(config) {
+    let (base, token) = match open::server(config) {
         Ok(server) => server,
         Err(error) => {
             findings.push(store_error("token", &error));
@@ -231,7 +236,7 @@ fn open_store(config: &OpenConfig, findings: &mut Vec<Finding>) -> Option<Arc<dy
     }
 }
 
-fn store_error(check: &'static str, error: &StoreError) -> Finding {
+pub(super) fn store_error(check: &'static str, error: &StoreError) -> Finding {
     let fix = error.hint().unwrap_or("see docs/TROUBLESHOOTING.md");
     Finding::failure(check, error.to_string(), fix)
 }
@@ -254,88 +259,6 @@ fn access(probe: &Probe, remote: &RemoteRef, findings: &mut Vec<Finding>) {
         let message = format!("{limit} requests a second for this store");
         findings.push(Finding::ok("limit", message));
     }
-}
-
-/// Tries with a small record what the server can do.
-fn abilities(probe: &Probe, base: &Url, store: &dyn Store, timeout: Duration) -> Finding {
-    let check = "server";
-    let query = ListQuery {
-        limit: Some(KEYS),
-        ..ListQuery::default()
-    };
-    let page = match store.list_page(&query, Deadline::after(timeout)) {
-        Ok(page) => page,
-        Err(error) if error.kind() == ErrorKind::Unsupported => {
-            return Finding::ok(check, "not asked: the store is known by these records only");
-        }
-        Err(error) => return store_error(check, &error),
-    };
-    let record = page
-        .items
-        .iter()
-        .filter(|item| item.stored_size != Some(0))
-        .min_by_key(|item| item.stored_size)
-        .and_then(|item| record_url(store, &item.key, base));
-    let Some(url) = record else {
-        return Finding::ok(check, "not tried: the store has no record to try with");
-    };
-    match try_abilities(probe, &url) {
-        Ok(message) => Finding::ok(check, message),
-        Err(error) => store_error(check, &error),
-    }
-}
-
-/// Returns a record's address, if it is one of the server that is asked.
-fn record_url(store: &dyn Store, key: &Key, base: &Url) -> Option<Url> {
-    let url = Url::parse(&store.record_url(key)?).ok()?;
-    (url.origin() == base.origin()).then_some(url)
-}
-
-fn try_abilities(probe: &Probe, url: &Url) -> Result<String, StoreError> {
-    let plain = probe.headers(false, url, &[("accept-encoding", "gzip, br, deflate")])?;
-    if plain.status != 200 {
-        let message = format!("a record is answered with HTTP {}", plain.status);
-        return Err(StoreError::new(ErrorKind::Protocol, message)
-            .with_hint("links to records need a signature each; else try again later"));
-    }
-    let etag = plain.header("etag").map(str::to_owned);
-    let head = probe.headers(true, url, &[])?.status == 200;
-    let range = probe.headers(false, url, &[("range", "bytes=0-0")])?.status == 206;
-    let conditional = match &etag {
-        Some(etag) => {
-            probe
-                .headers(false, url, &[("if-none-match", etag)])?
-                .status
-                == 304
-        }
-        None => false,
-    };
-    let encoding = plain.header("content-encoding").unwrap_or("none");
-    let mut has = Vec::new();
-    let mut lacks = Vec::new();
-    for (name, there, without) in [
-        ("ETag", etag.is_some(), "changes are told by time and size"),
-        (
-            "conditional requests",
-            conditional,
-            "what is checked is fetched again",
-        ),
-        ("HEAD", head, "sizes cost a GET"),
-        ("Range", range, "large records are fetched whole"),
-    ] {
-        if there {
-            has.push(name.to_owned());
-        } else {
-            lacks.push(format!("no {name}: {without}"));
-        }
-    }
-    let mut message = format!("has {}", has.join(", "));
-    for lack in lacks {
-        message = format!("{message}; {lack}");
-    }
-    Ok(format!(
-        "{message}; encoding of the record tried: {encoding}"
-    ))
 }
 
 #[cfg(test)]
