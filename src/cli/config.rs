@@ -161,7 +161,7 @@ fn row(
 fn default(argument: &Arg, environment: &Environment) -> Option<String> {
     match argument.get_long() {
         Some("api-url") => return Some(format!("https://{PLATFORM_HOST}")),
-        Some("cache-dir") => return Some(environment.cache_dir().ok()?.display().to_string()),
+        Some("cache-dir") => return Some(environment.cache_dir(None).ok()?.display().to_string()),
         Some("log-file") => return Some(environment.log_dir().ok()?.display().to_string() + "/"),
         Some("staging-dir") => {
             return Some(environment.staging_dir(None).ok()?.display().to_string());

@@ -56,6 +56,13 @@ pub const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "cache",
+        &[
+            ("kvfs cache info", "what each store takes on disk"),
+            ("kvfs cache clear", "remove all of it"),
+        ],
+    ),
+    (
         "refresh",
         &[
             ("kvfs refresh mnt", "everything"),

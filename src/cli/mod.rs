@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 pub mod args;
+pub mod cache;
 pub mod cat;
 pub mod config;
 pub mod config_file;
@@ -27,6 +28,8 @@ pub mod mount;
 pub mod mounted;
 pub mod mounted_store;
 pub mod options;
+#[cfg(test)]
+mod options_page;
 pub mod pages;
 pub mod places;
 pub mod progress;
@@ -102,6 +105,7 @@ fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Recover(args) => recover::run(ui, args, cli.global, &environment),
         Command::Warm(args) => warm::run(ui, args, &environment),
         Command::Refresh(args) => refresh::run(ui, args, &environment),
+        Command::Cache(args) => cache::run(ui, args, &environment),
         Command::Trace(args) => trace::run(ui, args, &environment),
         Command::Serve(args) => serve::run(ui, args, cli.global, &environment),
         Command::Demo(args) => demo::run(ui, args, &environment),

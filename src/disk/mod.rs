@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! kvfs-1/CACHEDIR.TAG
+//! kvfs-1/<scope>/store.txt                             the store's id, for people: see [`usage`]
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what the entry is; names its data file
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
 //! kvfs-1/tmp/<pid>-<random>.tmp                        contents on their way, locked while they are
@@ -43,6 +44,7 @@ mod room;
 mod scan;
 mod spool;
 pub(crate) mod temp;
+pub mod usage;
 
 use checks::Checks;
 pub use checksum::Checksum;
@@ -52,6 +54,8 @@ pub use spool::Spool;
 
 /// Our sub-folder; the number is the format's version.
 const FOLDER: &str = "kvfs-1";
+/// Beside the entries of a scope: the id of its store.
+const STORE_FILE: &str = "store.txt";
 /// Contents up to this size, in bytes, are read whole when they are looked up.
 pub const SMALL: u64 = MIB;
 /// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.

@@ -399,6 +399,7 @@ pub fn open_disk(
         store.info().cache_scope
     );
     DiskTier::open(&disk.dir, disk.size.0, &scope, Arc::clone(metrics))
+        .and_then(|tier| tier.note_store(&store.info().id).map(|()| tier))
         .inspect_err(|error| {
             tracing::warn!("no disk cache: {error}; mount with --cache-dir to use another folder")
         })

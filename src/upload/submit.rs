@@ -6,9 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Uploader;
 use super::attempt::Patience;
 use super::gate::Entered;
-use super::{Change, Uploader};
 use crate::base::clock::Deadline;
 use crate::staging::Began;
 use crate::staging::entry::{EntryId, Pending, Why};
@@ -231,7 +231,7 @@ impl Uploader {
         deadline: Deadline,
     ) -> Result<RecordMeta> {
         let key = upload.pending.key.clone();
-        let entered = self.enter(&[&key], Change::Upload, deadline)?;
+        let entered = self.enter(&[&key], super::Change::Upload, deadline)?;
         entered.run(upload, deadline, true)
     }
 

@@ -208,3 +208,41 @@ fn the_next_mount_is_told_that_the_last_one_still_uploads() {
         "{said}"
     );
 }
+
+#[test]
+fn the_cache_on_disk_is_shown_and_emptied_under_a_mount() {
+    let user = User::new();
+    user.works(&["mount", "./store", "mnt"]);
+    let read = || fs::read_to_string(user.path("mnt/a")).expect("a record");
+    let shown = || -> Vec<serde_json::Value> {
+        let lines = user.works(&["cache", "info", "--json"]);
+        let line = |line: &str| serde_json::from_str(line).expect("JSON");
+        lines.lines().map(line).collect()
+    };
+    assert_eq!(read(), "hi\n");
+    user.works(&["unmount", "mnt"]);
+    let before = shown();
+    assert_eq!(before.len(), 1);
+    assert_eq!(before[0]["contents"], 1);
+    let id = before[0]["store"].as_str().expect("an id").to_owned();
+    assert!(user.works(&["cache", "info"]).contains(&id));
+
+    user.works(&["mount", "./store", "mnt"]);
+    user.fails(4, &["cache", "clear", "another"]);
+    let elsewhere = user
+        .command(&["cache", "info"])
+        .env("KVFS_CACHE_DIR", "/nowhere")
+        .output();
+    let said = String::from_utf8(elsewhere.expect("kvfs runs").stdout).expect("text");
+    assert_eq!(said, "/nowhere: 0 B\n");
+    assert_eq!(shown(), before);
+    user.works(&["cache", "clear", &id]);
+    assert_eq!(shown(), Vec::<serde_json::Value>::new());
+    assert_eq!(read(), "hi\n");
+    user.works(&["refresh", "mnt"]);
+    assert_eq!(read(), "hi\n");
+    user.works(&["unmount", "mnt"]);
+    assert_eq!(shown()[0]["contents"], 1, "what was read is cached again");
+    user.works(&["cache", "clear"]);
+    assert_eq!(shown(), Vec::<serde_json::Value>::new());
+}

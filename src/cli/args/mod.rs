@@ -21,7 +21,8 @@ pub use direct::{CatArgs, InfoArgs, LsArgs, PutArgs, RmArgs, ShareArgs};
 pub use machine::{CompletionsArgs, ConfigArgs, DaemonArgs, DemoArgs, DoctorArgs, ManArgs};
 pub use mount::{CompressArg, MountArgs, OverwriteArg};
 pub use mounted::{
-    RecoverArgs, RefreshArgs, StatusArgs, SyncArgs, TraceArgs, UnmountArgs, WarmArgs,
+    CacheArgs, CacheClearArgs, CacheCommand, CacheInfoArgs, RecoverArgs, RefreshArgs, StatusArgs,
+    SyncArgs, TraceArgs, UnmountArgs, WarmArgs,
 };
 pub use serve::ServeArgs;
 
@@ -94,6 +95,8 @@ pub enum Command {
     ///
     /// Asks the store for nothing; the next open of a file does.
     Refresh(RefreshArgs),
+    /// Show or empty the cache on disk, also of stores that are not mounted
+    Cache(CacheArgs),
     /// Show the file operations on a mount, live
     ///
     /// Each operation with its time, its result, and the source of the answer: the kernel (its pages are

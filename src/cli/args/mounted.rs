@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::values::positive_duration;
 use crate::base::units::parse_duration;
@@ -134,4 +134,43 @@ pub struct TraceArgs {
     /// Print a JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// The arguments of `kvfs cache`.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// What `kvfs cache` does.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show where the cache is and what each store takes in it
+    Info(CacheInfoArgs),
+    /// Remove what is cached; mounts fetch again what they need
+    Clear(CacheClearArgs),
+}
+
+/// The arguments of `kvfs cache info`.
+#[derive(Debug, Args)]
+pub struct CacheInfoArgs {
+    /// The folder [default: that of mounts]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Print a JSON object for each store
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `kvfs cache clear`.
+#[derive(Debug, Args)]
+pub struct CacheClearArgs {
+    /// Only what belongs to these stores, by id [default: all stores]
+    #[arg(value_name = "ID")]
+    pub stores: Vec<String>,
+    /// The folder [default: that of mounts]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
 }

@@ -334,12 +334,15 @@ impl Environment {
         }
     }
 
-    /// Returns where content is kept on disk if nothing else is said.
+    /// Returns where content is kept on disk: in `given`, else in the user's cache folder.
     ///
     /// # Errors
-    /// That there is no home folder.
-    pub fn cache_dir(&self) -> Result<PathBuf, CliError> {
-        self.folder(self.cache_home.as_ref(), ".cache")
+    /// That there is no home folder, or that a path makes no sense.
+    pub fn cache_dir(&self, given: Option<&Path>) -> Result<PathBuf, CliError> {
+        match given {
+            Some(dir) => absolute(dir),
+            None => self.folder(self.cache_home.as_ref(), ".cache"),
+        }
     }
 
     fn folder(&self, base: Option<&PathBuf>, below_home: &str) -> Result<PathBuf, CliError> {

@@ -276,10 +276,7 @@ pub fn disk_cache(
     if args.no_disk_cache || size.0 == 0 {
         return Ok(None);
     }
-    let dir = match &args.cache_dir {
-        Some(dir) => absolute(dir)?,
-        None => environment.cache_dir()?,
-    };
+    let dir = environment.cache_dir(args.cache_dir.as_deref())?;
     Ok(Some(DiskCacheConfig { dir, size }))
 }
 

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -102,7 +102,7 @@ impl DirectoryStore {
 
     /// Returns the folder, with no symbolic links in its path.
     #[cfg(feature = "testing")]
-    pub fn path(&self) -> PathBuf {
+    pub fn path(&self) -> std::path::PathBuf {
         self.folder.path().to_owned()
     }
 
