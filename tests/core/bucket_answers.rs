@@ -231,12 +231,14 @@ fn commands_say_what_they_wait_for_and_end() {
     let storage = FakeS3::start();
     storage.answer_so(|_| Some(Answer::silence()));
     let home = tempfile::tempdir().expect("a folder");
-    let home = home.path().to_str().expect("text");
+    let mnt = tempfile::tempdir().expect("a folder");
+    let (home, mnt) = (home.path().to_str(), mnt.path().to_str());
+    let (home, mnt) = (home.expect("text"), mnt.expect("text"));
     for args in [
         &["serve", "--listen", "127.0.0.1:0", "s3://b/p"][..],
         &["ls", "--deadline", "5s", "s3://b/p/one"],
         &["cat", "--deadline", "5s", "s3://b/p/one", "k"],
-        &["mount", "--deadline", "5s", "s3://b/p/one", home],
+        &["mount", "--deadline", "5s", "s3://b/p/one", mnt],
     ] {
         // Words while something is waited for are for people.
         let words: Vec<&str> = [env!("CARGO_BIN_EXE_kvfs")]

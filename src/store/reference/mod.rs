@@ -11,6 +11,7 @@ use thiserror::Error;
 use url::Url;
 
 use crate::base::redact::{SafeUrl, Secret, bare};
+use crate::base::text::line;
 
 mod address;
 mod bucket;
@@ -95,7 +96,7 @@ impl RemoteRef {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReferenceError {
     /// No form fits.
-    #[error("'{text}' is not a store reference{}\n{FORMS}", suggestion(text))]
+    #[error("'{}' is not a store reference{}\n{FORMS}", line(text), line(&suggestion(text)))]
     Unknown {
         /// What was typed.
         text: String,
