@@ -46,6 +46,18 @@ fn answer(seen: &Seen) -> Answer {
         [_, "v2", "users", ..] | [_, "v2", "key-value-stores", _] => {
             Answer::new(200, object().to_string()).header("content-type", "application/json")
         }
+        [_, "v2", "key-value-stores"] if seen.method == "GET" => {
+            let mut named = object()["data"].clone();
+            named["stats"] = json!({ "storageBytes": 7, "text": HOSTILE });
+            let unnamed = json!({
+                "id": format!("id {HOSTILE}"), "createdAt": HOSTILE, "modifiedAt": HOSTILE,
+                "accessedAt": HOSTILE, "generalAccess": HOSTILE, "actRunId": HOSTILE,
+            });
+            let page = json!({ "data": {
+                "items": [named, unnamed], "count": 2, "total": 2, "offset": 0, "limit": 1000, "desc": false,
+            } });
+            Answer::new(200, page.to_string()).header("content-type", "application/json")
+        }
         [_, "v2", "key-value-stores", _, "keys"] => {
             let mut keys = vec!["ok".to_owned(), "broken".to_owned(), "gone".to_owned()];
             keys.extend(["a", "b"].map(|name| format!("{name}{HOSTILE}")));
@@ -109,6 +121,13 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
     let sidecar = json!({ "key": "evil", "contentType": format!("text/plain{HOSTILE}") });
     fs::write(folder.join("evil.__metadata__.json"), sidecar.to_string()).expect("a file");
     fs::write(folder.join("evil"), "x").expect("a file");
+    // Names of files and folders, as far as there can be such.
+    let named = user.path("named");
+    let odd = HOSTILE.replace('/', "");
+    fs::create_dir_all(named.join("key_value_stores").join(&odd)).expect("a folder");
+    let inner = named.join("key_value_stores").join(&odd);
+    fs::write(inner.join(&odd), "x").expect("a file");
+    let inner = inner.to_str().expect("text");
     let mut seen = Vec::new();
     let mut run = |args: &[&str]| {
         seen.push(args[0].to_owned());
@@ -156,6 +175,24 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
         &["diff", "--json", "~s", "store"],
         &["stores"],
         &["stores", "--json"],
+        &["stores", "--unnamed"],
+        &["stores", "--json", "--unnamed", "--count"],
+        &["stores", "create", "new"],
+        &["stores", "remove", "--yes", "~s"],
+        &["stores", "named"],
+        &["stores", "--json", "named"],
+        &["ls", "-l", inner],
+        &["ls", "--json", inner],
+        &["ls", "-l", "named"],
+        &["info", inner],
+        &["cat", inner, &odd],
+        &["diff", inner, "store"],
+        &["diff", "--json", "store", inner],
+        &["copy", inner, "copied-too"],
+        &["copy", "--json", inner, "copied-three"],
+        &["copy", "store", "~s"],
+        &["doctor", inner],
+        &["mount", inner, "nowhere"],
         &["help"],
         &["demo", "--help"],
         &["completions", "bash"],
