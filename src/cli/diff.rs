@@ -9,6 +9,7 @@ use super::settings::Environment;
 use super::sides;
 use super::ui::Ui;
 use crate::base::text;
+use crate::base::text::Line;
 use crate::copy::diff::{self, Difference, Options};
 use crate::copy::pages::ListingError;
 
@@ -77,8 +78,8 @@ pub fn run(
 fn line(difference: &Difference, first: &str, second: &str) -> String {
     let key = shown(&difference.key);
     match difference.kind {
-        diff::Kind::OnlyFirst => format!("only in {first}: {key}"),
-        diff::Kind::OnlySecond => format!("only in {second}: {key}"),
+        diff::Kind::OnlyFirst => format!("only in {}: {key}", Line(first)),
+        diff::Kind::OnlySecond => format!("only in {}: {key}", Line(second)),
         diff::Kind::Different => {
             let size = |size: Option<u64>| size.map_or("?".to_owned(), |size| size.to_string());
             let [one, other] = difference.sizes.map(size);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::base::text::Line;
 use crate::local::directory::names::STORE_METADATA;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -68,11 +69,12 @@ pub fn check_one(folder: &Path) -> Result<()> {
     Err(StoreError::new(
         ErrorKind::Unsupported,
         format!(
-            "{shown} is not one store: it holds {noun} {}{more}",
-            names.join(", ")
+            "{} is not one store: it holds {noun} {}{more}",
+            Line(shown),
+            Line(names.join(", "))
         ),
     )
-    .with_hint(format!("name one of them: {}", first.display())))
+    .with_hint(format!("name one of them: {}", Line(first.display()))))
 }
 
 fn folders_in(folder: &Path) -> Vec<PathBuf> {
