@@ -256,9 +256,7 @@ fn kind_of(
 fn what_happened(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound => "does not exist",
-        ErrorKind::StoreNotFound => {
-            "could not be had, because the store does not exist or may not be seen"
-        }
+        ErrorKind::StoreNotFound => "is not available: the store does not exist or may not be seen",
         ErrorKind::Denied => "may not be accessed",
         ErrorKind::SignatureExpired => "may no longer be accessed: the signature has expired",
         ErrorKind::InvalidKey => "has a key that the server does not accept",

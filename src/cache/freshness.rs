@@ -27,7 +27,7 @@ pub(super) const SMALL: u64 = 64 << 10;
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// The clock is not checked more often.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
-/// Which of the trusted small contents is fetched to compare it: one of the first this many.
+/// Of this many trusted small contents, one is fetched and compared.
 const CHECKED_OF: u8 = 8;
 /// Own writes of which the time is remembered until their contents are taken in.
 const MOST_WRITTEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);

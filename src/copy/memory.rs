@@ -69,8 +69,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Opens what is remembered in `dir` of copies from `source` to `target`. Where that cannot be had,
-    /// or another copy has it, nothing is remembered: the copy is right all the same.
+    /// Opens what is remembered in `dir` of copies from `source` to `target`. Where that is not
+    /// available, or another copy has it, nothing is remembered: the copy is right all the same.
     pub fn open(dir: &Path, source: &str, target: &str) -> Self {
         Self::try_open(dir, source, target).unwrap_or_else(|error| {
             tracing::debug!(%error, "nothing is remembered of this copy");

@@ -65,7 +65,7 @@ impl Room {
             return true;
         }
         match self.most {
-            // A step more if that is to be had, else just what is needed.
+            // A step more if there is room, else just what is needed.
             Some(most) => {
                 self.set_aside(needed.saturating_add(STEP).min(most)) || self.set_aside(needed)
             }

@@ -332,7 +332,7 @@ impl KvFs {
         }
         let ask = |entries: &[Entry]| {
             for entry in entries {
-                // A record that cannot be had is listed all the same, as without the flag.
+                // A record that cannot be fetched is listed all the same, as without the flag.
                 match self.ask(&entry.key, wait) {
                     Ok(_) | Err(FsError::NoEntry) => {}
                     Err(error) => self.report("readdir", None, &error),

@@ -62,7 +62,7 @@ impl Origin {
         }
     }
 
-    /// Returns whether parts of the content can be had by themselves, all of one version.
+    /// Returns whether parts of the content can be fetched by themselves, all of one version.
     pub fn has_ranges(&self) -> bool {
         (self.raw || self.meta.encoding.is_identity())
             && self.meta.accepts_ranges

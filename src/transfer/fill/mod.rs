@@ -24,7 +24,7 @@ mod sequential;
 
 use sequential::Front;
 
-/// Bytes moved at once where no block is to be had, and by helpers.
+/// Bytes moved at once where no block is free, and by helpers.
 const CHUNK: usize = 256 * KIB as usize;
 /// How long the head of an answer that begins again may take.
 const AGAIN_DEADLINE: Duration = Duration::from_secs(60);
