@@ -134,7 +134,7 @@ impl Connections {
     }
 }
 
-/// Has requests go through proxies.
+/// Routes requests through proxies.
 fn with_proxies(
     mut builder: reqwest::ClientBuilder,
     proxies: &Proxies,

@@ -85,7 +85,7 @@ impl ApifyStore {
         }
     }
 
-    /// Has errors explained: those of a store that was opened without asking what it is.
+    /// Explains errors of a store that was opened without asking what it is.
     pub fn explaining(
         mut self,
         explain: impl Fn(StoreError, Deadline) -> StoreError + Send + Sync + 'static,

@@ -32,7 +32,7 @@ impl ManualClock {
         *self.elapsed.lock() += step;
     }
 
-    /// Has the machine sleep for `span`.
+    /// Makes the machine sleep for `span`.
     pub fn suspend(&self, span: Duration) {
         self.advance(span);
         *self.asleep.lock() += span;

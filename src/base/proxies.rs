@@ -22,7 +22,7 @@ impl Proxies {
         Self(variables.into_iter().map(owned).collect())
     }
 
-    /// Has this process use these, in place of its environment. The first call counts.
+    /// Makes this process use these instead of its environment. The first call counts.
     pub fn give(self) {
         // A second call would be of a process that serves two mounts; there is none.
         let _ = GIVEN.set(self);

@@ -268,7 +268,7 @@ impl Bucket {
         self.wait(deadline, alone).map(Some)
     }
 
-    /// Does what does not block, until the deadline.
+    /// Runs an asynchronous operation, until the deadline.
     fn wait<T>(&self, deadline: Deadline, work: impl Future<Output = T>) -> Result<T> {
         let late = || {
             StoreError::new(ErrorKind::Timeout, "the bucket took too long").with_hint(

@@ -79,7 +79,7 @@ pub fn run(
     Ok(())
 }
 
-/// Has the daemon of a mount make the link: it has the token that this takes.
+/// Asks the daemon of a mount for the link: it has the token.
 fn link_of_mount(
     ui: Ui,
     daemon: &Daemon,

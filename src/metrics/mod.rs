@@ -259,7 +259,7 @@ impl Metrics {
         }
     }
 
-    /// Has panics be counted by a hook of the process from now on, caught or not.
+    /// Leaves counting panics, caught or not, to a hook of the process from now on.
     pub fn counts_panics_by_hook(&self) {
         self.has_hook.store(true, Ordering::Relaxed);
     }

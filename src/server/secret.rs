@@ -95,7 +95,7 @@ fn make(folder: &Dir) -> io::Result<Secret> {
     let made = file
         .write_all(format!("{secret}\n").as_bytes())
         .and_then(|()| file.sync_all())
-        .and_then(|()| folder.rename_anew(&unfinished, SECRET));
+        .and_then(|()| folder.rename_new(&unfinished, SECRET));
     match made {
         Ok(()) => folder.sync().map(|()| Secret::new(secret)),
         Err(error) => {

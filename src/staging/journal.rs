@@ -447,13 +447,13 @@ impl Journal {
     }
 
     /// Returns whether the folder was made again since the last call.
-    pub fn take_made_anew(&self) -> bool {
-        self.own.take_made_anew()
+    pub fn take_remade(&self) -> bool {
+        self.own.take_remade()
     }
 
-    /// Has it asked again.
-    pub fn set_made_anew(&self) {
-        self.own.set_made_anew();
+    /// Notes again that the folder was made again: the work that follows is not done.
+    pub fn set_remade(&self) {
+        self.own.set_remade();
     }
 
     /// Returns whether the bytes of an entry were removed under it.

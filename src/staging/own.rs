@@ -28,7 +28,7 @@ pub(super) struct Own {
     /// The disk that it was made on.
     device: u64,
     current: Mutex<Arc<OwnerDir>>,
-    made_anew: AtomicBool,
+    remade: AtomicBool,
     /// Its holder makes the folder again.
     making: Mutex<()>,
 }
@@ -50,7 +50,7 @@ impl Own {
             store: store.cloned(),
             device: fs::metadata(made.path())?.dev(),
             current: Mutex::new(Arc::new(made)),
-            made_anew: AtomicBool::new(false),
+            remade: AtomicBool::new(false),
             making: Mutex::default(),
         })
     }
@@ -61,13 +61,13 @@ impl Own {
     }
 
     /// Returns whether it was made again since the last call.
-    pub(super) fn take_made_anew(&self) -> bool {
-        self.made_anew.swap(false, Ordering::Relaxed)
+    pub(super) fn take_remade(&self) -> bool {
+        self.remade.swap(false, Ordering::Relaxed)
     }
 
-    /// Has it asked again.
-    pub(super) fn set_made_anew(&self) {
-        self.made_anew.store(true, Ordering::Relaxed);
+    /// Notes again that the folder was made again: the work that follows is not done.
+    pub(super) fn set_remade(&self) {
+        self.remade.store(true, Ordering::Relaxed);
     }
 
     /// Does something in the folder; once more in a new one if the folder was removed.
@@ -112,7 +112,7 @@ impl Own {
         let made = Arc::new(OwnerDir::create(&scope)?);
         drop(lock);
         *self.current.lock() = Arc::clone(&made);
-        self.set_made_anew();
+        self.set_remade();
         tracing::warn!(
             "the staging folder {} was removed; it is made again",
             self.dir.display()

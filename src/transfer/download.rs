@@ -269,7 +269,7 @@ impl Download {
         let _ = self.go_on.set(GoOn(Box::new(go_on)));
     }
 
-    /// Has the thread that waits for readers give the download up for now; `false` when it has
+    /// Makes the thread that waits for readers give the download up for now; `false` when it has
     /// something to do by now.
     fn ask_to_park(&self) -> bool {
         let mut state = self.state.lock();

@@ -65,13 +65,13 @@ impl Uploader {
         }
     }
 
-    /// Has all waiting files written again soon, if the folder was made again.
+    /// Schedules all waiting files to be written again, if the folder was made again.
     pub(super) fn restore_rest(self: &Arc<Self>) {
-        if self.journal.take_made_anew() {
+        if self.journal.take_remade() {
             let this = Arc::clone(self);
             if self.workers.spawn(move || this.restore_all()).is_err() {
                 // The threads are busy, and each looks here when it has done.
-                self.journal.set_made_anew();
+                self.journal.set_remade();
             }
         }
     }

@@ -12,7 +12,7 @@ impl Uploader {
         self.staff();
     }
 
-    /// Sees to it that there are threads for what can start.
+    /// Starts threads for uploads that can start.
     pub(super) fn staff(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let wanted = state.gates.startable() + usize::from(state.gates.next_start().is_some());

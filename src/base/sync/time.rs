@@ -64,7 +64,7 @@ pub(super) fn begin() {
     drop(shuttle::future::spawn(keep()));
 }
 
-/// Has deadlines pass; the scheduler runs this when no other thread can run.
+/// Makes deadlines pass; the scheduler runs this when no other thread can run.
 async fn keep() {
     poll_fn(|context| {
         let due = TIME.with_borrow_mut(|time| {

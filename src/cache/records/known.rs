@@ -243,8 +243,8 @@ impl Records {
         self.memory.lock().remove(key);
     }
 
-    /// Has the next question about a record go to the store, which is asked whether it is still what is
-    /// known of it.
+    /// Makes the next question about a record go to the store, which is asked whether it is still what
+    /// is known of it.
     pub fn doubt(&self, key: &Key) {
         let long_ago = self.config.ttl.and_then(|ttl| self.now().checked_sub(ttl));
         let slot = self.slots.lock().peek(key).cloned();

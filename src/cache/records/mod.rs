@@ -194,8 +194,8 @@ impl Records {
             .is_none_or(|ttl| self.clock.now().saturating_duration_since(at) < ttl)
     }
 
-    /// Has every question asked, also those of one burst: where records are changed, a name that
-    /// another client has removed is not to be taken for one that is there.
+    /// Asks every question, also those of one burst: where records are changed, a name that another
+    /// client has removed is not to be taken for one that is there.
     pub fn ask_each_time(&self) {
         self.asks_each_time.store(true, Ordering::Relaxed);
     }

@@ -62,7 +62,7 @@ impl LogFile {
         }
     }
 
-    /// Has what this process writes to standard error go to the file, too, as panics do.
+    /// Redirects standard error to the file, for panics above all.
     ///
     /// # Errors
     /// That it cannot be redirected.

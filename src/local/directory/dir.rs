@@ -128,7 +128,7 @@ impl Dir {
     }
 
     /// Gives an entry another name that must be free (`EEXIST`).
-    pub(crate) fn rename_anew(&self, from: &str, to: &str) -> io::Result<()> {
+    pub(crate) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         match rustix::fs::renameat_with(&self.0, from, &self.0, to, RenameFlags::NOREPLACE) {
             // A file system without this: directories replace empty ones only.
             Err(Errno::INVAL | Errno::NOSYS) if self.entry(to)?.is_none() => self.rename(from, to),

@@ -57,7 +57,7 @@ fn deflate<'a>(mut body: Body<'a>) -> Result<Box<dyn Read + Send + 'a>, StoreErr
     })
 }
 
-/// Sees to it that a stream is all there is: at the end of the content the body must end too.
+/// Ensures that nothing follows a stream: at the end of the content the body must end too.
 ///
 /// So a transfer that broke behind the last compressed byte is noticed, and the connection can be
 /// used again. The first byte too many is an error; nothing more is read.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Has bytes of everything open, as the drafts of a mount have; takes note of what failed.
+/// Holds the bytes of everything open, as the drafts of a mount do; notes failures.
 struct Holder(File, Mutex<Vec<String>>);
 
 impl Holder {
