@@ -166,8 +166,8 @@ async fn connection(
     }
 }
 
-/// Waits until another client waits for the place of a connection that brings no request, or whose
-/// client hardly takes what it asked for.
+/// Waits until another client waits for the place of a connection without a request, or with a
+/// client that hardly reads its answer.
 async fn unwanted(signals: &Signals, mut crowded: watch::Receiver<bool>) {
     loop {
         if crowded.wait_for(|crowded| *crowded).await.is_err() {

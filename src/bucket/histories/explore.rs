@@ -52,8 +52,8 @@ const FATES: [Fate; 8] = [
     Fate::DiesAfter,
 ];
 
-/// A choice: who goes on, and what becomes of the request. Behind the clients come the requests
-/// that are done late.
+/// A choice: which client goes on, and what becomes of its request. After the clients come the
+/// requests that are done late.
 type Choice = (u8, u8);
 
 /// How far a client's server is after so many answers.
@@ -73,7 +73,7 @@ struct Node {
 #[derive(Clone)]
 struct World {
     model: Model,
-    /// `None` for those whose servers died.
+    /// `None` for those with dead servers.
     clients: Vec<Option<Arc<Node>>>,
     late: Vec<Call>,
     faults: usize,
@@ -234,7 +234,7 @@ impl<'a, P: Protocol> Runner<'a, P> {
         let at = usize::from(at);
         if at >= world.clients.len() {
             let call = world.late.remove(at - world.clients.len());
-            // Nobody hears of it.
+            // No client gets the answer.
             let answer = Some(world.model.execute(&call));
             let client = None;
             return Some(Happened {
@@ -288,8 +288,8 @@ impl<'a, P: Protocol> Runner<'a, P> {
             let _ = writeln!(told, "  {}", happened.shown());
             for event in &world.log[known..] {
                 if let Event::Told(at, step, store, answer) = event {
-                    let who = (b'A' + *at as u8) as char;
-                    let _ = writeln!(told, "     {who} told of {step:?} ({store}): {answer:?}");
+                    let name = (b'A' + *at as u8) as char;
+                    let _ = writeln!(told, "     {name} told of {step:?} ({store}): {answer:?}");
                 }
             }
         }
@@ -313,8 +313,8 @@ impl Happened {
         match self.client {
             None => format!("late: {call} -> {outcome}"),
             Some((at, fate)) => {
-                let who = (b'A' + at as u8) as char;
-                format!("{who}: {call} -> {outcome} [{fate:?}]")
+                let name = (b'A' + at as u8) as char;
+                format!("{name}: {call} -> {outcome} [{fate:?}]")
             }
         }
     }

@@ -159,8 +159,8 @@ fn scenario(
 
 use Step::{Create, Delete, Get, Put, Rename};
 
-/// As [`Now`], but names are looked up and then given, deletions do not say so first, and nobody looks
-/// at the store of a record once more.
+/// As [`Now`], but names are looked up and then given, deletions do not say so first, and the store of
+/// a record is not checked once more.
 #[derive(Clone)]
 struct Careless(Now);
 
