@@ -57,14 +57,14 @@ impl DirectoryCatalog {
         otherwise: &str,
     ) -> Result<String> {
         if let Some(name) = name {
-            match stores.rename_anew(from, name) {
+            match stores.rename_new(from, name) {
                 Ok(()) => return Ok(name.to_owned()),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(disk(error)),
             }
         }
         if otherwise != from {
-            stores.rename_anew(from, otherwise).map_err(disk)?;
+            stores.rename_new(from, otherwise).map_err(disk)?;
         }
         Ok(otherwise.to_owned())
     }
