@@ -37,10 +37,7 @@ pub const EXAMPLES: &[Examples] = &[
             ("kvfs status --watch mnt", "live"),
         ],
     ),
-    (
-        "sync",
-        &[("kvfs sync mnt", "waits until all closed files are stored")],
-    ),
+    ("sync", &[("kvfs sync mnt", "waits for all closed files")]),
     (
         "recover",
         &[

@@ -129,7 +129,7 @@ fn conditions_of_put_hold_on_servers_that_ignore_them() {
             kvfs_with(&server, &user, &args, b"new")
         };
         server.put_text("a", "old");
-        put(&["--if-absent"], "a").fails(6, &["a is not stored", "there is such a record"]);
+        put(&["--if-absent"], "a").fails(6, &["a is not stored", "the record exists already"]);
         assert_eq!(put(&["--if-absent"], "b").code, 0);
         match is_platform {
             true => put(&["--if-match", "\"x\""], "a").fails(2, &["tells no versions"]),

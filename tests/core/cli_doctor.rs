@@ -131,7 +131,7 @@ fn tokens_and_permissions_are_told_apart() {
     finds(
         &found,
         "token: failure",
-        &["APIFY_TOKEN", "not known", "Console"],
+        &["APIFY_TOKEN", "does not know", "Console"],
     );
     finds(&found, "store: failure", &["token"]);
     let ran = doctor(&user, &server.url(), &[], &["--json", &store]);

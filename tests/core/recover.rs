@@ -270,7 +270,7 @@ fn only_what_is_named_is_dropped() {
     drop(folder);
     desk.run(&["--discard"]).fails(2, &["say which", "--all"]);
     desk.run(&["--discard", "unknown"])
-        .fails(1, &["nothing of 'unknown'"]);
+        .fails(1, &["no file of 'unknown'"]);
     assert_eq!(desk.items().len(), 3);
     let dropped = desk.run(&["--discard", first.as_str(), "b"]);
     assert!(dropped.err.contains("dropped 2 files"), "{dropped:?}");

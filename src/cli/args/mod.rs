@@ -79,7 +79,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Wait until the store has every file closed on a mount
     Sync(SyncArgs),
-    /// List, upload or drop written files that are not in their store yet
+    /// List, upload or drop files that are not in their store yet
     ///
     /// These are files that a mount with --write-back had no time to upload, and files that the
     /// store refused. Works with and without a mount of the store; a mount resumes interrupted
@@ -95,7 +95,7 @@ pub enum Command {
     ///
     /// Asks the store for nothing; the next open of a file does.
     Refresh(RefreshArgs),
-    /// Show or empty the cache on disk, also of stores that are not mounted
+    /// Show or empty the disk cache, also of unmounted stores
     Cache(CacheArgs),
     /// Show the file operations on a mount, live
     ///

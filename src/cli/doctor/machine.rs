@@ -267,12 +267,12 @@ mod tests {
     #[test]
     fn others_need_a_line_in_fuse_conf() {
         let (_dir, mut machine) = machine();
-        is(&machine.others(), State::Ok, &["not possible"]);
+        is(&machine.others(), State::Ok, &["disabled"]);
         machine.allows_others = true;
         is(&machine.others(), State::Failure, &["user_allow_other"]);
         fs::write(&machine.fuse_conf, "#user_allow_other\n").expect("a file");
         is(&machine.others(), State::Failure, &["user_allow_other"]);
         fs::write(&machine.fuse_conf, "# x\nuser_allow_other\n").expect("a file");
-        is(&machine.others(), State::Ok, &["possible"]);
+        is(&machine.others(), State::Ok, &["enabled"]);
     }
 }
