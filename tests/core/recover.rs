@@ -268,7 +268,7 @@ fn only_what_is_named_is_dropped() {
     leave(&folder, "b", "text", Some(ErrorKind::TooLarge));
     leave(&folder, "c", "text", None);
     drop(folder);
-    desk.run(&["--discard"]).fails(2, &["say which", "--all"]);
+    desk.run(&["--discard"]).fails(2, &["name them", "--all"]);
     desk.run(&["--discard", "unknown"])
         .fails(1, &["no file of 'unknown'"]);
     assert_eq!(desk.items().len(), 3);
