@@ -3,18 +3,15 @@
 //!
 //! A listing that a program has read to its end without an error has every key that was there all the
 //! time, each once, and none that was never there.
-#![allow(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "says how much was tried; reads how long it may take"
-)]
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kvfs::apify::http::HttpOptions;
 
+use super::long::{self, Outcome};
 use super::pairs;
 use super::server::{Adversary, Request, STORE, Then, Wire};
 use crate::support::mounted::{MountedSession, quick_retries};
@@ -24,6 +21,10 @@ const SIZES: [usize; 7] = [3, 4, 3, 4, 8, 3, 2];
 const KEYS: usize = 2500;
 const PAGE: usize = 1000;
 const DEADLINE: Duration = Duration::from_secs(4);
+/// Mounts at a time in a long run.
+const AT_ONCE_LONG: usize = 8;
+/// Cases of a long run between two words of how far it has come.
+const AT_A_TIME: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
@@ -310,34 +311,58 @@ fn check(case: Case) -> Result<bool, String> {
     }
 }
 
-fn run(cases: &[Vec<usize>]) {
-    let (mut wrong, mut whole) = (Vec::new(), 0);
-    for case in cases {
-        let case = Case::of(case);
-        match check(case) {
-            Ok(with_names) => whole += usize::from(with_names),
-            Err(reason) => wrong.push(format!("{case:?}: {reason}")),
+/// Runs cases, `at_once` of them at a time, each in a mount of its own.
+fn run(cases: &[Vec<usize>], at_once: usize) -> Outcome {
+    let (next, whole) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(digits) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let case = Case::of(digits);
+                    match check(case) {
+                        Ok(with_names) => {
+                            whole.fetch_add(usize::from(with_names), Ordering::SeqCst);
+                        }
+                        Err(reason) => {
+                            let found = format!("{case:?}: {reason}");
+                            let number = pairs::number_of(&SIZES, digits);
+                            wrong.lock().expect("no panic").push((number, found));
+                        }
+                    }
+                }
+            });
         }
+    });
+    Outcome {
+        cases: cases.len(),
+        good: whole.into_inner(),
+        wrong: wrong.into_inner().expect("no panic"),
     }
-    assert!(
-        wrong.is_empty(),
-        "{} cases:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
-    println!("{} cases, {whole} of them whole", cases.len());
 }
 
 #[test]
 fn every_pair_of_wrongs_gives_a_whole_listing_or_an_error() {
     let mut cases = pairs::all_pairs(&SIZES, 3);
     cases.extend(pairs::one_at_a_time(&SIZES));
-    run(&cases);
+    run(&cases, 1).end("all names");
 }
 
 #[test]
 fn every_combination_of_wrongs_gives_a_whole_listing_or_an_error() {
-    if std::env::var_os("KVFS_TEST_LONG").is_some() {
-        run(&pairs::all(&SIZES).collect::<Vec<_>>());
+    let Some(numbers) = long::share(SIZES.iter().product()) else {
+        return;
+    };
+    let cases: Vec<_> = numbers
+        .iter()
+        .map(|number| pairs::nth(&SIZES, *number))
+        .collect();
+    let mut sum = Outcome::default();
+    for chunk in cases.chunks(AT_A_TIME) {
+        sum.add(run(chunk, AT_ONCE_LONG), |case| {
+            run(&[pairs::nth(&SIZES, case)], 1)
+        });
+        println!("{} of {}: {sum}", sum.cases, cases.len());
     }
+    sum.end("all names");
 }

@@ -5,6 +5,7 @@
 //! listing is complete or an error, and no system call outlives the deadline.
 
 mod listings;
+mod long;
 mod pairs;
 mod records;
 pub mod server;

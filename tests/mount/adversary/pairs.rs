@@ -58,12 +58,6 @@ pub fn one_at_a_time(sizes: &[usize]) -> Vec<Vec<usize>> {
     cases
 }
 
-/// Returns every case there is.
-pub fn all(sizes: &[usize]) -> impl Iterator<Item = Vec<usize>> {
-    let count: usize = sizes.iter().product();
-    (0..count).map(|number| nth(sizes, number))
-}
-
 /// Returns the case of that number.
 pub fn nth(sizes: &[usize], mut number: usize) -> Vec<usize> {
     let digit = |size: &usize| {
