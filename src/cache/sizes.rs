@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::disk::temp;
 use crate::store::Key;
 
@@ -30,8 +29,9 @@ const MOST_WAITING: usize = 4096;
 #[derive(Debug, Default)]
 pub struct ExactSizes {
     path: Option<PathBuf>,
-    /// Whether versions without anything special are remembered too.
-    keeps_plain: AtomicBool,
+    /// Whether also versions are remembered whose content is what is stored: who wants exact sizes need
+    /// not ask again.
+    keeps_plain: bool,
     state: Mutex<State>,
 }
 
@@ -107,8 +107,9 @@ impl Line {
 }
 
 impl ExactSizes {
-    /// Loads the versions kept in `path`; `None` keeps them in memory only.
-    pub fn open(path: Option<PathBuf>) -> Self {
+    /// Loads the versions kept in `path`; `None` keeps them in memory only. `keeps_plain` remembers also
+    /// those whose content is what is stored.
+    pub fn open(path: Option<PathBuf>, keeps_plain: bool) -> Self {
         let mut versions = HashMap::new();
         let mut lines = 0usize;
         if let Some(file) = path.as_ref().and_then(|path| File::open(path).ok()) {
@@ -130,19 +131,13 @@ impl ExactSizes {
                 versions,
                 ..State::default()
             }),
-            keeps_plain: AtomicBool::new(false),
+            keeps_plain,
             path,
         };
         if lines > 2 * kept {
             known.rewrite();
         }
         known
-    }
-
-    /// From now on also remembers that a version's content is as stored: mounts with exact sizes
-    /// need not ask again.
-    pub fn keep_plain(&self) {
-        self.keeps_plain.store(true, Ordering::Relaxed);
     }
 
     /// Returns what is remembered of a record, in whichever version.
@@ -173,10 +168,7 @@ impl ExactSizes {
         let before = state.versions.get(key);
         let nothing_new = match before {
             Some(before) => *before == version,
-            None => {
-                (version.is_plain() && !self.keeps_plain.load(Ordering::Relaxed))
-                    || state.versions.len() >= MOST
-            }
+            None => (version.is_plain() && !self.keeps_plain) || state.versions.len() >= MOST,
         };
         if nothing_new {
             return false;
@@ -273,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("sizes.jsonl");
         let key = Key::new("OUTPUT").expect("a key");
-        let sizes = ExactSizes::open(Some(path.clone()));
+        let sizes = ExactSizes::open(Some(path.clone()), false);
         sizes.remember(&key, version(10, 100));
         sizes.remember(&key, version(11, 111));
         fs::OpenOptions::new()
@@ -283,7 +275,7 @@ mod tests {
             .write_all(b"{\"key\":\"OUT")
             .expect("a torn line");
         for round in 0..3 {
-            let again = ExactSizes::open(Some(path.clone()));
+            let again = ExactSizes::open(Some(path.clone()), false);
             assert_eq!(again.content_size(&key, 11), Some(111), "round {round}");
             assert_eq!(again.content_size(&key, 10), None);
         }
@@ -294,12 +286,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("sizes.jsonl");
         let key = Key::new("k").expect("a key");
-        let sizes = ExactSizes::open(Some(path.clone()));
+        let sizes = ExactSizes::open(Some(path.clone()), false);
         sizes.remember(&key, version(29, 29));
         assert_eq!(sizes.get(&key), None, "nothing that would not be so anyway");
         sizes.remember(&key, version(29, 1000));
         sizes.remember(&key, version(29, 29));
-        for sizes in [sizes, ExactSizes::open(Some(path))] {
+        for sizes in [sizes, ExactSizes::open(Some(path), false)] {
             assert_eq!(sizes.content_size(&key, 29), Some(29));
         }
     }
@@ -316,8 +308,8 @@ mod tests {
             modified: Some(at),
             ..version(29, 29)
         };
-        ExactSizes::open(Some(path.clone())).remember(&key, kept);
-        let again = ExactSizes::open(Some(path));
+        ExactSizes::open(Some(path.clone()), false).remember(&key, kept);
+        let again = ExactSizes::open(Some(path), false);
         assert_eq!(again.version(&key, 29), Some(kept));
         assert_eq!(again.version(&key, 31), Some(kept), "as listed");
         assert_eq!(again.version(&key, 30), None);

@@ -86,6 +86,8 @@ pub fn run(
             max_content: args.max_content_size.map(|size| size.0),
             ttl: Some(Duration::ZERO),
             clock_lag: None,
+            asks_each_time: false,
+            keeps_plain_sizes: false,
             memory_capacity: MEMORY,
         },
         disk,

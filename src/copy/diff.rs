@@ -73,7 +73,7 @@ pub fn run(
     thread::scope(|scope| {
         let list = |store| Listing::start(scope, store, &options.filter, options.timeout);
         let mut pairs = Pairs::new(list(first), list(second));
-        while let Some(pair) = pairs.next()? {
+        while let Some(pair) = pairs.next_pair()? {
             let (key, kind, sizes) = match pair {
                 Pair::First(item) => (item.key, Kind::OnlyFirst, [item.stored_size, None]),
                 Pair::Second(item) => (item.key, Kind::OnlySecond, [None, item.stored_size]),

@@ -98,8 +98,7 @@ impl Pairs {
     ///
     /// # Errors
     /// That one of them failed: what would come after is unknown.
-    #[allow(clippy::should_implement_trait, reason = "it can fail")]
-    pub fn next(&mut self) -> Result<Option<Pair>, ListingError> {
+    pub fn next_pair(&mut self) -> Result<Option<Pair>, ListingError> {
         let order = {
             let first = self.first.peek().map_err(ListingError::First)?;
             let second = self.second.peek().map_err(ListingError::Second)?;

@@ -238,7 +238,7 @@ impl Copy<'_> {
         surplus: &mut Vec<Key>,
     ) -> std::result::Result<(), String> {
         loop {
-            let pair = match pairs.next() {
+            let pair = match pairs.next_pair() {
                 Ok(Some(pair)) => pair,
                 Ok(None) => return Ok(()),
                 Err(ListingError::First(error)) => {

@@ -141,17 +141,11 @@ impl KvFs {
         let index = records
             .scope_dir()
             .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
-        if config.write.is_some() {
-            records.ask_each_time();
-        }
         let writing = config
             .write
             .clone()
             .map(|config| WriteSide::new(config, &store, &clock, &metrics));
         let deadline = config.prefetch;
-        if config.exact_sizes {
-            records.keep_plain_sizes();
-        }
         let listing = Arc::clone(records.listing());
         let prefetcher = deadline.and_then(|deadline| {
             Prefetcher::new(Arc::clone(&records), Arc::clone(&metrics), deadline)

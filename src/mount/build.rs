@@ -189,6 +189,8 @@ pub fn mount_store_by(
             ttl: config.ttl,
             memory_capacity: config.memory_cache.0,
             clock_lag: config.clock_lag,
+            asks_each_time: config.write.is_some(),
+            keeps_plain_sizes: config.exact_sizes,
         },
         disk,
         Arc::clone(&clock),

@@ -53,6 +53,8 @@ impl Scene {
             ttl: Some(ttl),
             memory_capacity: 1500,
             clock_lag: None,
+            asks_each_time: false,
+            keeps_plain_sizes: false,
         };
         let records = Records::new(
             Arc::<Stage>::clone(&stage) as Arc<dyn Store>,

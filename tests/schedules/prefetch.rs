@@ -46,6 +46,8 @@ impl Scene {
             ttl: Some(Duration::from_secs(3600)),
             memory_capacity: 1 << 20,
             clock_lag: None,
+            asks_each_time: false,
+            keeps_plain_sizes: false,
         };
         let records = Records::new(
             Arc::clone(&store),

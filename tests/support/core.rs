@@ -47,6 +47,8 @@ impl Setup {
                 max_content: None,
                 ttl: Some(TTL),
                 clock_lag: None,
+                asks_each_time: false,
+                keeps_plain_sizes: false,
                 memory_capacity: 64 << 20,
             },
             fs: FsConfig::default(),
@@ -84,7 +86,11 @@ impl Setup {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let records = Records::new(
             Arc::clone(&store),
-            self.records.clone(),
+            RecordsConfig {
+                asks_each_time: self.fs.write.is_some(),
+                keeps_plain_sizes: self.fs.exact_sizes,
+                ..self.records.clone()
+            },
             disk,
             Arc::clone(&shared),
             Arc::clone(&metrics),

@@ -13,7 +13,7 @@ use super::freshness::Freshness;
 use super::sizes::ExactSizes;
 use crate::base::clock::{Clock, Deadline, Wait};
 use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::atomic::AtomicU64;
 use crate::base::workers::Workers;
 use crate::disk::lru::LruBytes;
 use crate::disk::{self, DiskTier};
@@ -56,6 +56,11 @@ pub struct RecordsConfig {
     pub memory_capacity: u64,
     /// How much later than a write the store's `modifiedAt` may tell of it; `None` never looks at it.
     pub clock_lag: Option<Duration>,
+    /// Whether every question is asked, also those of one burst: where records are changed, a name that
+    /// another client has removed is not to be taken for one that is there.
+    pub asks_each_time: bool,
+    /// Whether exact sizes are remembered also of records that are not encoded.
+    pub keeps_plain_sizes: bool,
 }
 
 /// The records of one store.
@@ -64,8 +69,6 @@ pub struct Records {
     me: Weak<Self>,
     store: Arc<dyn Store>,
     freshness: Arc<Freshness>,
-    /// Whether one answer never serves a burst of questions.
-    asks_each_time: AtomicBool,
     config: RecordsConfig,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -107,6 +110,7 @@ impl Records {
         let sizes = ExactSizes::open(
             disk.as_ref()
                 .map(|disk| disk.scope_dir().join("sizes.jsonl")),
+            config.keeps_plain_sizes,
         );
         let files = disk.as_ref().zip(store.server()).map(|(disk, server)| {
             let server = disk
@@ -123,7 +127,6 @@ impl Records {
         );
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            asks_each_time: AtomicBool::new(false),
             freshness,
             opened: clock.wall(),
             slots: Mutex::new(LruCache::unbounded()),
@@ -194,18 +197,11 @@ impl Records {
             .is_none_or(|ttl| self.clock.now().saturating_duration_since(at) < ttl)
     }
 
-    /// Asks every question, also those of one burst: where records are changed, a name that another
-    /// client has removed is not to be taken for one that is there.
-    pub fn ask_each_time(&self) {
-        self.asks_each_time.store(true, Ordering::Relaxed);
-    }
-
     /// Returns whether an answer of that age is still valid for names, sizes and times. Where
     /// everything is asked for every time, one answer serves what programs ask in one go.
     pub fn is_fresh_name(&self, at: Instant) -> bool {
-        let bursts = !self.asks_each_time.load(Ordering::Relaxed);
         match self.config.ttl {
-            Some(ttl) if bursts && ttl < BURST => {
+            Some(ttl) if !self.config.asks_each_time && ttl < BURST => {
                 self.clock.now().saturating_duration_since(at) < BURST
             }
             _ => self.is_fresh(at),
@@ -270,10 +266,5 @@ impl Records {
     /// Returns the mount's listing, shared with the readers of the directory.
     pub fn listing(&self) -> &Arc<Current> {
         &self.listing
-    }
-
-    /// Remembers exact sizes also of records that are not encoded.
-    pub fn keep_plain_sizes(&self) {
-        self.sizes.keep_plain();
     }
 }

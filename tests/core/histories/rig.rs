@@ -84,6 +84,8 @@ impl Mount {
             max_content: None,
             ttl: Some(TTL),
             clock_lag: None,
+            asks_each_time: true,
+            keeps_plain_sizes: false,
             memory_capacity: 1 << 20,
         };
         let records = Records::new(
