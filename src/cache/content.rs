@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::written::read_staged;
 use crate::base::clock::Wait;
 use crate::base::sync::Mutex;
+use crate::disk::Patience;
 use crate::metrics::origin;
 use crate::staging::file::Frozen;
 use crate::store::wait::{Error, Result};
@@ -40,34 +41,47 @@ pub struct Content {
 
 /// Where a content's bytes are.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "contents are behind an Arc")]
 pub enum Data {
     /// Whole, in memory.
     Memory(Bytes),
-    /// Whole, in a file of this size; `id` names the disk cache's entry.
-    File {
-        /// The content, nothing else.
-        file: Arc<File>,
-        /// Its size in bytes.
-        size: u64,
-        /// The disk cache's name for it.
-        id: String,
-    },
+    /// Whole, in a file of the disk cache.
+    File(Box<Kept>),
     /// Whole, with this many bytes, in the staging file that was uploaded.
     Staged(Frozen, u64),
     /// On their way to disk, or there.
     Download(Arc<Download>),
     /// Nowhere: every handle streams them from the store.
-    Streamed {
-        /// How to get them.
-        origin: Origin,
-        /// The content's size in bytes.
-        size: u64,
-        /// The body that is open already, for the first handle.
-        body: Mutex<Option<Opened>>,
-        /// What is known of its bytes: every handle must get the same.
-        prefix: Prefix,
-    },
+    Streamed(Box<Streamed>),
+}
+
+/// A whole content in the disk cache.
+#[derive(Debug)]
+pub struct Kept {
+    /// The content, nothing else.
+    pub file: Arc<File>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its checksum.
+    pub checksum: u128,
+    /// The disk cache's name for it.
+    pub id: String,
+    /// How to get its bytes where the disk hangs or fails.
+    pub origin: Origin,
+    /// What waits for the disk.
+    pub disk: Arc<Patience>,
+}
+
+/// A content that nothing keeps.
+#[derive(Debug)]
+pub struct Streamed {
+    /// How to get its bytes.
+    pub origin: Origin,
+    /// The content's size in bytes.
+    pub size: u64,
+    /// The body that is open already, for the first handle.
+    pub body: Mutex<Option<Opened>>,
+    /// What is known of its bytes: every handle must get the same.
+    pub prefix: Prefix,
 }
 
 /// An open body; a wrapper because bodies have no `Debug`.
@@ -87,9 +101,9 @@ impl Content {
     pub fn size(&self, wait: Wait) -> Result<Size> {
         Ok(match &self.data {
             Data::Memory(bytes) => Size::Exact(bytes.len() as u64),
-            Data::File { size, .. } | Data::Staged(_, size) | Data::Streamed { size, .. } => {
-                Size::Exact(*size)
-            }
+            Data::Staged(_, size) => Size::Exact(*size),
+            Data::File(kept) => Size::Exact(kept.size),
+            Data::Streamed(streamed) => Size::Exact(streamed.size),
             Data::Download(download) => return download.size(wait),
         })
     }
@@ -107,7 +121,7 @@ impl Content {
         match &self.data {
             Data::Download(download) => download.is_usable(),
             // Its bytes may have been replaced, where only they tell.
-            Data::Streamed { body, .. } => body.lock().is_some(),
+            Data::Streamed(streamed) => streamed.body.lock().is_some(),
             _ => true,
         }
     }
@@ -123,7 +137,7 @@ impl Content {
     /// Returns the file that holds the content, if all of it is in one.
     pub fn whole_file(&self) -> Option<&Arc<File>> {
         match &self.data {
-            Data::File { file, .. } => Some(file),
+            Data::File(kept) => Some(&kept.file),
             Data::Download(download) if download.is_complete() => Some(download.file()),
             _ => None,
         }
@@ -132,6 +146,18 @@ impl Content {
     /// Returns the server's validator of this version.
     pub fn validator(&self) -> Option<Validator> {
         self.meta.validator()
+    }
+
+    /// Returns where the bytes of a content on disk come from, and what is known of them.
+    fn source(&self) -> Option<(Origin, Prefix)> {
+        match &self.data {
+            Data::File(kept) => {
+                let prefix = Prefix::of_whole(kept.size, kept.checksum);
+                Some((kept.origin.clone(), prefix))
+            }
+            Data::Download(download) => Some((download.origin().clone(), download.prefix())),
+            _ => None,
+        }
     }
 
     /// Opens the content for reading.
@@ -146,18 +172,13 @@ impl Content {
                         .with_key(&self.key),
                 ));
             }
-            Data::Streamed {
-                origin,
-                size,
-                body,
-                prefix,
-            } => {
-                let body = body.lock().take();
+            Data::Streamed(streamed) => {
+                let body = streamed.body.lock().take();
                 Some(StreamReader::new(
-                    origin.clone(),
-                    *size,
+                    streamed.origin.clone(),
+                    streamed.size,
                     body.map(|opened| opened.0),
-                    prefix.clone(),
+                    streamed.prefix.clone(),
                 ))
             }
             _ => None,
@@ -201,11 +222,15 @@ impl ContentReader {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        match &self.content.data {
+        if let Some(beside) = self.beside.get() {
+            origin::note(origin::Origin::Network);
+            return beside.read_at(offset, len, wait);
+        }
+        let read = match &self.content.data {
             Data::Memory(bytes) => Ok(bytes.slice(offset as usize..end as usize)),
-            Data::File { file, .. } => {
+            Data::File(kept) => {
                 origin::note(origin::Origin::Disk);
-                read_file_within(file, offset..end, wait)
+                read_file_within(&kept.disk, &kept.file, offset..end, wait)
             }
             Data::Staged(bytes, _) => {
                 origin::note(origin::Origin::Disk);
@@ -219,25 +244,24 @@ impl ContentReader {
                 } else {
                     origin::Origin::Disk
                 });
-                match download.read(offset..end, wait) {
-                    // A full or broken disk costs speed, not answers.
-                    Err(Error::Failed(error)) if error.kind() == ErrorKind::Disk => {
-                        let beside = self.beside.get_or_init(|| {
-                            let key = &self.content.key;
-                            tracing::warn!("reading {key} without the cache: {error}");
-                            StreamReader::new(
-                                download.origin().clone(),
-                                size,
-                                None,
-                                download.prefix(),
-                            )
-                        });
-                        beside.read_at(offset, len, wait)
-                    }
-                    result => result,
-                }
+                download.read(offset..end, wait)
             }
-            Data::Streamed { .. } => Ok(Bytes::new()),
+            Data::Streamed(_) => Ok(Bytes::new()),
+        };
+        match (read, self.content.source()) {
+            // A full, broken or hanging disk costs speed, not answers.
+            (Err(Error::Failed(error)), Some((origin, prefix)))
+                if error.kind() == ErrorKind::Disk =>
+            {
+                let beside = self.beside.get_or_init(|| {
+                    let key = &self.content.key;
+                    tracing::warn!("reading {key} without the cache: {error}");
+                    StreamReader::new(origin, size, None, prefix)
+                });
+                origin::note(origin::Origin::Network);
+                beside.read_at(offset, len, wait)
+            }
+            (read, _) => read,
         }
     }
 }

@@ -8,12 +8,12 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::content::{Content, Data, Opened, VersionId};
+use super::content::{Content, Data, Opened, Streamed, VersionId};
 use super::records::{Need, Records};
 use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::base::units::KIB;
-use crate::disk::{Checksum, DiskTier, Spool};
+use crate::disk::{Checksum, DiskTier, Patience, Spool};
 use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
 use crate::transfer::expansion;
@@ -36,6 +36,18 @@ impl<R: Read> Read for Counted<R> {
         *self.count.lock() += n as u64;
         Ok(n)
     }
+}
+
+/// What has come of a large record so far.
+struct Arriving {
+    /// Its first bytes, which have been read.
+    head: Vec<u8>,
+    /// The others.
+    body: Body,
+    /// The content's size, where the headers told it.
+    expected: Option<u64>,
+    /// Whether anything but the end of the connection tells where it ends.
+    is_delimited: bool,
 }
 
 /// A record on its way, and as what it is known: which version, with which time, and since when by
@@ -103,12 +115,14 @@ impl Records {
                 read,
                 data: Data::Memory(bytes::Bytes::new()),
             },
-            head,
-            body,
-            expected,
+            Arriving {
+                head,
+                body,
+                expected,
+                // What is encoded tells its end.
+                is_delimited: fetched.is_delimited || !plain,
+            },
             need,
-            // What is encoded tells its end.
-            fetched.is_delimited || !plain,
             deadline,
         )
     }
@@ -168,22 +182,24 @@ impl Records {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what is known of one answer")]
     fn receive_large(
         self: &Arc<Self>,
         content: Content,
-        head: Vec<u8>,
-        mut body: Body,
-        expected: Option<u64>,
+        arriving: Arriving,
         need: Need,
-        is_delimited: bool,
         deadline: Deadline,
     ) -> Result<Arc<Content>> {
+        let Arriving {
+            head,
+            mut body,
+            expected,
+            is_delimited,
+        } = arriving;
         let plain = self.config().raw || content.meta.encoding.is_identity();
         let origin = self.origin(&content.key, &content.meta);
         self.forget_paused(&content.key);
         let listed = self.listed_size(&content.key).filter(|_| !is_delimited);
-        if let Some(spool) = self.spool(expected, head.len() as u64) {
+        if let Some(spool) = self.spool(expected, head.len() as u64, deadline) {
             let tools = self.tools().clone();
             let download = Download::new(origin, &spool, expected, listed, tools);
             if need == Need::Ahead {
@@ -225,12 +241,12 @@ impl Records {
             }
         };
         Ok(Arc::new(Content {
-            data: Data::Streamed {
+            data: Data::Streamed(Box::new(Streamed {
                 origin,
                 size,
                 body: Mutex::new(body),
                 prefix,
-            },
+            })),
             ..content
         }))
     }
@@ -247,11 +263,15 @@ impl Records {
     }
 
     /// Makes room on disk; what is kept of paused downloads is worth less than a new one.
-    fn spool(&self, expected: Option<u64>, least: u64) -> Option<Spool> {
+    fn spool(&self, expected: Option<u64>, least: u64, deadline: Deadline) -> Option<Spool> {
         let disk: &Arc<DiskTier> = self.disk()?;
-        let spool = || match expected {
-            Some(size) => disk.spool(size),
-            None => disk.spool_some(least),
+        let spool = || {
+            let tier = Arc::clone(disk);
+            let make = move || match expected {
+                Some(size) => tier.spool(size),
+                None => tier.spool_some(least),
+            };
+            disk.patience().wait(Patience::of(deadline), make)?
         };
         spool().or_else(|| {
             self.forget_all_paused();
@@ -310,7 +330,7 @@ impl Records {
             meta: content.meta.clone(),
             modified: content.modified,
             read: content.read,
-            data: Data::Streamed {
+            data: Data::Streamed(Box::new(Streamed {
                 origin: self.origin(&content.key, &content.meta),
                 size,
                 body: Mutex::new(None),
@@ -318,11 +338,11 @@ impl Records {
                     Data::Download(download) => download.prefix(),
                     _ => Prefix::default(),
                 },
-            },
+            })),
         })
     }
 
-    fn origin(&self, key: &Key, meta: &RecordMeta) -> Origin {
+    pub(super) fn origin(&self, key: &Key, meta: &RecordMeta) -> Origin {
         Origin::new(
             Arc::clone(self.store()),
             key.clone(),

@@ -64,8 +64,9 @@ impl Records {
             return Ok(Warmed::Unfit);
         };
         match &content.data {
-            Data::Streamed { .. } => Ok(Warmed::Unfit),
-            Data::File { size, .. } | Data::Staged(_, size) => Ok(Warmed::Asked(*size)),
+            Data::Streamed(_) => Ok(Warmed::Unfit),
+            Data::File(kept) => Ok(Warmed::Asked(kept.size)),
+            Data::Staged(_, size) => Ok(Warmed::Asked(*size)),
             Data::Memory(bytes) => {
                 if self.disk().is_some_and(|disk| !disk.contains(key)) {
                     self.write_behind(&content);

@@ -40,6 +40,7 @@ use crate::store::{ETag, Encoding, Key, RecordMeta};
 mod checks;
 mod checksum;
 pub mod lru;
+mod patience;
 mod room;
 mod scan;
 mod spool;
@@ -49,6 +50,7 @@ pub mod usage;
 use checks::Checks;
 pub use checksum::Checksum;
 pub(super) use checksum::checksum;
+pub use patience::Patience;
 pub use room::Room;
 pub use spool::Spool;
 
@@ -60,6 +62,8 @@ const STORE_FILE: &str = "store.txt";
 pub const SMALL: u64 = MIB;
 /// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.
 pub(super) const ENTRY_OVERHEAD: u64 = 4096;
+/// How long a disk may take for a few small files.
+const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// The content cache on disk.
 #[derive(Debug)]
@@ -73,6 +77,7 @@ pub struct DiskTier {
     /// A thread has finished with the files of an entry.
     free: Condvar,
     checks: Checks,
+    patience: Arc<Patience>,
     /// Whether what is published is known to be current although nothing changes any more.
     is_immutable: AtomicBool,
 }
@@ -137,6 +142,8 @@ pub struct DiskEntry {
     pub file: Arc<File>,
     /// The content's size in bytes.
     pub size: u64,
+    /// The content's checksum.
+    pub checksum: u128,
     /// The time shown for this version.
     pub modified: SystemTime,
     /// The store had it at that time by the server's clock or later, where that is known.
@@ -150,12 +157,11 @@ pub struct DiskEntry {
 }
 
 /// Why an entry is of no use at the moment.
-#[allow(clippy::large_enum_variant, reason = "short-lived")]
 enum Fault {
     /// It is not what it should be, for this reason.
     Broken(String),
     /// It is not known yet whether it is what it should be.
-    Unchecked(EntryMeta, File),
+    Unchecked(Box<(EntryMeta, File)>),
 }
 
 impl From<String> for Fault {
@@ -208,6 +214,7 @@ impl DiskTier {
             scanned: Condvar::new(),
             free: Condvar::new(),
             checks: Checks::new(Arc::clone(&metrics)),
+            patience: Arc::new(Patience::new(Arc::clone(&metrics))),
             is_immutable: AtomicBool::new(false),
             metrics,
         });
@@ -246,9 +253,21 @@ impl DiskTier {
         self.is_immutable.store(true, Ordering::Relaxed);
     }
 
+    /// Returns what waits for this disk, for whoever has another way where it hangs.
+    pub fn patience(&self) -> &Arc<Patience> {
+        &self.patience
+    }
+
     /// Finds the entry of `key`; a broken one is removed and is a miss, as is a large one that has
-    /// not been checked since the machine was started, if that takes longer than `patience`.
+    /// not been checked since the machine was started, if that takes longer than `patience`. Nothing
+    /// is found on a disk that hangs for a second longer.
     pub fn lookup(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
+        let (tier, key) = (Arc::clone(self), key.clone());
+        self.patience
+            .wait(patience + AT_LEAST, move || tier.find(&key, patience))?
+    }
+
+    fn find(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
         let path = self.json_path(key);
         sync::point();
         let mut text = fs::read(self.root.join(&path)).ok()?;
@@ -263,7 +282,8 @@ impl DiskTier {
                         .and_then(|json| json.set_modified(SystemTime::now()));
                     return Some(entry);
                 }
-                Err(Fault::Unchecked(meta, file)) => {
+                Err(Fault::Unchecked(unchecked)) => {
+                    let (meta, file) = *unchecked;
                     if !self.check_behind(&path, text.clone(), meta, file, patience) {
                         return None;
                     }
@@ -294,7 +314,6 @@ impl DiskTier {
         self.gauge();
     }
 
-    #[allow(clippy::result_large_err, reason = "both sides are large")]
     fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
         let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if meta.key != key.as_str() || meta.data.contains('/') {
@@ -321,7 +340,7 @@ impl DiskTier {
             }
             bytes = Some(whole.into());
         } else if !self.is_trusted(&meta) {
-            return Err(Fault::Unchecked(meta, file));
+            return Err(Fault::Unchecked(Box::new((meta, file))));
         }
         Ok(DiskEntry {
             size,
@@ -331,6 +350,8 @@ impl DiskTier {
                 .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
             id: meta.data.clone(),
             is_marked: meta.immutable,
+            checksum: u128::from_str_radix(&meta.checksum, 16)
+                .map_err(|error| format!("its checksum is none: {error}"))?,
             bytes,
             meta: meta.record(),
             file: Arc::new(file),

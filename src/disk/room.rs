@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{DiskTier, ENTRY_OVERHEAD};
+use super::{DiskTier, ENTRY_OVERHEAD, Patience};
 use crate::base::sync::Mutex;
 use crate::base::units::MIB;
 
@@ -97,6 +97,11 @@ impl Room {
         };
         self.tier.delete_victims(victims);
         true
+    }
+
+    /// Returns what waits for the disk.
+    pub fn patience(&self) -> &Arc<Patience> {
+        self.tier.patience()
     }
 
     /// Returns what is set aside, which is then the caller's to give back.

@@ -116,7 +116,7 @@ impl KvFs {
             // The last time, what there is will do.
             let shown =
                 (tries < TRIES).then(|| self.inodes.lock().get(ino).and_then(Inode::version));
-            let content = self.records.content(&key, wait)?;
+            let (content, asked) = self.records.content_asked(&key, wait)?;
             let reader = match content.reader() {
                 Ok(reader) => reader,
                 Err(error) if error.kind() != Some(ErrorKind::Changed) || tries == TRIES => {
@@ -125,14 +125,14 @@ impl KvFs {
                 Err(_) => continue,
             };
             let size = content.known_size().ok_or(FsError::WouldBlock)?;
-            match self.enter_version(ino, (&content, size), shown, since, wait)? {
+            match self.enter_version(ino, (&content, size), Some(asked), shown, since, wait)? {
                 Entered::As(pages, direct) => break (reader, size, pages, direct),
                 Entered::Outdated => {}
                 // A program has the version open that the store had when this call had begun.
                 Entered::Beside(content) => {
                     if let (Ok(reader), Some(size)) = (content.reader(), content.known_size())
                         && let Entered::As(pages, direct) =
-                            self.enter_version(ino, (&content, size), shown, since, wait)?
+                            self.enter_version(ino, (&content, size), None, shown, since, wait)?
                     {
                         break (reader, size, pages, direct);
                     }
@@ -192,19 +192,19 @@ impl KvFs {
         Ok(Some(self.hand_out_draft(ino, writing)))
     }
 
-    /// Counts an open of `content`, which was asked for when the file was the version `shown`, if that matters. Unless the
-    /// pages can be kept, the caller then has the inode to itself and must let go of it when the kernel
-    /// has been told.
+    /// Counts an open of `content`, about which the store was asked at `asked` and when the file was
+    /// the version `shown`, if that matters. Unless the pages can be kept, the caller then has the inode
+    /// to itself and must let go of it when the kernel has been told.
     fn enter_version(
         &self,
         ino: Ino,
         (content, size): (&Content, u64),
+        asked: Option<Instant>,
         shown: Option<Option<(VersionId, u64)>>,
         since: Instant,
         wait: Wait,
     ) -> Result<Entered> {
         let version = Some((content.version, size));
-        let asked = self.records.asked(&content.key, content.version);
         let mut inodes = self.inodes.lock();
         loop {
             let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;

@@ -6,5 +6,6 @@ pub mod passthrough;
 pub mod pending;
 mod processes;
 pub mod session;
+mod slow_reads;
 pub mod suspend;
 mod syscalls;

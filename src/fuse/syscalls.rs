@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::slow_reads::SlowReads;
 use crate::fs::FsError;
 use crate::store::ErrorKind;
 
@@ -20,12 +21,15 @@ use crate::store::ErrorKind;
 const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// The kernel goes on with a call within this time, unless the machine is very busy; a program takes
 /// about as long to begin another one.
-const GAP: Duration = Duration::from_millis(20);
+pub(super) const GAP: Duration = Duration::from_millis(20);
+/// The same after an answer that the kernel never hands to the program, but asks again for: the next
+/// thing that the thread does about the file.
+const GAP_OF_STALE: Duration = Duration::from_secs(1);
 /// What is taken for young enough the second time, before a call began.
 const LENIENCE: Duration = Duration::from_secs(1);
 /// Of a deadline, a request that was not the first of its call has at least this part: what looked
 /// like one call may have been two.
-const LEAST: u32 = 4;
+pub(super) const LEAST: u32 = 4;
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(super) struct Calls {
     hasher: RandomState,
     deadline: Duration,
     latest: Mutex<LruCache<u32, Call>>,
+    /// Reads, of which a thread may have several.
+    pub(super) reads: SlowReads,
 }
 
 #[derive(Debug)]
@@ -71,6 +77,7 @@ impl Calls {
             hasher: RandomState::new(),
             deadline,
             latest: Mutex::new(LruCache::new(MOST)),
+            reads: SlowReads::new(deadline),
         }
     }
 
@@ -166,7 +173,10 @@ impl Call {
             Subject::Ino(ino) => self.ino == Some(ino),
         };
         match self.answered {
-            Some(at) => is_same && now.saturating_duration_since(at) < GAP,
+            Some(at) => {
+                let gap = if self.was_stale { GAP_OF_STALE } else { GAP };
+                is_same && now.saturating_duration_since(at) < gap
+            }
             // It was answered because its deadline had passed: a thread asks one thing at a time.
             None => {
                 let since = now.saturating_duration_since(self.begun);
@@ -222,6 +232,19 @@ mod tests {
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
         calls.answered(1, "open", None);
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
+    }
+
+    #[test]
+    fn what_follows_a_stale_answer_is_the_same_call_however_busy_the_machine_is() {
+        let calls = Calls::new(DEADLINE);
+        let name = calls.name(OsStr::new("a"));
+        calls.begin(1, name);
+        calls.found(1, 7);
+        calls.answered(1, "lookup", None);
+        calls.begin(1, Subject::Ino(7));
+        calls.answered(1, "open", Some(&FsError::Stale));
+        std::thread::sleep(GAP + GAP);
+        assert!(calls.begin(1, name).age >= LENIENCE);
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::units::MIB;
 use crate::base::workers::Workers;
-use crate::disk::{Room, Spool};
-use crate::store::wait::{Error, Result, may_block, wait_until};
+use crate::disk::{Patience, Room, Spool};
+use crate::store::wait::{Result, may_block, wait_until};
 use crate::store::{ErrorKind, StoreError};
 use crate::transfer::connections::Pace;
 
@@ -279,12 +279,11 @@ impl Download {
     }
 
     /// Takes up a parked download: its bytes are wanted.
-    #[allow(clippy::boxed_local, reason = "as it was parked")]
-    fn unpark(&self, mut state: MutexGuard<'_, State>, spool: Box<Spool>) -> Result<()> {
+    fn unpark(&self, mut state: MutexGuard<'_, State>, spool: Spool) -> Result<()> {
         state.must_park = false;
         drop(state);
         let gone_on = match self.go_on.get() {
-            Some(go_on) => go_on.0(*spool),
+            Some(go_on) => go_on.0(spool),
             None => Err(self.abandoned()),
         };
         if let Err(error) = gone_on {
@@ -396,7 +395,7 @@ impl Download {
         {
             return Ok(bytes);
         }
-        read_file_within(&self.file, wanted, wait)
+        read_file_within(self.room.patience(), &self.file, wanted, wait)
     }
 
     /// Waits for bytes; returns them if they are in memory still.
@@ -416,7 +415,7 @@ impl Download {
                 let Status::Parked(spool) = std::mem::take(&mut state.status) else {
                     continue;
                 };
-                self.unpark(state, spool)?;
+                self.unpark(state, *spool)?;
                 state = self.state.lock();
                 continue;
             }
@@ -528,14 +527,24 @@ pub(crate) fn read_some(body: &mut Body, buffer: &mut [u8]) -> io::Result<usize>
 }
 
 /// Reads all of `wanted` from a file that holds it: what is in memory where the caller may not wait,
-/// as for a disk that hangs.
+/// as for a disk that hangs. Whoever may wait does not wait for such a disk until the deadline.
 ///
 /// # Errors
-/// [`Error::WouldBlock`], and those of the disk.
-pub(crate) fn read_file_within(file: &File, wanted: Range<u64>, wait: Wait) -> Result<Bytes> {
-    match wait {
-        Wait::Never => read_file_now(file, wanted)?.ok_or(Error::WouldBlock),
-        Wait::Until(_) => Ok(read_file(file, wanted)?),
+/// [`crate::store::wait::Error::WouldBlock`], and those of the disk.
+pub(crate) fn read_file_within(
+    disk: &Patience,
+    file: &Arc<File>,
+    wanted: Range<u64>,
+    wait: Wait,
+) -> Result<Bytes> {
+    if let Some(bytes) = read_file_now(file, wanted.clone())? {
+        return Ok(bytes);
+    }
+    let patience = Patience::of(may_block(wait)?);
+    let file = Arc::clone(file);
+    match disk.wait(patience, move || read_file(&file, wanted)) {
+        Some(read) => Ok(read?),
+        None => Err(disk_error(io::ErrorKind::TimedOut.into()).into()),
     }
 }
 

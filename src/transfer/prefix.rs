@@ -21,6 +21,8 @@ pub struct Prefix {
     hash: XxHash3_128,
     len: u64,
     marks: Vec<u128>,
+    /// The hash of all of it, where that is all that is known.
+    whole: Option<u128>,
 }
 
 /// A place up to which another transfer can be compared.
@@ -41,6 +43,15 @@ impl fmt::Debug for Prefix {
 }
 
 impl Prefix {
+    /// Returns what is known of a content of which `hash` is the checksum: nothing before its end.
+    pub fn of_whole(len: u64, hash: u128) -> Self {
+        Self {
+            len,
+            whole: Some(hash),
+            ..Self::default()
+        }
+    }
+
     /// Adds the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -77,7 +88,7 @@ impl Prefix {
 
     /// Returns the hash of all bytes so far.
     pub fn hash(&self) -> u128 {
-        self.hash.finish_128()
+        self.whole.unwrap_or_else(|| self.hash.finish_128())
     }
 
     /// Returns the checksum of all bytes so far, as the disk cache writes it.

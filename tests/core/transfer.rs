@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use kvfs::base::clock::{Deadline, Wait};
 use kvfs::base::workers::Workers;
-use kvfs::cache::content::{Content, Data, VersionId};
-use kvfs::disk::DiskTier;
+use kvfs::cache::content::{Content, Data, Kept, VersionId};
+use kvfs::disk::{Checksum, DiskTier};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, Key, Store};
@@ -202,4 +202,56 @@ fn a_download_whose_disk_failed_at_once_is_read_past_the_disk() {
     let reader = content.reader().expect("a reader all the same");
     let read = reader.read_at(1 << 20, 100, Wait::Until(deadline));
     assert_eq!(read.expect("bytes")[..], bytes[1 << 20..][..100]);
+}
+
+/// A content that the disk cache has whole, on a disk that fails: the bytes must be those of the store,
+/// proven by the checksum alone where the server tells versions apart by nothing.
+#[test]
+fn what_lies_on_a_disk_that_fails_is_read_past_it_and_proven_by_its_checksum() {
+    let bytes = numbered(10 << 20);
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let disk = DiskTier::open(folder.path(), 1 << 30, "test", Arc::default()).expect("a cache");
+    let key = Key::new("big").expect("a key");
+    let mut sum = Checksum::default();
+    sum.update(&bytes);
+    let checksum = u128::from_str_radix(&sum.finish(), 16).expect("a number");
+    let until = || Wait::Until(Deadline::after(Duration::from_secs(300)));
+    let reader = |stored: &[u8]| {
+        let store = MemoryStore::new()
+            .with_etags(false)
+            .with_last_modified(false)
+            .with_ranges(false);
+        store.insert("big", "text/plain", Encoding::Identity, stored.to_vec());
+        let meta = store
+            .head(&key, until().deadline().expect("one"))
+            .expect("a record");
+        assert!(meta.validator().is_none());
+        let content = Arc::new(Content {
+            key: key.clone(),
+            version: VersionId(1),
+            meta: meta.clone(),
+            modified: std::time::SystemTime::UNIX_EPOCH,
+            read: None,
+            data: Data::File(Box::new(Kept {
+                // Nothing can be read from it, as where a disk fails.
+                file: Arc::new(fs::File::open("/dev/null").expect("a file")),
+                size: bytes.len() as u64,
+                checksum,
+                id: String::new(),
+                origin: Origin::new(Arc::new(store), key.clone(), meta, false),
+                disk: Arc::clone(disk.patience()),
+            })),
+        });
+        content.reader().expect("a reader")
+    };
+    let same = reader(&bytes);
+    for at in [7 << 20, 0, 9 << 20, 1 << 20] {
+        let read = same.read_at(at, 1000, until()).expect("bytes");
+        assert!(read[..] == bytes[at as usize..][..1000], "at {at}");
+    }
+    let mut changed = bytes.clone();
+    changed[9 << 20] ^= 1;
+    let other = reader(&changed).read_at(0, 1000, until());
+    let error = other.expect_err("the store has another version by now");
+    assert_eq!(error.kind(), Some(ErrorKind::Changed));
 }

@@ -8,6 +8,7 @@ use super::{Before, Need, Records};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, VersionId};
 use crate::cache::freshness::{Advice, SMALL};
+use crate::disk::Patience;
 use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::{Result, may_block};
@@ -143,8 +144,11 @@ impl Records {
         {
             return Ok(Some(meta));
         }
-        may_block(wait)?;
-        let kept = self.disk.as_ref().and_then(|disk| disk.describe(key));
+        let deadline = may_block(wait)?;
+        let kept = self.disk.clone().and_then(|disk| {
+            let (patience, key) = (Arc::clone(disk.patience()), key.clone());
+            patience.wait(Patience::of(deadline), move || disk.describe(&key))?
+        });
         Ok(kept
             .filter(|(meta, read)| {
                 meta.validator().is_none()

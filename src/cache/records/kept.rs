@@ -2,21 +2,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Records;
 use super::known::{Known, Peek, Slot, SlotState};
 use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
-use crate::cache::content::{Content, Data, VersionId};
-use crate::disk::{DiskEntry, SMALL, Spool};
+use crate::cache::content::{Content, Data, Kept, VersionId};
+use crate::disk::{DiskEntry, Patience, SMALL, Spool};
 use crate::store::Key;
 
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
 const MEMORY_RECORD: u64 = SMALL;
-/// The longest that the check of a large entry from before the machine was started is waited for; the
-/// server has the bytes too.
-const MOST_PATIENCE: Duration = Duration::from_secs(5);
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;
@@ -62,9 +58,8 @@ impl Records {
         known: Option<&Known>,
         deadline: Deadline,
     ) -> Option<(Arc<Content>, bool)> {
-        let left = deadline.remaining().unwrap_or_default();
-        let patience = (left / 4).min(MOST_PATIENCE);
-        let entry = self.disk.as_ref()?.lookup(key, patience)?;
+        let disk = self.disk.as_ref()?;
+        let entry = disk.lookup(key, Patience::of(deadline))?;
         let same = |known: &&Known| {
             known.disk_id.as_ref() == Some(&entry.id)
                 || (entry.meta.validator().is_some()
@@ -80,12 +75,20 @@ impl Records {
             modified,
             read,
             id,
+            checksum,
             is_marked,
             bytes,
         } = entry;
         let data = match bytes {
             Some(bytes) => Data::Memory(bytes),
-            None => Data::File { file, size, id },
+            None => Data::File(Box::new(Kept {
+                file,
+                size,
+                checksum,
+                id,
+                origin: self.origin(key, &meta),
+                disk: Arc::clone(disk.patience()),
+            })),
         };
         let content = Arc::new(Content {
             key: key.clone(),
@@ -197,8 +200,19 @@ impl Records {
         let dropped = self.memory.lock().remove(key);
         drop(dropped);
         self.forget_paused(key);
-        if let Some(disk) = &self.disk {
-            disk.remove(key);
+        if let Some(disk) = self.disk.clone() {
+            let (patience, key) = (Arc::clone(disk.patience()), key.clone());
+            // On a disk that hangs it goes on; nothing in memory says any more that it is current.
+            patience.wait(Patience::MOST, move || disk.remove(&key));
+        }
+    }
+
+    /// Lets go of a content that was open: on another thread, as closing its file, or deleting it, may
+    /// take a disk long.
+    pub fn let_go(&self, content: Arc<Content>) {
+        if content.in_memory().is_none() {
+            // Where too many wait, it is closed here.
+            let _ = self.closers.spawn(move || drop(content));
         }
     }
 

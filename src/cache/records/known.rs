@@ -130,14 +130,6 @@ impl Records {
         }
     }
 
-    /// Returns when the store was asked for this version last.
-    pub fn asked(&self, key: &Key, version: VersionId) -> Option<Instant> {
-        let slot = self.slots.lock().peek(key).cloned()?;
-        let state = slot.state.lock();
-        let known = state.known.as_ref()?;
-        (known.version == version).then_some(known.validated)
-    }
-
     /// Returns a version with the age of the last question that says that it is current: about the
     /// record itself, or about the store.
     pub(super) fn renewed(&self, key: &Key, known: &Known) -> Known {
@@ -275,7 +267,7 @@ impl Records {
             self.remember_size(content, size);
         }
         let disk_id = match &content.data {
-            Data::File { id, .. } => Some(id.clone()),
+            Data::File(kept) => Some(kept.id.clone()),
             _ => None,
         };
         Known {

@@ -86,6 +86,8 @@ pub struct Records {
     paused: Mutex<VecDeque<Arc<Content>>>,
     tools: Tools,
     writers: Arc<Workers>,
+    /// Closes files.
+    closers: Arc<Workers>,
 }
 
 impl Records {
@@ -142,6 +144,7 @@ impl Records {
                 Arc::clone(&metrics),
             )),
             writers: Workers::new("kvfs-writer", 1, 512, Arc::clone(&metrics)),
+            closers: Workers::new("kvfs-closer", 1, 1 << 16, Arc::clone(&metrics)),
             store,
             config,
             clock,
@@ -229,7 +232,20 @@ impl Records {
     /// # Errors
     /// [`ErrorKind::NotFound`] and other errors of the store.
     pub fn content(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<Arc<Content>> {
-        let (_, content) = self.resolve(key, Need::Content, wait)?;
+        Ok(self.content_asked(key, wait)?.0)
+    }
+
+    /// The same, and when the store was asked whether it is the current one.
+    ///
+    /// # Errors
+    /// As [`Records::content`].
+    pub fn content_asked(
+        self: &Arc<Self>,
+        key: &Key,
+        wait: Wait,
+    ) -> Result<(Arc<Content>, Instant)> {
+        let (known, content) = self.resolve(key, Need::Content, wait)?;
+        let asked = known.validated;
         let content = content
             .ok_or_else(|| StoreError::new(ErrorKind::Protocol, "no content").with_key(key))?;
         if self.ahead.used(key, content.version, &self.metrics) {
@@ -239,14 +255,14 @@ impl Records {
             Size::Exact(size) => {
                 self.note_size(&content, size);
                 self.resume(&content)?;
-                Ok(content)
+                Ok((content, asked))
             }
             Size::Unkept(size) => {
                 self.note_size(&content, size);
                 let streamed = self.unkept(&content, size);
                 self.slot(key).state.lock().content = Arc::downgrade(&streamed);
                 self.keep_recent(&streamed);
-                Ok(streamed)
+                Ok((streamed, asked))
             }
         }
     }

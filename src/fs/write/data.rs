@@ -502,7 +502,7 @@ impl KvFs {
         let size = reader.content().known_size().ok_or(FsError::Stale)?;
         side.check_size(size)?;
         let from = match &reader.content().data {
-            Data::File { file, .. } => Some(Arc::clone(file)),
+            Data::File(kept) => Some(Arc::clone(&kept.file)),
             Data::Staged(bytes, _) => Some(bytes.open().map_err(failed)?),
             _ => None,
         };
@@ -593,6 +593,14 @@ impl KvFs {
     pub fn release_begin(&self, fh: Fh) -> Option<Unfinished> {
         let handle = self.handles.lock().remove_file(fh)?;
         let unfinished = self.closed(handle.ino);
+        let content = handle
+            .reader
+            .as_ref()
+            .map(|reader| Arc::clone(reader.content()));
+        drop(handle);
+        if let Some(content) = content {
+            self.records.let_go(content);
+        }
         // Last: a thread that sees the number sees what closing has changed.
         let handles = self.handles.lock();
         self.metrics.open_files.set(handles.open_files() as u64);

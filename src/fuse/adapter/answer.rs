@@ -16,8 +16,10 @@ use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::write::deadline_of;
 use crate::fuse::pending::Refuse;
+use crate::fuse::slow_reads::Read;
 use crate::fuse::syscalls::{Calls, Standing, Subject};
 use crate::metrics::origin;
+use crate::store::ErrorKind;
 
 /// The kinds of requests that wait together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl Adapter {
             Some(Err(error)) => return fail(&self.fs, operation, ino, reply, &error),
             None => {}
         }
+        let asked = asked.waits(&self.calls);
         let (patience, deadline) = match asked.standing {
             // The same system call has had its time; that was told then.
             Some(standing) if standing.left.is_zero() => {
@@ -139,6 +142,8 @@ pub(in crate::fuse) struct Asked {
     lane: Lane,
     /// What is known of its system call, for those that may be of one with others.
     standing: Option<Standing>,
+    /// Begin and end of what is read.
+    range: Option<(u64, u64)>,
 }
 
 impl Asked {
@@ -150,6 +155,7 @@ impl Asked {
             at: Instant::now(),
             lane: Lane::Wait,
             standing: None,
+            range: None,
         }
     }
 
@@ -160,6 +166,33 @@ impl Asked {
         Self { standing, ..self }
     }
 
+    /// The same request, for these bytes of the file.
+    pub(in crate::fuse) fn for_bytes(self, offset: u64, size: u32) -> Self {
+        let range = (self.pid != 0).then(|| (offset, offset.saturating_add(size.into())));
+        Self { range, ..self }
+    }
+
+    fn read(self) -> Option<Read> {
+        let (start, end) = self.range?;
+        Some(Read {
+            thread: self.pid,
+            ino: self.ino.0,
+            range: start..end,
+        })
+    }
+
+    /// The same request, which has to wait.
+    fn waits(self, calls: &Calls) -> Self {
+        let standing = match self.read() {
+            Some(read) => Some(Standing {
+                age: Duration::ZERO,
+                left: calls.reads.begin(read),
+            }),
+            None => self.standing,
+        };
+        Self { standing, ..self }
+    }
+
     /// Returns how long ago its system call began.
     pub(in crate::fuse) fn age(self) -> Duration {
         self.standing
@@ -167,11 +200,20 @@ impl Asked {
     }
 
     fn ended(self, adapter: &Adapter) {
+        if self.range.is_some() {
+            return;
+        }
         adapter.calls.answered(self.pid, "", None);
     }
 
     fn goes_on(self, calls: &Calls, error: Option<&FsError>) {
-        if self.standing.is_some() {
+        if self.standing.is_none() {
+            return;
+        }
+        if let Some(read) = self.read() {
+            let is_late = |error: &FsError| matches!(error, FsError::Store(error) if error.kind() == ErrorKind::Timeout);
+            calls.reads.answered(&read, error.is_some_and(is_late));
+        } else {
             calls.answered(self.pid, self.operation, error);
         }
     }

@@ -89,7 +89,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.answer(
-            Asked::new(request, "read", ino),
+            Asked::new(request, "read", ino).for_bytes(offset, size),
             reply,
             move |fs, wait| fs.read(Fh(fh.0), offset, size as usize, wait),
             |reply, bytes| reply.data(&bytes),

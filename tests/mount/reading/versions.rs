@@ -8,7 +8,10 @@ use kvfs::local::MemoryStore;
 use kvfs::store::Encoding;
 
 use super::MIB;
-use crate::support::mounted::{MountedSession, pattern, text};
+use crate::support::mounted::{
+    MountedSession, pattern, quick_retries, scripted, scripted_keys, text,
+};
+use crate::support::scripted::Answer;
 
 /// Opens a file, changes the record, opens it again: the first handle must go on reading the
 /// first version, also what it had not read before.
@@ -193,4 +196,32 @@ fn readers_of_a_record_that_keeps_changing_each_see_one_whole_version() {
         assert_eq!(mount.counters().panics_total, 0);
         mount.unmount();
     }
+}
+
+#[test]
+fn what_is_another_version_at_each_answer_can_be_opened_by_many_at_once() {
+    let server = scripted(|seen, count| match seen.path().ends_with("/keys") {
+        true => scripted_keys(&[("OUTPUT", 10)]),
+        false => Answer::new(200, format!("version {count}"))
+            .header("content-type", "text/plain")
+            .header("etag", &format!("\"{count}\"")),
+    });
+    let mount = MountedSession::scripted(&server, quick_retries(), |config| {
+        config.ttl = Some(Duration::ZERO);
+    });
+    let until = std::time::Instant::now() + Duration::from_secs(3);
+    let whole = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while std::time::Instant::now() < until {
+                    let bytes = fs::read(mount.file("OUTPUT")).expect("one version or another");
+                    assert!(bytes.starts_with(b"version "), "{bytes:?}");
+                    whole.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert!(whole.into_inner() > 20);
+    mount.unmount();
 }
