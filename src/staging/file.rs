@@ -280,6 +280,8 @@ pub fn copy(from: &File, to: &File, len: u64) -> io::Result<()> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::path::Path;
+
     use super::super::StagingConfig;
     use super::super::folder::StoreFile;
     use super::*;
@@ -288,8 +290,13 @@ pub(super) mod tests {
         limit: Option<u64>,
     ) -> (tempfile::TempDir, Arc<StagingFolder>) {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let config = StagingConfig {
-            dir: dir.path().into(),
+        let folder = StagingFolder::open(&config(dir.path(), limit)).expect("a staging folder");
+        (dir, folder)
+    }
+
+    pub(in crate::staging) fn config(dir: &Path, limit: Option<u64>) -> StagingConfig {
+        StagingConfig {
+            dir: dir.into(),
             scope: "test".into(),
             store: StoreFile {
                 reference: "test".into(),
@@ -298,9 +305,7 @@ pub(super) mod tests {
                 raw: false,
             },
             limit,
-        };
-        let folder = StagingFolder::open(&config).expect("a staging folder");
-        (dir, folder)
+        }
     }
 
     #[test]

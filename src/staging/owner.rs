@@ -430,3 +430,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
 }
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;

@@ -1,14 +1,21 @@
 //! Uploads with a lost answer, and changes by other writers.
 
 use super::*;
+use crate::store::ETag;
+
+impl Bench {
+    /// Somebody else stores the record `k`; returns its version.
+    fn somebody_stores(&self, text: &'static str) -> Option<ETag> {
+        self.memory
+            .insert("k", "text/plain", Encoding::Identity, text);
+        self.etag("k")
+    }
+}
 
 #[test]
 fn an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses() {
     let bench = Bench::new();
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "before");
-    let before = bench.etag("k");
+    let before = bench.somebody_stores("before");
     bench.store.lose_answers(Call::Put, 1, ErrorKind::Network);
     bench.close_if("k", "mine", before);
     bench
@@ -22,13 +29,8 @@ fn an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses() {
 #[test]
 fn a_record_that_somebody_else_changed_is_not_overwritten() {
     let bench = Bench::new();
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "before");
-    let before = bench.etag("k");
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "theirs");
+    let before = bench.somebody_stores("before");
+    bench.somebody_stores("theirs");
     bench.close_if("k", "mine!!", before);
     let refused = bench.uploader.wait_key(&key("k"), soon());
     let error = refused.expect_err("another writer was faster");
@@ -80,10 +82,7 @@ fn an_upload_that_follows_another_overwrites_only_what_that_one_became() {
 #[test]
 fn what_replaces_an_upload_whose_answer_was_lost_does_not_conflict_with_it() {
     let bench = Bench::patient();
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "before");
-    let before = bench.etag("k");
+    let before = bench.somebody_stores("before");
     bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
     bench.close_if("k", "first", before.clone());
     put_off(&bench, "k");
@@ -131,16 +130,11 @@ fn what_was_sent_without_an_answer_is_known_after_a_crash_too() {
 #[test]
 fn somebody_elses_change_after_an_upload_without_an_answer_is_not_overwritten() {
     let bench = Bench::patient();
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "before");
-    let before = bench.etag("k");
+    let before = bench.somebody_stores("before");
     bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
     bench.close_if("k", "first!", before.clone());
     put_off(&bench, "k");
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "theirs");
+    bench.somebody_stores("theirs");
     bench.close_if("k", "second", before);
     let error = bench.uploader.wait_key(&key("k"), soon());
     assert_eq!(error.expect_err("theirs").kind(), ErrorKind::Changed);
@@ -153,10 +147,7 @@ fn somebody_elses_change_after_an_upload_without_an_answer_is_not_overwritten() 
 #[test]
 fn a_refusal_counts_only_once_the_store_was_asked_what_it_has() {
     let bench = Bench::patient();
-    bench
-        .memory
-        .insert("k", "text/plain", Encoding::Identity, "before");
-    let before = bench.etag("k");
+    let before = bench.somebody_stores("before");
     bench.store.lose_answers(Call::Put, 1, ErrorKind::Timeout);
     bench.close_if("k", "mine", before);
     put_off(&bench, "k");
