@@ -180,17 +180,14 @@ impl Entered {
             .map_err(|error| error.with_key(key))
     }
 
-    /// Fails if a record has become something else than is `expected`, as far as the server's versions or
+    /// Returns whether a record is still what is `expected`, or gone, as far as the server's versions or
     /// its bytes tell.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], and those of the store.
-    pub fn check(&self, key: &Key, expected: &Expected, deadline: Deadline) -> Result<()> {
-        let changed = indeterminate::check(&*self.uploader.store, key, expected, deadline);
-        match changed.map_err(|error| error.with_key(key))? {
-            Some(changed) => Err(changed),
-            None => Ok(()),
-        }
+    /// Those of the store.
+    pub fn is_still(&self, key: &Key, expected: &Expected, deadline: Deadline) -> Result<bool> {
+        indeterminate::is_still(&*self.uploader.store, key, expected, deadline)
+            .map_err(|error| error.with_key(key))
     }
 }
 

@@ -147,37 +147,30 @@ pub struct Expected {
     pub unanswered: UnansweredUploads,
 }
 
-/// Returns the error of deleting a record that has become something else than is `expected`. One that
-/// is gone has not.
+/// Returns whether a record is still what is `expected`, or gone.
 ///
 /// # Errors
 /// Those of the store.
-pub fn check(
+pub fn is_still(
     store: &dyn Store,
     key: &Key,
     expected: &Expected,
     deadline: Deadline,
-) -> Result<Option<StoreError>, StoreError> {
-    let changed = || {
-        let message = "the record has changed in the store meanwhile";
-        Some(StoreError::new(ErrorKind::Changed, message).with_key(key))
-    };
+) -> Result<bool, StoreError> {
     let sent = &expected.unanswered;
     if let Some(etag) = expected.etag.as_ref().filter(|etag| etag.is_strong()) {
         match store.head(key, deadline) {
-            Ok(now) if now.etag.as_ref() == Some(etag) => return Ok(None),
-            Ok(_) if sent.is_empty() => return Ok(changed()),
+            Ok(now) if now.etag.as_ref() == Some(etag) => return Ok(true),
+            Ok(_) if sent.is_empty() => return Ok(false),
             Ok(_) => {}
-            Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(error),
         }
     } else if let Some(began) = &expected.began {
-        return Ok(match compare_bytes(store, key, began, sent, deadline)? {
-            Compared::Other => changed(),
-            Compared::Same | Compared::Gone => None,
-        });
+        let compared = compare_bytes(store, key, began, sent, deadline)?;
+        return Ok(!matches!(compared, Compared::Other));
     } else if expected.exists || sent.is_empty() {
-        return Ok(None);
+        return Ok(true);
     }
     let request = PutRequest {
         if_match: expected.etag.clone(),
@@ -185,10 +178,8 @@ pub fn check(
         if_absent: true,
         ..PutRequest::default()
     };
-    Ok(match look(sent, store, key, &request, deadline)? {
-        Found::Ours(..) | Found::Before => None,
-        Found::Other => changed(),
-    })
+    let found = look(sent, store, key, &request, deadline)?;
+    Ok(!matches!(found, Found::Other))
 }
 
 /// Compares what a record has with what an upload is to replace, where the server would not: it tells no

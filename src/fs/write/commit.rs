@@ -116,6 +116,8 @@ impl KvFs {
             let sent = entered.run(upload, deadline, keep);
             if keep {
                 ticket.set_unanswered(upload.pending.unanswered.clone());
+            } else {
+                self.may_have_become(side, &upload.pending);
             }
             sent.map(|meta| (meta, upload.pending.began.take()))
         });
@@ -134,6 +136,13 @@ impl KvFs {
             Err(_) => self.metrics.commits_failed.one(),
         }
         sent
+    }
+
+    /// Notes, for the file that has the name, what an upload of another may have made of its record.
+    pub(in crate::fs) fn may_have_become(&self, side: &WriteSide, pending: &Pending) {
+        if let Some(draft) = side.drafts.of_key(&pending.key) {
+            draft.may_have_become(&pending.unanswered);
+        }
     }
 
     /// Keeps the bytes of a close that has waited for its turn until the deadline.

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::staging::file::StagingFile;
 use crate::staging::{EntryId, StagingFolder};
 use crate::store::{Encoding, Key, Store};
-use crate::upload::{Uploader, UploaderConfig};
+use crate::upload::{Submission, Uploader, UploaderConfig};
 
 pub mod commit;
 pub mod content_type;
@@ -78,6 +78,11 @@ pub(in crate::fs) struct WriteSide {
 }
 
 impl WriteSide {
+    /// Returns whether what is submitted so is sent at once, and not journalled first.
+    fn stores_at_once(&self, how: Submission) -> bool {
+        !self.config.write_back && how.not_before.is_none()
+    }
+
     pub(in crate::fs) fn new(
         config: WriteConfig,
         store: &Arc<dyn Store>,

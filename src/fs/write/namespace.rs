@@ -13,7 +13,7 @@ use crate::fs::name::{self, Meaning};
 use crate::fs::types::{Created, Ino};
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
-use crate::store::{ErrorKind, Key};
+use crate::store::Key;
 use crate::upload::{Change as Changing, Entered, may_have_arrived};
 
 /// What a key may consist of, for people.
@@ -227,12 +227,9 @@ impl KvFs {
         key: &Key,
         deadline: Deadline,
     ) -> Result<()> {
-        match self.check_expected(entered, key, &draft.expected(), deadline) {
-            Err(FsError::Store(error)) if error.kind() == ErrorKind::Changed => {
-                side.drafts.unhide(key);
-                return Ok(());
-            }
-            checked => checked?,
+        if !self.is_expected(entered, key, &draft.expected(), deadline)? {
+            side.drafts.unhide(key);
+            return Ok(());
         }
         self.delete(entered, key, deadline)?;
         self.note_hidden_gone(side, key);

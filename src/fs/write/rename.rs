@@ -14,7 +14,7 @@ use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::staging::Began;
-use crate::store::{ErrorKind, Key, RecordMeta};
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 use crate::upload::{Change as Changing, Entered, Expected, Submission, may_have_arrived};
 
 impl KvFs {
@@ -184,7 +184,7 @@ impl KvFs {
             || draft.may_be_stored()
             || from.is_some_and(|from| !renaming.entered.unanswered(from).is_empty());
         // What a scratch file hides was renamed to it: it goes when its bytes are stored.
-        let mut hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
+        let hidden = side.drafts.hidden_by(draft.ino).filter(|key| *key != to);
         // Replacing is what renaming is for: no matter which version there is.
         let replaced = self.describe(&to, wait)?;
         let base = replaced.map(|meta| RecordMeta { etag: None, ..meta });
@@ -203,10 +203,21 @@ impl KvFs {
             not_before: held_back.then(|| self.clock.now() + side.config.scratch_delay),
             run_here: false,
         };
+        let mut old = match from.filter(|_| perhaps_stored) {
+            Some(from) => Some(Old::Named(from)),
+            None => hidden.as_ref().map(Old::Hidden),
+        };
+        // What is journalled is stored whatever is found out later.
+        let mut is_same = match &old {
+            Some(old) if !side.stores_at_once(how) => Some(self.is_same(renaming, draft, old)?),
+            _ => None,
+        };
+        if let (Some(Old::Named(from)), Some(false)) = (&old, is_same) {
+            return Err(changed_meanwhile(from));
+        }
         if !caller::waits() {
             return Err(FsError::Interrupted);
         }
-        let mut old = from.filter(|_| perhaps_stored);
         loop {
             // What is being written is stored when it is closed, unless its old name was safe already.
             let being_written = !was_stored && self.is_being_written(draft.ino);
@@ -223,14 +234,9 @@ impl KvFs {
             } else {
                 None
             };
-            let deleted = match (old.take(), hidden.take()) {
-                (Some(old), _) => self.delete_renamed(renaming, draft, old),
-                (None, Some(hidden)) => {
-                    self.delete_hidden(side, &renaming.entered, draft, &hidden, renaming.deadline)
-                }
-                (None, None) => Ok(()),
-            };
-            if let Err(error) = deleted {
+            if let Some(old) = old.take()
+                && let Err(error) = self.delete_old(side, renaming, draft, &old, is_same.take())
+            {
                 self.half_renamed(side, draft, &to, stored);
                 return Err(both_exist(error, &to));
             }
@@ -250,33 +256,61 @@ impl KvFs {
         Ok(())
     }
 
-    /// Deletes the record of a changed file that is stored under its new name, unless another writer
-    /// has changed it since.
-    fn delete_renamed(&self, renaming: &Renaming, draft: &Draft, from: &Key) -> Result<()> {
+    /// Returns whether the record of a changed file is still what this mount knows of it.
+    fn is_same(&self, renaming: &Renaming, draft: &Draft, old: &Old<'_>) -> Result<bool> {
         let Renaming { entered, deadline } = renaming;
+        let (Old::Named(key) | Old::Hidden(key)) = old;
         let mut expected = draft.expected();
-        expected.unanswered.extend(&entered.unanswered(from));
-        self.check_expected(entered, from, &expected, *deadline)?;
-        self.delete(entered, from, *deadline)?;
-        self.records.removed(from);
+        expected.unanswered.extend(&entered.unanswered(key));
+        self.is_expected(entered, key, &expected, *deadline)
+    }
+
+    /// Deletes the record of a changed file that is safe under its new name, unless another writer has
+    /// changed it since.
+    fn delete_old(
+        &self,
+        side: &WriteSide,
+        renaming: &Renaming,
+        draft: &Draft,
+        old: &Old<'_>,
+        is_same: Option<bool>,
+    ) -> Result<()> {
+        let is_same = match is_same {
+            Some(known) => known,
+            None => self.is_same(renaming, draft, old)?,
+        };
+        let Renaming { entered, deadline } = renaming;
+        match (old, is_same) {
+            (Old::Named(key), true) => {
+                self.delete(entered, key, *deadline)?;
+                self.records.removed(key);
+            }
+            (Old::Named(key), false) => return Err(changed_meanwhile(key)),
+            (Old::Hidden(key), true) => {
+                self.delete(entered, key, *deadline)?;
+                self.note_hidden_gone(side, key);
+            }
+            (Old::Hidden(key), false) => {
+                side.drafts.unhide(key);
+            }
+        }
         Ok(())
     }
 
-    /// Fails if a record has become something else than is `expected`.
-    pub(super) fn check_expected(
+    /// Returns whether a record is still what is `expected`.
+    pub(super) fn is_expected(
         &self,
         entered: &Entered,
         key: &Key,
         expected: &Expected,
         deadline: Deadline,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         origin::note(Origin::Network);
-        let checked = entered.check(key, expected, deadline);
-        Ok(checked.inspect_err(|error| {
-            if error.kind() == ErrorKind::Changed {
-                self.records.invalidate(key);
-            }
-        })?)
+        let is_same = entered.is_still(key, expected, deadline)?;
+        if !is_same {
+            self.records.invalidate(key);
+        }
+        Ok(is_same)
     }
 
     /// Stores or journals a file under its new name.
@@ -287,7 +321,7 @@ impl KvFs {
         ticket: &Ticket,
         how: Submission,
     ) -> Result<Stored> {
-        if !side.config.write_back && how.not_before.is_none() {
+        if side.stores_at_once(how) {
             let sent = self.send_ticket(side, &renaming.entered, ticket, renaming.deadline, false);
             let meta = sent.inspect_err(|error| {
                 if may_have_arrived(error) {
@@ -413,8 +447,12 @@ impl KvFs {
             etag: copied.of.etag.clone(),
             ..Expected::default()
         };
-        self.check_expected(entered, from, &expected, *deadline)
-            .map_err(half)?;
+        if !self
+            .is_expected(entered, from, &expected, *deadline)
+            .map_err(half)?
+        {
+            return Err(half(changed_meanwhile(from)));
+        }
         self.delete(entered, from, *deadline).map_err(half)?;
         entered.discard(to, || true);
         let ino = self.inodes.lock().ino_of(from.as_str());
@@ -537,11 +575,26 @@ struct Renaming {
     deadline: Deadline,
 }
 
+/// The record that a changed file was before it is renamed.
+enum Old<'a> {
+    /// It has the file's name.
+    Named(&'a Key),
+    /// The scratch file hides it.
+    Hidden(&'a Key),
+}
+
 /// Where the bytes are that a rename has stored under the new name.
 enum Stored {
     /// With the bytes that the next change begins from.
     InStore(RecordMeta, Option<Began>),
     Journalled(Journalled),
+}
+
+fn changed_meanwhile(key: &Key) -> FsError {
+    let message = "the record has changed in the store meanwhile";
+    StoreError::new(ErrorKind::Changed, message)
+        .with_key(key)
+        .into()
 }
 
 /// Says in an error that a rename got half way.

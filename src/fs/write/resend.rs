@@ -83,7 +83,9 @@ impl KvFs {
                 if may_have_arrived(error) {
                     self.records.invalidate(to);
                 }
-            })?;
+            });
+        self.may_have_become(side, &upload.pending);
+        let stored = stored?;
         self.metrics.commits.one();
         let now = stored.clone();
         // What compressed bytes hold is known if they have been read.

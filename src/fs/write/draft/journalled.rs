@@ -55,6 +55,11 @@ impl Draft {
         self.state.lock().unanswered = unanswered;
     }
 
+    /// Takes note of what uploads of another file may have made of its record.
+    pub fn may_have_become(&self, unanswered: &UnansweredUploads) {
+        self.state.lock().unanswered.extend(unanswered);
+    }
+
     /// Gives up what could be neither stored nor journalled, if something older is journalled: the file
     /// is that again. Returns whether it is.
     pub fn go_back(&self) -> bool {

@@ -199,8 +199,9 @@ impl Past<'_> {
                     .any(|put| put.by == effect.by && put.content == theirs.content);
                 // What was opened and changed since is theirs with that change.
                 let taken = self.ops[..index].iter().any(|op| {
-                    let opened = op.opened.is_some_and(|opened| opened > theirs.at);
-                    opened && self.concerns(op, name)
+                    let is_cut = matches!(op.step, Step::Truncate(_));
+                    let found = op.opened.or(op.ended.filter(|_| is_cut));
+                    found.is_some_and(|found| found > theirs.at) && self.concerns(op, name)
                 });
                 moved || taken || theirs.at > effect.asked
             }
