@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::WriteSide;
-use super::draft::{Begin, Draft, DraftFacts, Journalled, Place, Ticket};
+use super::commit::Unfinished;
+use super::draft::{Begin, Draft, DraftFacts, Journalled, Place, Ticket, Why};
 use super::overlay::{Change, Name};
 use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
@@ -252,7 +253,12 @@ impl KvFs {
                 break;
             }
         }
-        self.settle(draft);
+        if !self.is_open(draft.ino) && draft.needs_commit(Why::Release) {
+            // It was closed meanwhile, and could not be stored under its old name.
+            self.release_end(Unfinished(Arc::clone(draft)));
+        } else {
+            self.settle(draft);
+        }
         Ok(())
     }
 
@@ -389,11 +395,7 @@ impl KvFs {
         stored: Option<(u64, Stored)>,
     ) {
         let ino = self.inodes.lock().fresh();
-        if let Some(other) = side.drafts.of_key(to) {
-            side.drafts.unname(&other);
-            self.inodes.lock().lose_name(to);
-            self.settle(&other);
-        }
+        self.replace(side, to);
         match stored {
             Some((_, Stored::Journalled(journalled))) => {
                 let (bytes, size) = (Arc::clone(&journalled.bytes), journalled.size);
@@ -408,6 +410,15 @@ impl KvFs {
             }
             Some((_, Stored::InStore(..))) => self.note_copy(side, to, draft.size()),
             None => {}
+        }
+    }
+
+    /// Takes a name from the file that this mount has changed, because its record is another file's now.
+    fn replace(&self, side: &WriteSide, to: &Key) {
+        if let Some(other) = side.drafts.of_key(to) {
+            side.drafts.unname(&other);
+            self.inodes.lock().lose_name(to);
+            self.settle(&other);
         }
     }
 
@@ -439,6 +450,7 @@ impl KvFs {
         let copied = self.store_again(side, entered, (from, to), |_| {}, wait)?;
         let size = copied.size.unwrap_or(1);
         let half = |error| {
+            self.replace(side, to);
             self.note_copy(side, to, size);
             both_exist(error, to)
         };

@@ -153,6 +153,34 @@ fn closing_in_the_background_waits_for_no_deletion_and_no_upload() {
 }
 
 #[test]
+fn opening_waits_for_no_upload() {
+    for (_dir, setup, core) in both_modes(b"old") {
+        let (ino, fh) = core.open_to_write("K").expect("open");
+        core.fs.write(fh, 0, b"new", patient()).expect("written");
+        core.faults.block(Call::Put);
+        thread::scope(|scope| {
+            let closed = scope.spawn(|| core.close(fh));
+            assert!(core.faults.wait_blocked(Call::Put, 1, late()));
+            for truncate in [false, true] {
+                let opened = core.fs.open_writing(ino, truncate, patient());
+                let second = opened.expect("open while it is uploaded").fh;
+                core.fs.write(second, 0, b"2", patient()).expect("written");
+                assert!(core.faults.wait_blocked(Call::Put, 1, late()));
+                if truncate {
+                    core.faults.release(Call::Put);
+                }
+                core.fs.release(second);
+            }
+            closed.join().expect("no panic").expect("closed");
+        });
+        all_stored(&setup);
+        eventually("what was closed last is stored", || {
+            stored(&setup, "K") == Some(b"2".to_vec())
+        });
+    }
+}
+
+#[test]
 fn files_that_are_closed_and_deleted_at_the_same_time_are_gone() {
     for (_dir, setup, core) in both_modes(b"old") {
         for round in 0..100 {

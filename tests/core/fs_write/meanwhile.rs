@@ -138,6 +138,45 @@ fn a_rename_that_cannot_delete_leaves_the_open_file_as_it_was() {
     }
 }
 
+#[test]
+fn a_rename_that_cannot_delete_has_replaced_what_had_the_new_name() {
+    for (_dir, setup, core) in cores() {
+        somebody_stores(&setup, "b");
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.fs.write(fh, 3, b"+", patient()).expect("written");
+        core.faults.fail_next(Call::Delete, 1, ErrorKind::Denied);
+        assert_eq!(errno(core.rename("b", "a")), libc::EACCES);
+        core.close(fh).expect("it has no name any more");
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+        assert_eq!(stored(&setup, "b"), Some(b"theirs".to_vec()));
+        assert_eq!(core.cat("a").expect("its bytes"), b"theirs");
+    }
+}
+
+#[test]
+fn a_file_whose_close_fails_while_it_is_renamed_is_stored_under_its_new_name() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.create("new").expect("made");
+        core.fs.write(fh, 0, b"bytes", patient()).expect("written");
+        core.faults.block(Call::Delete);
+        core.faults.lose_answers(Call::Put, 1, ErrorKind::Network);
+        let _ = core.fs.flush(fh, patient());
+        thread::scope(|scope| {
+            let renamed = scope.spawn(|| core.rename("new", "a"));
+            let deletes = core.faults.wait_blocked(Call::Delete, 1, moment());
+            core.fs.release(fh);
+            core.faults.release(Call::Delete);
+            renamed.join().expect("no panic").unwrap_or_else(|error| {
+                panic!("{error:?}, deletes: {deletes}");
+            });
+        });
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "a"), Some(b"bytes".to_vec()));
+        assert_eq!(stored(&setup, "new"), None);
+    }
+}
+
 /// The program that renames may have been ended: then the old name is still the file's for the kernel.
 #[test]
 fn who_waits_with_an_open_for_a_rename_is_told_to_look_the_name_up_again() {

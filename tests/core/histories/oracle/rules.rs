@@ -217,7 +217,7 @@ impl Past<'_> {
             || self.ops.iter().any(|op| {
                 matches!(op.step, Step::Rename(_, to) if to == name)
                     && op.began < effect.at
-                    && op.ended.is_none_or(|ended| ended > theirs.at)
+                    && (effect.by == By::Uploads || op.ended.is_none_or(|ended| ended > theirs.at))
             });
         (!asked).then(|| Broken {
             rule: "W5",
