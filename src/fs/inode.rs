@@ -30,6 +30,8 @@ pub struct Inode {
     pub superseded: bool,
     /// Whether its file was deleted or replaced here.
     pub gone: bool,
+    /// Whether the kernel does not know that its file was renamed: the program that did had been ended.
+    pub moved_unseen: bool,
     /// The size last told to the kernel.
     told_size: u64,
     /// Whether answers with different sizes are on their way to the kernel. They overtake each
@@ -220,6 +222,7 @@ impl InodeTable {
             return;
         };
         inode.lookups += 1;
+        inode.moved_unseen = false;
         inode.tell_size(told_size);
         let is_named = !inode.detached;
         if is_named {
@@ -245,6 +248,7 @@ impl InodeTable {
             detached: false,
             superseded: false,
             gone: false,
+            moved_unseen: false,
             told_size,
             told_several: false,
             more: None,

@@ -61,32 +61,27 @@ impl KvFs {
         }
     }
 
-    /// Waits until a file's name is certain, as an open of one that is being deleted would write to
-    /// nothing. Returns that name, unless the file has lost it.
-    fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<Option<Key>> {
+    /// Waits until it is known which name a file has: whoever opens one that is being deleted would
+    /// write to nothing.
+    fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
         let key = {
             let inodes = self.inodes.lock();
             let inode = inodes.get(ino).ok_or(FsError::Stale)?;
             (!inode.detached).then(|| inode.key.clone())
         };
-        if let Some(key) = &key {
-            self.await_names(side, key, wait)?;
-        }
-        Ok(key)
+        let Some(key) = key else { return Ok(()) };
+        self.await_names(side, &key, wait)
     }
 
-    /// The same for a file that a program means by its name. If that has led elsewhere since, the kernel
-    /// is to look it up again.
+    /// The same for a file that a program means by its name. Where that may be another by now, and the
+    /// kernel does not know, it is to look the name up again.
     fn await_name(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
-        let Some(key) = self.await_names_of(side, ino, wait)? else {
-            return Ok(());
-        };
+        self.await_names_of(side, ino, wait)?;
         let inodes = self.inodes.lock();
-        let inode = inodes.get(ino).ok_or(FsError::Stale)?;
-        if inode.detached || inode.key != key {
-            return Err(FsError::Stale);
+        match inodes.get(ino) {
+            Some(inode) if !inode.moved_unseen => Ok(()),
+            _ => Err(FsError::Stale),
         }
-        Ok(())
     }
 
     /// Takes back an open that [`KvFs::hold_open`] has counted; stores what others have left of the

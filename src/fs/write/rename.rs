@@ -11,6 +11,7 @@ use super::overlay::{Change, Name};
 use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::fs::attributes::Existence;
+use crate::fs::inode::Inode;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
@@ -532,7 +533,11 @@ impl KvFs {
                 }
                 _ => self.note_absent(side, &source),
             }
-            self.inodes.lock().detach(draft.ino);
+            {
+                let mut inodes = self.inodes.lock();
+                inodes.detach(draft.ino);
+                note_unseen(inodes.get_mut(draft.ino));
+            }
             self.note_present(side, draft);
             if let Some(other) = other {
                 if let Some(inode) = self.inodes.lock().get_mut(other.ino) {
@@ -578,6 +583,7 @@ impl KvFs {
         let mut inodes = self.inodes.lock();
         inodes.lose_name(to);
         inodes.rename(ino, to);
+        note_unseen(inodes.get_mut(ino));
     }
 }
 
@@ -600,6 +606,13 @@ enum Stored {
     /// With the bytes that the next change begins from.
     InStore(RecordMeta, Option<Began>),
     Journalled(Journalled),
+}
+
+/// Takes note of it if the kernel will not learn that a file was renamed.
+fn note_unseen(inode: Option<&mut Inode>) {
+    if let Some(inode) = inode {
+        inode.moved_unseen = !caller::claim();
+    }
 }
 
 fn changed_meanwhile(key: &Key) -> FsError {

@@ -2,8 +2,10 @@
 //! and no deletion of a backup takes it away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use kvfs::base::caller::{self, Caller};
 use kvfs::fs::FsError;
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
@@ -177,35 +179,51 @@ fn a_file_whose_close_fails_while_it_is_renamed_is_stored_under_its_new_name() {
     }
 }
 
-/// The program that renames may have been ended: then the old name is still the file's for the kernel.
+/// A program that is ended at some time.
+struct Ending(Arc<AtomicBool>);
+
+impl Caller for Ending {
+    fn waits(&self) -> bool {
+        !self.0.load(Ordering::Acquire)
+    }
+
+    fn claim(&self) -> bool {
+        self.waits()
+    }
+}
+
+/// For the kernel the file then still has its old name.
 #[test]
-fn who_waits_with_an_open_for_a_rename_is_told_to_look_the_name_up_again() {
+fn who_opens_a_file_whose_rename_was_given_up_looks_the_name_up_again() {
     for (_dir, setup, core) in cores() {
-        // An open that had not begun to wait is about the file, whatever its name.
-        let waited = (0..100).any(|round| {
-            let (from, to) = (format!("from{round}"), format!("to{round}"));
-            somebody_stores(&setup, &from);
-            core.clock.advance(TTL);
-            let found = core.lookup(&from).expect("an answer").expect("present");
-            let ino = found.attr.ino;
-            core.faults.block(Call::Delete);
-            let opened = thread::scope(|scope| {
-                let renamed = scope.spawn(|| core.rename(&from, &to));
-                assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
-                let opened = scope.spawn(|| core.fs.open_writing(ino, true, patient()));
-                assert!(!core.faults.wait_blocked(Call::Put, 1, moment()));
-                core.faults.release(Call::Delete);
-                renamed.join().expect("no panic").expect("renamed");
-                opened.join().expect("no panic")
-            });
-            match opened {
-                Err(FsError::Stale) => true,
-                other => {
-                    core.fs.release(other.expect("open").fh);
-                    false
-                }
-            }
+        let open = |ino, truncate| core.fs.open_writing(ino, truncate, patient());
+        let ino = |name| {
+            core.lookup(name)
+                .expect("an answer")
+                .expect("there")
+                .attr
+                .ino
+        };
+        let (file, is_ended) = (ino("a"), Arc::new(AtomicBool::new(false)));
+        core.faults.block(Call::Delete);
+        thread::scope(|scope| {
+            let program = Box::new(Ending(Arc::clone(&is_ended)));
+            let renamed = scope.spawn(|| caller::with(program, || core.rename("a", "b")));
+            assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+            is_ended.store(true, Ordering::Release);
+            core.faults.release(Call::Delete);
+            renamed.join().expect("no panic").expect("renamed");
         });
-        assert!(waited);
+        for truncate in [true, false] {
+            assert!(matches!(open(file, truncate), Err(FsError::Stale)));
+        }
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "b"), Some(b"old".to_vec()));
+        // Once the kernel has looked, it is the file of the new name.
+        assert_eq!(ino("b"), file);
+        core.fs.release(open(file, false).expect("open").fh);
+        // One that its program waits for is known to the kernel.
+        core.rename("b", "c").expect("renamed");
+        core.fs.release(open(file, false).expect("open").fh);
     }
 }
