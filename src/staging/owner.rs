@@ -242,10 +242,18 @@ pub fn is_alive(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error.into()),
+    let began = Instant::now();
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => return Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What was killed lets go of the lock only when the last of its threads has ended.
+        if !is_dying(path) || began.elapsed() >= DYING {
+            return Ok(true);
+        }
+        thread::sleep(DYING_POLL);
     }
 }
 
