@@ -197,6 +197,8 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
         &["demo", "--help"],
         &["completions", "bash"],
         &["man", "pages"],
+        &["cache", "info"],
+        &["cache", "info", "--json"],
     ] {
         run(args);
     }
