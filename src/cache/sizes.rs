@@ -29,8 +29,8 @@ const MOST_WAITING: usize = 4096;
 #[derive(Debug, Default)]
 pub struct ExactSizes {
     path: Option<PathBuf>,
-    /// Whether also versions are remembered whose content is what is stored: who wants exact sizes need
-    /// not ask again.
+    /// Whether versions with content as stored are remembered too: mounts with exact sizes need not ask
+    /// again.
     keeps_plain: bool,
     state: Mutex<State>,
 }
@@ -108,7 +108,7 @@ impl Line {
 
 impl ExactSizes {
     /// Loads the versions kept in `path`; `None` keeps them in memory only. `keeps_plain` remembers also
-    /// those whose content is what is stored.
+    /// those with content as stored.
     pub fn open(path: Option<PathBuf>, keeps_plain: bool) -> Self {
         let mut versions = HashMap::new();
         let mut lines = 0usize;

@@ -253,7 +253,7 @@ impl DiskTier {
         self.is_immutable.store(true, Ordering::Relaxed);
     }
 
-    /// Returns what waits for this disk, for whoever has another way where it hangs.
+    /// Returns the waiter for this disk, for callers with another way where it hangs.
     pub fn patience(&self) -> &Arc<Patience> {
         &self.patience
     }

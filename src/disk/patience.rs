@@ -1,5 +1,5 @@
-//! Work of the disk on threads of its own, for whoever has another way where the disk hangs: a network
-//! disk whose server is gone, or one that is failing.
+//! Runs the disk's work on threads of its own, for callers with another way where the disk hangs: a
+//! network disk without its server, or a failing one.
 //!
 //! While something hangs, the next one waits for a moment only. It may be of a part of the disk that
 //! is well, and tells when all of it is well again.
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 const THREADS: usize = 32;
 /// Work that waits for a thread.
 const QUEUED: usize = 64;
-/// Whoever has the network as well waits for this part of what is left of the deadline.
+/// A caller that has the network as well waits for this part of the remaining deadline.
 const PART: u32 = 4;
 /// The same while something hangs.
 const WHILE_HUNG: Duration = Duration::from_millis(50);
@@ -75,7 +75,7 @@ impl Patience {
         }
     }
 
-    /// Returns how long the disk is waited for by whoever has so long.
+    /// Returns how long a caller with this much time waits for the disk.
     pub fn of(deadline: Deadline) -> Duration {
         (deadline.remaining().unwrap_or_default() / PART).min(Self::MOST)
     }

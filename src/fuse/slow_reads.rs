@@ -53,7 +53,7 @@ impl SlowReads {
         }
     }
 
-    /// Takes note of a read that has to wait; returns how long it may.
+    /// Notes a read that has to wait; returns how long it may.
     pub(super) fn begin(&self, read: Read) -> Duration {
         let now = Instant::now();
         let since = |at: Instant| now.saturating_duration_since(at);
@@ -83,7 +83,7 @@ impl SlowReads {
         left.max(self.deadline / LEAST)
     }
 
-    /// Takes note of the answer, which may be that it has taken too long.
+    /// Notes the answer, which may be that it has taken too long.
     pub(super) fn answered(&self, read: &Read, is_late: bool) {
         let mut reads = self.reads.lock();
         match reads.iter().position(|slow| slow.read == *read) {

@@ -527,7 +527,7 @@ pub(crate) fn read_some(body: &mut Body, buffer: &mut [u8]) -> io::Result<usize>
 }
 
 /// Reads all of `wanted` from a file that holds it: what is in memory where the caller may not wait,
-/// as for a disk that hangs. Whoever may wait does not wait for such a disk until the deadline.
+/// as for a disk that hangs. A read that may wait does not wait for such a disk until the deadline.
 ///
 /// # Errors
 /// [`crate::store::wait::Error::WouldBlock`], and those of the disk.

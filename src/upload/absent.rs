@@ -1,8 +1,8 @@
 //! Records that are to be new, where the server heeds no conditions: right before one is stored, it is asked
 //! whether there is one.
 //!
-//! Whoever copies many files in would pay twice for each. So of several in a row all but the first are
-//! answered by a page of the listing, from the name on, which counts for a second.
+//! A program that copies many files in would pay twice for each. So of several in a row all but the
+//! first are answered by a page of the listing, from the name on, which counts for a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_secs(1);
 
 const CHECK: &str = "changes";
 
-/// Tells what the store says of its last change.
+/// Reports what the store says of its last change.
 pub(super) fn told(store: &dyn Store, timeout: Duration) -> Finding {
     let state = match state(store, timeout) {
         Ok(Some(state)) => state,

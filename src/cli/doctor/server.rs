@@ -14,7 +14,7 @@ use crate::store::{ErrorKind, Key, ListQuery, Store, StoreError};
 /// Keys among which one is looked for to try the server with.
 const KEYS: usize = 100;
 
-/// Tells of the line to the server: which protocols, and how listings come.
+/// Reports on the line to the server: the protocols, and how listings come.
 pub(super) fn wire(probe: &Probe, base: &Url, reference: &StoreRef) -> Finding {
     let check = "protocol";
     let path = match reference {

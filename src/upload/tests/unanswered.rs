@@ -4,7 +4,7 @@ use super::*;
 use crate::store::ETag;
 
 impl Bench {
-    /// Somebody else stores the record `k`; returns its version.
+    /// Another writer stores the record `k`; returns its version.
     fn somebody_stores(&self, text: &'static str) -> Option<ETag> {
         self.memory
             .insert("k", "text/plain", Encoding::Identity, text);
