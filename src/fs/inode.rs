@@ -427,7 +427,7 @@ impl InodeTable {
     }
 
     /// Returns how many inodes are in use.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len
     }
 

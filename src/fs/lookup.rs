@@ -145,7 +145,7 @@ impl KvFs {
         }
         apply_overrides(&mut reply.attr, inodes.get(ino));
         inodes.remember(ino, key, reply.attr.size);
-        self.metrics.inodes.set(inodes.len() as u64);
+        self.metrics.inodes.set(inodes.count() as u64);
         reply
     }
 
@@ -153,7 +153,7 @@ impl KvFs {
     pub fn forget(&self, ino: Ino, lookups: u64) {
         let mut inodes = self.inodes.lock();
         inodes.forget(ino, lookups);
-        self.metrics.inodes.set(inodes.len() as u64);
+        self.metrics.inodes.set(inodes.count() as u64);
     }
 
     /// Finds the key of a name that only a listing can explain.

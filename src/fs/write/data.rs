@@ -61,8 +61,8 @@ impl KvFs {
         }
     }
 
-    /// Waits until it is known which name a file has: whoever opens one that is being deleted would
-    /// write to nothing.
+    /// Waits until a file's name is certain: an open of one that is being deleted would write to
+    /// nothing.
     fn await_names_of(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
         let key = {
             let inodes = self.inodes.lock();

@@ -608,7 +608,7 @@ enum Stored {
     Journalled(Journalled),
 }
 
-/// Takes note of it if the kernel will not learn that a file was renamed.
+/// Notes it if the kernel will not learn that a file was renamed.
 fn note_unseen(inode: Option<&mut Inode>) {
     if let Some(inode) = inode {
         inode.moved_unseen = !caller::claim();

@@ -55,7 +55,7 @@ impl Draft {
         self.state.lock().unanswered = unanswered;
     }
 
-    /// Takes note of what uploads of another file may have made of its record.
+    /// Notes what uploads of another file may have made of its record.
     pub fn may_have_become(&self, unanswered: &UnansweredUploads) {
         self.state.lock().unanswered.extend(unanswered);
     }
