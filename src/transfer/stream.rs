@@ -259,7 +259,10 @@ impl StreamReader {
                 .front()
                 .map_or(stream.position, |(start, _)| *start);
             let far = self.origin.has_ranges() && wanted.start > stream.position + SKIP;
-            if stream.body.is_none() || wanted.start < window_start || far {
+            // A content of which only its end is proof is gone through first, however long it is.
+            let is_behind =
+                wanted.start < window_start && !stream.is_on_the_way_to_proof_of(wanted.end);
+            if stream.body.is_none() || is_behind || far {
                 stream.body = None;
                 stream.window.clear();
                 stream.next_part = FIRST_PART;
@@ -362,6 +365,11 @@ impl StreamReader {
 }
 
 impl Stream {
+    /// Returns whether the bytes before `end` are still to be proven by what comes next.
+    fn is_on_the_way_to_proof_of(&self, end: u64) -> bool {
+        self.proving.is_some() && self.prefix.proof(end).len > self.position
+    }
+
     /// Returns the wanted bytes if all of them are in the window.
     fn window_range(&self, wanted: &Range<u64>) -> Option<Bytes> {
         let first = self.window.iter().position(|(start, bytes)| {
