@@ -30,8 +30,6 @@ pub struct Inode {
     pub superseded: bool,
     /// Whether its file was deleted or replaced here.
     pub gone: bool,
-    /// Whether the kernel does not know that its file was renamed: the program that did had been ended.
-    pub moved_unseen: bool,
     /// The size last told to the kernel.
     told_size: u64,
     /// Whether answers with different sizes are on their way to the kernel. They overtake each
@@ -52,6 +50,8 @@ struct More {
     settling: bool,
     /// Whether the kernel reads the open handles' content from its file: all or none of them.
     direct: bool,
+    /// Whether the kernel does not know that its file was renamed: the program that did had been ended.
+    moved_unseen: bool,
     shown: Shown,
     opened: OpenedVersion,
 }
@@ -161,6 +161,16 @@ impl Inode {
     pub fn set_direct(&mut self, direct: bool) {
         self.change(|more| more.direct = direct);
     }
+
+    /// Returns whether the kernel does not know that its file was renamed.
+    pub fn moved_unseen(&self) -> bool {
+        self.more().moved_unseen
+    }
+
+    /// Notes whether the kernel knows that its file was renamed.
+    pub fn set_moved_unseen(&mut self, moved_unseen: bool) {
+        self.change(|more| more.moved_unseen = moved_unseen);
+    }
 }
 
 /// Inodes of successive numbers.
@@ -222,7 +232,7 @@ impl InodeTable {
             return;
         };
         inode.lookups += 1;
-        inode.moved_unseen = false;
+        inode.set_moved_unseen(false);
         inode.tell_size(told_size);
         let is_named = !inode.detached;
         if is_named {
@@ -248,7 +258,6 @@ impl InodeTable {
             detached: false,
             superseded: false,
             gone: false,
-            moved_unseen: false,
             told_size,
             told_several: false,
             more: None,

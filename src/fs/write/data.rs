@@ -79,7 +79,7 @@ impl KvFs {
         self.await_names_of(side, ino, wait)?;
         let inodes = self.inodes.lock();
         match inodes.get(ino) {
-            Some(inode) if !inode.moved_unseen => Ok(()),
+            Some(inode) if !inode.moved_unseen() => Ok(()),
             _ => Err(FsError::Stale),
         }
     }

@@ -611,7 +611,7 @@ enum Stored {
 /// Notes it if the kernel will not learn that a file was renamed.
 fn note_unseen(inode: Option<&mut Inode>) {
     if let Some(inode) = inode {
-        inode.moved_unseen = !caller::claim();
+        inode.set_moved_unseen(!caller::claim());
     }
 }
 
