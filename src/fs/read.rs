@@ -58,15 +58,10 @@ impl Drop for Settling<'_> {
 }
 
 impl KvFs {
-    /// Opens a file for reading: its current version; the exact size is known from here on.
-    ///
-    /// When the record changed while other handles are on an older version, the name is taken
-    /// from this inode and the open fails as stale: the kernel then looks the name up again,
-    /// gets a new inode, and the two versions never share pages.
+    /// Opens a file for reading or writing, for a system call that begins now.
     ///
     /// # Errors
-    /// [`FsError::ReadOnly`] for anything but reading, [`FsError::Stale`] as said, and errors of
-    /// the store.
+    /// As [`KvFs::open_since`] and [`KvFs::open_writing`].
     #[cfg(feature = "testing")]
     pub fn open(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Opened> {
         if ino == Ino::ROOT {
@@ -78,10 +73,15 @@ impl KvFs {
         self.open_since(ino, Duration::ZERO, wait)
     }
 
-    /// Opens a file for reading, for a system call that began `age` ago.
+    /// Opens a file for reading, for a system call that began `age` ago: its current version; the exact
+    /// size is known from here on.
+    ///
+    /// When the record changed while other handles are on an older version, the name is taken
+    /// from this inode and the open fails as stale: the kernel then looks the name up again,
+    /// gets a new inode, and the two versions never share pages.
     ///
     /// # Errors
-    /// As [`KvFs::open`].
+    /// [`FsError::Stale`] as said, and errors of the store.
     pub fn open_since(&self, ino: Ino, age: Duration, wait: Wait) -> Result<Opened> {
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));

@@ -8,6 +8,7 @@ use super::{Before, Need, Records};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::{Content, VersionId};
 use crate::cache::freshness::{Advice, SMALL};
+use crate::cache::sizes::Remembered;
 use crate::disk::Patience;
 use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
@@ -30,6 +31,10 @@ impl Records {
     ) -> Option<Known> {
         let known = match (known, candidate) {
             (Some(known), _) => known.clone(),
+            (None, Some(content)) if self.is_listed_otherwise(content) => {
+                self.contradict(content, deadline);
+                return None;
+            }
             (None, Some(content)) => self.known_of(content, self.clock.now()),
             (None, None) => return None,
         };
@@ -51,6 +56,29 @@ impl Records {
                 validated: asked,
                 ..known
             }),
+        }
+    }
+
+    /// Returns whether a fresh listing shows another size than it did for this content, which was read
+    /// before this mount knew of the record.
+    fn is_listed_otherwise(&self, content: &Content) -> bool {
+        let listed = self.listed_size(&content.key);
+        let (Some(listed), Some(stored)) = (listed, content.meta.stored_size) else {
+            return false;
+        };
+        let kept = self.sizes.get(&content.key);
+        let as_before = |kept: &Remembered| kept.stored == stored && kept.listed == listed;
+        listed != stored && !kept.as_ref().is_some_and(as_before)
+    }
+
+    /// Notes that the store's clock is wrong, if it holds a content to be current that is not.
+    fn contradict(&self, content: &Content, deadline: Deadline) {
+        let Some(read) = content.read.filter(|_| content.validator().is_none()) else {
+            return;
+        };
+        let size = content.meta.stored_size;
+        if let Advice::Current(_) = self.freshness.advise(&content.key, read, size, deadline) {
+            self.freshness.changed(read);
         }
     }
 

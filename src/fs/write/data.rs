@@ -35,7 +35,7 @@ impl KvFs {
     /// copied only when it is changed.
     ///
     /// # Errors
-    /// As [`KvFs::open`]; [`FsError::ReadOnly`] on a mount that cannot be changed.
+    /// As [`KvFs::open_since`]; [`FsError::ReadOnly`] on a mount that cannot be changed.
     pub fn open_writing(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
         let side = self.write_side()?;
         if ino == Ino::ROOT {
