@@ -14,7 +14,8 @@ use crate::metrics::origin;
 use crate::staging::file::Frozen;
 use crate::store::wait::{Error, Result};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError, Validator};
-use crate::transfer::download::{Download, Size, read_file_within};
+use crate::transfer::download::{Download, Size};
+use crate::transfer::file::read_file_within;
 use crate::transfer::prefix::Prefix;
 use crate::transfer::stream::{Body, Origin, StreamReader};
 

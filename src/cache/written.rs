@@ -11,7 +11,7 @@ use super::records::Records;
 use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
-use crate::transfer::download::read_file;
+use crate::transfer::file::read_file;
 
 /// Bytes read at once for a checksum.
 const CHUNK: u64 = 256 << 10;

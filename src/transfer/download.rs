@@ -4,29 +4,26 @@
 //! server honours ranges, a read far ahead fetches its own part. Each reader is woken once, when
 //! all its bytes are there.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags};
 
+use super::file::read_file_within;
 use super::prefix::Prefix;
 use super::ranges::RangeSet;
+use super::state::{State, Status, Waiting};
 use super::stream::{Body, FIRST_PART, Origin, PART};
-use super::window::{Blocks, Window};
+use super::tools::Tools;
 use crate::base::clock::Wait;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::units::MIB;
-use crate::base::workers::Workers;
-use crate::disk::{Patience, Room, Spool};
+use crate::disk::{Room, Spool};
 use crate::store::wait::{Result, may_block, wait_until};
 use crate::store::{ErrorKind, StoreError};
-use crate::transfer::connections::Pace;
 
 /// A read this far ahead of the download fetches its own part.
 const FAR: u64 = 4 * MIB;
@@ -69,122 +66,6 @@ impl std::fmt::Debug for GoOn {
     }
 }
 
-/// What all downloads of a mount share.
-#[derive(Clone, Debug)]
-pub struct Tools {
-    /// Memory for what has just arrived.
-    pub blocks: Arc<Blocks>,
-    /// Threads that fill.
-    pub fillers: Arc<Workers>,
-    /// Downloads with threads that wait for readers, oldest first.
-    idle: Arc<Mutex<VecDeque<Weak<Download>>>>,
-}
-
-impl Tools {
-    /// Makes the tools of a mount; `fillers` are the threads that fill.
-    pub fn new(fillers: Arc<Workers>) -> Self {
-        Self {
-            blocks: Arc::default(),
-            fillers,
-            idle: Arc::default(),
-        }
-    }
-
-    /// Gets a thread for another download: where all are taken, from one that waits for its reader.
-    pub fn make_way(&self) {
-        while self.fillers.is_full() {
-            let Some(idle) = self.idle.lock().pop_front() else {
-                return;
-            };
-            if idle
-                .upgrade()
-                .is_some_and(|download| download.ask_to_park())
-            {
-                return;
-            }
-        }
-    }
-
-    pub(super) fn note_idle(&self, download: &Arc<Download>) {
-        self.idle.lock().push_back(Arc::downgrade(download));
-    }
-
-    pub(super) fn note_busy(&self, download: &Arc<Download>) {
-        let own = Arc::downgrade(download);
-        self.idle.lock().retain(|other| !other.ptr_eq(&own));
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub present: RangeSet,
-    /// The last bytes that arrived.
-    pub window: Window,
-    /// Readers that wait for bytes.
-    pub waiting: Vec<Waiting>,
-    /// Parts that are being fetched by requests of their own.
-    pub fetching: Vec<Range<u64>>,
-    /// Whether one connection fills front to back.
-    pub streaming: bool,
-    /// While there are several connections: what the one that began at the start has to itself.
-    pub front: Option<Range<u64>>,
-    /// How far the content has come from its start.
-    pub position: u64,
-    /// How far it has come, or is on its way.
-    pub frontier: u64,
-    /// The end of the farthest read that waits for the filling threads, or was served by them.
-    pub demand: u64,
-    /// Where the last read that had to wait ends: blocks end there too.
-    pub phase: u64,
-    pub users: usize,
-    /// Callers that wait for the size: they use the download, too.
-    pub sizing: usize,
-    /// Whether it was begun for a reader that may never come.
-    pub ahead: bool,
-    /// When it was first seen unused.
-    pub unused_since: Option<Instant>,
-    /// Bytes that readers have fetched in parts of their own.
-    pub in_parts: u64,
-    /// Whether all of it is fetched as long as it is open.
-    pub whole: bool,
-    /// Whether a filling thread waits for demand.
-    pub paused: bool,
-    /// Since when it has, without any demand.
-    pub idle_since: Option<Instant>,
-    /// Whether that thread is wanted elsewhere.
-    pub must_park: bool,
-    /// How many fill.
-    pub active: usize,
-    /// Bytes that those have brought.
-    pub total: u64,
-    pub pace: Pace,
-    pub status: Status,
-}
-
-/// A reader that waits, to be woken when its bytes are there or never come.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub wanted: Range<u64>,
-    pub woken: Arc<Condvar>,
-}
-
-#[derive(Debug, Default)]
-pub(super) enum Status {
-    #[default]
-    Running,
-    /// It is unused; its bytes are kept for a while.
-    Paused(Box<Spool>),
-    /// Its readers have what they want so far; the next read takes it up.
-    Parked(Box<Spool>),
-    /// Whole, of this size.
-    Complete(u64),
-    /// Read to its end to learn its size; there was no room to keep it.
-    Counted(u64),
-    Failed(StoreError),
-    /// Given up because it was unused.
-    Abandoned,
-}
-
 /// What is known of a download's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
@@ -192,33 +73,6 @@ pub enum Size {
     Exact(u64),
     /// The content has this size, but the download could not keep it.
     Unkept(u64),
-}
-
-impl State {
-    /// Marks a part as being fetched.
-    pub fn claim(&mut self, part: &Range<u64>) {
-        self.fetching.push(part.clone());
-        self.frontier = self.frontier.max(part.end);
-    }
-
-    /// Returns what is here, on its way, or promised to `front`.
-    pub fn taken(&self, front: Option<&Range<u64>>) -> RangeSet {
-        let mut taken = self.present.clone();
-        for part in self.fetching.iter().chain(front) {
-            taken.insert(part.clone());
-        }
-        taken
-    }
-
-    /// Notes that bytes are on disk, and wakes the readers that have all they wait for.
-    pub fn arrived(&mut self, range: Range<u64>) {
-        self.present.insert(range);
-        for waiting in &self.waiting {
-            if self.present.contains(&waiting.wanted) {
-                waiting.woken.notify_one();
-            }
-        }
-    }
 }
 
 impl Download {
@@ -271,7 +125,7 @@ impl Download {
 
     /// Makes the thread that waits for readers give the download up for now; `false` when it has
     /// something to do by now.
-    fn ask_to_park(&self) -> bool {
+    pub(super) fn ask_to_park(&self) -> bool {
         let mut state = self.state.lock();
         state.must_park = state.paused;
         self.changed.notify_all();
@@ -512,10 +366,6 @@ impl Download {
     }
 }
 
-pub(super) fn disk_error(error: io::Error) -> StoreError {
-    StoreError::new(ErrorKind::Disk, format!("the cache disk failed: {error}"))
-}
-
 /// Reads once, trying again when a signal interrupts it.
 pub(crate) fn read_some(body: &mut Body, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
@@ -524,61 +374,4 @@ pub(crate) fn read_some(body: &mut Body, buffer: &mut [u8]) -> io::Result<usize>
             result => return result,
         }
     }
-}
-
-/// Reads all of `wanted` from a file that holds it: what is in memory where the caller may not wait,
-/// as for a disk that hangs. A read that may wait does not wait for such a disk until the deadline.
-///
-/// # Errors
-/// [`crate::store::wait::Error::WouldBlock`], and those of the disk.
-pub(crate) fn read_file_within(
-    disk: &Patience,
-    file: &Arc<File>,
-    wanted: Range<u64>,
-    wait: Wait,
-) -> Result<Bytes> {
-    if let Some(bytes) = read_file_now(file, wanted.clone())? {
-        return Ok(bytes);
-    }
-    let patience = Patience::of(may_block(wait)?);
-    let file = Arc::clone(file);
-    match disk.wait(patience, move || read_file(&file, wanted)) {
-        Some(read) => Ok(read?),
-        None => Err(disk_error(io::ErrorKind::TimedOut.into()).into()),
-    }
-}
-
-/// Reads all of `wanted` if the page cache has it. Filesystems that cannot tell have nothing.
-fn read_file_now(file: &File, wanted: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-    let len = (wanted.end - wanted.start) as usize;
-    let mut bytes = vec![0; len];
-    let mut done = 0;
-    while done < len {
-        let mut rest = [IoSliceMut::new(&mut bytes[done..])];
-        let at = wanted.start + done as u64;
-        match rustix::io::preadv2(file, &mut rest, at, ReadWriteFlags::NOWAIT) {
-            Ok(0) => return Err(disk_error(io::ErrorKind::UnexpectedEof.into())),
-            Ok(more) => done += more,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(None),
-            Err(error) => return Err(disk_error(error.into())),
-        }
-    }
-    Ok(Some(bytes.into()))
-}
-
-/// Reads all of `wanted` from a file that holds it.
-pub(crate) fn read_file(file: &File, wanted: Range<u64>) -> Result<Bytes, StoreError> {
-    let len = (wanted.end - wanted.start) as usize;
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = wanted.start + bytes.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(disk_error(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(disk_error(error.into())),
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes.into())
 }

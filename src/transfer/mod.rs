@@ -3,8 +3,11 @@
 pub mod connections;
 pub mod download;
 pub mod expansion;
+pub(crate) mod file;
 pub mod fill;
 pub mod prefix;
 pub mod ranges;
+mod state;
 pub mod stream;
+pub mod tools;
 pub mod window;

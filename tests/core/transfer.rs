@@ -13,8 +13,9 @@ use kvfs::disk::{Checksum, DiskTier};
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind, Key, Store};
-use kvfs::transfer::download::{Download, Tools};
+use kvfs::transfer::download::Download;
 use kvfs::transfer::stream::Origin;
+use kvfs::transfer::tools::Tools;
 
 use crate::support::core::{Core, Setup, TTL, patient};
 

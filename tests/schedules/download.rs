@@ -12,9 +12,10 @@ use kvfs::cache::content::{Content, Data, VersionId};
 use kvfs::disk::{DiskTier, Spool};
 use kvfs::metrics::Metrics;
 use kvfs::store::{ETag, ErrorKind, RecordMeta, Store};
-use kvfs::transfer::download::{Download, Tools};
+use kvfs::transfer::download::Download;
 use kvfs::transfer::fill::Outcome;
 use kvfs::transfer::stream::Origin;
+use kvfs::transfer::tools::Tools;
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore;

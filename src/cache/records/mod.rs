@@ -22,7 +22,8 @@ use crate::metrics::Metrics;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::Result;
 use crate::store::{ErrorKind, Key, Store, StoreError};
-use crate::transfer::download::{Size, Tools};
+use crate::transfer::download::Size;
+use crate::transfer::tools::Tools;
 
 mod ask;
 mod held;

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::download::{Download, Status, read_some};
+use super::download::{Download, read_some};
 use super::prefix::Prefix;
+use super::state::Status;
 use super::stream::Body;
 use crate::base::clock::Deadline;
 use crate::base::sync::atomic::Ordering;

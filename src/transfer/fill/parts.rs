@@ -12,7 +12,9 @@ use crate::base::clock::Deadline;
 use crate::base::sync::{self, MutexGuard};
 use crate::base::units::MIB;
 use crate::store::{ErrorKind, StoreError};
-use crate::transfer::download::{Download, State, Status, disk_error, read_some};
+use crate::transfer::download::{Download, read_some};
+use crate::transfer::file::disk_error;
+use crate::transfer::state::{State, Status};
 
 /// With less than this to fetch, no connection is added.
 const WORTH_HELPING: u64 = 8 * MIB;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::base::sync::{self, MutexGuard};
 use crate::base::units::{KIB, MIB};
-use crate::transfer::download::{Download, State, Status};
+use crate::transfer::download::Download;
+use crate::transfer::state::{State, Status};
 
 /// How far ahead of the farthest reader one connection runs at first, and at most.
 const AHEAD: Range<u64> = MIB..64 * MIB;
