@@ -18,15 +18,12 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::base::folders::private_dir;
@@ -35,10 +32,12 @@ use crate::base::sync::{self, Condvar, Mutex, thread};
 use crate::base::units::MIB;
 use crate::disk::lru::LruBytes;
 use crate::metrics::Metrics;
-use crate::store::{ETag, Encoding, Key, RecordMeta};
+use crate::store::{Key, RecordMeta};
 
 mod checks;
 mod checksum;
+mod entry;
+mod find;
 pub mod lru;
 mod patience;
 mod room;
@@ -50,6 +49,8 @@ pub mod usage;
 use checks::Checks;
 pub use checksum::Checksum;
 pub(super) use checksum::checksum;
+pub use entry::DiskEntry;
+use entry::{EntryMeta, millis};
 pub use patience::Patience;
 pub use room::Room;
 pub use spool::Spool;
@@ -107,66 +108,6 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.tier.index.lock().busy.remove(self.path);
         self.tier.free.notify_all();
-    }
-}
-
-/// What a `.json` file says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct EntryMeta {
-    key: String,
-    data: String,
-    content_size: u64,
-    checksum: String,
-    boot_id: String,
-    content_type: Option<String>,
-    encoding: Option<String>,
-    stored_size: Option<u64>,
-    etag: Option<String>,
-    last_modified: Option<String>,
-    accepts_ranges: bool,
-    modified_unix_ns: u64,
-    /// When the store had it by its own clock, in milliseconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    read_unix_ms: Option<u64>,
-    /// Whether it was current when a mount was told that nothing changes any more.
-    #[serde(default)]
-    immutable: bool,
-}
-
-/// An entry found in the cache.
-#[derive(Debug)]
-pub struct DiskEntry {
-    /// What is known of the record.
-    pub meta: RecordMeta,
-    /// Its content.
-    pub file: Arc<File>,
-    /// The content's size in bytes.
-    pub size: u64,
-    /// The content's checksum.
-    pub checksum: u128,
-    /// The time shown for this version.
-    pub modified: SystemTime,
-    /// The store had it at that time by the server's clock or later, where that is known.
-    pub read: Option<SystemTime>,
-    /// Identifies this very entry: the data file's name.
-    pub id: String,
-    /// Whether it was current when a mount was told that nothing changes any more.
-    pub is_marked: bool,
-    /// All of a small content.
-    pub bytes: Option<Bytes>,
-}
-
-/// Why an entry is of no use at the moment.
-enum Fault {
-    /// It is not what it should be, for this reason.
-    Broken(String),
-    /// It is not known yet whether it is what it should be.
-    Unchecked(Box<(EntryMeta, File)>),
-}
-
-impl From<String> for Fault {
-    fn from(reason: String) -> Self {
-        Self::Broken(reason)
     }
 }
 
@@ -256,113 +197,6 @@ impl DiskTier {
     /// Returns the waiter for this disk, for callers with another way where it hangs.
     pub fn patience(&self) -> &Arc<Patience> {
         &self.patience
-    }
-
-    /// Finds the entry of `key`; a broken one is removed and is a miss, as is a large one that has
-    /// not been checked since the machine was started, if that takes longer than `patience`. Nothing
-    /// is found on a disk that hangs for a second longer.
-    pub fn lookup(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
-        let (tier, key) = (Arc::clone(self), key.clone());
-        self.patience
-            .wait(patience + AT_LEAST, move || tier.find(&key, patience))?
-    }
-
-    fn find(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
-        let path = self.json_path(key);
-        sync::point();
-        let mut text = fs::read(self.root.join(&path)).ok()?;
-        loop {
-            let reason = match self.check(key, &path, &text) {
-                Ok(entry) => {
-                    self.index.lock().lru.get(&path);
-                    // The order of use must outlive this process; losing one update is harmless.
-                    let _ = File::options()
-                        .write(true)
-                        .open(self.root.join(&path))
-                        .and_then(|json| json.set_modified(SystemTime::now()));
-                    return Some(entry);
-                }
-                Err(Fault::Unchecked(unchecked)) => {
-                    let (meta, file) = *unchecked;
-                    if !self.check_behind(&path, text.clone(), meta, file, patience) {
-                        return None;
-                    }
-                    continue;
-                }
-                Err(Fault::Broken(reason)) => reason,
-            };
-            let now = fs::read(self.root.join(&path)).ok()?;
-            if now == text {
-                self.remove_broken(key.as_str(), &path, &text, &reason);
-                return None;
-            }
-            // It was replaced between reading what it is and opening it.
-            text = now;
-        }
-    }
-
-    /// Removes an entry that does not check out, unless it has been replaced.
-    fn remove_broken(&self, key: &str, path: &Path, text: &[u8], reason: &str) {
-        let claim = self.claim(path);
-        if !fs::read(self.root.join(path)).is_ok_and(|now| now == text) {
-            return;
-        }
-        tracing::warn!("cache entry of {key} is broken ({reason}); fetching it again");
-        self.metrics.cache_healed.one();
-        self.remove_claimed(path);
-        drop(claim);
-        self.gauge();
-    }
-
-    fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
-        let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if meta.key != key.as_str() || meta.data.contains('/') {
-            return Err("it belongs to another key".to_owned().into());
-        }
-        let data = self.root.join(path).with_file_name(&meta.data);
-        sync::point();
-        let file = File::open(&data).map_err(|error| error.to_string())?;
-        let found = file.metadata().map_err(|error| error.to_string())?;
-        if !found.is_file() {
-            return Err("its data is no file".to_owned().into());
-        }
-        let size = found.len();
-        if size != meta.content_size {
-            return Err(format!("{size} bytes instead of {}", meta.content_size).into());
-        }
-        let mut bytes = None;
-        if size <= SMALL {
-            let whole = read_whole(&file, size).map_err(|error| error.to_string())?;
-            let mut sum = Checksum::default();
-            sum.update(&whole);
-            if sum.finish() != meta.checksum {
-                return Err("its checksum does not match".to_owned().into());
-            }
-            bytes = Some(whole.into());
-        } else if !self.is_trusted(&meta) {
-            return Err(Fault::Unchecked(Box::new((meta, file))));
-        }
-        Ok(DiskEntry {
-            size,
-            modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(meta.modified_unix_ns),
-            read: meta
-                .read_unix_ms
-                .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
-            id: meta.data.clone(),
-            is_marked: meta.immutable,
-            checksum: u128::from_str_radix(&meta.checksum, 16)
-                .map_err(|error| format!("its checksum is none: {error}"))?,
-            bytes,
-            meta: meta.record(),
-            file: Arc::new(file),
-        })
-    }
-
-    /// Returns whether an entry's bytes are those that were written: because that was in this boot
-    /// of the machine, or was checked since. Where the boot cannot be told, only because it was.
-    fn is_trusted(&self, meta: &EntryMeta) -> bool {
-        (!self.boot_id.is_empty() && meta.boot_id == self.boot_id)
-            || self.checks.has_passed(&meta.data)
     }
 
     /// Notes that the entry of `key`, if it is of that version, is current although nothing changes
@@ -502,33 +336,6 @@ impl DiskTier {
             .cache_disk_bytes
             .set(self.index.lock().lru.used());
     }
-}
-
-impl EntryMeta {
-    /// Returns what is known of the record.
-    fn record(&self) -> RecordMeta {
-        RecordMeta {
-            content_type: self.content_type.as_deref().map(Into::into),
-            encoding: Encoding::from_header(self.encoding.as_deref()),
-            stored_size: self.stored_size,
-            etag: self.etag.as_deref().map(ETag::new),
-            last_modified: self.last_modified.as_deref().map(Into::into),
-            accepts_ranges: self.accepts_ranges,
-        }
-    }
-}
-
-/// Reads a file of `size` bytes.
-fn read_whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; size as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-/// Returns a time as it is kept.
-fn millis(at: SystemTime) -> Option<u64> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
 }
 
 /// Returns a name for files that belong to `text`.
