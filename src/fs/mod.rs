@@ -31,8 +31,10 @@ mod absence;
 pub mod attributes;
 pub mod dir;
 pub mod error;
+mod glob;
 pub mod handle;
 pub mod inode;
+pub mod inodes;
 pub mod invalidate;
 pub mod lookup;
 pub mod name;
@@ -45,7 +47,7 @@ pub mod xattr;
 
 pub use error::{FsError, Result};
 use handle::HandleTable;
-use inode::InodeTable;
+use inodes::InodeTable;
 use types::{Ino, KernelCache, Programs};
 use write::{WriteConfig, WriteSide};
 

@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
+use super::glob::{literal_start, matcher};
 use super::{FsError, KvFs, Result, name};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::warm::Warmed;
 use crate::listing::{Listing, Page, Source};
-use crate::store::{ErrorKind, Key, StoreError};
+use crate::store::Key;
 
 /// Records fetched at once: enough to fill the request budget over a slow link.
 const AT_ONCE: usize = 32;
@@ -439,37 +440,5 @@ impl KvFs {
             FsError::NoEntry => "there is no such file".to_owned(),
             other => super::error::errno_name(other.errno()).to_owned(),
         }
-    }
-}
-
-fn matcher(glob: &str) -> Result<GlobMatcher> {
-    let glob = GlobBuilder::new(glob).build().map_err(|error| {
-        StoreError::new(
-            ErrorKind::InvalidKey,
-            format!("the pattern is invalid: {error}"),
-        )
-    })?;
-    Ok(glob.compile_matcher())
-}
-
-/// Returns what every match of a glob begins with.
-fn literal_start(glob: &str) -> String {
-    glob.chars()
-        .take_while(|character| !"*?[{\\".contains(*character))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_glob_is_listed_from_its_literal_start() {
-        assert_eq!(literal_start("2026-*.json"), "2026-");
-        assert_eq!(literal_start("{a,b}"), "");
-        let matches = |glob: &str, name: &str| matcher(glob).expect("a glob").is_match(name);
-        assert!(matches("*.{html,json}", "x.json") && !matches("*.html", "x.json"));
-        assert!(matches("a?[0-9]", "ab7") && !matches("a?[0-9]", "ab"));
-        assert!(matcher("[").is_err());
     }
 }
