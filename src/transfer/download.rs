@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::file::read_file_within;
+use super::file::{disk_error, read_file_within};
 use super::prefix::Prefix;
 use super::ranges::RangeSet;
 use super::state::{State, Status, Waiting};
@@ -19,10 +20,10 @@ use super::stream::{Body, FIRST_PART, Origin, PART};
 use super::tools::Tools;
 use crate::base::clock::Wait;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
-use crate::base::sync::{Condvar, Mutex, MutexGuard};
+use crate::base::sync::{self, Condvar, Mutex, MutexGuard};
 use crate::base::units::MIB;
-use crate::disk::{Room, Spool};
-use crate::store::wait::{Result, may_block, wait_until};
+use crate::disk::{Patience, Room, Spool};
+use crate::store::wait::{Result, may_block, timed_out, wait_until};
 use crate::store::{ErrorKind, StoreError};
 
 /// A read this far ahead of the download fetches its own part.
@@ -255,6 +256,7 @@ impl Download {
     /// Waits for bytes; returns them if they are in memory still.
     fn await_range(self: &Arc<Self>, wanted: &Range<u64>, wait: Wait) -> Result<Option<Bytes>> {
         let mut state = self.state.lock();
+        let patience = wait.deadline().map_or(Patience::MOST, Patience::of);
         while !state.present.contains(wanted) {
             match &state.status {
                 Status::Failed(error) => return Err(error.duplicate().into()),
@@ -300,22 +302,39 @@ impl Download {
                     self.raise_demand(&mut state, wanted.end);
                 }
             }
+            let Some(until) = state.look_again(sync::now(), patience, deadline.instant()) else {
+                return Err(disk_error(io::ErrorKind::TimedOut.into()).into());
+            };
+            if deadline.remaining().is_none() {
+                return Err(timed_out("the record's bytes"));
+            }
             let woken = Arc::new(Condvar::new());
             state.waiting.push(Waiting {
                 wanted: wanted.clone(),
                 woken: Arc::clone(&woken),
             });
-            let result = wait_until(&woken, &mut state, deadline, "the record's bytes");
+            woken.wait_until(&mut state, until);
             state
                 .waiting
                 .retain(|waiting| !Arc::ptr_eq(&waiting.woken, &woken));
-            result?;
         }
         // Sequential reading keeps the download ahead of it.
         if wanted.end > state.demand && wanted.end <= state.position {
             self.raise_demand(&mut state, wanted.end);
         }
         Ok(state.window.get(wanted))
+    }
+
+    /// Writes to the disk, and has whoever waits for bytes see that it is being written to.
+    pub(super) fn put(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let since = sync::now();
+        self.state.lock().writing.push(since);
+        let written = self.file.write_all_at(bytes, at);
+        let mut state = self.state.lock();
+        if let Some(own) = state.writing.iter().position(|other| *other == since) {
+            state.writing.swap_remove(own);
+        }
+        written
     }
 
     fn raise_demand(&self, state: &mut State, demand: u64) {

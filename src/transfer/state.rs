@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connections::Pace;
 use super::ranges::RangeSet;
@@ -49,6 +49,8 @@ pub(super) struct State {
     pub idle_since: Option<Instant>,
     /// Whether that thread is wanted elsewhere.
     pub must_park: bool,
+    /// Since when each of those who fill has been writing to the disk, if it is.
+    pub writing: Vec<Instant>,
     /// How many fill.
     pub active: usize,
     /// Bytes that those have brought.
@@ -88,6 +90,20 @@ impl State {
         self.frontier = self.frontier.max(part.end);
     }
 
+    /// Returns when a reader must look again whether the disk hangs; `None` when it does.
+    pub fn look_again(
+        &self,
+        now: Instant,
+        patience: Duration,
+        deadline: Instant,
+    ) -> Option<Instant> {
+        match self.writing.iter().min() {
+            Some(since) if *since + patience <= now => None,
+            Some(since) => Some(deadline.min(*since + patience)),
+            None => Some(deadline),
+        }
+    }
+
     /// Returns what is here, on its way, or promised to `front`.
     pub fn taken(&self, front: Option<&Range<u64>>) -> RangeSet {
         let mut taken = self.present.clone();
@@ -105,5 +121,22 @@ impl State {
                 waiting.woken.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_bytes_looks_whether_the_disk_takes_them() {
+        let second = Duration::from_secs(1);
+        let (now, deadline) = (Instant::now(), Instant::now() + 60 * second);
+        let mut state = State::default();
+        assert_eq!(state.look_again(now, second, deadline), Some(deadline));
+        state.writing = vec![now];
+        assert_eq!(state.look_again(now, second, deadline), Some(now + second));
+        assert_eq!(state.look_again(now, 99 * second, deadline), Some(deadline));
+        assert_eq!(state.look_again(now + second, second, deadline), None);
     }
 }

@@ -1,7 +1,6 @@
 //! Fills a download part by part: the helpers, and the rest after the first connection ends.
 
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,9 +166,7 @@ impl Download {
                 )
                 .with_key(&self.origin.key));
             }
-            self.file
-                .write_all_at(&buffer[..n], at)
-                .map_err(disk_error)?;
+            self.put(&buffer[..n], at).map_err(disk_error)?;
             let start = at;
             at += n as u64;
             let mut state = self.state.lock();

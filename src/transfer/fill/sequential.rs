@@ -2,7 +2,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,8 +209,7 @@ impl Download {
         }
         let kept = has_room
             && self
-                .file
-                .write_all_at(bytes, at)
+                .put(bytes, at)
                 .inspect_err(|error| tracing::warn!("cache disk: {error}"))
                 .is_ok();
         if !kept {
