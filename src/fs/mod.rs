@@ -142,7 +142,8 @@ impl KvFs {
         let query = Self::query(&config);
         let index = records
             .scope_dir()
-            .map(|dir| Arc::new(Index::new(&dir, &query, records.config().ttl.is_none())));
+            .map(|dir| Index::new(&dir, &query, records.config().ttl.is_none()))
+            .map(|index| Arc::new(index.on(records.disk_patience())));
         let writing = config
             .write
             .clone()

@@ -29,7 +29,7 @@ impl Listing {
         let Some(pager) = taken.pager.as_mut() else {
             return Ok(());
         };
-        if self.load() {
+        if self.load(deadline) {
             taken.pager = None;
             return Ok(());
         }
@@ -60,14 +60,14 @@ impl Listing {
     }
 
     /// Reads the index on disk, at most once; returns whether that is the listing.
-    fn load(&self) -> bool {
+    fn load(&self, deadline: Deadline) -> bool {
         let Some(index) = &self.source.index else {
             return false;
         };
         if !std::mem::take(&mut self.state.lock().has_index) {
             return false;
         }
-        let Some(saved) = index.load() else {
+        let Some(saved) = index.load_within(deadline) else {
             return false;
         };
         let mut state = self.state.lock();

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use twox_hash::{XxHash3_64, XxHash3_128};
 
+use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
-use crate::disk::temp;
+use crate::disk::{Patience, temp};
 use crate::listing::packed::Packed;
 use crate::listing::partition::Guide;
 use crate::store::{Key, ListQuery};
@@ -39,6 +40,7 @@ pub struct Index {
     written: Mutex<Option<(u64, Option<Instant>)>>,
     /// How often it has been forgotten: a listing from before that is not written any more.
     epoch: AtomicU64,
+    disk: Option<Arc<Patience>>,
 }
 
 /// A listing as it was.
@@ -71,7 +73,13 @@ impl Index {
             is_immutable,
             written: Mutex::default(),
             epoch: AtomicU64::new(0),
+            disk: None,
         }
+    }
+
+    /// Has a disk that hangs not waited for.
+    pub fn on(self, disk: Option<Arc<Patience>>) -> Self {
+        Self { disk, ..self }
     }
 
     /// Returns whether this mount was told that nothing changes.
@@ -96,6 +104,15 @@ impl Index {
                 self.path.display()
             );
         }
+    }
+
+    /// Reads it, as long as a disk that is well needs for that.
+    pub fn load_within(self: &Arc<Self>, deadline: Deadline) -> Option<Saved> {
+        let Some(disk) = &self.disk else {
+            return self.load();
+        };
+        let index = Arc::clone(self);
+        disk.wait(Patience::of(deadline), move || index.load())?
     }
 
     /// Reads it; `None` if there is none that is whole.

@@ -9,6 +9,7 @@ use super::{Before, Records};
 use crate::base::clock::{Deadline, Wait};
 use crate::cache::content::Content;
 use crate::cache::freshness::Question;
+use crate::disk::Patience;
 use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
 use crate::store::wait::{Result, may_block, wait_until};
@@ -287,9 +288,11 @@ impl Records {
     /// Notes with what lies in the disk cache that it is current although nothing changes any more.
     fn mark(&self, content: &Content) {
         if self.config.ttl.is_none()
-            && let Some(disk) = &self.disk
+            && let Some(disk) = self.disk.clone()
         {
-            disk.mark(&content.key, &content.meta);
+            let (key, meta) = (content.key.clone(), content.meta.clone());
+            let patience = Arc::clone(disk.patience());
+            patience.wait(Patience::MOST, move || disk.mark(&key, &meta));
         }
     }
 

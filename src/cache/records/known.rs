@@ -8,6 +8,7 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex};
 use crate::cache::content::{Content, Data, VersionId};
 use crate::cache::sizes::Remembered;
+use crate::disk::Patience;
 use crate::listing::Found;
 use crate::store::{Key, RecordMeta};
 
@@ -282,9 +283,20 @@ impl Records {
         }
     }
 
+    /// Remembers a size, on disk too, as far as that does not hang.
     pub(super) fn remember_size(&self, content: &Content, size: u64) {
+        if self.note_version(content, size)
+            && let Some(disk) = &self.disk
+        {
+            let sizes = Arc::clone(&self.sizes);
+            disk.patience().wait(Patience::MOST, move || sizes.write());
+        }
+    }
+
+    /// Remembers a size in memory; returns whether there is something to write to disk.
+    fn note_version(&self, content: &Content, size: u64) -> bool {
         let Some(stored) = content.meta.stored_size else {
-            return;
+            return false;
         };
         let version = Remembered {
             stored,
@@ -292,7 +304,15 @@ impl Records {
             content: Some(size),
             modified: (content.modified != self.unknown_time()).then_some(content.modified),
         };
-        self.sizes.remember(&content.key, version);
+        self.sizes.note(&content.key, version)
+    }
+
+    /// Writes what was noted, but not on this thread, which may be one that answers the kernel.
+    pub(super) fn write_sizes_behind(&self) {
+        let sizes = Arc::clone(&self.sizes);
+        if self.writers.spawn(move || sizes.write()).is_err() {
+            tracing::debug!("the disk cannot keep up; some sizes and times are not kept");
+        }
     }
 
     pub(super) fn note_size(&self, content: &Content, size: u64) {
@@ -307,7 +327,9 @@ impl Records {
             known.size = Some(size);
         }
         drop(state);
-        self.remember_size(content, size);
+        if self.note_version(content, size) {
+            self.write_sizes_behind();
+        }
     }
 
     /// Returns the stored size that a fresh listing shows.

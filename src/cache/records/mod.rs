@@ -16,7 +16,7 @@ use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::workers::Workers;
 use crate::disk::lru::LruBytes;
-use crate::disk::{self, DiskTier};
+use crate::disk::{self, DiskTier, Patience};
 use crate::listing::current::Current;
 use crate::metrics::Metrics;
 use crate::metrics::origin::{self, Origin};
@@ -95,6 +95,11 @@ impl Records {
     /// Returns the folder for other files that belong to the store; `None` without a disk cache.
     pub fn scope_dir(&self) -> Option<std::path::PathBuf> {
         Some(self.disk.as_ref()?.scope_dir())
+    }
+
+    /// Returns what waits for the disk cache; `None` without one.
+    pub fn disk_patience(&self) -> Option<Arc<Patience>> {
+        Some(Arc::clone(self.disk.as_ref()?.patience()))
     }
 
     /// Makes the cache of `store`.

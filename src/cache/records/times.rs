@@ -95,11 +95,7 @@ impl Records {
             modified: Some(modified),
         };
         if self.sizes.note(key, version) {
-            let sizes = std::sync::Arc::clone(&self.sizes);
-            // Not on this thread, which may be one that answers the kernel.
-            if self.writers.spawn(move || sizes.write()).is_err() {
-                tracing::debug!("the disk cannot keep up; some times are not kept");
-            }
+            self.write_sizes_behind();
         }
         modified
     }
