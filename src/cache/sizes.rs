@@ -156,6 +156,7 @@ impl ExactSizes {
     }
 
     /// Remembers a version instead of any other of that record, and writes it to disk.
+    #[cfg(feature = "testing")]
     pub fn remember(&self, key: &Key, version: Remembered) {
         if self.note(key, version) {
             self.write();
