@@ -30,6 +30,17 @@ impl KvFs {
         Ok(found)
     }
 
+    /// Waits until no deletion and no rename of this name is under way.
+    ///
+    /// # Errors
+    /// Those of the deadline.
+    pub fn await_settled(&self, name: &OsStr, wait: Wait) -> Result<()> {
+        match (&self.writing, name::meaning(name)) {
+            (Some(side), Meaning::Key(key)) => self.await_names(side, &key, wait),
+            _ => Ok(()),
+        }
+    }
+
     fn look_up(&self, parent: Ino, name: &OsStr, wait: Wait) -> Result<Lookup> {
         if parent != Ino::ROOT {
             return Err(FsError::WrongKind(libc::ENOTDIR));

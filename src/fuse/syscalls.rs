@@ -64,11 +64,12 @@ struct Call {
 /// How a request of a call stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
-    /// How long ago the call began; longer if it has got a stale open already: a second one would
-    /// be an error.
+    /// How long ago the call began; longer if an open of it was stale.
     pub age: Duration,
     /// How long it may go on; zero when its deadline has passed.
     pub left: Duration,
+    /// Whether an open of it was stale: a second one would be an error.
+    pub was_stale: bool,
 }
 
 impl Calls {
@@ -100,16 +101,17 @@ impl Calls {
             } else {
                 self.deadline.saturating_sub(age).max(self.deadline / LEAST)
             };
-            let lenience = if call.was_stale {
-                LENIENCE
-            } else {
-                Duration::ZERO
-            };
+            let was_stale = call.was_stale;
+            let lenience = if was_stale { LENIENCE } else { Duration::ZERO };
             if call.is_late {
                 latest.pop(&thread);
             }
             let age = age + lenience;
-            return Standing { age, left };
+            return Standing {
+                age,
+                left,
+                was_stale,
+            };
         }
         let (name, ino) = match subject {
             Subject::Name(name) => (Some(name), None),
@@ -127,6 +129,7 @@ impl Calls {
         Standing {
             age: Duration::ZERO,
             left: self.deadline,
+            was_stale: false,
         }
     }
 
@@ -244,7 +247,9 @@ mod tests {
         calls.begin(1, Subject::Ino(7));
         calls.answered(1, "open", Some(&FsError::Stale));
         std::thread::sleep(GAP + GAP);
-        assert!(calls.begin(1, name).age >= LENIENCE);
+        let standing = calls.begin(1, name);
+        assert!(standing.was_stale);
+        assert!(standing.age >= LENIENCE);
     }
 
     #[test]

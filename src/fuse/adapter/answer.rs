@@ -187,6 +187,7 @@ impl Asked {
             Some(read) => Some(Standing {
                 age: Duration::ZERO,
                 left: calls.reads.begin(read),
+                was_stale: false,
             }),
             None => self.standing,
         };
@@ -197,6 +198,11 @@ impl Asked {
     pub(in crate::fuse) fn age(self) -> Duration {
         self.standing
             .map_or(Duration::ZERO, |standing| standing.age)
+    }
+
+    /// Returns whether an open of its system call was stale.
+    pub(in crate::fuse) fn was_stale(self) -> bool {
+        self.standing.is_some_and(|standing| standing.was_stale)
     }
 
     fn ended(self, adapter: &Adapter) {

@@ -125,6 +125,10 @@ impl Adapter {
             asked,
             reply,
             move |fs, wait| {
+                if asked.was_stale() {
+                    // Else the open waits for the same change, and is stale a second time.
+                    fs.await_settled(&name, wait)?;
+                }
                 let found = fs.lookup(Ino(parent.0), &name, wait)?;
                 match &found {
                     Lookup::Found(reply) => calls.found(thread, reply.attr.ino.0),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use kvfs::base::caller::{self, Caller};
-use kvfs::base::clock::Deadline;
+use kvfs::base::clock::{Deadline, Wait};
 use kvfs::fs::FsError;
 use kvfs::fs::types::{Fh, Ino, Process, Programs, Thread};
 use kvfs::local::fault::Call;
@@ -85,6 +85,28 @@ fn what_is_written_while_a_deletion_waits_for_the_store_comes_after_it() {
         assert_eq!(stored(&setup, "K"), Some(b"new".to_vec()));
         assert_eq!(core.cat("K").expect("its bytes"), b"new");
         core.fs.check_invariants();
+    }
+}
+
+#[test]
+fn a_name_is_settled_once_its_deletion_has_ended() {
+    for (_dir, _setup, core) in both_modes(b"old") {
+        core.cat("K").expect("its bytes");
+        let name = OsStr::new("K");
+        core.fs.await_settled(name, Wait::Never).expect("unchanged");
+        core.faults.block(Call::Delete);
+        thread::scope(|scope| {
+            let removed = scope.spawn(|| core.remove("K"));
+            assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+            let settled = core.fs.await_settled(name, Wait::Never);
+            assert!(matches!(settled, Err(FsError::WouldBlock)), "{settled:?}");
+            let settled = core.fs.await_settled(name, Wait::Until(moment()));
+            assert_eq!(errno(settled), libc::ETIMEDOUT);
+            core.faults.release(Call::Delete);
+            core.fs.await_settled(name, patient()).expect("settled");
+            assert_eq!(core.lookup("K").expect("an answer"), None);
+            removed.join().expect("no panic").expect("removed");
+        });
     }
 }
 

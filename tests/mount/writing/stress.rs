@@ -113,11 +113,13 @@ impl Worker<'_> {
     }
 }
 
-/// Writes a file anew, and returns what `close` says.
+/// Replaces the contents of a file. An error says which call failed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
-    close(file)
+    let failed =
+        |call| move |error: io::Error| io::Error::new(error.kind(), format!("{call}: {error}"));
+    let mut file = fs::File::create(path).map_err(failed("open"))?;
+    file.write_all(bytes).map_err(failed("write"))?;
+    close(file).map_err(failed("close"))
 }
 
 /// Lets six threads work for so long.
