@@ -339,11 +339,17 @@ impl From<StoreError> for ApiError {
             ),
             ErrorKind::Changed => Self::precondition_failed(),
             ErrorKind::RateLimited => Self::rate_limit(0),
-            ErrorKind::Timeout => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "query-timeout",
-                "The store took too long",
-            ),
+            ErrorKind::Timeout => {
+                tracing::warn!(%error, "the store took too long");
+                Self {
+                    retry_after: Some(RETRY_AFTER),
+                    ..Self::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "query-timeout",
+                        format!("The store took too long: {error}"),
+                    )
+                }
+            }
             ErrorKind::Network
             | ErrorKind::Server
             | ErrorKind::Protocol

@@ -5,14 +5,21 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir as Entries, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat,
+    AtFlags, CWD, Dir as Entries, FileType, FlockOperation, Mode, OFlags, RenameFlags,
+    ResolveFlags, Stat, flock,
 };
 use rustix::io::Errno;
 
+use crate::base::clock::Deadline;
+
 /// How often the kernel is asked again when a rename was under way in the path.
 const ATTEMPTS: usize = 8;
+
+/// Waits between two tries for the lock of a directory.
+const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
 
 /// What a directory is opened with, to read its entries and to lock it.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -184,6 +191,28 @@ impl Dir {
             std::fs::remove_dir_all(here)
         } else {
             self.remove(name)
+        }
+    }
+
+    /// Locks the directory against all who lock it, until this descriptor is closed. Returns whether
+    /// that was done before the deadline. File systems without such locks do without.
+    pub(crate) fn lock(&self, deadline: Deadline) -> io::Result<bool> {
+        let [mut wait, longest] = LOCK_WAIT;
+        loop {
+            match flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "the folder cannot be locked");
+                    return Ok(true);
+                }
+            }
+            if deadline.remaining().is_none() {
+                return Ok(false);
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(longest);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, Stat};
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::dir::{Dir, split};
@@ -24,9 +24,6 @@ const KNOWN_SIDECARS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero"
 
 /// How far apart two versions of a file may be and still have the same time.
 const SETTLED: Duration = Duration::from_secs(2);
-
-/// Waits between two tries for the lock of the folder.
-const LOCK_WAIT: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(5)];
 
 /// A folder. It is opened again for each use: crawlers remove and re-create theirs. Its path is
 /// canonical, and is never followed once a link has been put into it.
@@ -153,26 +150,11 @@ impl Folder {
 
     /// Waits to be the only committer in this folder, in all processes that use kvfs.
     ///
-    /// `None` when the deadline passed. File systems without such locks do without.
+    /// `None` when the deadline passed.
     pub(super) fn lock(&self, deadline: Deadline) -> io::Result<Option<FolderLock>> {
-        let [mut wait, longest] = LOCK_WAIT;
         let dir = self.dir()?;
-        loop {
-            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(FolderLock { _dir: dir })),
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => {
-                    tracing::debug!(%error, "the folder cannot be locked");
-                    return Ok(Some(FolderLock { _dir: dir }));
-                }
-            }
-            if deadline.remaining().is_none() {
-                return Ok(None);
-            }
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(longest);
-        }
+        let locked = dir.lock(deadline)?;
+        Ok(locked.then_some(FolderLock { _dir: dir }))
     }
 }
 

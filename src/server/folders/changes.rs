@@ -1,16 +1,14 @@
 //! Stores of a folder that are made, changed and deleted.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::MutexGuard;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::metadata::{Metadata, date, disk, is_id, random_id};
 use super::{DEFAULT, DirectoryCatalog, STORES};
+use crate::base::clock::Deadline;
 use crate::local::Access;
 use crate::local::directory::dir::Dir;
 use crate::server::catalog::{Catalog, Changed, Lookup, NewStore, StoreChange, StoreEntry};
@@ -21,13 +19,17 @@ const UNFINISHED: &str = ".new-";
 
 impl DirectoryCatalog {
     /// Keeps other changes out, those of other servers of the folder, too.
-    fn change(&self) -> Result<(MutexGuard<'_, ()>, File)> {
-        let changing = self.changing.lock();
-        let root = File::open(&self.root).map_err(disk)?;
-        match flock(&root, FlockOperation::LockExclusive) {
-            // Not on all network filesystems; a server alone needs none.
-            Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok((changing, root)),
-            Err(error) => Err(disk(error.into())),
+    fn change(&self) -> Result<(MutexGuard<'_, ()>, Dir)> {
+        let deadline = Deadline::after(self.patience);
+        let held = || {
+            let message = "another change of a store holds the lock of the folder";
+            StoreError::new(ErrorKind::Timeout, message)
+        };
+        let changing = self.changing.try_lock_for(self.patience).ok_or_else(held)?;
+        let root = Dir::open(&self.root).map_err(disk)?;
+        match root.lock(deadline).map_err(disk)? {
+            true => Ok((changing, root)),
+            false => Err(held()),
         }
     }
 
@@ -183,4 +185,41 @@ impl DirectoryCatalog {
 
 fn vanished() -> StoreError {
     StoreError::new(ErrorKind::StoreNotFound, "the store was deleted meanwhile")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::redact::Secret;
+    use crate::server::config::GeneralAccess;
+
+    #[test]
+    fn a_lock_that_is_held_refuses_every_change_of_a_store() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = Some(Secret::new("secret"));
+        let access = GeneralAccess::Restricted;
+        let catalog =
+            DirectoryCatalog::open(folder.path(), Access::ReadWrite, access, secret, None, "me");
+        let mut catalog = catalog.expect("a catalog");
+        let (store, _) = catalog.create(&NewStore::named("a")).expect("a store");
+        catalog.patience = Duration::from_millis(50);
+
+        let other = Dir::open(&catalog.root).expect("a folder");
+        let now = Deadline::after(Duration::from_secs(10));
+        assert!(other.lock(now).expect("a lock"));
+        let refused = [
+            catalog.create(&NewStore::named("b")).err(),
+            catalog.update(&store, &StoreChange::default()).err(),
+            catalog.delete(&store).err(),
+        ];
+        for refused in refused {
+            let refused = refused.expect("a refusal");
+            assert_eq!(refused.kind(), ErrorKind::Timeout);
+            assert!(refused.to_string().contains("holds the lock"), "{refused}");
+        }
+        drop(other);
+        assert!(catalog.delete(&store).expect("a deletion"));
+    }
 }

@@ -40,6 +40,9 @@ const DEFAULT: &str = "default";
 /// How often a store that changes while it is looked for is looked for again.
 const ATTEMPTS: usize = 8;
 
+/// How long making, changing or deleting a store waits for other changes, also of other servers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The stores of a folder.
 #[derive(Debug)]
 pub struct DirectoryCatalog {
@@ -53,6 +56,8 @@ pub struct DirectoryCatalog {
     owner: String,
     /// Held while a store is made, changed or deleted, so that names stay unique.
     changing: Mutex<()>,
+    /// How long a change waits for the others.
+    patience: Duration,
     /// Held while all folders are looked at, so that many requests cost one look. Taken after
     /// `changing`.
     looking: Mutex<()>,
@@ -114,6 +119,7 @@ impl DirectoryCatalog {
             signing_secret,
             owner: owner.to_owned(),
             changing: Mutex::default(),
+            patience: PATIENCE,
             looking: Mutex::default(),
             stores: Mutex::default(),
         })
