@@ -14,9 +14,9 @@ use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::base::units::KIB;
 use crate::disk::{Checksum, DiskTier, Patience, Spool};
+use crate::store::codec::expansion;
 use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
-use crate::transfer::expansion;
 use crate::transfer::fill::Outcome;
 use crate::transfer::prefix::Prefix;
 use crate::transfer::stream::{Body, Origin};
@@ -24,7 +24,7 @@ use crate::transfer::stream::{Body, Origin};
 /// Bytes read at once into memory.
 const CHUNK: usize = 64 * KIB as usize;
 
-/// Counts stored bytes on their way to the decoder, for records sent without a length.
+/// Counts stored bytes, for records sent without a length.
 struct Counted<R> {
     inner: R,
     count: Arc<Mutex<u64>>,
@@ -75,9 +75,8 @@ impl Records {
         let mut body = if plain {
             counted
         } else {
-            let read = Arc::clone(&count);
             let most = self.config().max_content;
-            expansion::decoder(&meta.encoding, counted, move || *read.lock(), most)
+            expansion::decoder(&meta.encoding, counted, most)
                 .map_err(|error| error.with_key(key))?
         };
         let expected = meta.stored_size.filter(|_| plain);

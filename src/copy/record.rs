@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use crate::base::clock::Deadline;
-use crate::store::codec::decoder;
+use crate::store::codec::expansion::decoder;
 use crate::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, PutRequest, RecordMeta,
     Result, Store, StoreError, Upload,
@@ -106,7 +106,7 @@ pub fn read(
 /// kvfs cannot decode is taken as it is stored.
 ///
 /// # Errors
-/// Those of [`Store::get`], of its body, and of bytes that do not decode.
+/// Those of [`Store::get`], of its body, and of bytes that do not decode, or to too many.
 pub fn read_decoded(
     store: &dyn Store,
     key: &Key,
@@ -116,7 +116,7 @@ pub fn read_decoded(
     let as_stored = matches!(meta.encoding, Encoding::Unknown(_));
     let mut content = match as_stored {
         true => body,
-        false => decoder(&meta.encoding, body).map_err(|error| error.with_key(key))?,
+        false => decoder(&meta.encoding, body, None).map_err(|error| error.with_key(key))?,
     };
     let mut print = Fingerprinter::default();
     each_chunk(&mut *content, key, |chunk| {

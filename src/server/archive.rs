@@ -2,8 +2,9 @@
 //!
 //! Files hold the records' content, decoded; bytes that do not decode are left as they are. They
 //! are named like the keys, but for what cannot be in a file name everywhere: that is
-//! percent-encoded. A record that vanishes meanwhile is left out; one that cannot be read ends the
-//! answer early, and the archive with it, so that no client takes it for whole.
+//! percent-encoded. A record that vanishes meanwhile is left out; one that cannot be read, or decodes
+//! to far more than is stored, ends the answer early, and the archive with it, so that no client takes
+//! it for whole.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -133,7 +134,7 @@ fn add(
     };
     let plain = match fetched.meta.encoding {
         Encoding::Unknown(_) => None,
-        encoding => decoded(&encoding, fetched.body)?,
+        encoding => decoded(&encoding, fetched.body, None)?,
     };
     let mut content = match plain {
         Some(plain) => plain,

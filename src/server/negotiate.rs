@@ -5,7 +5,7 @@
 
 use std::io::{Cursor, Read};
 
-use crate::store::codec::decoder;
+use crate::store::codec::expansion;
 use crate::store::{Encoding, ErrorKind, StoreError};
 
 /// How far a record is decoded before its answer begins, in bytes.
@@ -42,12 +42,14 @@ pub(super) fn must_decode(header: Option<&str>, stored: &Encoding) -> bool {
     }
 }
 
-/// Decodes a record; `None` if the beginning shows that it is not encoded as its sender said.
+/// Decodes a record, up to `most` bytes as [`expansion::decoder`] does; `None` if the beginning shows
+/// that it is not encoded as its sender said.
 pub(super) fn decoded(
     encoding: &Encoding,
     body: Box<dyn Read + Send>,
+    most: Option<u64>,
 ) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
-    let mut plain = decoder(encoding, body)?;
+    let mut plain = expansion::decoder(encoding, body, most)?;
     let mut beginning = Vec::new();
     match (&mut plain).take(LOOK).read_to_end(&mut beginning) {
         Ok(_) => Ok(Some(Box::new(Cursor::new(beginning).chain(plain)))),

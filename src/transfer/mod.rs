@@ -2,7 +2,6 @@
 
 pub mod connections;
 pub mod download;
-pub mod expansion;
 pub(crate) mod file;
 pub mod fill;
 pub mod prefix;

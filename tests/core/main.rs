@@ -1,6 +1,7 @@
 //! Tests that need no kernel: the parts against each other, over loopback where a server is needed.
 
 mod api;
+mod bombs;
 mod bucket_answers;
 mod bucket_faults;
 mod bucket_requests;

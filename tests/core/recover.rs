@@ -8,6 +8,7 @@ use kvfs::staging::{EntryId, Pending, StagingConfig, StagingFolder, Why};
 use kvfs::store::reference::{RemoteRef, StoreRef};
 use kvfs::store::{Encoding, ErrorKind, StoreError};
 
+use crate::bombs::{bomb, limited};
 use crate::cli::{Ran, User, ran};
 use crate::support::served::{TOKEN, TestServer, key, soon};
 
@@ -71,17 +72,26 @@ impl Desk {
 
 /// Leaves something behind as a mount does that is killed, or whose upload is refused.
 fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKind>) -> EntryId {
+    leave_stored(folder, name, (Encoding::Identity, text.as_bytes()), refused)
+}
+
+fn leave_stored(
+    folder: &StagingFolder,
+    name: &str,
+    (encoding, bytes): (Encoding, &[u8]),
+    refused: Option<ErrorKind>,
+) -> EntryId {
     let file = folder.new_file().expect("a staging file");
-    file.write_all_at(text.as_bytes(), 0).expect("room");
+    file.write_all_at(bytes, 0).expect("room");
     let pending = Pending {
         key: key(name),
         content_type: Some("text/x-left; charset=utf-8".into()),
-        encoding: Encoding::Identity,
+        encoding,
         if_match: refused
             .filter(|kind| *kind == ErrorKind::Changed)
             .map(|_| kvfs::store::ETag::new("\"long gone\"")),
         if_absent: false,
-        size: text.len() as u64,
+        size: bytes.len() as u64,
         closed_at: "2026-02-03T04:05:06Z".parse().expect("a time"),
         why: refused.map_or(Why::WriteBack, |kind| {
             Why::failed(&StoreError::new(kind, "the store did not like it"))
@@ -302,4 +312,27 @@ fn what_a_living_mount_has_is_left_to_it() {
     desk.run(&["--upload"])
         .fails(1, &["has the files and is no mount"]);
     assert_eq!(desk.items().len(), 2);
+}
+
+#[test]
+fn what_decodes_to_much_is_uploaded_as_it_is_stored() {
+    let desk = Desk::new();
+    let folder = desk.folder();
+    let left = (Encoding::Brotli, bomb());
+    leave_stored(&folder, "bomb", left, Some(ErrorKind::Quota));
+    drop(folder);
+    for args in [&["recover"][..], &["recover", "--upload"]] {
+        let done = ran(limited(&desk.user, args).output().expect("a shell"));
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    let found = desk
+        .server
+        .store()
+        .get(&key("bomb"), &Default::default(), soon());
+    let Ok(kvfs::store::GetOutcome::Found(mut found)) = found else {
+        panic!("{found:?}");
+    };
+    let mut bytes = Vec::new();
+    found.body.read_to_end(&mut bytes).expect("its bytes");
+    assert!(bytes == bomb());
 }

@@ -15,7 +15,8 @@ use crate::fs::{KvFs, Result};
 use crate::staging::adopted::Decode;
 use crate::staging::file::StagingFile;
 use crate::staging::{Began, JournalEntry, Pending, StagingFolder};
-use crate::store::{Encoding, Key, RecordMeta, StoreError, codec};
+use crate::store::codec::expansion;
+use crate::store::{Encoding, Key, RecordMeta, StoreError};
 use crate::upload::UploadObserver;
 
 impl KvFs {
@@ -67,13 +68,12 @@ impl KvFs {
         if self.records.config().raw || pending.encoding.is_identity() {
             return None;
         }
-        let (folder, encoding) = (
-            Arc::downgrade(&side.config.staging),
-            pending.encoding.clone(),
-        );
+        let folder = Arc::downgrade(&side.config.staging);
+        let encoding = pending.encoding.clone();
+        let most = self.records.config().max_content;
         Some(Box::new(move |data| {
             let folder = folder.upgrade().ok_or(io::ErrorKind::NotFound)?;
-            decoded(&folder, data, &encoding)
+            decoded(&folder, data, &encoding, most)
         }))
     }
 
@@ -120,10 +120,15 @@ impl KvFs {
     }
 }
 
-/// Undoes the encoding of a journalled upload.
-fn decoded(folder: &StagingFolder, data: File, encoding: &Encoding) -> io::Result<File> {
+/// Undoes the encoding of a journalled upload, as far as that of a record in the store.
+fn decoded(
+    folder: &StagingFolder,
+    data: File,
+    encoding: &Encoding,
+    most: Option<u64>,
+) -> io::Result<File> {
     let mut file = folder.new_file()?;
-    let mut decoder = codec::decoder(encoding, Box::new(data))?;
+    let mut decoder = expansion::decoder(encoding, Box::new(data), most)?;
     io::copy(&mut decoder, &mut file)?;
     Ok(file)
 }

@@ -7,6 +7,7 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use crate::store::{Encoding, ErrorKind, StoreError};
 
 pub mod brotli;
+pub mod expansion;
 
 /// Read buffer of the decoders, in bytes.
 const BUFFER: usize = 32 << 10;

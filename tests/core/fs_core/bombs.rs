@@ -1,7 +1,13 @@
 //! Records that decode to thousands of times what is stored cost what ordinary ones cost.
 
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
 use kvfs::fs::FsError;
-use kvfs::store::{Encoding, ErrorKind};
+use kvfs::local::fault::{Call, FaultStore};
+use kvfs::local::memory::MemoryStore;
+use kvfs::staging::{Pending, Why};
+use kvfs::store::{Encoding, ErrorKind, Store};
 
 use super::{entries, plain, wait_for};
 use crate::support::core::{Setup, patient};
@@ -71,4 +77,39 @@ fn a_record_that_no_honest_one_resembles_is_too_large() {
     setup.records.raw = true;
     let core = setup.core(None);
     assert!(core.cat("bomb").expect("its bytes").len() < 200 << 10);
+}
+
+#[test]
+fn a_waiting_upload_that_decodes_to_much_is_uploaded_and_not_decoded() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let mut setup = Setup::new(MemoryStore::new()).write_back(dir.path());
+    let stored = encode(&Encoding::Brotli, &vec![0; LARGE]);
+    let staging = Arc::clone(&setup.fs.write.as_ref().expect("writable").staging);
+    let file = staging.new_file().expect("a staging file");
+    file.write_all_at(&stored, 0).expect("room");
+    let pending = Pending {
+        key: key("bomb"),
+        content_type: Some("text/plain".into()),
+        encoding: Encoding::Brotli,
+        if_match: None,
+        if_absent: false,
+        size: stored.len() as u64,
+        closed_at: "2026-02-03T04:05:06Z".parse().expect("a time"),
+        why: Why::WriteBack,
+        attempts: 1,
+        unanswered: Default::default(),
+        began: None,
+    };
+    let journal = staging.journal();
+    journal.keep(&file, pending, true).expect("kept");
+    let memory = Arc::clone(&setup.store) as Arc<dyn Store>;
+    let faults = Arc::new(FaultStore::new(memory));
+    faults.block(Call::Put);
+    setup.remote = Some(Arc::<FaultStore>::clone(&faults));
+    let core = setup.core(None);
+    assert!(core.lookup("bomb").expect("an answer").is_none());
+    faults.release(Call::Put);
+    wait_for(|| journal.entries().is_empty());
+    let arrived = setup.store.bytes("bomb").expect("a record");
+    assert!(*arrived == *stored);
 }

@@ -5,10 +5,15 @@
 //! record could keep a processor busy for hours.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::stream::Body;
+use super::decoder as unbounded;
 use crate::base::units::{ByteSize, MIB};
-use crate::store::{Encoding, ErrorKind, Result, StoreError, codec};
+use crate::store::{Encoding, ErrorKind, Result, StoreError};
+
+/// Stored bytes or content.
+type Body = Box<dyn Read + Send>;
 
 /// Content up to this size is decoded however little is stored, in bytes.
 const UNQUESTIONED: u64 = 64 * MIB;
@@ -16,47 +21,60 @@ const UNQUESTIONED: u64 = 64 * MIB;
 /// How many times its stored size a larger content may have. The most that deflate can is 1032.
 const MOST_TIMES: u64 = 1100;
 
-/// Decodes a body; `stored` counts the stored bytes that have been read from it. Content that
-/// grows beyond `most` bytes is an error, or where nothing is said, beyond what an honest record has.
+/// Decodes a body. Content that grows beyond `most` bytes is an error, or where nothing is said,
+/// beyond what an honest record has.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for an unknown encoding; later, from reading, [`ErrorKind::TooLarge`].
-pub fn decoder(
-    encoding: &Encoding,
-    body: Body,
-    stored: impl Fn() -> u64 + Send + 'static,
-    most: Option<u64>,
-) -> Result<Body> {
-    let inner = codec::decoder(encoding, body)?;
+pub fn decoder(encoding: &Encoding, body: Body, most: Option<u64>) -> Result<Body> {
+    let stored = Arc::new(AtomicU64::new(0));
+    let counted = Counted(body, Arc::clone(&stored));
     Ok(Box::new(Bounded {
-        inner,
+        inner: unbounded(encoding, Box::new(counted))?,
         stored,
         decoded: 0,
         most,
     }))
 }
 
+/// Counts stored bytes on their way to the decoder.
+struct Counted(Body, Arc<AtomicU64>);
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buffer)?;
+        self.1.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
 /// A decoder that ends where a content is too large.
-struct Bounded<F> {
+struct Bounded {
     inner: Body,
-    stored: F,
+    stored: Arc<AtomicU64>,
     decoded: u64,
     most: Option<u64>,
 }
 
-impl<F: Fn() -> u64> Read for Bounded<F> {
+impl Bounded {
+    fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+}
+
+impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.decoded += n as u64;
         let most = match self.most {
             Some(most) => most,
             None if self.decoded <= UNQUESTIONED => return Ok(n),
-            None => UNQUESTIONED.max((self.stored)().saturating_mul(MOST_TIMES)),
+            None => UNQUESTIONED.max(self.stored().saturating_mul(MOST_TIMES)),
         };
         if self.decoded <= most {
             return Ok(n);
         }
-        Err(too_large(most, (self.stored)()).into())
+        Err(too_large(most, self.stored()).into())
     }
 }
 
@@ -73,8 +91,6 @@ fn too_large(most: u64, stored: u64) -> StoreError {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -99,36 +115,11 @@ mod tests {
     }
 
     fn decoded(encoding: Encoding, bytes: u64, most: Option<u64>) -> Result<u64> {
-        let stored = zeros(&encoding, bytes);
-        let count = Arc::new(AtomicU64::new(0));
-        let counted = {
-            let count = Arc::clone(&count);
-            io::Cursor::new(stored).chain(io::empty()).inspected(count)
-        };
-        let read = move || count.load(Ordering::Relaxed);
-        let mut body = decoder(&encoding, Box::new(counted), read, most)?;
+        let stored = io::Cursor::new(zeros(&encoding, bytes));
+        let mut body = decoder(&encoding, Box::new(stored), most)?;
         io::copy(&mut body, &mut io::sink())
             .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))
     }
-
-    /// A reader that counts.
-    struct Inspected<R>(R, Arc<AtomicU64>);
-
-    impl<R: Read> Read for Inspected<R> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let n = self.0.read(buffer)?;
-            self.1.fetch_add(n as u64, Ordering::Relaxed);
-            Ok(n)
-        }
-    }
-
-    trait Inspect: Read + Sized {
-        fn inspected(self, count: Arc<AtomicU64>) -> Inspected<Self> {
-            Inspected(self, count)
-        }
-    }
-
-    impl<R: Read> Inspect for R {}
 
     #[test]
     fn a_content_ends_where_no_honest_one_would() {
