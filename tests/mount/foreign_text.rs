@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -82,6 +83,24 @@ fn answer(seen: &Seen) -> Answer {
     }
 }
 
+/// How often the record `growing` is another one before it is forbidden.
+const GROWS: usize = 4;
+
+fn server() -> ScriptedServer {
+    let asked = AtomicUsize::new(0);
+    ScriptedServer::start(move |seen, _| {
+        if !seen.path().ends_with("/records/growing") {
+            return answer(seen);
+        }
+        match asked.fetch_add(1, Ordering::Relaxed) {
+            n if n < GROWS => {
+                Answer::new(200, format!("{n}\n")).header("content-type", "text/plain")
+            }
+            _ => Answer::error(403, HOSTILE, HOSTILE),
+        }
+    })
+}
+
 /// Runs a command and returns all it says.
 fn said(user: &User, server: &ScriptedServer, args: &[&str]) -> String {
     let mut command: Command = user.command(args);
@@ -107,7 +126,7 @@ fn commands(user: &User) -> Vec<String> {
 #[test]
 fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
     let user = User::new();
-    let server = ScriptedServer::start(|seen, _| answer(seen));
+    let server = server();
     let hostile = format!("a{HOSTILE}");
     let mnt = user.path("mnt");
     let mnt = mnt.to_str().expect("text");
@@ -171,8 +190,13 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
         &["serve", "--read-only", "file"],
         &["copy", "~s", "copied"],
         &["copy", "--json", "~s", "copied"],
+        &["copy", "--verify", "--checksum", "--delete", "~s", "copied"],
+        &["copy", "--dry-run", "--delete", "~s", "copied"],
+        &["cat", "--follow", "--interval", "50ms", "~s", &hostile],
         &["diff", "~s", "store"],
         &["diff", "--json", "~s", "store"],
+        &["diff", "--content", "~s", "copied"],
+        &["diff", "--content", "--json", "~s", "copied"],
         &["stores"],
         &["stores", "--json"],
         &["stores", "--unnamed"],
@@ -199,9 +223,15 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
         &["man", "pages"],
         &["cache", "info"],
         &["cache", "info", "--json"],
+        &["cache", "clear"],
     ] {
         run(args);
     }
+    let followed = run(&["cat", "--follow", "--interval", "50ms", "~s", "growing"]);
+    assert!(
+        followed.contains("was replaced") && followed.contains("red"),
+        "{followed}"
+    );
     is_clean("bundle", &fs::read_to_string(bundle).expect("a report"));
     // What programs do in the mount while it is watched.
     let mut traces: Vec<Running> = [
@@ -257,4 +287,81 @@ fn nothing_foreign_reaches_a_terminal_or_a_log_raw_in_any_command() {
     for command in commands(&user) {
         assert!(seen.contains(&command), "kvfs {command} was not run");
     }
+}
+
+/// What of it no terminal may get: kvfs itself writes some sequences there, such as colours.
+#[track_caller]
+fn gives_no_orders(what: &str, text: &str) {
+    let orders = ["\x1b]", "\x07", "\x1b[31mred", "\u{9b}", "\u{202e}"];
+    for order in orders {
+        assert!(!text.contains(order), "{what}: {text:?}");
+    }
+    let forged = |line: &str| line.trim_end().ends_with("ERROR forged line");
+    let mut lines = text.split(['\n', '\r']);
+    assert!(
+        !lines.any(|line| forged(line) && line.starts_with("ERROR")),
+        "{what}: {text:?}"
+    );
+}
+
+#[test]
+fn nothing_foreign_gives_orders_to_a_terminal() {
+    let (user, server) = (User::new(), server());
+    let mnt = user.path("mnt");
+    let mnt = mnt.to_str().expect("text");
+    let mut all = String::new();
+    let mut run = |script: &str| {
+        let kvfs = user.command(&[]);
+        let mut command = Command::new("script");
+        command.args(["-qec", script, "/dev/null"]).env_clear();
+        for (name, value) in kvfs.get_envs() {
+            command.envs(value.map(|value| (name, value)));
+        }
+        command
+            .env("KVFS", env!("CARGO_BIN_EXE_kvfs"))
+            .env("HOSTILE", format!("a{HOSTILE}"))
+            .env("MNT", mnt)
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh")
+            .env("APIFY_CLIENT_BASE_URL", server.url())
+            .current_dir(user.path(""));
+        let output = Running::start(&mut command).wait(Duration::from_secs(60));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &output.stderr;
+        gives_no_orders(script, &text);
+        all.push_str(&text);
+    };
+    run(r#""$KVFS" mount --rw --deadline 5s --log-file log ~s "$MNT""#);
+    for arguments in [
+        "ls ~s",
+        "ls -l ~s",
+        "info ~s",
+        r#"cat ~s "$HOSTILE""#,
+        "cat ~s broken",
+        "cat --follow --interval 50ms ~s growing",
+        r#"put ~s "$HOSTILE" store/a"#,
+        r#"rm ~s "$HOSTILE""#,
+        "share ~s",
+        "copy ~s copied",
+        "copy store ~s",
+        "diff ~s store",
+        "diff --content ~s copied",
+        "stores",
+        "stores --unnamed --count",
+        "stores create new",
+        "stores remove ~s",
+        "stores remove --yes ~s",
+        "doctor ~s",
+        r#"status "$MNT""#,
+        r#"warm "$MNT""#,
+        r#"refresh "$MNT""#,
+        r#"sync "$MNT""#,
+        "recover",
+        r#"trace --for 100ms "$MNT""#,
+        "cache info",
+        r#"unmount "$MNT""#,
+    ] {
+        run(&format!(r#""$KVFS" {arguments}"#));
+    }
+    // Terminals were spoken to, and foreign text was among it.
+    assert!(all.contains("red") && all.contains("PWNED"), "{all:?}");
 }

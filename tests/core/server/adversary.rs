@@ -1,6 +1,6 @@
 //! Anonymous clients that mean no good, against a server that may not use much memory: they hold,
-//! trickle, pipeline, overflow, smuggle and reset. A good client is answered all the time, and the
-//! server's memory stays what it was.
+//! trickle, pipeline, overflow, smuggle and reset, and have it decode what decodes to much. A good
+//! client is answered all the time, the server's memory stays what it was, and it works little.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::process::Served;
 use super::{client, send};
+use crate::bombs::{LARGE, bomb};
 use crate::support::served::TOKEN;
 
 /// Bytes of addresses that the server may use: its threads' stacks are most of it.
@@ -16,6 +17,9 @@ const ADDRESSES: u64 = 3 << 30;
 
 /// KiB of memory that anything here may cost.
 const COST: u64 = 48 << 10;
+
+/// Seconds of processor time that anything here may cost, in a build without optimisations.
+const EFFORT: f64 = 20.0;
 
 /// Connections that the server takes.
 const CONNECTIONS: usize = 20;
@@ -72,10 +76,12 @@ fn good_client_is_answered(served: &Served) {
 fn costs_little(attack: impl FnOnce(&Served)) {
     let served = served();
     good_client_is_answered(&served);
-    let before = served.most_memory();
+    let (before, began) = (served.most_memory(), served.processor_time());
     attack(&served);
     good_client_is_answered(&served);
     let after = served.most_memory();
+    let effort = served.processor_time() - began;
+    assert!(effort < EFFORT, "{effort} seconds of processor time");
     assert!(
         after < before + COST,
         "{before} KiB before, {after} KiB after"
@@ -355,4 +361,36 @@ fn resets_in_the_middle_cost_nothing() {
 /// Has a connection end with a reset instead of orderly.
 fn reset_at_the_end(connection: &TcpStream) -> bool {
     rustix::net::sockopt::set_socket_linger(connection, Some(Duration::ZERO)).is_ok()
+}
+
+#[test]
+fn records_that_decode_to_much_cost_little() {
+    costs_little(|served| {
+        let store = served.store("results");
+        for kind in ["text/plain", "text/html"] {
+            let put = client()
+                .put(format!("{store}/records/{}", kind.replace('/', "-")))
+                .header("content-type", kind)
+                .header("content-encoding", "br");
+            assert_eq!(send(put.bearer_auth(TOKEN).body(bomb())).status(), 201);
+        }
+        for record in ["text-plain", "text-html", "text-html?attachment=1"] {
+            let record = format!("{store}/records/{record}");
+            let head = send(client().head(&record).header("accept-encoding", "identity"));
+            assert_eq!(head.status(), 200, "{record}");
+            let get = client().get(&record).header("accept-encoding", "identity");
+            let mut begin = vec![1; 1 << 20];
+            send(get).read_exact(&mut begin).expect("the beginning");
+            let stored = send(client().get(&record).header("accept-encoding", "br"));
+            // A page for browsers always goes out decoded.
+            if !record.ends_with("html") {
+                assert!(begin.iter().all(|byte| *byte == 0), "{record}");
+                assert!(stored.bytes().expect("a body") == bomb(), "{record}");
+            }
+        }
+        // An archive would be small, and all the work the server's: it breaks off.
+        let archive = client().get(format!("{store}/records")).send();
+        let archive = archive.and_then(|archive| archive.bytes());
+        assert!(archive.is_err(), "{LARGE} bytes were packed");
+    });
 }

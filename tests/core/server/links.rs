@@ -4,17 +4,22 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use kvfs::base::clock::Deadline;
 use kvfs::local::{Access, DirectoryStore};
 use kvfs::server::{GeneralAccess, Server, ServerConfig};
 use kvfs::store::{ListQuery, Store};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::TempDir;
 
 use super::{bytes, client, owner, send};
 use crate::support::served::{TOKEN, TestServer, key, soon};
+
+/// Clients that ask all the time, and for how long.
+const CLIENTS: usize = 6;
+const LOAD: Duration = Duration::from_secs(8);
 
 /// A folder beside what is served, with what nobody may see or lose.
 fn outside() -> (TempDir, PathBuf) {
@@ -104,37 +109,80 @@ fn links_that_come_and_go_while_the_folder_is_served_lead_nowhere() {
     fs::create_dir(&sub).expect("a folder");
     fs::write(sub.join("precious.txt"), "other").expect("a file");
     let over = AtomicBool::new(false);
+    let [exchanged, read, refused] = [0, 0, 0].map(AtomicUsize::new);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Which it is at a moment is a matter of luck: a folder, a link out, or nothing.
-            let mut turn = 0;
-            while !over.load(Ordering::Relaxed) {
-                let what = [&sub, &store, &stores][turn % 3];
+            // Which it is at a moment is a matter of luck: a folder, or a link out.
+            for what in [&sub, &store, &stores].into_iter().cycle() {
                 let aside = what.with_extension("aside");
-                let moved = fs::rename(what, &aside).is_ok();
-                if moved && symlink(&outside, what).is_ok() {
+                symlink(&outside, &aside).expect("a link");
+                for _ in 0..2 {
+                    renameat_with(CWD, what, CWD, &aside, RenameFlags::EXCHANGE)
+                        .expect("an exchange");
                     std::thread::yield_now();
-                    let _ = fs::remove_file(what);
                 }
-                if moved {
-                    fs::rename(&aside, what).expect("the folder comes back");
+                fs::remove_file(&aside).expect("the link is back");
+                exchanged.fetch_add(1, Ordering::Relaxed);
+                if over.load(Ordering::Relaxed) {
+                    break;
                 }
-                turn += 1;
             }
         });
-        let until = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < until {
-            let record = |key: &str| server.record_url(key);
-            for name in ["sub%2Fprecious", "precious", "precious.txt", "mine"] {
-                let got = send(client().get(record(name)).bearer_auth(TOKEN));
-                assert_ne!(bytes(got), b"precious", "{name}");
-                send(client().delete(record("sub%2Fprecious")).bearer_auth(TOKEN));
-                send(client().put(record("new")).bearer_auth(TOKEN).body("new"));
-            }
-            send(client().get(format!("{}/keys", server.store_url())));
+        for client_number in 0..CLIENTS {
+            let (server, over, read, refused) = (&server, &over, &read, &refused);
+            scope.spawn(move || {
+                let client = client();
+                let count = |status: reqwest::StatusCode| {
+                    let counter = if status.is_success() { read } else { refused };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                };
+                let record = |key: &str| server.record_url(key);
+                let stores = format!("{}/v2/key-value-stores", server.url());
+                let mut round = client_number;
+                while !over.load(Ordering::Relaxed) {
+                    round += 1;
+                    for name in ["sub%2Fprecious", "precious", "precious.txt", "mine"] {
+                        let got = send(client.get(record(name)).bearer_auth(TOKEN));
+                        count(got.status());
+                        assert_ne!(bytes(got), b"precious", "{name}");
+                    }
+                    let name = format!("{stores}?name=made-{}", round % 5);
+                    let renamed = format!(r#"{{"title":"round {round}"}}"#);
+                    let requests = [
+                        client.delete(record("sub%2Fprecious")),
+                        client.put(record(&format!("new{}", round % 7))).body("new"),
+                        client.delete(record(&format!("new{}", (round + 3) % 7))),
+                        client.get(server.store_url()),
+                        client.get(format!("{}/keys", server.store_url())),
+                        client.put(server.store_url()).body(renamed),
+                        client.post(name),
+                        client.delete(format!("{stores}/local~made-{}", (round + 1) % 5)),
+                        client.get(&stores),
+                    ];
+                    for request in requests {
+                        count(send(request.bearer_auth(TOKEN)).status());
+                    }
+                    // Archives break off where a record vanishes.
+                    let archive = client.get(format!("{}/records", server.store_url()));
+                    let archive = archive.bearer_auth(TOKEN).send();
+                    if let Ok(archive) = archive.and_then(|archive| archive.bytes()) {
+                        let mut sum = flate2::Crc::new();
+                        sum.update(b"precious");
+                        let sum = sum.sum().to_le_bytes();
+                        assert!(!archive.windows(4).any(|bytes| bytes == sum));
+                    }
+                }
+            });
         }
+        std::thread::sleep(LOAD);
         over.store(true, Ordering::Relaxed);
     });
+    // All of it happened, and mostly at the same time.
+    let [exchanged, read, refused] = [exchanged, read, refused].map(AtomicUsize::into_inner);
+    assert!(
+        exchanged > 100 && read > 100 && refused > 100,
+        "{exchanged} exchanges, {read} answers, {refused} refusals"
+    );
     is_as_it_was(&outside);
     let delete = client().delete(server.store_url()).bearer_auth(TOKEN);
     assert_eq!(send(delete).status(), 204);
