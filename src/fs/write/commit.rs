@@ -227,7 +227,7 @@ impl KvFs {
                         self.conditions(side, &ticket.facts_now());
                     pending.began = ticket.began_now();
                 }
-                ticket.is_wanted()
+                ticket.is_wanted() && !side.drafts.is_taken(&ticket.key, ticket.ino())
             };
             match self.submit(side, &ticket, how, wanted, |id| ticket.set_journalled(id)) {
                 Ok(Some(_)) => {
@@ -235,7 +235,13 @@ impl KvFs {
                     return Ok(());
                 }
                 // Its name has changed hands, or something newer of it is journalled.
-                Ok(None) => ticket.give_back(),
+                Ok(None) => {
+                    let is_taken = side.drafts.is_taken(&ticket.key, ticket.ino());
+                    ticket.give_back();
+                    if is_taken {
+                        return Ok(());
+                    }
+                }
                 Err(error) => {
                     let failure = StoreError::new(
                         ErrorKind::Disk,

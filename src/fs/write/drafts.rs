@@ -32,6 +32,8 @@ struct Table {
     /// Records that were renamed to a scratch name: not shown any more, though the store keeps
     /// them until the scratch file is deleted or something takes the name.
     hidden: HashMap<Key, Ino>,
+    /// Names that a rename is giving to inodes, whose bytes are safe under them already.
+    taken: HashMap<Key, Ino>,
     /// The draft that an entry of the journal has the bytes of.
     entries: HashMap<EntryId, Ino>,
 }
@@ -175,6 +177,23 @@ impl Drafts {
     pub fn of_entry(&self, id: &EntryId) -> Option<Arc<Draft>> {
         let table = self.table.lock();
         table.ready(*table.entries.get(id)?)
+    }
+
+    /// Notes that a key is about to be the name of this inode, which is safe under it: nothing more of
+    /// the file that still has it is stored.
+    pub fn take_key(&self, key: &Key, ino: Ino) {
+        self.table.lock().taken.insert(key.clone(), ino);
+    }
+
+    /// Ends what [`Drafts::take_key`] began.
+    pub fn give_key(&self, key: &Key) {
+        self.table.lock().taken.remove(key);
+    }
+
+    /// Returns whether a key is about to be the name of another inode.
+    pub fn is_taken(&self, key: &Key, ino: Ino) -> bool {
+        let table = self.table.lock();
+        table.taken.get(key).is_some_and(|taken| *taken != ino)
     }
 
     /// Hides a record that was renamed to a scratch file.

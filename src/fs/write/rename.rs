@@ -15,7 +15,7 @@ use crate::fs::inode::Inode;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
-use crate::staging::Began;
+use crate::staging::{Began, EntryId};
 use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
 use crate::upload::{Change as Changing, Entered, Expected, Submission, may_have_arrived};
 
@@ -82,13 +82,18 @@ impl KvFs {
             Place::Record(key) => (Place::Record(key), self.place_for(side, new_name)?.1),
             other => (other, false),
         };
-        let entered = Renaming { entered, deadline };
+        let renaming = Renaming {
+            entered,
+            deadline,
+            side,
+            to: target.clone(),
+        };
         match (source, target, draft) {
             (source, Place::Record(to), Some(draft)) => {
-                self.rename_draft(side, &entered, &draft, source, (to, temporary), wait)
+                self.rename_draft(side, &renaming, &draft, source, (to, temporary), wait)
             }
             (Place::Record(from), Place::Record(to), None) => {
-                self.rename_record(side, &entered, &from, &to, wait)
+                self.rename_record(side, &renaming, &from, &to, wait)
             }
             (source, Place::Scratch(to), draft) => {
                 let draft = match (draft, &source) {
@@ -96,7 +101,7 @@ impl KvFs {
                     (None, Place::Record(key)) => self.draft_of_record(side, key, wait)?,
                     (None, _) => return Err(FsError::NoEntry),
                 };
-                self.rename_to_scratch(side, &entered, &draft, source, to)
+                self.rename_to_scratch(side, &renaming, &draft, source, to)
             }
             _ => Err(FsError::NoEntry),
         }
@@ -169,7 +174,7 @@ impl KvFs {
     fn rename_draft(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         draft: &Arc<Draft>,
         source: Place,
         (to, temporary): (Key, bool),
@@ -220,22 +225,25 @@ impl KvFs {
         if !caller::waits() {
             return Err(FsError::Interrupted);
         }
+        let mut is_first = true;
         loop {
             // What is being written is stored when it is closed, unless its old name was safe already.
             let being_written = !was_stored && self.is_being_written(draft.ino);
             let stored = if draft.is_journalled() || !being_written {
-                let ticket = match draft.begin_as(&to, facts.clone(), side.stamp()) {
-                    Begin::Go(ticket) => *ticket,
-                    Begin::Refused(error) => return Err(error),
-                    Begin::Nothing => return Ok(()),
-                };
-                let stored = self.store_as(side, renaming, &ticket, how);
-                let change = ticket.change;
-                ticket.give_back();
-                Some((change, stored?))
+                let stored = self.store_draft_as(side, renaming, draft, (&to, &facts), how);
+                let stored = stored.map_err(|error| {
+                    if is_first {
+                        return error;
+                    }
+                    // What it was before is stored under the new name.
+                    self.replace(side, &to);
+                    both_exist(error, &to)
+                });
+                Some(stored?)
             } else {
                 None
             };
+            is_first = false;
             if let Some(old) = old.take()
                 && let Err(error) = self.delete_old(side, renaming, draft, &old, is_same.take())
             {
@@ -264,8 +272,8 @@ impl KvFs {
     }
 
     /// Returns whether the record of a changed file is still what this mount knows of it.
-    fn is_same(&self, renaming: &Renaming, draft: &Draft, old: &Old<'_>) -> Result<bool> {
-        let Renaming { entered, deadline } = renaming;
+    fn is_same(&self, renaming: &Renaming<'_>, draft: &Draft, old: &Old<'_>) -> Result<bool> {
+        let (entered, deadline) = (&renaming.entered, &renaming.deadline);
         let (Old::Named(key) | Old::Hidden(key)) = old;
         let mut expected = draft.expected();
         expected.unanswered.extend(&entered.unanswered(key));
@@ -277,7 +285,7 @@ impl KvFs {
     fn delete_old(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         draft: &Draft,
         old: &Old<'_>,
         is_same: Option<bool>,
@@ -286,7 +294,7 @@ impl KvFs {
             Some(known) => known,
             None => self.is_same(renaming, draft, old)?,
         };
-        let Renaming { entered, deadline } = renaming;
+        let (entered, deadline) = (&renaming.entered, &renaming.deadline);
         match (old, is_same) {
             (Old::Named(key), true) => {
                 self.delete(entered, key, *deadline)?;
@@ -320,11 +328,32 @@ impl KvFs {
         Ok(is_same)
     }
 
-    /// Stores or journals a file under its new name.
+    /// Stores or journals a file as it is now under its new name; returns up to which change.
+    fn store_draft_as(
+        &self,
+        side: &WriteSide,
+        renaming: &Renaming<'_>,
+        draft: &Arc<Draft>,
+        (to, facts): (&Key, &DraftFacts),
+        how: Submission,
+    ) -> Result<(u64, Stored)> {
+        let ticket = match draft.begin_as(to, facts.clone(), side.stamp()) {
+            Begin::Go(ticket) => *ticket,
+            Begin::Refused(error) => return Err(error),
+            Begin::Nothing => return Err(FsError::Stale),
+        };
+        let stored = self.store_as(side, renaming, &ticket, how);
+        let change = ticket.change;
+        ticket.give_back();
+        Ok((change, stored?))
+    }
+
+    /// Stores or journals a file under its new name. Whatever had that name is replaced: what is closed
+    /// of it from then on is stored nowhere.
     fn store_as(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         ticket: &Ticket,
         how: Submission,
     ) -> Result<Stored> {
@@ -338,9 +367,11 @@ impl KvFs {
             // Whatever it is, it is not that a name is absent.
             let (meta, began) = meta.map_err(FsError::Store)?;
             self.stored(side, ticket, &meta);
+            renaming.take(&ticket.key, ticket.ino());
             return Ok(Stored::InStore(meta, began));
         }
-        let submitted = self.submit(side, ticket, how, |_, _| true, |_| ());
+        let taken = |_: &EntryId| side.drafts.take_key(&ticket.key, ticket.ino());
+        let submitted = self.submit(side, ticket, how, |_, _| true, taken);
         let id = submitted.map_err(|error| FsError::staging("cannot journal", &error))?;
         id.map(|id| Stored::Journalled(ticket.journalled(&id)))
             .ok_or(FsError::Stale)
@@ -351,7 +382,7 @@ impl KvFs {
     fn switch(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         draft: &Arc<Draft>,
         source: &Place,
         (to, temporary, base): (&Key, bool, &Option<RecordMeta>),
@@ -442,14 +473,22 @@ impl KvFs {
     fn rename_record(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         from: &Key,
         to: &Key,
         wait: Wait,
     ) -> Result<()> {
-        let Renaming { entered, deadline } = renaming;
+        let (entered, deadline) = (&renaming.entered, &renaming.deadline);
         let copied = self.store_again(side, entered, (from, to), |_| {}, wait)?;
         let size = copied.size.unwrap_or(1);
+        let ino = {
+            let mut inodes = self.inodes.lock();
+            match inodes.ino_of(from.as_str()) {
+                Some(ino) => ino,
+                None => inodes.fresh(),
+            }
+        };
+        renaming.take(to, ino);
         let half = |error| {
             self.replace(side, to);
             self.note_copy(side, to, size);
@@ -467,14 +506,16 @@ impl KvFs {
             return Err(half(changed_meanwhile(from)));
         }
         self.delete(entered, from, *deadline).map_err(half)?;
-        entered.discard(to, || true);
-        let ino = self.inodes.lock().ino_of(from.as_str());
-        let ino = ino.unwrap_or_else(|| self.inodes.lock().fresh());
         // A program may have begun to change either meanwhile: the one goes along, the other is
         // gone.
+        let mut closed = None;
         entered.discard(from, || {
             self.records.removed(from);
             match side.drafts.of_key(from) {
+                Some(draft) if draft.is_journalled() => {
+                    closed = Some(draft);
+                    return false;
+                }
                 Some(draft) => {
                     draft.follows(&copied.of, &copied.now);
                     if let Some(other) =
@@ -494,6 +535,10 @@ impl KvFs {
             self.note_renamed(side, ino, &Place::Record(from.clone()), to);
             true
         });
+        if let Some(draft) = closed {
+            let (source, to) = (Place::Record(from.clone()), to.clone());
+            return self.rename_draft(side, renaming, &draft, source, (to, false), wait);
+        }
         let change = Change::Present {
             ino,
             size,
@@ -508,7 +553,7 @@ impl KvFs {
     fn rename_to_scratch(
         &self,
         side: &WriteSide,
-        renaming: &Renaming,
+        renaming: &Renaming<'_>,
         draft: &Arc<Draft>,
         source: Place,
         to: std::ffi::OsString,
@@ -587,10 +632,31 @@ impl KvFs {
     }
 }
 
-/// The gates that a rename is inside of, and until when it may take.
-struct Renaming {
+/// The gates that a rename is inside of, until when it may take, and the name that it gives.
+struct Renaming<'a> {
     entered: Entered,
     deadline: Deadline,
+    side: &'a WriteSide,
+    to: Place,
+}
+
+impl Renaming<'_> {
+    /// Gives a key to a file whose bytes the store has under it: drops what is queued of the file that
+    /// had it, of which nothing more is stored from then on.
+    fn take(&self, key: &Key, ino: Ino) {
+        self.entered.discard(key, || {
+            self.side.drafts.take_key(key, ino);
+            true
+        });
+    }
+}
+
+impl Drop for Renaming<'_> {
+    fn drop(&mut self) {
+        if let Place::Record(key) = &self.to {
+            self.side.drafts.give_key(key);
+        }
+    }
 }
 
 /// The record that a changed file was before it is renamed.

@@ -156,6 +156,73 @@ fn a_rename_that_cannot_delete_has_replaced_what_had_the_new_name() {
     }
 }
 
+/// What another file of that name is closed with while it is replaced is gone with the file, whether
+/// the file that replaces it is being changed or not.
+#[test]
+fn a_file_closed_while_another_takes_its_name_replaces_nothing_of_that() {
+    for is_changed in [true, false] {
+        for (_dir, setup, core) in cores() {
+            somebody_stores(&setup, "b");
+            let (_, replaced) = core.open_to_write("b").expect("open");
+            let write = |bytes| core.fs.write(replaced, 0, bytes, patient());
+            write(b"T").expect("written");
+            let (_, fh) = core.open_to_write("a").expect("open");
+            if is_changed {
+                core.fs.write(fh, 3, b"+", patient()).expect("written");
+            }
+            core.faults.block(Call::Delete);
+            thread::scope(|scope| {
+                let renamed = scope.spawn(|| core.rename("a", "b"));
+                assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+                let closed = scope.spawn(|| core.close(replaced));
+                let _ = core.faults.wait_blocked(Call::Put, 1, moment());
+                core.faults.release(Call::Delete);
+                renamed.join().expect("no panic").expect("renamed");
+                closed.join().expect("no panic").expect("closed");
+            });
+            core.close(fh).expect("closed");
+            all_stored(&setup);
+            let text: &[u8] = if is_changed { b"old+" } else { b"old" };
+            assert_eq!(stored(&setup, "a"), None);
+            assert_eq!(stored(&setup, "b"), Some(text.to_vec()));
+            assert_eq!(core.cat("b").expect("its bytes"), text);
+        }
+    }
+}
+
+/// Its bytes are still fetched for the change when it is renamed.
+#[test]
+fn a_file_changed_and_closed_while_it_is_renamed_is_stored_under_its_new_name() {
+    for (dir, setup, _) in cores() {
+        let core = setup.core(Some(&dir.path().join("cache")));
+        let mut text = vec![b'o'; 2 << 20];
+        setup
+            .store
+            .insert("a", "text/plain", Encoding::Identity, text.clone());
+        core.faults.block_bodies(1 << 20);
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.faults.block(Call::Delete);
+        thread::scope(|scope| {
+            let written = scope.spawn(|| core.fs.write(fh, 0, b"+", patient()));
+            let renamed = scope.spawn(|| core.rename("a", "b"));
+            let _ = core.faults.wait_blocked(Call::Delete, 1, moment());
+            core.faults.release_bodies();
+            let _ = core.faults.wait_blocked(Call::Delete, 1, late());
+            written.join().expect("no panic").expect("written");
+            let closed = scope.spawn(|| core.close(fh));
+            let _ = core.faults.wait_calls(Call::Put, 2, moment());
+            core.faults.release(Call::Delete);
+            renamed.join().expect("no panic").expect("renamed");
+            closed.join().expect("no panic").expect("closed");
+        });
+        all_stored(&setup);
+        text[0] = b'+';
+        assert!(stored(&setup, "b") == Some(text.clone()), "it is lost");
+        assert_eq!(stored(&setup, "a"), None);
+        assert!(core.cat("b").expect("its bytes") == text, "another file");
+    }
+}
+
 #[test]
 fn a_file_whose_close_fails_while_it_is_renamed_is_stored_under_its_new_name() {
     for (_dir, setup, core) in cores() {
