@@ -262,7 +262,7 @@ impl HttpClient {
             let deadline = deadline_of(outgoing.as_deref(), given);
             let server = target.expose().clone();
             let is_limited = server.origin() == self.limited;
-            let _permit = if is_limited {
+            let mut permit = if is_limited {
                 let begun = Instant::now();
                 let permit = self.limiter.acquire(call.budget(), call.priority, deadline);
                 let waited = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -288,6 +288,9 @@ impl HttpClient {
             let reply = self
                 .transport
                 .send(&call.method(), &target, headers, sent, deadline)?;
+            if let Some(permit) = &mut permit {
+                permit.answered();
+            }
             self.peer.is_reached();
             if is_limited && let Some(per_second) = self.peer.answered(begun, &reply) {
                 self.limiter.learn(call.budget(), per_second);

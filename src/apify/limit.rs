@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::budget::{self, Budgets, KINDS};
+use super::pace::Moment;
 use crate::base::clock::Deadline;
 use crate::base::sync::{self, Condvar, Mutex};
 use crate::store::Priority;
@@ -90,11 +91,31 @@ impl Line {
 
 /// The right to have one request in flight; ends when dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Limiter>, u64);
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    number: u64,
+    kind: usize,
+    priority: Priority,
+    departed: Moment,
+    is_answered: bool,
+}
+
+impl Permit {
+    /// Notes that the server has answered, whatever comes of the answer's body.
+    pub fn answered(&mut self) {
+        self.is_answered = true;
+        let budgets = &self.limiter.budgets;
+        budgets.answered(self.kind, self.priority, self.departed, budget::now());
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.end_one(self.1);
+        if !self.is_answered {
+            let budgets = &self.limiter.budgets;
+            budgets.failed(self.kind, self.priority, self.departed, budget::now());
+        }
+        self.limiter.end_one(self.number);
     }
 }
 
@@ -153,7 +174,8 @@ impl Limiter {
                 let number = state.last;
                 state.in_flight.insert(number, sync::now());
                 drop(state);
-                let answer = self.budgets.take(kind, priority, budget::now());
+                let departed = budget::now();
+                let answer = self.budgets.take(kind, priority, departed);
                 let again = answer.err().map(|wait| sync::now() + wait);
                 if again.is_some() {
                     self.end_one(number);
@@ -162,7 +184,14 @@ impl Limiter {
                 match again {
                     None => {
                         state.lines[kind].leave(&turn, priority);
-                        return Some(Permit(Arc::clone(self), number));
+                        return Some(Permit {
+                            limiter: Arc::clone(self),
+                            number,
+                            kind,
+                            priority,
+                            departed,
+                            is_answered: false,
+                        });
                     }
                     Some(again) if again < until => until = again,
                     // Nothing could follow the wait.

@@ -29,6 +29,11 @@ fn several_processes_keep_to_one_limit_and_nobody_is_refused() {
             open(&config, Arc::clone(&metrics)).expect("a store")
         })
         .collect();
+    // The first answer tells of the limit.
+    for client in &clients {
+        let told = client.get(&key("A"), &GetRequest::default(), soon());
+        assert!(matches!(told, Ok(GetOutcome::Found(_))), "{told:?}");
+    }
     let (start, span) = (Instant::now(), Duration::from_secs(3));
     let answers = AtomicU64::new(0);
     std::thread::scope(|scope| {
