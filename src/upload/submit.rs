@@ -193,6 +193,8 @@ impl Entered {
     ) -> Result<RecordMeta> {
         let uploader = &self.uploader;
         let key = upload.pending.key.clone();
+        // It replaces what of the queue may have arrived without an answer.
+        upload.pending.unanswered.extend(&self.unanswered(&key));
         let sent = uploader.send(
             upload.file,
             &mut upload.pending,

@@ -26,6 +26,33 @@ fn an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses() {
     assert!(bench.folder.journal().entries().is_empty());
 }
 
+/// A program that waits for its close sends around what is queued.
+#[test]
+fn what_is_sent_at_once_does_not_conflict_with_what_is_queued_and_has_no_answer() {
+    let bench = Bench::patient();
+    let before = bench.somebody_stores("before");
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Network);
+    let id = bench.close_if("k", "queued", before.clone());
+    put_off(&bench, "k");
+    assert_eq!(bench.text("k").as_deref(), Some("queued"));
+    let entry = bench.folder.journal().get(&id).expect("it waits");
+    let file = bench.folder.new_file().expect("a staging file");
+    file.write_all_at(b"at once", 0).expect("room");
+    let mut upload = Upload {
+        id: bench.folder.journal().stamp(),
+        pending: Pending {
+            if_match: before,
+            size: 7,
+            ..entry.pending
+        },
+        file: &file,
+    };
+    let stored = bench.uploader.run(&mut upload, soon());
+    stored.expect("nobody else has changed it");
+    assert_eq!(bench.text("k").as_deref(), Some("at once"));
+    assert!(bench.folder.journal().entries().is_empty());
+}
+
 #[test]
 fn a_record_that_somebody_else_changed_is_not_overwritten() {
     let bench = Bench::new();
