@@ -12,7 +12,7 @@ use super::gates::Change;
 use super::indeterminate::{self, Expected};
 use crate::base::clock::Deadline;
 use crate::staging::{EntryId, UnansweredUploads};
-use crate::store::{ErrorKind, Key, Result, StoreError};
+use crate::store::{ErrorKind, Key, RecordMeta, Result, StoreError};
 
 impl Uploader {
     /// Enters the gates of `keys`; waits until they are empty.
@@ -178,6 +178,16 @@ impl Entered {
         self.uploader
             .delete(key, deadline)
             .map_err(|error| error.with_key(key))
+    }
+
+    /// Lets what is queued of `key` replace no version any more: the record was deleted, and its file has
+    /// its name still.
+    pub fn forget_version(&self, key: &Key) {
+        let latched = self.uploader.latch(key);
+        let gone = (&RecordMeta::default(), &None);
+        let all = EntryId::new(0, 0);
+        self.uploader.tell_followers(key, &all, Ok(gone));
+        drop(latched);
     }
 
     /// Returns whether a record is still what is `expected`, or gone, as far as the server's versions or

@@ -235,8 +235,12 @@ impl KvFs {
                     if is_first {
                         return error;
                     }
-                    // What it was before is stored under the new name.
+                    // What it was before is stored under the new name, and no more under the old one.
                     self.replace(side, &to);
+                    draft.set_deleted();
+                    if let Some(from) = from {
+                        renaming.entered.forget_version(from);
+                    }
                     both_exist(error, &to)
                 });
                 Some(stored?)

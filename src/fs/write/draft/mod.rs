@@ -171,6 +171,11 @@ impl Draft {
         }
     }
 
+    /// Notes that this mount has deleted its record.
+    pub fn set_deleted(&self) {
+        self.state.lock().rename(None);
+    }
+
     /// Returns a number that is another one when this mount has learnt meanwhile what its own upload
     /// has made of the record.
     pub fn rebased(&self) -> u64 {
