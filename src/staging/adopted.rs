@@ -7,10 +7,9 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use super::entry::EntryId;
 use super::journal::Journal;
+use crate::base::sync::Mutex;
 
 /// Files that are kept open for the next read.
 const OPEN: usize = 32;

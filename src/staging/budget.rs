@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::base::sync::Mutex;
 
 /// Without a limit of its own, a staging folder leaves this much of its disk free, in bytes, or a
 /// twentieth of the disk if that is less.

@@ -8,15 +8,15 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
 
 use super::StagingFolder;
 use super::adopted::{Adopted, Decode};
 use super::budget::Space;
 use super::entry::EntryId;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes copied at once where the disk cannot share or copy them itself.
 const CHUNK: usize = 1 << 20;

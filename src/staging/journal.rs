@@ -12,10 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD};
 
 use super::budget::{Budget, Space};
@@ -23,6 +21,8 @@ use super::entry::{self, EntryId, Pending};
 use super::own::Own;
 use super::owner::{self, Found, OwnerDir};
 use super::unanswered::Unanswered;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::store::Key;
 
 /// How much of a file is copied at once, in bytes.
@@ -616,7 +616,8 @@ impl Read for ReadAt<'_> {
     }
 }
 
-/// Crashes on purpose: in tests, the steps of a journal end at one of them and never go on.
+/// Crashes on purpose: in tests, the steps of a journal end at one of them and never go on. Other threads
+/// may go on before each.
 mod steps {
     #[cfg(test)]
     #[derive(Debug)]
@@ -654,6 +655,7 @@ mod steps {
             reason = "in tests it fails"
         )]
         pub(super) fn next(&self) -> std::io::Result<()> {
+            crate::base::sync::point();
             Ok(())
         }
     }

@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::base::clock::Deadline;
+use crate::base::sync::Mutex;
 use crate::store::record::is_key_byte;
 use crate::store::{Key, ListQuery, Store};
 

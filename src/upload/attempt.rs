@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::Duration;
 
 use super::indeterminate::{self, Found, may_have_arrived};
 use super::restore::Files;
 use super::{LAST_LOOK, UploadObserver, Uploader, Verdict};
 use crate::base::clock::Deadline;
+use crate::base::sync::thread;
 use crate::metrics::origin::{self, Origin};
 use crate::staging::entry::{EntryId, Pending, Why, is_transient};
 use crate::staging::journal::JournalEntry;

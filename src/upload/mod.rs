@@ -31,13 +31,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::base::clock::{Clock, Deadline};
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::workers::Workers;
 use crate::metrics::Metrics;
 use crate::staging::entry::{EntryId, Why};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Uploader;
+use crate::base::sync::thread;
 use crate::store::Key;
 
 impl Uploader {
@@ -67,7 +68,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let Self(uploader, key) = self;
         // Otherwise it has ended, and what runs by now is another thread's.
-        if std::thread::panicking() {
+        if thread::panicking() {
             let running = uploader.state.lock().gates.running(key).cloned();
             if let Some(id) = running {
                 uploader.journal.note_sent(&id);

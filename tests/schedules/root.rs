@@ -8,6 +8,7 @@ mod cache;
 mod download;
 mod prefetch;
 mod stage;
+mod upload;
 
 use kvfs::base::sync::explore::{self, Plan};
 
