@@ -67,6 +67,8 @@ impl<T> Drop for Ending<T> {
 impl Patience {
     /// The longest that anything waits for the disk.
     pub const MOST: Duration = Duration::from_secs(5);
+    /// The longest that a caller waits which needs nothing of the disk.
+    pub const MOMENT: Duration = Duration::from_millis(500);
 
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {

@@ -10,6 +10,7 @@ mod disks;
 mod endings;
 mod faults;
 mod foreign_text;
+mod hanging_disk;
 mod interrupts;
 mod limits;
 mod listings;

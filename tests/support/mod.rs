@@ -9,6 +9,7 @@ use proptest::test_runner::{TestCaseResult, TestRunner};
 
 pub mod core;
 pub mod fake_s3;
+pub mod hanging;
 pub mod mounted;
 pub mod scripted;
 pub mod served;

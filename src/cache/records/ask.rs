@@ -292,7 +292,7 @@ impl Records {
         {
             let (key, meta) = (content.key.clone(), content.meta.clone());
             let patience = Arc::clone(disk.patience());
-            patience.wait(Patience::MOST, move || disk.mark(&key, &meta));
+            patience.wait(Patience::MOMENT, move || disk.mark(&key, &meta));
         }
     }
 

@@ -203,7 +203,7 @@ impl Records {
         if let Some(disk) = self.disk.clone() {
             let (patience, key) = (Arc::clone(disk.patience()), key.clone());
             // On a disk that hangs it goes on; nothing in memory says any more that it is current.
-            patience.wait(Patience::MOST, move || disk.remove(&key));
+            patience.wait(Patience::MOMENT, move || disk.remove(&key));
         }
     }
 

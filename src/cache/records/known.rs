@@ -8,7 +8,6 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex};
 use crate::cache::content::{Content, Data, VersionId};
 use crate::cache::sizes::Remembered;
-use crate::disk::Patience;
 use crate::listing::Found;
 use crate::store::{Key, RecordMeta};
 
@@ -283,13 +282,10 @@ impl Records {
         }
     }
 
-    /// Remembers a size, on disk too, as far as that does not hang.
+    /// Remembers a size; on disk later, so that no reader waits for that.
     pub(super) fn remember_size(&self, content: &Content, size: u64) {
-        if self.note_version(content, size)
-            && let Some(disk) = &self.disk
-        {
-            let sizes = Arc::clone(&self.sizes);
-            disk.patience().wait(Patience::MOST, move || sizes.write());
+        if self.note_version(content, size) {
+            self.write_sizes_behind();
         }
     }
 
@@ -327,9 +323,7 @@ impl Records {
             known.size = Some(size);
         }
         drop(state);
-        if self.note_version(content, size) {
-            self.write_sizes_behind();
-        }
+        self.remember_size(content, size);
     }
 
     /// Returns the stored size that a fresh listing shows.
