@@ -51,7 +51,10 @@ impl Records {
         let contradicted = self.contradicted(key, &slot);
         let mut state = slot.state.lock();
         let (known, candidate) = loop {
-            if state.absent.is_some_and(|at| self.is_fresh(at)) {
+            if state
+                .absent
+                .is_some_and(|at| self.is_fresh(at) && contradicted != Some(at))
+            {
                 return Err(not_found(key).into());
             }
             let content = state
@@ -134,14 +137,26 @@ impl Records {
         Ok(Some(result?))
     }
 
-    /// Returns when that was learnt of a record which a younger listing contradicts.
+    /// Returns when that was learnt of a record which a younger listing contradicts: a version, or
+    /// that there is none.
     fn contradicted(&self, key: &Key, slot: &Slot) -> Option<Instant> {
-        let validated = slot.state.lock().known.as_ref()?.validated;
-        if !self.listing.is_younger(validated) {
+        let learnt = {
+            let state = slot.state.lock();
+            let known = || state.known.as_ref().map(|known| known.validated);
+            state.absent.or_else(known)?
+        };
+        if !self.listing.is_younger(learnt) {
             return None;
         }
-        let known = slot.state.lock().known.clone()?;
-        self.is_contradicted(key, &known).then_some(known.validated)
+        let (absent, known) = {
+            let state = slot.state.lock();
+            (state.absent, state.known.clone())
+        };
+        match (absent, known) {
+            (Some(at), _) => self.is_listed_since(key, at).then_some(at),
+            (None, Some(known)) => self.is_contradicted(key, &known).then_some(known.validated),
+            (None, None) => None,
+        }
     }
 
     /// Asks the store, or the disk cache where that is enough. No lock is held.

@@ -109,7 +109,9 @@ impl Records {
     pub fn peek(&self, key: &Key) -> Peek {
         match self.recall(key) {
             Peek::Present(known) if self.is_current(key, &known) => Peek::Present(known),
-            Peek::Absent(at) if self.is_fresh(at) => Peek::Absent(at),
+            Peek::Absent(at) if self.is_fresh(at) && !self.is_listed_since(key, at) => {
+                Peek::Absent(at)
+            }
             _ => Peek::Unknown,
         }
     }
@@ -206,6 +208,12 @@ impl Records {
                 Found::Absent(at) => at > known.validated,
                 Found::Unknown => false,
             }
+    }
+
+    /// Returns whether a listing that was asked for after `at` shows the record.
+    pub(super) fn is_listed_since(&self, key: &Key, at: Instant) -> bool {
+        self.listing.is_younger(at)
+            && matches!(self.listing.find(key), Found::Listed(_, listed) if listed > at)
     }
 
     /// Returns the exact content size of a record that a listing shows with `stored` bytes, if

@@ -422,3 +422,20 @@ fn what_is_on_a_disk_that_may_be_slow_is_not_read_on_a_thread_that_may_not_wait(
     }
     core.fs.release(fh);
 }
+
+#[test]
+fn a_name_that_was_missing_opens_once_a_younger_listing_shows_it() {
+    for ttl in [Some(TTL), None] {
+        let mut setup = Setup::new(plain(&[("A", b"a")]));
+        setup.records.ttl = ttl;
+        let core = setup.core(None);
+        assert_eq!(core.lookup("NEW").expect("an answer"), None);
+        put(&setup, "NEW", b"new");
+        core.clock.advance(TTL / 2);
+        assert_eq!(core.list().expect("a listing").len(), 2);
+        assert!(core.lookup("NEW").expect("an answer").is_some());
+        requests(&core);
+        assert_eq!(core.cat("NEW").expect("its bytes"), b"new", "{ttl:?}");
+        assert_eq!(requests(&core), 1);
+    }
+}
