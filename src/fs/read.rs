@@ -70,11 +70,12 @@ impl KvFs {
         if writing {
             return self.open_writing(ino, false, wait);
         }
-        self.open_since(ino, Duration::ZERO, wait)
+        self.open_since(ino, Some(Duration::ZERO), wait)
     }
 
     /// Opens a file for reading, for a system call that began `age` ago: its current version; the exact
-    /// size is known from here on.
+    /// size is known from here on. Without `age` an open of the call was stale: the version that a
+    /// program has open will do.
     ///
     /// When the record changed while other handles are on an older version, the name is taken
     /// from this inode and the open fails as stale: the kernel then looks the name up again,
@@ -82,20 +83,22 @@ impl KvFs {
     ///
     /// # Errors
     /// [`FsError::Stale`] as said, and errors of the store.
-    pub fn open_since(&self, ino: Ino, age: Duration, wait: Wait) -> Result<Opened> {
+    pub fn open_since(&self, ino: Ino, age: Option<Duration>, wait: Wait) -> Result<Opened> {
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
         let now = self.clock.now();
-        self.open_as(ino, false, now.checked_sub(age).unwrap_or(now), wait)
+        let since = age.map(|age| now.checked_sub(age).unwrap_or(now));
+        self.open_as(ino, false, since, wait)
     }
 
-    /// Opens the version that there is, as far as the store was asked for it at `since` or later.
+    /// Opens the version that there is, as far as the store was asked for it at `since` or later, if
+    /// that matters.
     pub(super) fn open_as(
         &self,
         ino: Ino,
         writing: bool,
-        since: Instant,
+        since: Option<Instant>,
         wait: Wait,
     ) -> Result<Opened> {
         if let Some(opened) = self.open_draft(ino, writing)? {
@@ -201,7 +204,7 @@ impl KvFs {
         (content, size): (&Content, u64),
         asked: Option<Instant>,
         shown: Option<Option<(VersionId, u64)>>,
-        since: Instant,
+        since: Option<Instant>,
         wait: Wait,
     ) -> Result<Entered> {
         let version = Some((content.version, size));
@@ -223,7 +226,9 @@ impl KvFs {
                         Pages::Keep
                     }
                     Some((open, _)) if inode.opens > 0 => {
-                        let is_young = inode.opened().asked.is_some_and(|asked| asked >= since);
+                        let asked = inode.opened().asked;
+                        let is_young =
+                            since.is_none_or(|since| asked.is_some_and(|asked| asked >= since));
                         let young = is_young.then(|| self.handles.lock().content(ino, open));
                         if let Some(content) = young.flatten() {
                             return Ok(Entered::Beside(content));

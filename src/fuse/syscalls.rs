@@ -25,8 +25,6 @@ pub(super) const GAP: Duration = Duration::from_millis(20);
 /// The same after an answer that the kernel never hands to the program, but asks again for: the next
 /// thing that the thread does about the file.
 const GAP_OF_STALE: Duration = Duration::from_secs(1);
-/// What is taken for young enough the second time, before a call began.
-const LENIENCE: Duration = Duration::from_secs(1);
 /// Of a deadline, a request that was not the first of its call has at least this part: what looked
 /// like one call may have been two.
 pub(super) const LEAST: u32 = 4;
@@ -64,7 +62,7 @@ struct Call {
 /// How a request of a call stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
-    /// How long ago the call began; longer if an open of it was stale.
+    /// How long ago the call began.
     pub age: Duration,
     /// How long it may go on; zero when its deadline has passed.
     pub left: Duration,
@@ -102,11 +100,9 @@ impl Calls {
                 self.deadline.saturating_sub(age).max(self.deadline / LEAST)
             };
             let was_stale = call.was_stale;
-            let lenience = if was_stale { LENIENCE } else { Duration::ZERO };
             if call.is_late {
                 latest.pop(&thread);
             }
-            let age = age + lenience;
             return Standing {
                 age,
                 left,
@@ -249,7 +245,6 @@ mod tests {
         std::thread::sleep(GAP + GAP);
         let standing = calls.begin(1, name);
         assert!(standing.was_stale);
-        assert!(standing.age >= LENIENCE);
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl KvFs {
             return Err(FsError::Stale);
         }
         if !truncate {
-            return self.open_as(ino, true, self.clock.now(), wait);
+            return self.open_as(ino, true, Some(self.clock.now()), wait);
         }
         // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino)?;

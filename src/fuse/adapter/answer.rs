@@ -194,10 +194,15 @@ impl Asked {
         Self { standing, ..self }
     }
 
-    /// Returns how long ago its system call began.
-    pub(in crate::fuse) fn age(self) -> Duration {
-        self.standing
-            .map_or(Duration::ZERO, |standing| standing.age)
+    /// Returns how long ago its system call began; `None` if an open of it was stale: a second one
+    /// would be an error for the program.
+    pub(in crate::fuse) fn age(self) -> Option<Duration> {
+        let standing = self.standing.unwrap_or(Standing {
+            age: Duration::ZERO,
+            left: Duration::ZERO,
+            was_stale: false,
+        });
+        (!standing.was_stale).then_some(standing.age)
     }
 
     /// Returns whether an open of its system call was stale.

@@ -362,10 +362,17 @@ fn an_open_joins_the_version_that_others_opened_since_its_call_began() {
     let (ino, first) = core.open("A").expect("open");
     put(&setup, "A", b"2");
     let young = Duration::from_secs(5);
-    let opened = core.fs.open_since(ino, young, patient()).expect("open");
+    let opened = core
+        .fs
+        .open_since(ino, Some(young), patient())
+        .expect("open");
     assert_eq!(core.read_all(opened.fh).expect("its bytes"), b"1");
     core.fs.release(opened.fh);
     core.clock.advance(Duration::from_secs(1));
+    // After a stale open of the same call: a second one would be an error for the program.
+    let opened = core.fs.open_since(ino, None, patient()).expect("open");
+    assert_eq!(core.read_all(opened.fh).expect("its bytes"), b"1");
+    core.fs.release(opened.fh);
     assert!(matches!(
         core.fs.open(ino, false, patient()),
         Err(FsError::Stale)
