@@ -146,7 +146,14 @@ impl Freshness {
     pub(super) fn vouched(&self, read: Option<SystemTime>) -> Option<Instant> {
         let state = self.state.lock();
         let asked = state.asked.filter(|at| state.is_on && self.is_fresh(*at))?;
-        state.store.vouches(read?).then_some(asked)
+        self.vouches(&state, read?).then_some(asked)
+    }
+
+    /// Returns whether the store's clock proves what was read at `read`; not if that is yet to come:
+    /// its time is wrong.
+    fn vouches(&self, state: &State, read: SystemTime) -> bool {
+        let now = freshness::moment(self.store.server_time(), Duration::ZERO, self.clock.wall());
+        read <= now.latest && state.store.vouches(read)
     }
 
     fn is_fresh(&self, at: Instant) -> bool {
@@ -171,7 +178,7 @@ impl Freshness {
             }
             let now = self.clock.now();
             if let Some(asked) = state.asked.filter(|at| self.is_fresh(*at)) {
-                if !state.store.vouches(read) {
+                if !self.vouches(&state, read) {
                     return Advice::Fetch;
                 }
                 return Advice::Current(asked);

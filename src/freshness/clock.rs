@@ -53,6 +53,9 @@ pub struct Remembered {
     /// A change that had been seen and did not show yet.
     #[serde(default)]
     unseen_ms: Option<u64>,
+    /// The latest time of a question about the store.
+    #[serde(default)]
+    asked_ms: u64,
 }
 
 /// A change that was seen: something was still old at `old`, and new by `new`.
@@ -80,6 +83,8 @@ pub struct StoreClock {
     others: Option<SystemTime>,
     own: OwnWrites,
     seen: Vec<Seen>,
+    /// The latest time of a question, also of earlier mounts, as reads are timed: at the earliest.
+    latest: SystemTime,
     before: Option<Remembered>,
 }
 
@@ -115,6 +120,7 @@ impl StoreClock {
                 })
                 .into_iter()
                 .collect(),
+            latest: from_ms(before.as_ref().map_or(0, |before| before.asked_ms)),
             before,
         }
     }
@@ -133,6 +139,7 @@ impl StoreClock {
             changes: self.own.settled_count(),
             others_ms: self.others.map_or(0, to_ms),
             unseen_ms: self.seen.first().map(|seen| to_ms(seen.old)),
+            asked_ms: to_ms(self.latest),
         }
     }
 
@@ -193,6 +200,12 @@ impl StoreClock {
             self.earn();
         }
         self.attribute(asked, state);
+        if asked.latest < back(self.latest, self.lag().max(SKEW)) {
+            // The clock that reads are timed by was set back: what was read by then may be older
+            // than its time says.
+            self.others = self.others.max(Some(self.latest));
+        }
+        self.latest = self.latest.max(asked.earliest);
         self.last = Some(Answer {
             asked,
             modified: state.modified,

@@ -288,6 +288,30 @@ fn a_clock_that_goes_back_is_given_up_and_one_from_the_past_is_no_news() {
 }
 
 #[test]
+fn what_was_read_before_the_time_was_set_back_is_not_believed() {
+    let hour = seconds(3600);
+    for remounts in [false, true] {
+        let mut clock = rested(LAG);
+        let store = state(START - hour, 7);
+        assert!(clock.answered(seen(START + hour), &store));
+        let read = at(START + hour - seconds(1));
+        assert!(clock.vouches(read));
+        if remounts {
+            clock = StoreClock::new(LAG, Some(clock.remembered()));
+        }
+        clock.answered(seen(START), &store);
+        for later in [0, 1800, 3600, 3610] {
+            clock.answered(seen(START + seconds(later)), &store);
+            assert!(!clock.vouches(read), "{later} s after");
+        }
+        let now = START + hour + seconds(60);
+        clock.answered(seen(now), &store);
+        assert!(!clock.vouches(read));
+        assert!(clock.vouches(at(now - seconds(30))), "read since");
+    }
+}
+
+#[test]
 fn a_clock_that_moves_when_records_are_read_proves_nothing() {
     let mut clock = rested(LAG);
     for ask in 1..20 {
