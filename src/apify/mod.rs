@@ -129,11 +129,11 @@ fn list_page(
         // Only a store without a token needs the links.
         Some(_) => {
             let page: wire::KeysPage = api.http.json(&call, deadline)?;
-            page.into_page(asked)
+            page.into_page(asked, query.after.as_deref())
         }
         None => {
             let page: wire::KeysPage<IgnoredAny> = api.http.json(&call, deadline)?;
-            page.into_page(asked)
+            page.into_page(asked, query.after.as_deref())
         }
     }
 }

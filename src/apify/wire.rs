@@ -102,6 +102,9 @@ pub struct KeysPage<L = String> {
     is_truncated: Option<bool>,
     #[serde(default)]
     next_exclusive_start_key: Option<String>,
+    /// The place after which the page begins.
+    #[serde(default)]
+    exclusive_start_key: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,12 +147,21 @@ impl<L: Link> KeysPage<L> {
     ///
     /// A page that says it was cut but not where it continues goes on after its last key, and so
     /// does one that says nothing of it and is as long as the `asked` keys: a listing never ends
-    /// early without an error.
+    /// early without an error. One of that length that says both that it was the last and where it
+    /// continues goes on. `after` is the place after which the page was asked to begin.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] when it holds an empty key or more keys than a page can, or was cut
-    /// before its first key and does not say where it continues.
-    pub fn into_page(self, asked: usize) -> Result<ListPage> {
+    /// [`ErrorKind::Protocol`] when it holds an empty key or more keys than a page can, was cut
+    /// before its first key and does not say where it continues, or says that it begins elsewhere.
+    pub fn into_page(self, asked: usize, after: Option<&str>) -> Result<ListPage> {
+        let begins = self.exclusive_start_key.filter(|begins| !begins.is_empty());
+        if begins.is_some() && begins.as_deref() != after {
+            return Err(StoreError::new(
+                ErrorKind::Protocol,
+                "the server answered with another page of the listing than it was asked for",
+            )
+            .with_hint("a cache on the way to the server may ignore what is asked for"));
+        }
         if self.items.len() > MAX_PAGE {
             return Err(StoreError::new(
                 ErrorKind::Protocol,
@@ -174,8 +186,9 @@ impl<L: Link> KeysPage<L> {
             .next_exclusive_start_key
             .filter(|next| !next.is_empty());
         let last = || items.iter().map(|item| item.key.as_str()).max();
+        let goes_on = |told: &String| items.len() >= asked && last() <= Some(told.as_str());
         let next = match (self.is_truncated, told) {
-            (Some(false), _) => None,
+            (Some(false), told) => told.filter(goes_on),
             (_, Some(told)) => Some(told),
             (Some(true), None) => Some(last().map(str::to_owned).ok_or_else(|| {
                 StoreError::new(
@@ -297,7 +310,7 @@ mod tests {
 
     fn page(json: &str) -> ListPage {
         let envelope: Envelope<KeysPage> = serde_json::from_str(json).expect(json);
-        envelope.data.into_page(2).expect(json)
+        envelope.data.into_page(2, None).expect(json)
     }
 
     #[test]
@@ -315,6 +328,10 @@ mod tests {
     fn a_listing_goes_on_only_when_it_was_cut() {
         for (rest, next) in [
             (r#""isTruncated":false,"nextExclusiveStartKey":"a""#, None),
+            (
+                r#""isTruncated":false,"nextExclusiveStartKey":"b""#,
+                Some("b"),
+            ),
             (
                 r#""isTruncated":true,"nextExclusiveStartKey":"z""#,
                 Some("z"),
@@ -335,10 +352,29 @@ mod tests {
     }
 
     #[test]
+    fn a_page_for_another_place_breaks_the_protocol() {
+        for (after, begins, is_it) in [
+            (None, "null", true),
+            (None, "\"\"", true),
+            (None, "\"k\"", false),
+            (Some("k"), "\"k\"", true),
+            (Some("k"), "null", true),
+            (Some("k"), "\"j\"", false),
+        ] {
+            let json = format!(
+                r#"{{"data":{{"items":[{{"key":"z"}}],"exclusiveStartKey":{begins},"isTruncated":false}}}}"#
+            );
+            let envelope: Envelope<KeysPage> = serde_json::from_str(&json).expect("JSON");
+            let page = envelope.data.into_page(1000, after);
+            assert_eq!(page.is_ok(), is_it, "asked after {after:?}: {json}");
+        }
+    }
+
+    #[test]
     fn a_cut_page_without_keys_and_place_is_no_end() {
         let json = r#"{"data":{"items":[],"isTruncated":true,"nextExclusiveStartKey":null}}"#;
         let envelope: Envelope<KeysPage> = serde_json::from_str(json).expect("JSON");
-        let error = envelope.data.into_page(1000).expect_err("cut");
+        let error = envelope.data.into_page(1000, None).expect_err("cut");
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
 
@@ -346,7 +382,10 @@ mod tests {
     fn an_empty_key_breaks_the_protocol() {
         let envelope: Envelope<KeysPage> =
             serde_json::from_str(r#"{"data":{"items":[{"key":""}]}}"#).expect("JSON");
-        let error = envelope.data.into_page(1000).expect_err("an empty key");
+        let error = envelope
+            .data
+            .into_page(1000, None)
+            .expect_err("an empty key");
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
 

@@ -80,7 +80,7 @@ fn listings() {
         let modified = store.map(|store| store.data.modified().is_some());
         let page = serde_json::from_slice::<Envelope<KeysPage>>(input)
             .ok()
-            .and_then(|page| page.data.into_page(1000).ok());
+            .and_then(|page| page.data.into_page(1000, None).ok());
         let packed = page.as_ref().map(|page| {
             // As listings are kept: what was packed comes out again.
             let mut items: Vec<ListItem> = page.items.clone();
