@@ -3,7 +3,8 @@
 //! A listing has stored sizes only. Once a record has been read, its content size and the time that
 //! it showed are remembered here for as long as the listing shows the same stored size, also when the
 //! content itself has been evicted. On disk: one JSON line a version, appended; rewritten when it has
-//! grown to twice what it needs. A torn last line is ignored.
+//! grown to twice what it needs. Torn and damaged
+//! lines are ignored: each has a checksum.
 //!
 //! A record without an entry has its content as it is stored and shows
 //! [`Records::unknown_time`](super::records::Records::unknown_time): that needs no line.
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::base::sync::Mutex;
-use crate::disk::temp;
+use crate::disk::{Checksum, temp};
 use crate::store::Key;
 
 /// The most versions that are remembered.
@@ -76,12 +77,15 @@ struct Line {
     content: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     modified_unix_ns: Option<u64>,
+    /// The checksum of the other fields.
+    #[serde(default)]
+    seal: String,
 }
 
 impl Line {
     fn new(key: &Key, version: &Remembered) -> Self {
         let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
-        Self {
+        let mut line = Self {
             key: key.as_str().into(),
             stored: version.stored,
             listed: (version.listed != version.stored).then_some(version.listed),
@@ -90,10 +94,30 @@ impl Line {
                 .modified
                 .and_then(since)
                 .and_then(|since| u64::try_from(since.as_nanos()).ok()),
-        }
+            seal: String::new(),
+        };
+        line.seal = line.proper_seal();
+        line
     }
 
+    fn proper_seal(&self) -> String {
+        let fields = (
+            &self.key,
+            self.stored,
+            self.listed,
+            self.content,
+            self.modified_unix_ns,
+        );
+        let mut sum = Checksum::default();
+        sum.update(format!("{fields:?}").as_bytes());
+        sum.finish()
+    }
+
+    /// Returns what the line says; `None` if it is damaged.
     fn read(self) -> Option<(Key, Remembered)> {
+        if self.seal != self.proper_seal() {
+            return None;
+        }
         let version = Remembered {
             stored: self.stored,
             listed: self.listed.unwrap_or(self.stored),
@@ -251,6 +275,31 @@ impl ExactSizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_flipped_bit_of_a_line_is_believed() {
+        let version = Remembered {
+            stored: 2804,
+            listed: 2800,
+            content: Some(7002),
+            modified: Some(
+                SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001),
+            ),
+        };
+        let key = Key::new("z2").expect("a key");
+        let line = serde_json::to_vec(&Line::new(&key, &version)).expect("JSON");
+        let read = |line: &[u8]| serde_json::from_slice::<Line>(line).ok()?.read();
+        assert_eq!(read(&line), Some((key.clone(), version)));
+        for bit in 0..line.len() * 8 {
+            let mut flipped = line.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let shown = String::from_utf8_lossy(&flipped).into_owned();
+            assert!(
+                read(&flipped).is_none_or(|same| same == (key.clone(), version)),
+                "{shown}"
+            );
+        }
+    }
 
     fn version(stored: u64, content: u64) -> Remembered {
         Remembered {

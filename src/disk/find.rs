@@ -70,7 +70,7 @@ impl DiskTier {
     }
 
     fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
-        let meta: EntryMeta = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let meta = EntryMeta::read(text)?;
         if meta.key != key.as_str() || meta.data.contains('/') {
             return Err("it belongs to another key".to_owned().into());
         }

@@ -229,7 +229,7 @@ impl DiskTier {
     /// Returns what the entry of `key` says of the record, and when the store had it.
     pub fn describe(&self, key: &Key) -> Option<(RecordMeta, Option<SystemTime>)> {
         let text = fs::read(self.root.join(self.json_path(key))).ok()?;
-        let meta: EntryMeta = serde_json::from_slice(&text).ok()?;
+        let meta = EntryMeta::read(&text).ok()?;
         let read = meta
             .read_unix_ms
             .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
@@ -246,7 +246,7 @@ impl DiskTier {
         let _claim = self.claim(path);
         let changed = fs::read(self.root.join(path))
             .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
+            .and_then(|text| EntryMeta::read(&text).ok())
             .and_then(|meta| change(&meta));
         if let Some(meta) = changed
             && let Err(error) = self.write_json(path, &meta)
@@ -282,7 +282,7 @@ impl DiskTier {
     /// Returns the name of an entry's data file.
     fn data_of(&self, path: &Path) -> Option<String> {
         let text = fs::read(self.root.join(path)).ok()?;
-        let meta: EntryMeta = serde_json::from_slice(&text).ok()?;
+        let meta = EntryMeta::read(&text).ok()?;
         Some(meta.data).filter(|data| !data.contains('/'))
     }
 
@@ -298,7 +298,7 @@ impl DiskTier {
 
     fn write_json(&self, path: &Path, meta: &EntryMeta) -> io::Result<()> {
         let mut temp = self.temp()?;
-        temp.write_all(&serde_json::to_vec(meta)?)?;
+        temp.write_all(&meta.write().map_err(io::Error::other)?)?;
         temp.persist(self.root.join(path))
             .map_err(|error| error.error)?;
         Ok(())

@@ -67,7 +67,7 @@ impl DiskTier {
                 Some("json") => {
                     let meta = fs::read(&path)
                         .ok()
-                        .and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok())
+                        .and_then(|text| EntryMeta::read(&text).ok())
                         .filter(|meta| !meta.data.contains('/'));
                     let used = entry
                         .metadata()
@@ -186,7 +186,7 @@ impl DiskTier {
                 continue;
             }
             let meta = fs::read(&path).ok();
-            let meta = meta.and_then(|text| serde_json::from_slice::<EntryMeta>(&text).ok());
+            let meta = meta.and_then(|text| EntryMeta::read(&text).ok());
             if let Some(meta) = meta.filter(|meta| !meta.data.contains('/')) {
                 let bytes = meta.content_size.saturating_add(ENTRY_OVERHEAD);
                 found.push((relative.to_owned(), meta.data, bytes));

@@ -136,6 +136,7 @@ impl Spool {
                 .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
             read_unix_ms: read.and_then(millis),
             immutable: tier.is_immutable.load(Ordering::Relaxed),
+            seal: String::new(),
         };
         let Some(temp) = self.temp.take() else {
             return Err(io::Error::other("published twice"));

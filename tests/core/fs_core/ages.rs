@@ -265,6 +265,7 @@ fn exact_sizes_are_asked_for_once_also_where_nothing_is_believed() {
         .expect("what was waited for is there");
     assert_eq!(names.0.len(), 2);
     core.fs.releasedir(dir);
+    core.records.finish_writing(soon());
     drop(core);
     let core = setup.core(Some(cache.path()));
     core.list().expect("a listing");
