@@ -42,7 +42,8 @@ struct More {
     settling: bool,
     /// Whether the kernel reads the open handles' content from its file: all or none of them.
     direct: bool,
-    /// Whether the kernel does not know that its file was renamed: the program that did had been ended.
+    /// Whether the kernel does not know that its file was renamed, deleted or replaced: the program that
+    /// did had been ended.
     moved_unseen: bool,
     shown: Shown,
     opened: OpenedVersion,
@@ -169,12 +170,12 @@ impl Inode {
         self.change(|more| more.direct = direct);
     }
 
-    /// Returns whether the kernel does not know that its file was renamed.
+    /// Returns whether the kernel does not know that its file was renamed, deleted or replaced.
     pub fn moved_unseen(&self) -> bool {
         self.more().moved_unseen
     }
 
-    /// Notes whether the kernel knows that its file was renamed.
+    /// Notes whether the kernel does not know that.
     pub fn set_moved_unseen(&mut self, moved_unseen: bool) {
         self.change(|more| more.moved_unseen = moved_unseen);
     }

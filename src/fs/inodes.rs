@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 
 use super::inode::Inode;
 use super::types::Ino;
+use crate::base::caller;
 use crate::store::Key;
 
 /// Inodes of successive numbers.
@@ -140,7 +141,8 @@ impl InodeTable {
         self.name(ino, key);
     }
 
-    /// Takes a record's name from whichever inode has it: the record is gone.
+    /// Takes a record's name from whichever inode has it: the record is gone, or another file's. Notes it
+    /// if the kernel will not learn that.
     pub fn lose_name(&mut self, key: &Key) {
         self.take_name(key, true);
     }
@@ -157,6 +159,9 @@ impl InodeTable {
             inode.detached = true;
             inode.superseded = false;
             inode.gone |= gone;
+            if gone && !caller::claim() {
+                inode.set_moved_unseen(true);
+            }
         }
     }
 

@@ -263,6 +263,7 @@ impl Uploader {
         }
         self.drop_entry(&entry.id);
         self.supersede_older(key, &entry.id);
+        self.state.lock().unanswered.remove(key);
         self.done(key, None);
         drop(latched);
     }

@@ -132,14 +132,12 @@ impl Entered {
         self.waited
     }
 
-    /// Returns what the store may have of `key` because of what is queued, though no answer said so.
+    /// Returns what the store may have of `key` because of what is queued or has failed, though no answer
+    /// said so.
     pub fn unanswered(&self, key: &Key) -> UnansweredUploads {
-        let waiting = self.uploader.state.lock().gates.waiting(key);
-        let mut all = UnansweredUploads::default();
-        for entry in waiting
-            .iter()
-            .filter_map(|id| self.uploader.journal.get(id))
-        {
+        let failed = self.uploader.state.lock().unanswered.get(key).cloned();
+        let mut all = failed.unwrap_or_default();
+        for entry in self.uploader.journal.of_key(key) {
             all.extend(&entry.pending.unanswered);
             if entry.sent {
                 all.add(entry.as_sent);
@@ -158,6 +156,7 @@ impl Entered {
             return false;
         }
         let gone = self.uploader.journal.of_key(key);
+        self.uploader.state.lock().unanswered.remove(key);
         for entry in &gone {
             self.uploader.state.lock().gates.take(key, &entry.id);
             self.uploader.drop_superseded(entry);

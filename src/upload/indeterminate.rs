@@ -143,6 +143,8 @@ pub struct Expected {
     pub etag: Option<ETag>,
     /// The bytes, where there is no version to name.
     pub began: Option<Began>,
+    /// How many bytes it had as stored, where these are too many to be compared.
+    pub size: Option<u64>,
     /// Uploads that may have arrived since.
     pub unanswered: UnansweredUploads,
 }
@@ -169,6 +171,12 @@ pub fn is_still(
     } else if let Some(began) = &expected.began {
         let compared = compare_bytes(store, key, began, sent, deadline)?;
         return Ok(!matches!(compared, Compared::Other));
+    } else if let Some(size) = expected.size {
+        return match store.head(key, deadline) {
+            Ok(now) => Ok(now.stored_size.is_none_or(|now| now == size)),
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        };
     } else if expected.exists || sent.is_empty() {
         return Ok(true);
     }

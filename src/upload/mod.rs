@@ -39,6 +39,7 @@ use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::workers::Workers;
 use crate::metrics::Metrics;
+use crate::staging::UnansweredUploads;
 use crate::staging::entry::{EntryId, Why};
 use crate::staging::journal::{Journal, JournalEntry};
 use crate::staging::report::Item;
@@ -68,6 +69,9 @@ use gates::Gates;
 
 /// How long the store may be asked what it has, once the deadline of a change is over.
 const LAST_LOOK: Duration = Duration::from_secs(5);
+
+/// Of so many records it is remembered that they may have arrived although nothing is kept of them.
+const MOST_UNANSWERED: usize = 1000;
 
 /// How uploads are made.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +160,8 @@ struct State {
     waiters: usize,
     /// Failed uploads that no waiting program has been told of yet: the last of each key.
     untold: HashMap<Key, Verdict>,
+    /// What uploads without an answer, of which nothing is kept, may have made of records.
+    unanswered: HashMap<Key, UnansweredUploads>,
 }
 
 /// Why an upload has failed for good.

@@ -6,9 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Uploader;
 use super::attempt::Patience;
 use super::gate::Entered;
+use super::{MOST_UNANSWERED, Uploader};
 use crate::base::clock::Deadline;
 use crate::staging::Began;
 use crate::staging::entry::{EntryId, Pending, Why};
@@ -206,6 +206,7 @@ impl Entered {
             Ok(meta) => {
                 uploader.tell_followers(&key, &upload.id, Ok((&meta, &upload.pending.began)));
                 uploader.supersede_older(&key, &upload.id);
+                uploader.state.lock().unanswered.remove(&key);
                 drop(latched);
                 uploader.count();
                 return Ok(meta);
@@ -213,11 +214,14 @@ impl Entered {
             Err(error) => super::attempt::explain(error.with_key(&key)),
         };
         uploader.tell_followers(&key, &upload.id, Err(&upload.pending));
-        Err(if keep {
-            uploader.keep(upload, error)
-        } else {
-            error
-        })
+        if keep {
+            return Err(uploader.keep(upload, error));
+        }
+        let unanswered = &mut uploader.state.lock().unanswered;
+        if !upload.pending.unanswered.is_empty() && unanswered.len() < MOST_UNANSWERED {
+            unanswered.insert(key, upload.pending.unanswered.clone());
+        }
+        Err(error)
     }
 }
 

@@ -8,7 +8,7 @@ use kvfs::mount::build::{DiskCacheConfig, MountConfig};
 use kvfs::server::{Platform, StoreClockKind};
 use kvfs::store::Encoding;
 
-use crate::support::mounted::{MountedSession, make_writable, pattern, text};
+use crate::support::mounted::{MountedSession, eventually, make_writable, pattern, text};
 use crate::support::served::{TOKEN, TestServer};
 
 const TTL: Duration = Duration::from_millis(1500);
@@ -393,6 +393,33 @@ fn attributes_of_what_was_read_once_cost_no_request_each() {
     let cost = Cost::of(&server, || assert_eq!(next.python(script), "40"));
     assert_eq!(cost.bodies(), 0, "{cost:?}");
     cost.is_at_most(2);
+}
+
+/// The platform tells no versions: the bytes are compared before the old record is deleted. The kernel
+/// repeats a rename that is told of the other version, and that takes it along.
+#[test]
+fn a_record_that_somebody_stores_while_it_is_renamed_is_not_lost() {
+    let server = TestServer::start_with(|config| {
+        config.platform = Some(Platform::default());
+        let slow = "delay=2s,method=PUT,key=new.txt".parse();
+        config.knobs.faults = vec![slow.expect("a rule")];
+    });
+    put(&server, "old.txt", b"mine");
+    let mount = mount(&server, make_writable);
+    mount.works("cat old.txt");
+    std::thread::scope(|scope| {
+        let renamed = scope.spawn(|| mount.works("mv old.txt new.txt"));
+        // All other requests are answered at once.
+        let is_slow = || {
+            let asked = server.server.requests().len();
+            std::thread::sleep(Duration::from_millis(200));
+            server.server.counts().in_flight == 1 && server.server.requests().len() == asked
+        };
+        eventually("its copy is on its way", is_slow);
+        put(&server, "old.txt", b"theirs");
+        renamed.join().expect("no panic");
+    });
+    assert_eq!(mount.works("cat new.txt; ls"), "theirsnew.txt");
 }
 
 #[test]

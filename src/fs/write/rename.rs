@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::WriteSide;
 use super::commit::Unfinished;
 use super::draft::{Begin, Draft, DraftFacts, Journalled, Place, Ticket, Why};
 use super::overlay::{Change, Name};
+use super::{Overwrite, WriteSide};
 use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::fs::attributes::Existence;
@@ -433,7 +433,9 @@ impl KvFs {
         let ino = self.inodes.lock().fresh();
         self.replace(side, to);
         match stored {
-            Some((_, Stored::Journalled(journalled))) => {
+            Some((_, Stored::Journalled(mut journalled))) => {
+                // Of the copy, which nothing has changed yet.
+                journalled.change = 0;
                 let (bytes, size) = (Arc::clone(&journalled.bytes), journalled.size);
                 let id = journalled.id.clone();
                 let facts = DraftFacts::default();
@@ -501,6 +503,8 @@ impl KvFs {
         let expected = Expected {
             exists: true,
             etag: copied.of.etag.clone(),
+            began: copied.began.clone(),
+            size: (side.config.overwrite == Overwrite::Unchanged).then_some(copied.stored_size),
             ..Expected::default()
         };
         if !self
@@ -510,6 +514,7 @@ impl KvFs {
             return Err(half(changed_meanwhile(from)));
         }
         self.delete(entered, from, *deadline).map_err(half)?;
+        self.show_copied(from, &copied);
         // A program may have begun to change either meanwhile: the one goes along, the other is
         // gone.
         let mut closed = None;

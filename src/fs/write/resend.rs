@@ -12,7 +12,7 @@ use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::staging::file::StagingFile;
-use crate::staging::{Pending, UnansweredUploads, Why};
+use crate::staging::{Began, Pending, UnansweredUploads, Why};
 use crate::store::{
     Encoding, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, StoreError,
 };
@@ -29,6 +29,12 @@ pub(in crate::fs) struct Copied {
     pub(in crate::fs) of: RecordMeta,
     /// The version that it became.
     pub(in crate::fs) now: RecordMeta,
+    /// The bytes that were copied, where there is no version to name.
+    pub(in crate::fs) began: Option<Began>,
+    /// How many bytes are stored.
+    pub(in crate::fs) stored_size: u64,
+    /// The contents of both in the cache, where they are shown as they are stored.
+    shown: Option<(VersionId, VersionId)>,
 }
 
 impl KvFs {
@@ -86,6 +92,7 @@ impl KvFs {
             });
         self.may_have_become(side, &upload.pending);
         let stored = stored?;
+        let began = upload.pending.began.take();
         self.metrics.commits.one();
         let now = stored.clone();
         // What compressed bytes hold is known if they have been read.
@@ -96,28 +103,39 @@ impl KvFs {
             let version = self
                 .records
                 .adopt(to, stored, file.freeze(), size, modified);
-            // The inode shows the same bytes under the new name, unless another writer has changed
-            // them since it was opened last: the kernel has pages of what they were then.
-            let mut inodes = self.inodes.lock();
-            let ino = inodes.ino_of(from.as_str());
-            if let Some(inode) = ino.and_then(|ino| inodes.get_mut(ino))
-                && inode.version().is_some_and(|(shown, _)| Some(shown) == of)
-            {
-                inode.set_version(Some((version, size)));
-            }
-        } else {
-            self.records.stored_elsewhere(to);
             return Ok(Copied {
-                size: content_size,
+                size: Some(size),
                 of: meta,
                 now,
+                began,
+                stored_size: size,
+                shown: of.map(|of| (of, version)),
             });
         }
+        self.records.stored_elsewhere(to);
         Ok(Copied {
-            size: Some(size),
+            size: content_size,
             of: meta,
             now,
+            began,
+            stored_size: size,
+            shown: None,
         })
+    }
+
+    /// Lets the inode of a record show the same bytes as what it has become, unless another writer has
+    /// changed them since it was opened last: the kernel has pages of what they were then.
+    pub(in crate::fs) fn show_copied(&self, from: &Key, copied: &Copied) {
+        let (Some((of, version)), Some(size)) = (copied.shown, copied.size) else {
+            return;
+        };
+        let mut inodes = self.inodes.lock();
+        let ino = inodes.ino_of(from.as_str());
+        if let Some(inode) = ino.and_then(|ino| inodes.get_mut(ino))
+            && inode.version().is_some_and(|(shown, _)| shown == of)
+        {
+            inode.set_version(Some((version, size)));
+        }
     }
 
     /// Returns a record's stored bytes, as they are now, in a staging file, and the version of which they
@@ -246,6 +264,7 @@ impl KvFs {
             },
             wait,
         )?;
+        self.show_copied(&key, &copied);
         // A change begun meanwhile is based on the version that this replaced.
         if let Some(draft) = side.drafts.of_key(&key) {
             draft.follows(&copied.of, &copied.now);

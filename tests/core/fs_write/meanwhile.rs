@@ -11,10 +11,11 @@ use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind};
 
-use super::gate::{all_stored, moment};
+use super::gate::{all_stored, journalled, moment};
 use super::tagless::Tagless;
 use super::{calls, errno, late, names, reset, stored};
 use crate::support::core::{Core, Setup, TTL, patient};
+use crate::support::mounted::eventually;
 
 /// Cores over a store with the record `a`, with and without entity tags, in both modes.
 fn cores() -> Vec<(tempfile::TempDir, Setup, Core)> {
@@ -140,6 +141,81 @@ fn a_rename_that_cannot_delete_leaves_the_open_file_as_it_was() {
     }
 }
 
+/// Of a large record without a version only the length is compared.
+#[test]
+fn a_record_that_somebody_else_stores_while_it_is_renamed_stays_under_its_old_name() {
+    for large in [false, true] {
+        for (_dir, setup, core) in cores() {
+            let mut text = b"old".to_vec();
+            if large {
+                text = vec![b'o'; 9 << 20];
+                setup
+                    .store
+                    .insert("a", "text/plain", Encoding::Identity, text.clone());
+            }
+            core.faults.block(Call::Put);
+            thread::scope(|scope| {
+                let renamed = scope.spawn(|| core.rename("a", "b"));
+                let _ = core.faults.wait_blocked(Call::Put, 1, late());
+                somebody_stores(&setup, "a");
+                core.faults.release(Call::Put);
+                assert_eq!(errno(renamed.join().expect("no panic")), libc::ESTALE);
+            });
+            assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+            assert!(stored(&setup, "b") == Some(text), "it was stored");
+            assert_eq!(core.cat("a").expect("its bytes"), b"theirs");
+        }
+    }
+}
+
+/// The journal has what could not be renamed under both names; what is written to the new one then
+/// replaces that.
+#[test]
+fn what_is_added_under_the_new_name_after_a_rename_that_could_not_delete_is_stored() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.open_to_write("a").expect("open");
+        for byte in [b"+", b"-"] {
+            core.fs.write(fh, 3, byte, patient()).expect("written");
+        }
+        core.faults.fail_next(Call::Delete, 1, ErrorKind::Denied);
+        let write_back = setup.fs.write.as_ref().expect("writable").write_back;
+        if write_back {
+            core.faults.block(Call::Put);
+        }
+        assert_eq!(errno(core.rename("a", "b")), libc::EACCES);
+        let (_, copy) = core.open_to_write("b").expect("open");
+        core.fs.write(copy, 4, b"b", patient()).expect("written");
+        core.close(copy).expect("closed");
+        core.faults.release(Call::Put);
+        core.close(fh).expect("closed");
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "b"), Some(b"old-b".to_vec()));
+        assert_eq!(stored(&setup, "a"), Some(b"old-".to_vec()));
+    }
+}
+
+/// It was opened before, and its first change comes after a rename that has failed.
+#[test]
+fn a_file_that_somebody_else_stored_while_it_was_renamed_is_not_overwritten() {
+    for (_dir, setup, core) in cores() {
+        let (_, fh) = core.open_to_write("a").expect("open");
+        core.faults.block(Call::Put);
+        thread::scope(|scope| {
+            let renamed = scope.spawn(|| core.rename("a", "b"));
+            let _ = core.faults.wait_blocked(Call::Put, 1, late());
+            somebody_stores(&setup, "a");
+            core.faults.release(Call::Put);
+            assert_eq!(errno(renamed.join().expect("no panic")), libc::ESTALE);
+        });
+        core.fs.write(fh, 3, b"+", patient()).expect("written");
+        let _ = core.close(fh);
+        eventually("it is refused", || {
+            journalled(&setup) == [("a".to_owned(), true)]
+        });
+        assert_eq!(stored(&setup, "a"), Some(b"theirs".to_vec()));
+    }
+}
+
 #[test]
 fn a_rename_that_cannot_delete_has_replaced_what_had_the_new_name() {
     for (_dir, setup, core) in cores() {
@@ -203,13 +279,16 @@ fn a_file_changed_and_closed_while_it_is_renamed_is_stored_under_its_new_name() 
         let (_, fh) = core.open_to_write("a").expect("open");
         core.faults.block(Call::Delete);
         thread::scope(|scope| {
-            let written = scope.spawn(|| core.fs.write(fh, 0, b"+", patient()));
+            let closed = scope.spawn(|| {
+                core.fs.write(fh, 0, b"+", patient()).expect("written");
+                core.close(fh)
+            });
+            // Then the change has begun.
+            let _ = core.faults.wait_blocked(Call::Delete, 1, moment());
             let renamed = scope.spawn(|| core.rename("a", "b"));
             let _ = core.faults.wait_blocked(Call::Delete, 1, moment());
             core.faults.release_bodies();
             let _ = core.faults.wait_blocked(Call::Delete, 1, late());
-            written.join().expect("no panic").expect("written");
-            let closed = scope.spawn(|| core.close(fh));
             let _ = core.faults.wait_calls(Call::Put, 2, moment());
             core.faults.release(Call::Delete);
             renamed.join().expect("no panic").expect("renamed");
@@ -271,7 +350,9 @@ fn who_opens_a_file_whose_rename_was_given_up_looks_the_name_up_again() {
                 .attr
                 .ino
         };
-        let (file, is_ended) = (ino("a"), Arc::new(AtomicBool::new(false)));
+        somebody_stores(&setup, "b");
+        let (file, replaced) = (ino("a"), ino("b"));
+        let is_ended = Arc::new(AtomicBool::new(false));
         core.faults.block(Call::Delete);
         thread::scope(|scope| {
             let program = Box::new(Ending(Arc::clone(&is_ended)));
@@ -283,6 +364,8 @@ fn who_opens_a_file_whose_rename_was_given_up_looks_the_name_up_again() {
         });
         for truncate in [true, false] {
             assert!(matches!(open(file, truncate), Err(FsError::Stale)));
+            // What had that name is nothing that a program could mean by it.
+            assert!(matches!(open(replaced, truncate), Err(FsError::Stale)));
         }
         all_stored(&setup);
         assert_eq!(stored(&setup, "b"), Some(b"old".to_vec()));

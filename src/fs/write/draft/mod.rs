@@ -266,6 +266,7 @@ impl Draft {
             exists: base.is_some(),
             etag: base.and_then(|meta| meta.etag.clone()),
             began: state.began.clone(),
+            size: None,
             unanswered: state.unanswered.clone(),
         }
     }
