@@ -13,7 +13,7 @@ use crate::store::{ErrorKind, ListQuery, MAX_PAGE, StoreError};
 /// This many pages are fetched one after the other before several are fetched at once: guesses cost
 /// requests, and most stores are listed by then. Where an earlier listing guides, nothing is
 /// guessed, and one page is enough to begin with.
-const PAGES_IN_ORDER: usize = 10;
+const PAGES_IN_ORDER: usize = 4;
 /// Pages fetched at once.
 pub const PAGES_AT_ONCE: usize = 16;
 /// Pages fetched ahead of the readers: a reader that stops half-way wastes no more.
@@ -153,7 +153,9 @@ impl Listing {
                     working.task = None;
                 }
                 Err(error) => {
-                    state.failure = Some(error);
+                    if split.wants(task) {
+                        state.failure = Some(error);
+                    }
                     return;
                 }
             }

@@ -15,6 +15,8 @@ use crate::listing::partition::density::Scale;
 const WORTH: u64 = 8;
 /// The same where a cut costs nothing.
 const WORTH_EXACT: u64 = 2;
+/// Pages after which the end is searched with two steps at once.
+const LARGE: u64 = 12;
 
 /// Where a segment could be cut.
 #[derive(Debug)]
@@ -37,7 +39,10 @@ impl Split {
             .segments
             .get(at + 1)
             .is_none_or(|next| !next.is_probe());
-        if segment.done || !segment.goes_on {
+        if segment.is_probe() {
+            return self.step_further(at);
+        }
+        if segment.done {
             return None;
         }
         let cut = match self.guided(segment) {
@@ -119,7 +124,7 @@ impl Split {
         if segment.end.is_some() && !scale.ends_before {
             before = before.min(left / 2);
         }
-        if before / self.page < WORTH / 2 {
+        if before / self.page < self.least_step(&scale) {
             return None;
         }
         before = before / self.page * self.page;
@@ -132,9 +137,46 @@ impl Split {
             _ => {
                 let half = (scale.to - scale.from) / 2;
                 let before = scale.keys_in(half) / self.page * self.page;
-                (before / self.page >= WORTH / 2)
+                (before / self.page >= self.least_step(&scale))
                     .then(|| cut(scale.text(scale.from + half), before))
             }
+        }
+    }
+
+    /// Takes another step behind the one of which nothing is known yet.
+    fn step_further(&self, at: usize) -> Option<Cut> {
+        let probe = &self.segments[at];
+        let segment = &self.segments[at.checked_sub(1)?];
+        let is_last = at + 1 == self.segments.len();
+        if self.guide.is_some() || self.delivered < LARGE || !is_last || !segment.goes_on {
+            return None;
+        }
+        let scale = Scale::up_to(&self.letters, segment, probe.end.as_ref())?;
+        let ahead = probe.rank.checked_sub(segment.rank + segment.count)?;
+        let mut before = probe.rank;
+        if probe.end.is_some() {
+            before = before.min(scale.left().checked_sub(ahead)? / 2);
+        }
+        before = before / self.page * self.page;
+        if before / self.page < self.least_step(&scale) {
+            return None;
+        }
+        let place = scale.from + scale.span_of(ahead + before)?;
+        let mid = (place < scale.to).then(|| scale.text(place))?;
+        (*mid > *probe.after && probe.end.as_ref().is_none_or(|end| mid < *end)).then_some(Cut {
+            mid,
+            before,
+            worth: u64::MAX,
+            full: false,
+        })
+    }
+
+    /// Returns how many pages a step must seem to leave behind.
+    fn least_step(&self, scale: &Scale<'_>) -> u64 {
+        if self.delivered >= LARGE && scale.is_exact() {
+            WORTH_EXACT
+        } else {
+            WORTH / 2
         }
     }
 }

@@ -24,9 +24,18 @@ pub(super) struct Scale<'a> {
 impl<'a> Scale<'a> {
     /// Returns `None` where nothing can be told.
     pub(super) fn new(letters: &'a Letters, segment: &'a Segment) -> Option<Self> {
+        Self::up_to(letters, segment, segment.end.as_ref())
+    }
+
+    /// Looks at what follows a segment, too, up to `end`.
+    pub(super) fn up_to(
+        letters: &'a Letters,
+        segment: &'a Segment,
+        end: Option<&Arc<str>>,
+    ) -> Option<Self> {
         let alike = &segment.after[..common_prefix(&segment.start, &segment.after)];
         let alike = alike.trim_end_matches(|c: char| c.is_ascii_alphanumeric());
-        let end = segment.end.as_ref().filter(|end| end.starts_with(alike));
+        let end = end.filter(|end| end.starts_with(alike));
         let prefix = alike;
         let len = prefix.len();
         let letters = letters.from(len);

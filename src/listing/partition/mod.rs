@@ -222,6 +222,7 @@ impl Split {
         }
         segment.goes_on = true;
         segment.done = items.len() < whole || next.is_none();
+        let is_end = items.len() == whole && next.is_none();
         if let Some(next) = next {
             if segment.end.as_ref().is_some_and(|end| next >= *end) {
                 segment.done = true;
@@ -249,6 +250,17 @@ impl Split {
                 self.segments.remove(at);
             }
         }
+        let behind = at + usize::from(hit || !was_probe);
+        if is_end && self.segments[behind..].iter().all(Segment::is_probe) {
+            // Nothing is there: what has been guessed behind it need not be waited for.
+            self.wasted += (self.segments.len() - behind) as u64;
+            self.segments.truncate(behind);
+        }
+    }
+
+    /// Returns whether a task's page is still of use.
+    pub fn wants(&self, task: &Task) -> bool {
+        self.segments.iter().any(|segment| segment.id == task.id)
     }
 
     /// Takes out what is complete from the front, in key order, with when it was asked for.
