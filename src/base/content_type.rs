@@ -31,6 +31,11 @@ pub fn guess(name: &str, content: &mut (impl Read + Seek)) -> io::Result<String>
     Ok(by_name.to_owned())
 }
 
+/// Returns whether a name tells the type of what it names.
+pub fn is_told_by(name: &str) -> bool {
+    mime_guess::from_path(name).first_raw().is_some()
+}
+
 /// Returns the type of a content by its bytes, when the name says nothing.
 fn of_bytes(content: &mut (impl Read + Seek)) -> io::Result<&'static str> {
     let mut head = Vec::new();

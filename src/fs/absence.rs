@@ -2,7 +2,8 @@
 //!
 //! A program that copies files into the mount, or probes for many names, costs a request for each.
 //! After a few misses in a row, one page of the listing is fetched instead: it answers for all
-//! names in its range, for as long as any listing does.
+//! names in its range, for as long as any listing does. Records that are emptied unread count as
+//! missed: they were fetched in vain.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::store::{Key, MAX_PAGE};
 
 /// This many misses in a row are worth a page of the listing.
 const MISSES_A_PAGE: u64 = 3;
+/// So many records that were fetched to be emptied are worth one.
+const EMPTIED_A_PAGE: u64 = 2;
 /// A name that was asked for so much later than the one before is not in a row with it.
 const IN_A_ROW: Duration = Duration::from_secs(5);
 /// More pages are not fetched for the sake of absent names.
@@ -28,6 +31,9 @@ pub(super) struct Misses {
     /// How many in a row.
     in_a_row: u64,
     last: Option<(Key, Instant)>,
+    /// How many records were emptied in a row, and when the last.
+    emptied: u64,
+    emptied_at: Option<Instant>,
     failed: Option<Instant>,
 }
 
@@ -37,7 +43,7 @@ impl Misses {
         let in_a_row = match &self.last {
             // A program waits for it to appear.
             Some((last, _)) if last == key => self.in_a_row,
-            Some((_, at)) if now.saturating_duration_since(*at) <= IN_A_ROW => self.in_a_row + 1,
+            Some((_, at)) if is_in_a_row(*at, now) => self.in_a_row + 1,
             _ => 1,
         };
         self.in_a_row = in_a_row;
@@ -50,15 +56,29 @@ impl Misses {
         self.last = None;
     }
 
+    /// Notes that a record is emptied.
+    fn emptied(&mut self, now: Instant) {
+        let in_a_row = self.emptied_at.is_some_and(|at| is_in_a_row(at, now));
+        self.emptied = if in_a_row { self.emptied + 1 } else { 1 };
+        self.emptied_at = Some(now);
+    }
+
     /// Returns whether another page is worth its request when this many are there.
     fn are_worth_a_page(&self, pages: u64, now: Instant) -> bool {
         let failed = |at: Instant| now.saturating_duration_since(at) < AFTER_FAILURE;
-        let recent = |(_, at): &(Key, Instant)| now.saturating_duration_since(*at) <= IN_A_ROW;
+        let enough = |count, a_page, last: Option<Instant>| {
+            count >= a_page * (pages + 1) && last.is_some_and(|at| is_in_a_row(at, now))
+        };
+        let missed_at = self.last.as_ref().map(|(_, at)| *at);
         pages < MOST_PAGES
-            && self.in_a_row >= MISSES_A_PAGE * (pages + 1)
-            && self.last.as_ref().is_some_and(recent)
             && !self.failed.is_some_and(failed)
+            && (enough(self.in_a_row, MISSES_A_PAGE, missed_at)
+                || enough(self.emptied, EMPTIED_A_PAGE, self.emptied_at))
     }
+}
+
+fn is_in_a_row(before: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(before) <= IN_A_ROW
 }
 
 impl KvFs {
@@ -110,6 +130,11 @@ impl KvFs {
             tracing::debug!("cannot list the store for the sake of {key}: {error:?}");
             self.misses.lock().failed = Some(now);
         }
+    }
+
+    /// Notes that a record is to be emptied.
+    pub(super) fn note_emptied(&self) {
+        self.misses.lock().emptied(self.clock.now());
     }
 
     /// Notes what the store answered when it was asked for a name.

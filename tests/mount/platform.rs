@@ -443,6 +443,32 @@ fn copying_over_existing_files_costs_a_put_each() {
 }
 
 #[test]
+fn copying_over_files_that_were_never_read_costs_a_put_each_too() {
+    let server = platform(|_| {});
+    fill(&server, 60);
+    put(&server, "notes", b"without an extension");
+    let mount = mount(&server, make_writable);
+    mount.works("mkdir -p $BESIDE/in; for n in $(seq -w 000 059); do echo $n > $BESIDE/in/record-$n.txt; done");
+    let start = Instant::now();
+    let cost = Cost::of(&server, || {
+        mount.works("cp $BESIDE/in/* .");
+    });
+    // Names are looked for again after the TTL.
+    let more = 2 * (start.elapsed().as_millis() / TTL.as_millis()) as usize;
+    // The first two may be read as well.
+    assert!(cost.puts() == 60 && cost.bodies() <= 2, "{cost:#?}");
+    assert!(cost.requests.len() <= 60 + 3 + more, "{cost:#?}");
+    assert_eq!(mount.works("cat record-007.txt record-059.txt"), "007\n059");
+    // What the name does not tell is asked.
+    Cost::of(&server, || {
+        mount.works("echo x > notes");
+    })
+    .is_at_most(2);
+    let kept = mount.works("getfattr --only-values -n user.apify.content-type notes");
+    assert_eq!(kept, "application/octet-stream");
+}
+
+#[test]
 fn copying_new_files_in_costs_a_put_each_and_a_page_a_second() {
     let server = platform(|_| {});
     let mount = mount(&server, make_writable);

@@ -260,6 +260,7 @@ impl Records {
                     self.metrics.cache_misses.one();
                 }
                 let validator: Option<Validator> = fetched.meta.validator();
+                self.note_validator(&fetched.meta);
                 // Dates and weak tags do not tell versions of one second apart.
                 let is_strong = fetched.meta.strong_etag().is_some();
                 let same = known

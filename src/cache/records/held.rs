@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::known::{Known, Peek};
 use super::{Before, Need, Records};
 use crate::base::clock::{Deadline, Wait};
+use crate::base::content_type;
+use crate::base::sync::atomic::Ordering;
 use crate::cache::content::{Content, VersionId};
 use crate::cache::freshness::{Advice, SMALL};
 use crate::cache::sizes::Remembered;
@@ -197,6 +199,7 @@ impl Records {
         let asked = self.clock.now();
         let changes = slot.state.lock().changes;
         let meta = self.store.head(key, deadline)?;
+        self.note_validator(&meta);
         let mut state = slot.state.lock();
         if state.changes == changes {
             state.described = Some((meta.clone(), asked));
@@ -223,6 +226,36 @@ impl Records {
             Err(error) if error.kind() == Some(ErrorKind::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) fn note_validator(&self, meta: &RecordMeta) {
+        let lacks = meta.validator().is_none();
+        self.lacks_validators.store(lacks, Ordering::Relaxed);
+    }
+
+    /// Returns what is known of a record that is to be replaced in whole; `None` when it does not
+    /// exist.
+    ///
+    /// A listed one is not asked about where that could tell its type only, and the name tells one: a
+    /// record without a validator can't be told from later versions anyway.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn describe_replaced(&self, key: &Key, wait: Wait) -> Result<Option<RecordMeta>> {
+        let is_needless = !self.config.raw
+            && self.lacks_validators.load(Ordering::Relaxed)
+            && content_type::is_told_by(key.as_str());
+        if is_needless
+            && let Some(size) = self.listed_size(key)
+            && matches!(self.peek(key), Peek::Unknown)
+            && self.seen(key, wait)?.is_none()
+        {
+            return Ok(Some(RecordMeta {
+                stored_size: Some(size),
+                ..RecordMeta::default()
+            }));
+        }
+        self.describe(key, wait)
     }
 
     /// Notes what comparing a fetched record with the one before it has shown.

@@ -13,7 +13,7 @@ use super::freshness::Freshness;
 use super::sizes::ExactSizes;
 use crate::base::clock::{Clock, Deadline, Wait};
 use crate::base::sync::Mutex;
-use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::atomic::{AtomicBool, AtomicU64};
 use crate::base::workers::Workers;
 use crate::disk::lru::LruBytes;
 use crate::disk::{self, DiskTier, Patience};
@@ -81,6 +81,8 @@ pub struct Records {
     sizes: Arc<ExactSizes>,
     /// Whether records are listed, and as what.
     listing: Arc<Current>,
+    /// Whether the last record that was asked about had no validator.
+    lacks_validators: AtomicBool,
     versions: AtomicU64,
     opened: SystemTime,
     /// Unused downloads, oldest first.
@@ -158,6 +160,7 @@ impl Records {
             disk,
             sizes: Arc::new(sizes),
             listing: Arc::default(),
+            lacks_validators: AtomicBool::new(false),
         })
     }
 

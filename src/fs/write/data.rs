@@ -125,7 +125,7 @@ impl KvFs {
                         .is_none_or(|inode| inode.detached)
                 {
                     // What is replaced is what there is now, whatever other handles have open.
-                    let base = self.describe(key, wait)?;
+                    let base = self.describe_replaced(key, wait)?;
                     draft.replaces(&place, base, rebased);
                 }
                 if !caller::claim() {
@@ -143,7 +143,8 @@ impl KvFs {
                 if detached && self.version_of(ino).is_none() {
                     return Err(FsError::Stale);
                 }
-                let base = self.describe(&key, wait)?;
+                let base = self.describe_replaced(&key, wait)?;
+                self.note_emptied();
                 let file = side.new_file()?;
                 let facts = DraftFacts {
                     base,

@@ -157,6 +157,20 @@ impl KvFs {
         }
     }
 
+    /// The same for one that is to be replaced in whole.
+    pub(in crate::fs) fn describe_replaced(
+        &self,
+        key: &Key,
+        wait: Wait,
+    ) -> Result<Option<RecordMeta>> {
+        let hidden = self.write_side()?.drafts.is_hidden(key);
+        match self.existence(key) {
+            Existence::Absent(_) if !hidden => Ok(None),
+            Existence::Present(_) if !hidden => Ok(self.records.describe_replaced(key, wait)?),
+            _ => Ok(self.records.describe(key, wait)?),
+        }
+    }
+
     fn exists(&self, key: &Key, wait: Wait) -> Result<bool> {
         Ok(match self.existence(key) {
             Existence::Present(_) => true,
