@@ -14,6 +14,9 @@ use crate::freshness::{ServerTime, Span};
 /// How many requests a second the server allows.
 pub(super) const RATE_LIMIT: &str = "x-ratelimit-limit";
 
+/// `no` where the server only names the limit, as `kvfs serve` does.
+const LIMIT_ENFORCED: &str = "x-ratelimit-enforced";
+
 /// A server, as far as its answers have told.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -36,11 +39,18 @@ impl Peer {
     }
 
     /// Learns from an answer of the server to a request that was begun then. Returns the limit that
-    /// it names.
+    /// it names and keeps.
     pub(super) fn answered(&self, begun: Instant, reply: &Reply) -> Option<u32> {
         self.note_time(begun, reply);
         let limit = reply.headers.get(RATE_LIMIT)?;
         self.names_limit.store(true, Ordering::Relaxed);
+        if reply
+            .headers
+            .get(LIMIT_ENFORCED)
+            .is_some_and(|kept| kept == "no")
+        {
+            return None;
+        }
         limit.to_str().ok()?.trim().parse().ok()
     }
 

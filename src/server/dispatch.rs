@@ -29,6 +29,12 @@ const MAX_OBJECT: usize = 1 << 20;
 /// the rest.
 const RATE_LIMITS: (u32, u32) = (200, 60);
 
+/// Names the limit, as the platform does.
+const RATE_LIMIT: &str = "x-ratelimit-limit";
+
+/// Says `no` where the limit is the platform's and this server keeps none: clients need not wait.
+const LIMIT_ENFORCED: &str = "x-ratelimit-enforced";
+
 /// What becomes of a request.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -113,10 +119,12 @@ pub(super) async fn handle(app: Arc<App>, signals: Arc<Signals>, request: Reques
         _ => Some(limit),
     };
     if let Some(limit) = limit {
-        response.headers_mut().insert(
-            "x-ratelimit-limit",
-            HeaderValue::from(app.config.knobs.rate_limit.unwrap_or(limit)),
-        );
+        let enforced = app.config.knobs.rate_limit;
+        let headers = response.headers_mut();
+        headers.insert(RATE_LIMIT, HeaderValue::from(enforced.unwrap_or(limit)));
+        if enforced.is_none() && profile.is_none() {
+            headers.insert(LIMIT_ENFORCED, HeaderValue::from_static("no"));
+        }
     }
     logged.status = response.status().as_u16();
     let logged = Arc::new(logged);

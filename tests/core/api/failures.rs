@@ -222,6 +222,20 @@ fn a_gateways_page_is_no_word_about_the_record() {
 }
 
 #[test]
+fn a_limit_that_is_only_named_slows_nothing_down() {
+    for (enforced, slows) in [(None, true), (Some("yes"), true), (Some("no"), false)] {
+        let answer = Answer::new(200, "x").header("x-ratelimit-limit", "200");
+        let answer = enforced.into_iter().fold(answer, |answer, kept| {
+            answer.header("x-ratelimit-enforced", kept)
+        });
+        let api = Scripted::queue([answer]);
+        api.read("a").expect("a record");
+        let pace = api.metrics.snapshot().budget_records_per_second;
+        assert_eq!(pace > 0, slows, "{enforced:?}: {pace}");
+    }
+}
+
+#[test]
 fn where_the_api_names_its_limit_an_answer_without_is_a_gateways() {
     let limit = |answer: Answer| answer.header("x-ratelimit-limit", "200000");
     let html = |status| Answer::new(status, "<html></html>").header("content-type", "text/html");

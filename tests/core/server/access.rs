@@ -158,5 +158,6 @@ fn requests_beyond_the_limit_are_refused() {
     let refused = answers.into_iter().find(|answer| answer.status() != 200);
     let refused = refused.expect("a refusal");
     assert_eq!(header(&refused, "x-ratelimit-limit"), Some("2"));
+    assert_eq!(header(&refused, "x-ratelimit-enforced"), None);
     assert_error(refused, 429, "rate-limit-exceeded");
 }

@@ -30,6 +30,7 @@ fn ask(server: &TestServer, method: Method, path: &str, headers: &[(&str, &str)]
 #[track_caller]
 fn assert_common(response: &Response, limit: Option<&str>) {
     assert_eq!(header(response, "x-ratelimit-limit"), limit);
+    assert_eq!(header(response, "x-ratelimit-enforced"), None);
     for (name, value) in [
         ("cache-control", "no-cache, no-store, must-revalidate"),
         ("pragma", "no-cache"),

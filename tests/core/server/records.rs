@@ -41,6 +41,7 @@ fn a_record_is_stored_and_sent_as_it_was_put() {
     );
     assert_eq!(header(&response, "content-encoding"), Some("br"));
     assert_eq!(header(&response, "x-ratelimit-limit"), Some("200"));
+    assert_eq!(header(&response, "x-ratelimit-enforced"), Some("no"));
     assert_eq!(
         header(&response, "content-length"),
         Some(&*body.len().to_string())
