@@ -37,13 +37,33 @@ impl KvFs {
     /// # Errors
     /// As [`KvFs::open_since`]; [`FsError::ReadOnly`] on a mount that cannot be changed.
     pub fn open_writing(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
+        self.open_to_write(ino, truncate, false, wait)
+    }
+
+    /// The same for a system call that has got a stale open already: a second one would be an error for
+    /// the program. A file that was deleted or replaced since it was looked up is emptied all the same,
+    /// as if it had been opened before that.
+    ///
+    /// # Errors
+    /// As [`KvFs::open_writing`].
+    pub fn open_writing_again(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
+        self.open_to_write(ino, truncate, true, wait)
+    }
+
+    fn open_to_write(
+        &self,
+        ino: Ino,
+        truncate: bool,
+        is_again: bool,
+        wait: Wait,
+    ) -> Result<Opened> {
         let side = self.write_side()?;
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
         self.await_name(side, ino, wait)?;
         let is_gone = self.inodes.lock().get(ino).is_none_or(|inode| inode.gone);
-        if is_gone {
+        if is_gone && !(truncate && is_again) {
             // The kernel looks the name up again.
             return Err(FsError::Stale);
         }
@@ -135,16 +155,21 @@ impl KvFs {
                 Ok(Some(draft))
             }
             Found::Missing(making) => {
-                let (key, detached) = {
+                let (key, detached, gone) = {
                     let inodes = self.inodes.lock();
                     let inode = inodes.get(ino).ok_or(FsError::Stale)?;
-                    (inode.key.clone(), inode.detached)
+                    (inode.key.clone(), inode.detached, inode.gone)
                 };
-                if detached && self.version_of(ino).is_none() {
+                if detached && !gone && self.version_of(ino).is_none() {
                     return Err(FsError::Stale);
                 }
-                let base = self.describe_replaced(&key, wait)?;
-                self.note_emptied();
+                let base = if gone {
+                    None
+                } else {
+                    let base = self.describe_replaced(&key, wait)?;
+                    self.note_emptied();
+                    base
+                };
                 let file = side.new_file()?;
                 let facts = DraftFacts {
                     base,

@@ -20,6 +20,9 @@ use crate::upload::{Change as Changing, Entered, may_have_arrived};
 const KEY_RULE: &str =
     "a record's name may have 1 to 256 of the characters a-z A-Z 0-9 ! - _ . ' ( )";
 
+/// How often a file that is deleted or replaced meanwhile is looked for again.
+const CREATIONS: u32 = 8;
+
 impl KvFs {
     /// Makes a file and opens it for writing. The store hears of it when it is closed.
     ///
@@ -41,6 +44,24 @@ impl KvFs {
         self.about(name);
         let side = self.write_side()?;
         Self::check_root(parent)?;
+        for _ in 1..CREATIONS {
+            let created = self.create_once(side, name, mode, (exclusive, truncate), wait);
+            // What was found has been deleted or replaced before it could be opened.
+            if !matches!(created, Err(FsError::Stale)) {
+                return created;
+            }
+        }
+        self.create_once(side, name, mode, (exclusive, truncate), wait)
+    }
+
+    fn create_once(
+        &self,
+        side: &WriteSide,
+        name: &OsStr,
+        mode: u32,
+        (exclusive, truncate): (bool, bool),
+        wait: Wait,
+    ) -> Result<Created> {
         if let Some(key) = self.key_of_name(name) {
             self.await_names(side, &key, wait)?;
         }

@@ -18,6 +18,7 @@ use crate::fs::write::setattr::{SetAttr, Time};
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::{Adapter, Asked, Lane, fail, file_attr};
 use crate::fuse::pending::Refuse;
+use crate::fuse::syscalls::Subject;
 
 /// An upload may take as long as bytes keep going out; no request waits for one for longer than
 /// this.
@@ -71,11 +72,16 @@ impl Adapter {
         reply: ReplyOpen,
     ) {
         let process = self.fs().process_of(Thread(request.pid()));
+        let asked = Asked::new(request, "open", ino).of_call(self, Subject::Ino(ino.0));
         self.answer_or_undo(
-            Asked::new(request, "open", ino),
+            asked,
             reply,
             move |fs, wait| {
-                let opened = fs.open_writing(Ino(ino.0), truncate, wait)?;
+                let opened = if asked.was_stale() {
+                    fs.open_writing_again(Ino(ino.0), truncate, wait)?
+                } else {
+                    fs.open_writing(Ino(ino.0), truncate, wait)?
+                };
                 fs.opened_by(opened.fh, process);
                 Ok(opened)
             },

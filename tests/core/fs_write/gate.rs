@@ -111,6 +111,35 @@ fn a_name_is_settled_once_its_deletion_has_ended() {
 }
 
 #[test]
+fn a_second_stale_open_opens_the_file_that_was_deleted_or_replaced() {
+    for (_dir, setup, core) in both_modes(b"old") {
+        core.store("other", b"other").expect("stored");
+        all_stored(&setup);
+        let removes: [&dyn Fn(); 2] = [&|| core.remove("K").expect("removed"), &|| {
+            core.rename("other", "K").expect("renamed")
+        }];
+        for (at, remove) in removes.iter().enumerate() {
+            core.store("K", b"old").expect("stored");
+            let ino = core.lookup("K").expect("an answer").expect("it").attr.ino;
+            remove();
+            all_stored(&setup);
+            let first = core.fs.open_writing(ino, true, patient());
+            assert!(matches!(first, Err(FsError::Stale)), "{at}");
+            let appending = core.fs.open_writing_again(ino, false, patient());
+            assert!(matches!(appending, Err(FsError::Stale)), "{at}");
+            let before = stored(&setup, "K");
+            let opened = core.fs.open_writing_again(ino, true, patient());
+            let fh = opened.expect("open").fh;
+            core.write_all(fh, b"to nothing").expect("written");
+            core.close(fh).expect("closed");
+            all_stored(&setup);
+            assert_eq!(stored(&setup, "K"), before, "{at}");
+            core.fs.check_invariants();
+        }
+    }
+}
+
+#[test]
 fn a_file_closed_while_its_deletion_fails_is_stored() {
     for (_dir, setup, core) in both_modes(b"old") {
         let (_, fh) = core.open_to_write("K").expect("open");
