@@ -6,7 +6,7 @@
 //! States that were seen are not gone into again.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::future::Future;
 use std::hash::{Hash, Hasher};
@@ -20,37 +20,10 @@ use parking_lot::Mutex;
 
 use super::client::{Client, immediately, run};
 use super::model::{Answer, Call, Gate, Model, Reply};
-use super::told::{Event, Found, Protocol, Scenario, Told};
+use super::told::{EVERY_FATE, Event, Fate, Found, Protocol, Scenario, Step, Told};
 
-/// What becomes of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Answered,
-    /// Done, but the answer is an error.
-    Lost,
-    /// Done, and repeated by the library, which then gets a failed condition.
-    Repeated,
-    /// Not done, and the answer is an error.
-    Refused,
-    /// Not done: the storage says that two writes met.
-    Conflict,
-    /// The answer is an error, and it is done at some later time.
-    Late,
-    /// The server dies before it asks, or before it hears.
-    DiesBefore,
-    DiesAfter,
-}
-
-const FATES: [Fate; 8] = [
-    Fate::Answered,
-    Fate::Lost,
-    Fate::Repeated,
-    Fate::Refused,
-    Fate::Conflict,
-    Fate::Late,
-    Fate::DiesBefore,
-    Fate::DiesAfter,
-];
+/// The most clients of a scenario.
+const CLIENTS: usize = 4;
 
 /// A choice: which client goes on, and what becomes of its request. After the clients come the
 /// requests that are done late.
@@ -66,6 +39,8 @@ struct Node {
     said: Vec<Event>,
     /// Hash of all answers.
     heard: u64,
+    /// Whether it may have written a claim, so that others may know the store that it makes.
+    is_known: bool,
     /// The last answer, and where it came.
     before: Option<(Arc<Node>, Answer)>,
 }
@@ -77,7 +52,45 @@ struct World {
     clients: Vec<Option<Arc<Node>>>,
     late: Vec<Call>,
     faults: usize,
-    log: Vec<Event>,
+    log: Log,
+}
+
+/// What clients asked and were told.
+#[derive(Clone, Default)]
+struct Log {
+    last: Option<Rc<Logged>>,
+    /// What each client asked and was told, and which stores were known to be gone by then: which of
+    /// two clients heard something first makes no other difference.
+    heard: [u64; CLIENTS],
+    gone: BTreeSet<String>,
+}
+
+struct Logged(Event, Option<Rc<Logged>>);
+
+impl Log {
+    fn add(&mut self, event: &Event) {
+        let (Event::Asked(at, ..) | Event::Told(at, ..)) = event;
+        let mut hasher = DefaultHasher::new();
+        (self.heard[*at], event).hash(&mut hasher);
+        if matches!(event, Event::Asked(..) | Event::Told(_, Step::Put, ..)) {
+            self.gone.hash(&mut hasher);
+        }
+        self.heard[*at] = hasher.finish();
+        self.gone.extend(event.deleted().map(str::to_owned));
+        self.last = Some(Rc::new(Logged(event.clone(), self.last.take())));
+    }
+
+    /// Returns all events, the first one first.
+    fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut last = self.last.as_ref();
+        while let Some(logged) = last {
+            events.push(logged.0.clone());
+            last = logged.1.as_ref();
+        }
+        events.reverse();
+        events
+    }
 }
 
 /// What a choice led to.
@@ -89,16 +102,20 @@ struct Happened {
 }
 
 impl World {
-    fn choices(&self) -> Vec<Choice> {
+    fn choices(&self, fates: &[Fate]) -> Vec<Choice> {
         let mut choices = Vec::new();
+        let private = (0..self.clients.len()).find(|at| self.is_private(*at));
         for (at, client) in self.clients.iter().enumerate() {
             let Some(call) = client.as_ref().and_then(|node| node.call.as_ref()) else {
                 continue;
             };
-            for (number, fate) in FATES.iter().enumerate() {
+            if private.is_some_and(|private| private != at) {
+                continue;
+            }
+            for (number, fate) in EVERY_FATE.iter().enumerate() {
                 let possible = match fate {
                     Fate::Answered => true,
-                    _ if self.faults == 0 => false,
+                    _ if self.faults == 0 || !fates.contains(fate) => false,
                     Fate::Refused => true,
                     Fate::Repeated | Fate::Conflict => call.is_conditional(),
                     _ => call.writes(),
@@ -113,11 +130,19 @@ impl World {
         choices
     }
 
+    /// Returns whether what a client's server asks next concerns only itself: a store that it makes
+    /// and that no claim has ever named. Whether others go on before or after makes no difference.
+    fn is_private(&self, at: usize) -> bool {
+        let node = self.clients[at].as_ref().filter(|node| !node.is_known);
+        let call = node.and_then(|node| node.call.as_ref());
+        self.late.is_empty() && call.is_some_and(|call| concerns(call, at))
+    }
+
     /// Returns what tells this state from others. How a server that has ended got there does not
     /// matter any more.
     fn key(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.model.hash(&mut hasher);
+        self.model.hash().hash(&mut hasher);
         for client in &self.clients {
             let runs = client.as_ref().filter(|node| node.call.is_some());
             runs.map(|node| node.heard).hash(&mut hasher);
@@ -126,9 +151,16 @@ impl World {
             call.print().hash(&mut hasher);
         }
         self.faults.hash(&mut hasher);
-        self.log.hash(&mut hasher);
+        (self.log.heard, &self.log.gone).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// Returns whether a request is about the store that a client's server makes.
+fn concerns(call: &Call, at: usize) -> bool {
+    let own = format!("N{at}");
+    let mut parts = call.path().parts();
+    parts.any(|part| part.as_ref().eq_ignore_ascii_case(&own))
 }
 
 /// Runs the servers of a scenario.
@@ -162,9 +194,9 @@ impl<'a, P: Protocol> Runner<'a, P> {
         }
         let clients = 0..self.scenario.clients.len();
         let clients: Vec<_> = clients.map(|at| Some(self.node(at, None))).collect();
-        let mut log = Vec::new();
-        for node in clients.iter().flatten() {
-            log.extend_from_slice(&node.said);
+        let mut log = Log::default();
+        for event in clients.iter().flatten().flat_map(|node| &node.said) {
+            log.add(event);
         }
         World {
             model,
@@ -219,11 +251,16 @@ impl<'a, P: Protocol> Runner<'a, P> {
             call = go_on(self::heard(node.heard, &answer));
         }
         let mut client = client.lock();
+        let is_known = before.as_ref().is_some_and(|(node, _)| {
+            let claims = |call: &Call| call.writes() && call.path().as_ref().contains("/names/");
+            node.is_known || node.call.as_ref().is_some_and(claims)
+        });
         let node = Arc::new(Node {
             call,
             asking: client.asking.take(),
             said: client.told.split_off(so_far),
             heard,
+            is_known,
             before,
         });
         self.nodes.insert((at, heard), node.clone());
@@ -243,10 +280,12 @@ impl<'a, P: Protocol> Runner<'a, P> {
                 answer,
             });
         }
-        let fate = FATES[usize::from(number)];
+        let fate = EVERY_FATE[usize::from(number)];
         let node = world.clients[at].clone()?;
         let call = node.call.clone()?;
-        world.log.extend(node.asking.clone());
+        if let Some(asking) = &node.asking {
+            world.log.add(asking);
+        }
         world.faults -= usize::from(fate != Fate::Answered);
         let done = match fate {
             Fate::Answered | Fate::Lost | Fate::Repeated | Fate::DiesAfter => {
@@ -266,7 +305,7 @@ impl<'a, P: Protocol> Runner<'a, P> {
         }
         world.clients[at] = answer.clone().map(|answer| {
             let next = self.node(at, Some((node, answer)));
-            world.log.extend_from_slice(&next.said);
+            next.said.iter().for_each(|event| world.log.add(event));
             next
         });
         Some(Happened {
@@ -281,12 +320,12 @@ impl<'a, P: Protocol> Runner<'a, P> {
         let mut world = self.start();
         let mut told = String::new();
         for choice in choices {
-            let known = world.log.len();
+            let known = world.log.events().len();
             let Some(happened) = self.choose(&mut world, *choice) else {
                 continue;
             };
             let _ = writeln!(told, "  {}", happened.shown());
-            for event in &world.log[known..] {
+            for event in &world.log.events()[known..] {
                 if let Event::Told(at, step, store, answer) = event {
                     let name = (b'A' + *at as u8) as char;
                     let _ = writeln!(told, "     {name} told of {step:?} ({store}): {answer:?}");
@@ -363,14 +402,15 @@ pub(super) fn explore<P: Protocol>(
     let mut visited = HashSet::from([start.key()]);
     let mut waiting = vec![(start, None)];
     while let Some((world, trail)) = waiting.pop() {
-        let open = world.choices();
+        let open = world.choices(scenario.fates);
         // Nothing is under way any more but what may be late for ever.
         if open
             .iter()
             .all(|(at, _)| usize::from(*at) >= world.clients.len())
         {
-            found.histories += 1;
-            for wrong in check(&world.model, &world.log, world.faults == scenario.faults) {
+            found.ends += 1;
+            let faultless = world.faults == scenario.faults;
+            for wrong in check(&world.model, &world.log.events(), faultless) {
                 if !found.violations.iter().any(|(known, _)| *known == wrong) {
                     let told = runner.tell(&choices(trail.as_ref()));
                     found.violations.push((wrong, told));

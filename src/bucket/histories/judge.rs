@@ -98,7 +98,7 @@ fn later<P: Protocol>(model: &mut Model) -> Later {
             wrong.push("a store is not found by its name".to_owned());
         }
     }
-    let objects = model.objects.keys().map(ToString::to_string).collect();
+    let objects = model.objects().keys().map(ToString::to_string).collect();
     let mut handed_out = Vec::new();
     for (at, name) in NAMES.iter().enumerate() {
         let make = |model: &mut Model, id: String| {
@@ -135,11 +135,7 @@ fn later<P: Protocol>(model: &mut Model) -> Later {
 
 /// The ids of stores with a confirmed deletion.
 fn deleted(log: &[Event]) -> Vec<&str> {
-    let done = log.iter().filter_map(|event| match event {
-        Event::Told(_, Step::Delete, id, Told::Done) => Some(id.as_str()),
-        _ => None,
-    });
-    done.collect()
+    log.iter().filter_map(Event::deleted).collect()
 }
 
 fn names_are_unique(model: &Model, when: &str, wrong: &mut Vec<String>) {

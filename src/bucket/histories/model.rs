@@ -37,6 +37,12 @@ impl Call {
         matches!(self, Self::Put(..) | Self::Delete(_))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Get(path) | Self::Put(path, ..) | Self::Delete(path) | Self::List(path) => path,
+        }
+    }
+
     pub(super) fn is_conditional(&self) -> bool {
         matches!(self, Self::Put(.., PutMode::Create | PutMode::Update(_)))
     }
@@ -98,10 +104,7 @@ pub(super) enum Answer {
 impl Answer {
     /// Returns what the library makes of it.
     pub(super) fn result(&self, call: &Call) -> Result<Reply> {
-        let path = match call {
-            Call::Get(path) | Call::Put(path, ..) | Call::Delete(path) | Call::List(path) => path,
-        };
-        let path = path.to_string();
+        let path = call.path().to_string();
         match (self, call) {
             (Self::Replied(reply), _) => Ok(reply.clone()),
             (Self::Absent, _) => Err(Error::NotFound {
@@ -140,22 +143,38 @@ pub(super) struct Stored {
     mark: u64,
 }
 
-/// The storage itself.
+/// The storage itself. Clones share what they hold until one of them is written to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Model {
-    pub(super) objects: BTreeMap<Path, Arc<Stored>>,
+pub(super) struct Model(Arc<Held>);
+
+#[derive(Clone, Debug, Default)]
+struct Held {
+    objects: BTreeMap<Path, Arc<Stored>>,
     versions: BTreeMap<Path, u32>,
+    /// Of all of it.
+    hash: u64,
+}
+
+impl Held {
+    /// Adds an object to the hash of all, or takes it out.
+    fn toggle(&mut self, path: &Path) {
+        let stored = self.objects.get(path);
+        let stored = stored.map(|stored| (stored.version, stored.content, stored.mark));
+        let mut hasher = DefaultHasher::new();
+        (path, stored, self.versions.get(path)).hash(&mut hasher);
+        self.hash ^= hasher.finish();
+    }
 }
 
 impl Model {
     pub(super) fn execute(&mut self, call: &Call) -> Answer {
         match call {
-            Call::Get(path) => match self.objects.get(path) {
+            Call::Get(path) => match self.objects().get(path) {
                 Some(found) => Answer::Replied(Reply::Object(found.clone())),
                 None => Answer::Absent,
             },
             Call::Put(path, bytes, attributes, mode) => {
-                let known = self.objects.get(path).map(|known| tag(known.version));
+                let known = self.objects().get(path).map(|known| tag(known.version));
                 let refused = match mode {
                     PutMode::Overwrite => false,
                     PutMode::Create => known.is_some(),
@@ -164,7 +183,9 @@ impl Model {
                 if refused {
                     return Answer::Refused;
                 }
-                let version = self.versions.entry(path.clone()).or_default();
+                let held = Arc::make_mut(&mut self.0);
+                held.toggle(path);
+                let version = held.versions.entry(path.clone()).or_default();
                 *version += 1;
                 let version = *version;
                 let mut mark = DefaultHasher::new();
@@ -177,11 +198,15 @@ impl Model {
                     content: content_of(bytes),
                     mark: mark.finish(),
                 };
-                self.objects.insert(path.clone(), Arc::new(stored));
+                held.objects.insert(path.clone(), Arc::new(stored));
+                held.toggle(path);
                 Answer::Replied(Reply::Done(version))
             }
             Call::Delete(path) => {
-                self.objects.remove(path);
+                let held = Arc::make_mut(&mut self.0);
+                held.toggle(path);
+                held.objects.remove(path);
+                held.toggle(path);
                 Answer::Replied(Reply::Done(0))
             }
             Call::List(folder) => {
@@ -189,7 +214,7 @@ impl Model {
                     path.prefix_match(folder)
                         .is_some_and(|mut rest| rest.next().is_some())
                 };
-                let objects = self.objects.iter().filter(|(path, _)| below(path));
+                let objects = self.objects().iter().filter(|(path, _)| below(path));
                 let owned = |(path, stored): (&Path, &Arc<Stored>)| (path.clone(), stored.clone());
                 Answer::Replied(Reply::Listed(objects.map(owned).collect()))
             }
@@ -199,7 +224,7 @@ impl Model {
     /// Returns the JSON objects right below a folder.
     pub(super) fn json(&self, folder: &str) -> Vec<(String, serde_json::Value)> {
         let folder = Path::from(folder);
-        let found = self.objects.iter().filter_map(|(path, stored)| {
+        let found = self.objects().iter().filter_map(|(path, stored)| {
             path.prefix_match(&folder)?.next()?;
             let value = serde_json::from_slice(&stored.bytes).ok()?;
             Some((path.filename()?.to_owned(), value))
@@ -207,18 +232,19 @@ impl Model {
         found.collect()
     }
 
+    pub(super) fn objects(&self) -> &BTreeMap<Path, Arc<Stored>> {
+        &self.0.objects
+    }
+
     /// Hashes what the storage holds, and what it has held.
-    pub(super) fn hash(&self, hasher: &mut DefaultHasher) {
-        for (path, stored) in &self.objects {
-            (path, stored.version, stored.content, stored.mark).hash(hasher);
-        }
-        self.versions.hash(hasher);
+    pub(super) fn hash(&self) -> u64 {
+        self.0.hash
     }
 
     /// Returns what tells one content of the storage from another, however it got there.
     pub(super) fn content(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for (path, stored) in &self.objects {
+        for (path, stored) in self.objects() {
             (path, stored.content).hash(&mut hasher);
         }
         hasher.finish()
