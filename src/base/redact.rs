@@ -144,6 +144,16 @@ pub fn text(text: &str, known: &[Secret]) -> String {
     text
 }
 
+/// Cuts the queries of all URLs in a text.
+pub fn without_queries(text: &str) -> String {
+    const QUERY: &str = r#"(://[^\s?"'<>]*)\?[^\s"'<>)]*"#;
+    static COMPILED: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(QUERY).ok());
+    match &*COMPILED {
+        Some(query) => query.replace_all(text, "${1}?[redacted]").into_owned(),
+        None => text.to_owned(),
+    }
+}
+
 fn is_secret(parameter: &str) -> bool {
     SECRET_PARAMETERS
         .iter()
@@ -211,6 +221,24 @@ mod tests {
         assert_eq!(text(plain, &known), plain);
         let link = text("https://h/keys?signature=s3cret&limit=1", &[]);
         assert!(link.ends_with("&limit=1"), "{link}");
+    }
+
+    #[test]
+    fn texts_lose_the_queries_of_urls() {
+        for (line, shown) in [
+            (
+                "GET http://h/b?key=s3cret failed",
+                "GET http://h/b?[redacted] failed",
+            ),
+            ("url (http://h/?a=s3cret&b=1)", "url (http://h/?[redacted])"),
+            (
+                "\"https://h/b?x=s3cret/y\", why?",
+                "\"https://h/b?[redacted]\", why?",
+            ),
+            ("what? nothing", "what? nothing"),
+        ] {
+            assert_eq!(without_queries(line), shown);
+        }
     }
 
     #[test]

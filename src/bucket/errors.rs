@@ -1,9 +1,8 @@
 //! Turns errors of the library and the storage into errors of stores.
 
-use std::error::Error as _;
-
 use object_store::Error;
 
+use crate::base::redact;
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// What storages call a bucket that is not there.
@@ -24,7 +23,7 @@ const TOO_MUCH: [&str; 5] = [
 /// Turns the library's errors into those of stores.
 pub(super) fn failed(error: Error, key: Option<&Key>) -> StoreError {
     let said = chain(&error);
-    let code = code(&said);
+    let code = code(&shown(&said));
     let is = |codes: &[&str]| codes.iter().any(|known| said.contains(known));
     let (kind, message, hint) = match &error {
         _ if is(&NO_BUCKET) => (
@@ -73,7 +72,7 @@ pub(super) fn failed(error: Error, key: Option<&Key>) -> StoreError {
             "check the network, and the endpoint and region in the variables AWS_…, GOOGLE_… or AZURE_…",
         ),
     };
-    let mut failed = StoreError::new(kind, message).with_source(error);
+    let mut failed = StoreError::new(kind, message).with_source(shown(&said));
     match kind {
         ErrorKind::Server => failed = failed.with_status(503, code),
         ErrorKind::Denied => failed = failed.with_status(403, code),
@@ -106,8 +105,14 @@ fn is_refusal(error: &Error, said: &str) -> bool {
     ) || CODES.iter().any(|code| said.contains(code))
 }
 
+/// Returns a text of the library or the storage without secrets: they name the address that was asked,
+/// with all that the endpoint was given with.
+pub(super) fn shown(text: &str) -> String {
+    redact::text(&redact::without_queries(text), &[])
+}
+
 /// Returns what an error and its causes say.
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -136,4 +141,26 @@ pub(super) fn corrupt(error: serde_json::Error) -> StoreError {
     StoreError::new(ErrorKind::Corrupt, message)
         .with_hint("was it written by a newer kvfs, or by something else?")
         .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_text_of_the_library_shows_how_the_endpoint_was_given() {
+        let source = "error sending request for url \
+                      (http://user:s3cret@127.0.0.1:9/b?key=s3cret&X-Amz-Signature=s3cret)";
+        let error = Error::Generic {
+            store: "S3",
+            source: source.into(),
+        };
+        let error = failed(error, None);
+        let cause = error.source().expect("a cause").to_string();
+        assert!(cause.contains("127.0.0.1:9"), "{cause}");
+        let all = format!("{error} {error:?} {cause} {:?}", error.duplicate());
+        assert!(!all.contains("s3cret"), "{all}");
+    }
 }

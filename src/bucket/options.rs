@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::errors::{chain, shown};
 use super::transport::Connector;
 use super::{Bucket, Scope};
 use crate::base::proxies::Proxies;
@@ -162,7 +163,7 @@ impl Bucket {
             unusable(
                 "the variables AWS_…, GOOGLE_… or AZURE_… tell of endpoint, region and credentials",
             )
-            .with_source(error)
+            .with_source(shown(&chain(&error)))
         })?;
         let azure = address.scheme() == "az";
         Self::with(store, Some(pages), azure, root, options.scope(address))
@@ -280,6 +281,19 @@ mod tests {
         // A token that is renewed leaves the cache warm.
         let renewed = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SESSION_TOKEN", "t")];
         assert_eq!(first, scope("s3://b/p", &renewed));
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_used_is_not_shown_with_its_secrets() {
+        for endpoint in ["http://user:s3cret@h:x/", "http://user:s3cret@/?key=s3cret"] {
+            let options = options(&[
+                ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+                ("AZURE_ENDPOINT", endpoint),
+            ]);
+            let error = Bucket::open(&address("az://container"), &options);
+            let error = error.expect_err("it is no address");
+            assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+        }
     }
 
     #[test]
