@@ -5,6 +5,7 @@ use axum::response::Response;
 use serde_json::json;
 
 use super::aliases::{self, resolve};
+use super::auth::{hidden, is_owner};
 use super::errors::{ApiError, Result};
 use super::folders::metadata::derived_id;
 use super::routes::Target;
@@ -43,7 +44,9 @@ pub(super) fn user(app: &App, id: &str) -> Result<Response> {
 
 /// Answers `GET` of a run.
 pub(super) fn run(app: &App, call: &Call, target: &Target) -> Result<Response> {
-    call.caller.must_be(&app.config.owner.id)?;
+    if !is_owner(app, call) {
+        return Err(hidden(call, Some(aliases::missing(target))));
+    }
     let run = aliases::find_run(app, target, &call.query)?;
     let store = resolve(app, call, target).map_or(run.store.clone(), |found| found.entry.id);
     let answer = json!({

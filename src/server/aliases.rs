@@ -1,8 +1,10 @@
 //! Resolves a store's id, name or run in an address.
 
+use super::auth::{hidden, is_owner};
 use super::catalog::{Lookup, StoreEntry};
 use super::config::RunEntry;
 use super::errors::{ApiError, Result};
+use super::folders::metadata::is_id;
 use super::routes::{Query, Target};
 use super::{App, Call};
 
@@ -13,6 +15,8 @@ pub(super) struct Resolved {
     /// Whether something other than the store's id led there, which some stores do not allow to all
     /// callers.
     pub by_name: bool,
+    /// What is said where there is nothing, if names lead there, which can be guessed.
+    pub missing: Option<fn() -> ApiError>,
 }
 
 /// How stores are found.
@@ -31,8 +35,13 @@ pub(super) fn resolve_now(app: &App, call: &Call, target: &Target) -> Result<Res
 fn resolve_by(app: &App, call: &Call, target: &Target, find: Find<'_>) -> Result<Resolved> {
     match target {
         Target::Store(reference) => by_reference(app, call, reference, find),
-        run => {
-            let run = find_run(app, run, &call.query)?;
+        target => {
+            let missing = missing(target);
+            let unseen = |error| match is_owner(app, call) {
+                true => error,
+                false => hidden(call, Some(missing)),
+            };
+            let run = find_run(app, target, &call.query).map_err(unseen)?;
             // Runs are the server's own account's, and so are their stores: others may have one of
             // the same id or name.
             let owner = &app.config.owner.id;
@@ -45,10 +54,20 @@ fn resolve_by(app: &App, call: &Call, target: &Target, find: Find<'_>) -> Result
                 })?,
             };
             Ok(Resolved {
-                entry: entry.ok_or_else(ApiError::store_not_found)?,
+                entry: entry.ok_or_else(|| unseen(ApiError::store_not_found()))?,
                 by_name: true,
+                missing: Some(missing),
             })
         }
+    }
+}
+
+/// Returns the error for what a target does not find, of the kind that others are told.
+pub(super) fn missing(target: &Target) -> fn() -> ApiError {
+    match target {
+        Target::Store(_) => ApiError::store_not_found,
+        Target::LastOfActor(_) => ApiError::actor_not_found,
+        Target::Run(_) | Target::LastOfTask(_) => ApiError::run_not_found,
     }
 }
 
@@ -107,6 +126,12 @@ fn is_called(app: &App, reference: &str, id: &str, name: Option<&str>) -> bool {
 }
 
 fn by_reference(app: &App, call: &Call, reference: &str, find: Find<'_>) -> Result<Resolved> {
+    let missing = split(reference).map(|_| ApiError::store_not_found as fn() -> ApiError);
+    // An id says nothing of what other stores there are; names do.
+    let absent = || match is_id(reference) {
+        true => ApiError::store_not_found(),
+        false => hidden(call, Some(ApiError::store_not_found)),
+    };
     let lookup = match split(reference) {
         None => Lookup::Id(reference),
         Some((_, "")) => {
@@ -124,13 +149,14 @@ fn by_reference(app: &App, call: &Call, reference: &str, find: Find<'_>) -> Resu
         }
         Some((user, name)) => {
             let owner = app.config.users().find(|known| known.is_called(user));
-            let owner = &owner.ok_or_else(ApiError::store_not_found)?.id;
+            let owner = &owner.ok_or_else(absent)?.id;
             Lookup::Name { owner, name }
         }
     };
     let entry = find(lookup)?;
-    let entry = entry.ok_or_else(ApiError::store_not_found)?;
+    let entry = entry.ok_or_else(absent)?;
     Ok(Resolved {
+        missing,
         // `default` finds a store, too, but is not its id.
         by_name: !entry.id.eq_ignore_ascii_case(reference),
         entry,

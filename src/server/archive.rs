@@ -68,8 +68,8 @@ impl Default for Archives {
 /// A client that hardly takes its archive makes way once another was refused one.
 pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let resolved = resolve(app, call, target)?;
+    auth::sight(call, &resolved, Wanted::Keys)?;
     let entry = resolved.entry;
-    auth::sight(call, &entry, resolved.by_name, Wanted::Keys)?;
     let selection = select(
         entry.schema.as_deref(),
         call.query.text("collection"),

@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderMap, header};
 
-use super::Call;
+use super::aliases::Resolved;
 use super::catalog::StoreEntry;
 use super::config::{GeneralAccess, ServerConfig, User};
 use super::errors::{ApiError, Result};
 use super::routes::Query;
+use super::{App, Call};
 use crate::base::redact::Secret;
 use crate::base::signature::{constant_time_eq, keys_expiry, verify_keys, verify_record};
 use crate::store::Key;
@@ -88,12 +89,8 @@ impl Caller {
 }
 
 /// Decides whether a caller may see something of a store, and how.
-pub(super) fn sight(
-    call: &Call,
-    store: &StoreEntry,
-    by_name: bool,
-    wanted: Wanted<'_>,
-) -> Result<Sight> {
+pub(super) fn sight(call: &Call, found: &Resolved, wanted: Wanted<'_>) -> Result<Sight> {
+    let store = &found.entry;
     if call.caller.must_be(&store.owner).is_ok() {
         return Ok(Sight::Owner);
     }
@@ -103,14 +100,30 @@ pub(super) fn sight(
     }
     let public = match store.access {
         GeneralAccess::AnyoneWithNameCanRead => true,
-        GeneralAccess::AnyoneWithIdCanRead => !by_name,
+        GeneralAccess::AnyoneWithIdCanRead => !found.by_name,
         _ => false,
     };
     match &call.caller {
         _ if public && call.is_local => Ok(Sight::Public),
         _ if public => Err(ApiError::foreign_host()),
-        Caller::Anonymous if given.is_none() => Err(ApiError::no_token()),
-        _ => Err(ApiError::no_permission()),
+        _ => Err(hidden(call, found.missing)),
+    }
+}
+
+/// Returns whether the caller is the server's own account.
+pub(super) fn is_owner(app: &App, call: &Call) -> bool {
+    call.caller.must_be(&app.config.owner.id).is_ok()
+}
+
+/// Returns what callers are told who may not see something, so that they learn nothing of whether
+/// it exists. `missing` is the error for what does not; `None` for what only an id leads to, of which
+/// an account is told that it has no permission, as by the platform.
+pub(super) fn hidden(call: &Call, missing: Option<fn() -> ApiError>) -> ApiError {
+    match (&call.caller, missing) {
+        (Caller::Anonymous, _) if !call.is_local => ApiError::foreign_host(),
+        (Caller::Anonymous, _) if call.query.text("signature").is_none() => ApiError::no_token(),
+        (Caller::User(_), Some(missing)) => missing(),
+        _ => ApiError::no_permission(),
     }
 }
 

@@ -47,7 +47,7 @@ struct Item<'a> {
 pub(super) fn list(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let resolved = resolve(app, call, target)?;
     let entry = &resolved.entry;
-    let sight = auth::sight(call, entry, resolved.by_name, Wanted::Keys)?;
+    let sight = auth::sight(call, &resolved, Wanted::Keys)?;
     let selection = select(
         entry.schema.as_deref(),
         call.query.text("collection"),

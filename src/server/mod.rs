@@ -56,8 +56,9 @@ pub use profile::{Platform, StoreClockKind};
 pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
+use aliases::Resolved;
 use archive::Archives;
-use auth::Caller;
+use auth::{Caller, Wanted};
 use errors::{ApiError, Result};
 use faults::Faults;
 use listen::Phase;
@@ -285,8 +286,12 @@ impl Call {
     }
 
     /// Fails unless this caller may write to a store, and the server allows writes.
-    fn may_write(&self, app: &App, entry: &StoreEntry) -> Result<()> {
-        self.caller.must_be(&entry.owner)?;
+    fn may_write(&self, app: &App, found: &Resolved) -> Result<()> {
+        if let Err(refused) = self.caller.must_be(&found.entry.owner) {
+            // What may not even be read is not told of.
+            auth::sight(self, found, Wanted::Store)?;
+            return Err(refused);
+        }
         app.must_be_writable()
     }
 }

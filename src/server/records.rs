@@ -63,7 +63,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target, key: &Key) -> Result<
 fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
     let resolved = resolve(app, call, target)?;
     let entry = &resolved.entry;
-    auth::sight(call, entry, resolved.by_name, Wanted::Record(key))?;
+    auth::sight(call, &resolved, Wanted::Record(key))?;
     if call.header("service-worker") == Some("script") {
         return Err(ApiError::service_worker());
     }
@@ -198,7 +198,7 @@ pub(super) fn put(
 ) -> Result<Response> {
     call.caller.user()?;
     let resolved = resolve(app, call, target)?;
-    call.may_write(app, &resolved.entry)?;
+    call.may_write(app, &resolved)?;
     if !key.is_valid() {
         return Err(ApiError::invalid_key());
     }
@@ -287,7 +287,7 @@ impl Read for Bounded {
 pub(super) fn delete(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Response> {
     call.caller.user()?;
     let resolved = resolve(app, call, target)?;
-    call.may_write(app, &resolved.entry)?;
+    call.may_write(app, &resolved)?;
     app.stats.store(&resolved.entry.id).deleted();
     // A local program may have made a record that the API could not make; that can be deleted.
     if !key.is_valid() {

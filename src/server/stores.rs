@@ -34,8 +34,8 @@ const KEYS_URL_VALID: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Answers `GET` of a store object.
 pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let resolved = resolve_now(app, call, target)?;
+    let sight = auth::sight(call, &resolved, Wanted::Store)?;
     let entry = resolved.entry;
-    let sight = auth::sight(call, &entry, resolved.by_name, Wanted::Store)?;
     let mut object = object(app, call, &entry, sight);
     if sight == Sight::Owner {
         object["urlSigningSecretKey"] = json!(entry.signing_key.expose());
@@ -52,9 +52,9 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
 /// Finds the store that the caller wants to change, and may.
 pub(super) fn to_change(app: &App, call: &Call, target: &Target) -> Result<StoreEntry> {
     call.caller.user()?;
-    let entry = resolve_now(app, call, target)?.entry;
-    call.may_write(app, &entry)?;
-    Ok(entry)
+    let resolved = resolve_now(app, call, target)?;
+    call.may_write(app, &resolved)?;
+    Ok(resolved.entry)
 }
 
 /// Answers `DELETE` of a store object.

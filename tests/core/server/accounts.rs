@@ -299,3 +299,99 @@ fn records_that_a_browser_shows_run_nothing_and_are_not_guessed_at() {
         assert_eq!(header(&answer, "referrer-policy"), Some("no-referrer"));
     }
 }
+
+#[test]
+fn what_may_not_be_seen_looks_like_what_is_not_there() {
+    let server = with_bob(|config| {
+        config.runs.push(
+            "hidden=plans,actor=shop,task=weekly"
+                .parse()
+                .expect("a run"),
+        );
+    });
+    let made = client().post(format!("{}/v2/key-value-stores?name=plans", server.url()));
+    assert_eq!(send(made.bearer_auth(TOKEN)).status(), 201);
+    let pairs = [
+        (
+            "key-value-stores/local~plans",
+            "key-value-stores/local~none",
+        ),
+        ("key-value-stores/~plans", "key-value-stores/~none"),
+        (
+            "key-value-stores/local~plans",
+            "key-value-stores/nobody~plans",
+        ),
+        ("actor-runs/hidden", "actor-runs/none"),
+        (
+            "actor-runs/hidden/key-value-store",
+            "actor-runs/none/key-value-store",
+        ),
+        ("acts/local~shop/runs/last", "acts/local~none/runs/last"),
+        (
+            "acts/local~shop/runs/last/key-value-store",
+            "acts/local~none/runs/last/key-value-store",
+        ),
+        (
+            "acts/local~shop/runs/last/key-value-store",
+            "acts/local~shop/runs/last/key-value-store?status=FAILED",
+        ),
+        (
+            "actor-tasks/local~weekly/runs/last/key-value-store",
+            "actor-tasks/local~none/runs/last/key-value-store",
+        ),
+    ];
+    let said = |path: &str, token: Option<&str>, method: &str| {
+        let url = format!("{}/v2/{path}", server.url());
+        let request = client().request(method.parse().expect("a method"), url);
+        let answer = send(match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        });
+        (
+            answer.status().as_u16(),
+            String::from_utf8_lossy(&bytes(answer)).into_owned(),
+        )
+    };
+    let below = |path: &str, more: &str| match path.split_once('?') {
+        Some((path, query)) => format!("{path}{more}?{query}"),
+        None => format!("{path}{more}"),
+    };
+    for (there, not) in pairs {
+        for more in ["", "/keys", "/records/k", "/records"] {
+            if !more.is_empty() && !there.contains("key-value-store") {
+                continue;
+            }
+            let (there, not) = (below(there, more), below(not, more));
+            let stranger = said(&there, None, "GET");
+            assert_eq!(stranger, said(&not, None, "GET"), "{there} {not}");
+            assert_eq!(stranger.0, 401, "{there}");
+            let bob = said(&there, Some(BOB), "GET");
+            assert_eq!(bob, said(&not, Some(BOB), "GET"), "{there} {not}");
+            assert_eq!(bob.0, 404, "{there}");
+        }
+        if there.contains("key-value-store") {
+            let (there, not) = (below(there, "/records/k"), below(not, "/records/k"));
+            for method in ["PUT", "DELETE"] {
+                let bob = said(&there, Some(BOB), method);
+                assert_eq!(bob, said(&not, Some(BOB), method), "{method} {there} {not}");
+            }
+            let wrong = |path: &str| said(&format!("{path}?signature=x"), None, "GET");
+            if !not.contains('?') {
+                assert_eq!(wrong(&there), wrong(&not), "{there} {not}");
+            }
+        }
+    }
+    // An id says nothing of names: the answers are the platform's.
+    let id = format!("key-value-stores/{}", server.entry.id);
+    assert_eq!(said(&id, Some(BOB), "GET").0, 403);
+    assert_eq!(
+        said("key-value-stores/AbcdefghijklmnopQ", Some(BOB), "GET").0,
+        404
+    );
+    let lost = said(
+        "acts/local~shop/runs/last/key-value-store?status=FAILED",
+        Some(TOKEN),
+        "GET",
+    );
+    assert!(lost.1.contains("Actor run was not found"), "{lost:?}");
+}

@@ -59,7 +59,7 @@ fn each_account_has_stores_and_names_of_its_own() {
         id
     );
     let named = owner(&server, &format!("/v2/key-value-stores/other~{STORE}"));
-    assert_error(named, 403, "insufficient-permissions");
+    assert_error(named, 404, "record-not-found");
     let put = send(
         client()
             .put(format!("{stores}/{id}/records/k"))
