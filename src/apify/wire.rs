@@ -13,9 +13,8 @@ use super::errors::Failure;
 use crate::base::redact::{self, SafeUrl, Secret};
 use crate::base::text;
 use crate::freshness::StoreState;
-use crate::store::{
-    ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError, codec,
-};
+use crate::store::codec::{self, DecoderMemory, Turn};
+use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.
 pub const MAX_JSON_LEN: usize = 32 << 20;
@@ -264,8 +263,10 @@ pub fn decoded(headers: &HeaderMap, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
             format!("the answer cannot be read: {error}"),
         )
     };
+    // At once: a record that is being decoded may wait for this answer.
+    let memory = DecoderMemory::of_process();
     let mut text = Vec::new();
-    codec::decoder(&encoding, Box::new(body.as_slice()))
+    codec::decoder(&encoding, Box::new(body.as_slice()), memory, Turn::Now)
         .map_err(corrupt)?
         .take(MAX_JSON_LEN as u64 + 1)
         .read_to_end(&mut text)

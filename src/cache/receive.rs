@@ -14,7 +14,7 @@ use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::base::units::KIB;
 use crate::disk::{Checksum, DiskTier, Patience, Spool};
-use crate::store::codec::expansion;
+use crate::store::codec::{DecoderMemory, Turn, expansion};
 use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
 use crate::transfer::fill::Outcome;
@@ -76,7 +76,12 @@ impl Records {
             counted
         } else {
             let most = self.config().max_content;
-            expansion::decoder(&meta.encoding, counted, most)
+            let turn = match need {
+                Need::Attributes | Need::Content => Turn::Reader(deadline),
+                Need::Ahead | Need::Warm => Turn::Ahead(deadline),
+            };
+            let memory = DecoderMemory::of_process();
+            expansion::decoder(&meta.encoding, counted, most, memory, turn)
                 .map_err(|error| error.with_key(key))?
         };
         let expected = meta.stored_size.filter(|_| plain);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use crate::base::clock::Deadline;
 use crate::store::codec::expansion::decoder;
+use crate::store::codec::{DecoderMemory, Turn};
 use crate::store::{
     Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, PutRequest, RecordMeta,
     Result, Store, StoreError, Upload,
@@ -116,7 +117,17 @@ pub fn read_decoded(
     let as_stored = matches!(meta.encoding, Encoding::Unknown(_));
     let mut content = match as_stored {
         true => body,
-        false => decoder(&meta.encoding, body, None).map_err(|error| error.with_key(key))?,
+        false => {
+            let turn = Turn::Reader(Deadline::after(timeout));
+            decoder(
+                &meta.encoding,
+                body,
+                None,
+                DecoderMemory::of_process(),
+                turn,
+            )
+            .map_err(|error| error.with_key(key))?
+        }
     };
     let mut print = Fingerprinter::default();
     each_chunk(&mut *content, key, |chunk| {

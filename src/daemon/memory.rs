@@ -6,10 +6,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 2;
 
+/// From this size on memory goes back to the system when it is freed, in bytes: windows of decoders
+/// above all.
+#[cfg(target_env = "gnu")]
+const GIVEN_BACK: libc::c_int = 512 << 10;
+
+/// How much free memory the allocator keeps at the end of an arena: as much as it would by itself.
+#[cfg(target_env = "gnu")]
+const KEPT: libc::c_int = 2 * GIVEN_BACK;
+
 /// Keeps the C library from setting aside 64 MiB of addresses for each of the first threads, eight
 /// a core: dozens of threads wait for the network here, and none of them allocates much. Under
 /// `ulimit -v`, or on a large machine, the daemon could else not even start. Where addresses are
 /// limited there is one arena only.
+///
+/// Keeps it, too, from learning from the first large piece that is freed to keep all others.
 ///
 /// To be called before the first thread is started.
 pub fn bound_arenas() {
@@ -21,6 +32,8 @@ pub fn bound_arenas() {
     // thread is there yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
     }
 }
 

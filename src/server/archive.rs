@@ -24,6 +24,7 @@ use super::routes::Target;
 use super::schema::{Selection, select};
 use super::{App, Call, REQUEST_DEADLINE, body, reply};
 use crate::base::clock::Deadline;
+use crate::store::codec::DecoderMemory;
 use crate::store::{Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, MAX_PAGE, Store};
 
 /// What Windows and Unix do not both take in file names, and the mark of encoding itself.
@@ -79,7 +80,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     let store = entry.store;
     // What is wrong with the store is said before the archive begins.
     selection.page(&*store, None, 1, Deadline::after(REQUEST_DEADLINE))?;
-    let archives = app.archives.clone();
+    let (archives, memory) = (app.archives.clone(), app.decoders.clone());
     let place = archives.places.clone().try_acquire_owned();
     let Ok(place) = place else {
         archives.wanted.store(true, Ordering::Relaxed);
@@ -87,7 +88,7 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     };
     let body = body::written(
         move |out| {
-            let packed = pack(&*store, &selection, out);
+            let packed = pack(&*store, &selection, &memory, out);
             drop(place);
             packed
         },
@@ -107,14 +108,19 @@ pub(super) fn get(app: &App, call: &Call, target: &Target) -> Result<Response> {
     Ok(response)
 }
 
-fn pack(store: &dyn Store, selection: &Selection, out: &mut dyn Write) -> io::Result<()> {
+fn pack(
+    store: &dyn Store,
+    selection: &Selection,
+    memory: &DecoderMemory,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut archive = ZipWriter::new_stream(out);
     let mut after: Option<String> = None;
     loop {
         let deadline = Deadline::after(REQUEST_DEADLINE);
         let page = selection.page(store, after.as_deref(), MAX_PAGE, deadline)?;
         for item in &page.items {
-            add(store, &item.key, &mut archive)?;
+            add(store, &item.key, memory, &mut archive)?;
         }
         match page.next {
             Some(next) => after = Some(next.to_string()),
@@ -127,6 +133,7 @@ fn pack(store: &dyn Store, selection: &Selection, out: &mut dyn Write) -> io::Re
 fn add(
     store: &dyn Store,
     key: &Key,
+    memory: &DecoderMemory,
     archive: &mut ZipWriter<StreamWriter<&mut dyn Write>>,
 ) -> io::Result<()> {
     let Some(fetched) = fetch(store, key)? else {
@@ -134,7 +141,7 @@ fn add(
     };
     let plain = match fetched.meta.encoding {
         Encoding::Unknown(_) => None,
-        encoding => decoded(&encoding, fetched.body, None)?,
+        encoding => decoded(&encoding, fetched.body, None, memory)?,
     };
     let mut content = match plain {
         Some(plain) => plain,

@@ -11,6 +11,7 @@ use super::faults::FaultRule;
 use super::folders::metadata::{derived_id, is_id};
 use super::profile::Platform;
 use crate::base::redact::Secret;
+use crate::store::codec::DecoderMemory;
 
 /// What a server serves, to whom, and how.
 #[derive(Clone, Debug)]
@@ -227,6 +228,8 @@ pub struct Limits {
     pub connections: usize,
     /// How long a client may be silent, or not read what it asked for.
     pub idle: Duration,
+    /// Bytes that all decoders of answers may take.
+    pub decoders: u64,
 }
 
 impl Default for Limits {
@@ -236,6 +239,7 @@ impl Default for Limits {
             record: None,
             connections: 1000,
             idle: Duration::from_secs(120),
+            decoders: DecoderMemory::most(),
         }
     }
 }

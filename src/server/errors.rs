@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::reply;
+use crate::store::codec::is_no_place;
 use crate::store::{ErrorKind, StoreError};
 
 /// Seconds after which a storage that could not do something is asked again.
@@ -208,6 +209,19 @@ impl ApiError {
         )
     }
 
+    /// Says that no more records can be decoded at once.
+    pub(super) fn decoding() -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service-unavailable",
+                "The server decodes as many records as it can at once; try again later, or accept \
+                 the encoding in which the record is stored",
+            )
+        }
+    }
+
     pub(super) fn head_too_large() -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -339,6 +353,7 @@ impl From<StoreError> for ApiError {
             ),
             ErrorKind::Changed => Self::precondition_failed(),
             ErrorKind::RateLimited => Self::rate_limit(0),
+            ErrorKind::Timeout if is_no_place(&error) => Self::decoding(),
             ErrorKind::Timeout => {
                 tracing::warn!(%error, "the store took too long");
                 Self {

@@ -56,6 +56,7 @@ pub use profile::{Platform, StoreClockKind};
 pub use stats::{Counts, LoggedRequest};
 
 use crate::local::Access;
+use crate::store::codec::DecoderMemory;
 use aliases::Resolved;
 use archive::Archives;
 use auth::{Caller, Wanted};
@@ -110,6 +111,8 @@ struct App {
     faults: Faults,
     profile: Option<Profile>,
     archives: Arc<Archives>,
+    /// The memory of all decoders of answers.
+    decoders: DecoderMemory,
     /// Requests left for each store, and when that was reckoned. By a hash of what the address
     /// calls the store: strangers choose that text.
     allowances: Mutex<HashMap<u64, (f64, Instant)>>,
@@ -175,6 +178,7 @@ impl Server {
         let app = Arc::new(App {
             faults: Faults::new(&config.knobs.faults),
             profile: config.platform.clone().map(Profile::new),
+            decoders: DecoderMemory::new(config.limits.decoders),
             config,
             catalog,
             stats: Arc::default(),

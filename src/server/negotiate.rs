@@ -4,12 +4,18 @@
 //! its encoding.
 
 use std::io::{Cursor, Read};
+use std::time::Duration;
 
-use crate::store::codec::expansion;
+use crate::base::clock::Deadline;
+use crate::store::codec::{DecoderMemory, Turn, expansion};
 use crate::store::{Encoding, ErrorKind, StoreError};
 
 /// How far a record is decoded before its answer begins, in bytes.
 const LOOK: u64 = 64 * 1024;
+
+/// How long a request waits for the memory of a decoder: long enough that those of clients that do
+/// not read on have made way.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Returns whether an `Accept-Encoding` header takes `coding`. Without a header nothing but plain
 /// bytes is taken: the platform decodes for clients that do not ask.
@@ -48,8 +54,10 @@ pub(super) fn decoded(
     encoding: &Encoding,
     body: Box<dyn Read + Send>,
     most: Option<u64>,
+    memory: &DecoderMemory,
 ) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
-    let mut plain = expansion::decoder(encoding, body, most)?;
+    let turn = Turn::Reader(Deadline::after(PATIENCE));
+    let mut plain = expansion::decoder(encoding, body, most, memory, turn)?;
     let mut beginning = Vec::new();
     match (&mut plain).take(LOOK).read_to_end(&mut beginning) {
         Ok(_) => Ok(Some(Box::new(Cursor::new(beginning).chain(plain)))),

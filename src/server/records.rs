@@ -88,7 +88,7 @@ fn get_once(app: &App, call: &Call, target: &Target, key: &Key) -> Result<Respon
             None => fetch(store, key, &same)?,
         };
         // The client takes every byte of it.
-        plain = decoded(&meta.encoding, stored.body, Some(u64::MAX))?;
+        plain = decoded(&meta.encoding, stored.body, Some(u64::MAX), &app.decoders)?;
         if plain.is_none() {
             form = Form::Broken;
         }

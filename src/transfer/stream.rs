@@ -13,8 +13,9 @@ use crate::base::clock::{Deadline, Wait};
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::units::{KIB, MIB};
+use crate::store::codec::{self, DecoderMemory, Turn, has_made_way};
 use crate::store::wait::{Result, may_block, timed_out, wait_until};
-use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store, StoreError, codec};
+use crate::store::{ErrorKind, GetOutcome, GetRequest, Key, RecordMeta, Store, StoreError};
 
 /// Bytes read from the body at once.
 const CHUNK: usize = 256 * KIB as usize;
@@ -117,7 +118,12 @@ impl Origin {
         {
             GetOutcome::Found(found) if !self.may_be(&found.meta) => Err(self.changed()),
             GetOutcome::Found(found) if self.raw => Ok(found.body),
-            GetOutcome::Found(found) => codec::decoder(&found.meta.encoding, found.body),
+            GetOutcome::Found(found) => codec::decoder(
+                &found.meta.encoding,
+                found.body,
+                DecoderMemory::of_process(),
+                Turn::Reader(deadline),
+            ),
             GetOutcome::NotModified => Err(self.protocol("304 for a request without a condition")),
         }
     }
@@ -270,7 +276,11 @@ impl StreamReader {
             } else if stream.position == stream.end {
                 self.restart(stream, &(stream.position..wanted.end), deadline)?;
             }
-            self.advance(stream)?;
+            match self.advance(stream) {
+                // Its reader was away: it begins again.
+                Err(error) if has_made_way(&error) => (stream.body, stream.proving) = (None, None),
+                advanced => advanced?,
+            }
         }
     }
 

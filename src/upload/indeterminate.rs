@@ -11,8 +11,9 @@ use twox_hash::XxHash3_128;
 
 use crate::base::clock::Deadline;
 use crate::staging::{Began, Pending, Unanswered, UnansweredUploads};
+use crate::store::codec::{self, DecoderMemory, Turn};
 use crate::store::{
-    ETag, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError, codec,
+    ETag, ErrorKind, GetOutcome, GetRequest, Key, PutRequest, RecordMeta, Store, StoreError,
 };
 
 /// Bytes read at once.
@@ -259,7 +260,13 @@ fn compare_bytes(
     };
     let is_same = if began.decoded && !encoding.is_identity() {
         let most = began.bytes.size;
-        let body = codec::decoder(&encoding, found.body).map_err(|error| error.with_key(key))?;
+        let body = codec::decoder(
+            &encoding,
+            found.body,
+            DecoderMemory::of_process(),
+            Turn::Reader(deadline),
+        )
+        .map_err(|error| error.with_key(key))?;
         checksum(body, most).map_err(failed)? == Some((most, began.bytes.checksum.to_string()))
     } else {
         let sizes = sent.iter().map(|one| one.size);

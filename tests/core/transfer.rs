@@ -1,6 +1,7 @@
 //! Large records on their way to disk: several connections, pauses, who comes back.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -10,14 +11,18 @@ use kvfs::base::clock::{Deadline, Wait};
 use kvfs::base::workers::Workers;
 use kvfs::cache::content::{Content, Data, Kept, VersionId};
 use kvfs::disk::{Checksum, DiskTier};
-use kvfs::local::fault::Call;
+use kvfs::local::fault::{Call, FaultStore};
 use kvfs::local::memory::MemoryStore;
+use kvfs::store::codec::{DecoderMemory, Turn, decoder};
 use kvfs::store::{Encoding, ErrorKind, Key, Store};
 use kvfs::transfer::download::Download;
-use kvfs::transfer::stream::Origin;
+use kvfs::transfer::fill::Outcome;
+use kvfs::transfer::prefix::Prefix;
+use kvfs::transfer::stream::{Origin, StreamReader};
 use kvfs::transfer::tools::Tools;
 
 use crate::support::core::{Core, Setup, TTL, patient};
+use crate::support::served::remembering;
 
 /// Bytes that tell where in the record they are.
 fn numbered(len: usize) -> Vec<u8> {
@@ -255,4 +260,82 @@ fn what_lies_on_a_disk_that_fails_is_read_past_it_and_proven_by_its_checksum() {
     let other = reader(&changed).read_at(0, 1000, until());
     let error = other.expect_err("the store has another version by now");
     assert_eq!(error.kind(), Some(ErrorKind::Changed));
+}
+
+fn within_a_minute() -> Turn {
+    Turn::Reader(Deadline::after(Duration::from_secs(60)))
+}
+
+/// Makes a store with a record of which a decoder has to remember much.
+fn with_brotli(stored: &[u8]) -> (Arc<FaultStore>, Origin) {
+    let store = MemoryStore::new();
+    store.insert("big", "text/plain", Encoding::Brotli, stored.to_vec());
+    let store = Arc::new(FaultStore::new(Arc::new(store)));
+    let key = Key::new("big").expect("a key");
+    let meta = store.head(&key, Deadline::after(Duration::from_secs(60)));
+    let origin = Origin::new(store.clone(), key, meta.expect("a record"), false);
+    (store, origin)
+}
+
+#[test]
+fn a_download_that_had_to_stop_decoding_begins_again_and_ends() {
+    let len = 12 << 20;
+    let stored = remembering(len);
+    let (store, origin) = with_brotli(&stored);
+    let memory = DecoderMemory::new(24 << 20);
+    let body = Box::new(io::Cursor::new(stored.clone()));
+    let body = decoder(&Encoding::Brotli, body, &memory, within_a_minute());
+    let (mut body, mut head) = (body.expect("a decoder"), vec![0; 2 << 20]);
+    body.read_exact(&mut head).expect("its beginning");
+    // Meanwhile another is decoded, with the same memory.
+    let other = decoder(
+        &Encoding::Brotli,
+        Box::new(&*stored),
+        &memory,
+        within_a_minute(),
+    );
+    io::copy(&mut other.expect("a decoder"), &mut io::sink()).expect("its turn comes");
+    let folder = tempfile::tempdir().expect("a temp folder");
+    let disk = DiskTier::open(folder.path(), 1 << 30, "test", Arc::default()).expect("a cache");
+    let spool = disk.spool(len as u64).expect("room");
+    let tools = Tools::new(Workers::new("test", 8, 8, Arc::default()));
+    let download = Download::new(origin, &spool, None, None, tools);
+    assert!(download.attach());
+    let outcome = download.fill(&head, Some(body), spool);
+    assert!(
+        matches!(outcome, Outcome::Whole(_, size, _) if size == len as u64),
+        "{outcome:?}"
+    );
+    assert_eq!(store.calls(Call::Get), 1);
+    let read = download.read(0..len as u64, patient()).expect("all of it");
+    assert!(read.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_reader_that_was_away_while_others_decoded_goes_on() {
+    let len = 40 << 20;
+    let stored = remembering(len);
+    let (store, origin) = with_brotli(&stored);
+    let reader = StreamReader::new(origin, len as u64, None, Prefix::default());
+    let memory = DecoderMemory::of_process();
+    let one = |turn| decoder(&Encoding::Brotli, Box::new(&*stored), memory, turn).expect("one");
+    let mut at = 0;
+    let deadline = patient().deadline().expect("one");
+    while store.calls(Call::Get) < 2 {
+        assert!(
+            deadline.remaining().is_some(),
+            "it never had to begin again"
+        );
+        let read = reader.read_at(at, 1 << 20, patient()).expect("bytes");
+        assert!(read.len() == 1 << 20 && read.iter().all(|byte| *byte == 7));
+        at += 1 << 20;
+        // All memory is taken, and then one more waits for its share.
+        let mut others = Vec::new();
+        while memory.taken() + (19 << 20) <= DecoderMemory::most() {
+            let mut other = one(Turn::Now);
+            other.read_exact(&mut vec![0; 2 << 20]).expect("some");
+            others.push(other);
+        }
+        io::copy(&mut one(within_a_minute()), &mut io::sink()).expect("its turn comes");
+    }
 }

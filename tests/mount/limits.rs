@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::daemon::User;
-use crate::support::served::{STORE, TOKEN, TestServer};
+use crate::support::served::{STORE, TOKEN, TestServer, remembering};
 
 /// So many small records.
 const SMALL: usize = 200;
@@ -104,4 +104,32 @@ fn sixty_four_descriptors_are_enough() {
 #[test]
 fn a_quarter_of_a_gibibyte_of_addresses_is_enough() {
     works_under("--as=268435456", COPIES);
+}
+
+#[test]
+fn records_that_need_much_to_be_decoded_are_decoded_one_after_the_other() {
+    let (len, files) = (12 << 20, 16);
+    let server = TestServer::start();
+    let user = User::new();
+    for n in 0..files {
+        let stored = remembering(len + n);
+        let name = format!("r{n:02}");
+        server.put(&name, "text/plain", kvfs::store::Encoding::Brotli, &stored);
+    }
+    let mounted = limited(&user, "--as=402653184", &server)
+        .output()
+        .expect("prlimit runs");
+    assert!(mounted.status.success(), "{mounted:?}");
+    thread::scope(|scope| {
+        for n in 0..files {
+            let path = user.path(&format!("mnt/r{n:02}"));
+            scope.spawn(move || {
+                let read = std::fs::read(path).expect("a record");
+                assert_eq!(read.len(), len + n);
+            });
+        }
+    });
+    let status = &user.status()[0]["stats"];
+    assert_eq!(status["errors_total"], 0, "{status}");
+    user.works(&["unmount", "mnt"]);
 }

@@ -224,6 +224,15 @@ impl TestServer {
     }
 }
 
+/// Returns a content of this length in brotli of which a decoder has to remember 16 MiB.
+pub fn remembering(len: usize) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    let mut encoder = brotli::CompressorWriter::new(&mut encoded, 1 << 16, 5, 24);
+    encoder.write_all(&vec![7; len]).expect("brotli");
+    drop(encoder);
+    encoded
+}
+
 /// Encodes content.
 pub fn encode(encoding: &Encoding, content: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::default();

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::WriteSide;
 use super::draft::{Draft, DraftFacts, Place};
@@ -15,9 +16,12 @@ use crate::fs::{KvFs, Result};
 use crate::staging::adopted::Decode;
 use crate::staging::file::StagingFile;
 use crate::staging::{Began, JournalEntry, Pending, StagingFolder};
-use crate::store::codec::expansion;
+use crate::store::codec::{DecoderMemory, Turn, expansion};
 use crate::store::{Encoding, Key, RecordMeta, StoreError};
 use crate::upload::UploadObserver;
+
+/// How long a journalled file waits to be decoded.
+const DECODING: Duration = Duration::from_secs(60);
 
 impl KvFs {
     /// Waits until the store has what was journalled of a file.
@@ -128,7 +132,9 @@ fn decoded(
     most: Option<u64>,
 ) -> io::Result<File> {
     let mut file = folder.new_file()?;
-    let mut decoder = expansion::decoder(encoding, Box::new(data), most)?;
+    let turn = Turn::Reader(Deadline::after(DECODING));
+    let memory = DecoderMemory::of_process();
+    let mut decoder = expansion::decoder(encoding, Box::new(data), most, memory, turn)?;
     io::copy(&mut decoder, &mut file)?;
     Ok(file)
 }

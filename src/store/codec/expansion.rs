@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::decoder as unbounded;
+use super::{DecoderMemory, Turn, decoder as unbounded};
 use crate::base::units::{ByteSize, MIB};
 use crate::store::{Encoding, ErrorKind, Result, StoreError};
 
@@ -26,11 +26,17 @@ const MOST_TIMES: u64 = 1100;
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for an unknown encoding; later, from reading, [`ErrorKind::TooLarge`].
-pub fn decoder(encoding: &Encoding, body: Body, most: Option<u64>) -> Result<Body> {
+pub fn decoder(
+    encoding: &Encoding,
+    body: Body,
+    most: Option<u64>,
+    memory: &DecoderMemory,
+    turn: Turn,
+) -> Result<Body> {
     let stored = Arc::new(AtomicU64::new(0));
     let counted = Counted(body, Arc::clone(&stored));
     Ok(Box::new(Bounded {
-        inner: unbounded(encoding, Box::new(counted))?,
+        inner: unbounded(encoding, Box::new(counted), memory, turn)?,
         stored,
         decoded: 0,
         most,
@@ -116,7 +122,13 @@ mod tests {
 
     fn decoded(encoding: Encoding, bytes: u64, most: Option<u64>) -> Result<u64> {
         let stored = io::Cursor::new(zeros(&encoding, bytes));
-        let mut body = decoder(&encoding, Box::new(stored), most)?;
+        let mut body = decoder(
+            &encoding,
+            Box::new(stored),
+            most,
+            DecoderMemory::of_process(),
+            Turn::Now,
+        )?;
         io::copy(&mut body, &mut io::sink())
             .map_err(|error| StoreError::from_io(error, ErrorKind::Corrupt))
     }

@@ -8,6 +8,9 @@ use crate::store::{Encoding, ErrorKind, StoreError};
 
 pub mod brotli;
 pub mod expansion;
+mod memory;
+
+pub use memory::{DecoderMemory, Turn, has_made_way, is_no_place};
 
 /// Read buffer of the decoders, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -18,19 +21,26 @@ type Body<'a> = BufReader<Box<dyn Read + Send + 'a>>;
 /// Returns a reader of the content behind `body`'s stored bytes.
 ///
 /// A stream that ends early, is damaged, or has bytes behind its end is an [`io::Error`], never a
-/// short content. An error of `body` itself comes through unchanged.
+/// short content. An error of `body` itself comes through unchanged. What it needs is taken from
+/// `memory`, when it is first needed.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] for an encoding that kvfs cannot undo, and errors of the first read.
+/// [`ErrorKind::Corrupt`] for an encoding that kvfs cannot undo, and errors of the first read. Later,
+/// from reading, those of [`is_no_place`] and [`has_made_way`].
 pub fn decoder<'a>(
     encoding: &Encoding,
     body: Box<dyn Read + Send + 'a>,
+    memory: &DecoderMemory,
+    turn: Turn,
 ) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
     let buffered = |body| BufReader::with_capacity(BUFFER, body);
     Ok(match encoding {
         Encoding::Identity => body,
         Encoding::Gzip => Box::new(Whole::new(MultiGzDecoder::new(buffered(body)), "gzip")),
-        Encoding::Brotli => Box::new(Whole::new(brotli::Decoder::new(buffered(body)), "br")),
+        Encoding::Brotli => {
+            let decoder = brotli::Decoder::new(buffered(body), memory, turn);
+            Box::new(Whole::new(decoder, "br"))
+        }
         Encoding::Deflate => deflate(buffered(body))?,
         Encoding::Unknown(name) => {
             return Err(StoreError::new(
@@ -166,6 +176,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decoder<'a>(
+        encoding: &Encoding,
+        body: Box<dyn Read + Send + 'a>,
+    ) -> Result<Box<dyn Read + Send + 'a>, StoreError> {
+        super::decoder(encoding, body, DecoderMemory::of_process(), Turn::Now)
+    }
 
     fn encode(encoding: &Encoding, content: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();

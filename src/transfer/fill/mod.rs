@@ -18,6 +18,7 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::units::{KIB, MIB};
 use crate::disk::{self, Spool};
 use crate::store::StoreError;
+use crate::store::codec::has_made_way;
 
 mod parts;
 mod readahead;
@@ -58,11 +59,14 @@ impl Download {
     pub fn fill(self: &Arc<Self>, head: &[u8], body: Option<Body>, spool: Spool) -> Outcome {
         self.state.lock().active += 1;
         let mut front = Front::new(spool);
-        let result = match body {
+        let mut result = match body {
             Some(body) => self.fill_front(&mut front, head, body),
             None if self.origin.has_ranges() => self.fill_parts(&mut front),
             None => self.fill_again(&mut front),
         };
+        while result.as_ref().is_err_and(has_made_way) {
+            result = self.fill_again(&mut front);
+        }
         let mut state = self.state.lock();
         state.active -= 1;
         state.paused = false;

@@ -16,7 +16,7 @@ use kvfs::base::units::{ByteSize, parse_duration};
 use kvfs::fs::name::{Meaning, meaning, of_key};
 use kvfs::listing::packed::Packed;
 use kvfs::staging::entry;
-use kvfs::store::codec::decoder;
+use kvfs::store::codec::{DecoderMemory, Turn, decoder};
 use kvfs::store::reference::{StoreRef, bucket_address};
 use kvfs::store::{ETag, Encoding, Key, ListItem};
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -266,7 +266,8 @@ fn decode(input: &[u8]) -> (usize, Result<u32, String>) {
     };
     let which = usize::from(*first) % encodings.len();
     let mut out = 0u64;
-    let result = decoder(&encodings[which], Box::new(body))
+    let memory = DecoderMemory::of_process();
+    let result = decoder(&encodings[which], Box::new(body), memory, Turn::Now)
         .map_err(|error| error.to_string())
         .and_then(|mut content| {
             let mut buffer = [0; 16 << 10];

@@ -4,6 +4,7 @@ mod access;
 mod accounts;
 mod adversary;
 mod crash;
+mod decoding;
 mod described;
 mod errors;
 mod links;

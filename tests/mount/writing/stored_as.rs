@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use kvfs::fs::write::Overwrite;
 use kvfs::store::Encoding;
+use kvfs::store::codec::{DecoderMemory, Turn, decoder};
 
 use super::{Writable, writing};
 use crate::support::mounted::{MountedSession, pattern, text};
@@ -26,7 +27,9 @@ impl Writable {
         let (stored, meta) = self.stored(name).expect("a record");
         let size = stored.len();
         let reader = Box::new(std::io::Cursor::new(stored));
-        let mut decoder = kvfs::store::codec::decoder(&meta.encoding, reader).expect("a decoder");
+        let memory = DecoderMemory::of_process();
+        let decoder = decoder(&meta.encoding, reader, memory, Turn::Now);
+        let mut decoder = decoder.expect("a decoder");
         let mut decoded = Vec::new();
         decoder.read_to_end(&mut decoded).expect("decoded");
         (decoded, meta.encoding, size)
