@@ -27,6 +27,23 @@ pub fn long() -> bool {
     std::env::var_os("KVFS_TEST_LONG").is_some()
 }
 
+/// Returns the numbers of the cases of a long run, of `all`: those of the share that `KVFS_TEST_SHARE`
+/// names, else all. In no order.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how tests are run is no setting of kvfs"
+)]
+pub fn share(all: usize) -> Vec<usize> {
+    let share = std::env::var("KVFS_TEST_SHARE").unwrap_or("1/1".into());
+    let (which, of) = share.split_once('/').expect("KVFS_TEST_SHARE=3/20");
+    let number = |text: &str| text.parse::<usize>().expect("KVFS_TEST_SHARE=3/20");
+    let (which, of) = (number(which), number(of));
+    assert!((1..=of).contains(&which), "there is no share {share}");
+    let mut numbers: Vec<usize> = (0..all).collect();
+    fastrand::Rng::with_seed(7).shuffle(&mut numbers);
+    numbers[all * (which - 1) / of..all * which / of].to_vec()
+}
+
 /// Returns how many cases of a random test to run: as many as `PROPTEST_CASES` says, else `many`
 /// where there is time for that, else `few`.
 #[expect(

@@ -116,6 +116,7 @@ pub fn parse(text: &str) -> (Case, Choices) {
 /// What came of an exploration.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// Those of which all runs were made.
     pub histories: usize,
     pub runs: u64,
     /// The shortest of each kind.
@@ -144,10 +145,7 @@ pub fn run_once(
 /// Makes all runs of all cases.
 pub fn explore(cases: &[Case], threads: usize, stop_after: Duration) -> Found {
     let next = AtomicUsize::new(0);
-    let found = Mutex::new(Found {
-        histories: cases.len(),
-        ..Found::default()
-    });
+    let found = Mutex::new(Found::default());
     let start = Instant::now();
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -155,6 +153,7 @@ pub fn explore(cases: &[Case], threads: usize, stop_after: Duration) -> Found {
                 let mut rig = None;
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     explore_case(&mut rig, case, &found);
+                    found.lock().histories += 1;
                     if start.elapsed() > stop_after {
                         break;
                     }

@@ -11,7 +11,7 @@
 //! Store, mount and journal are compared with a reference model, and with the rules W1 to W6 that
 //! `upload` states (`oracle`). Everything runs without a kernel; time and the order of requests are
 //! the run's. `KVFS_HISTORY` runs one history as a failure names it; `KVFS_HISTORIES`, or the long form,
-//! runs those of two and three steps too.
+//! runs those of two and three steps too, `KVFS_TEST_SHARE=3/20` a share of each set.
 #![allow(clippy::print_stdout, reason = "says how much was tried")]
 
 mod actor;
@@ -30,7 +30,7 @@ use rig::{Folders, Mode};
 use run::Case;
 use steps::{Step, histories};
 
-use crate::support::long;
+use crate::support::{long, share};
 
 /// Returns whether sets are run whose runs take long.
 #[expect(
@@ -124,11 +124,16 @@ fn few() -> Vec<Step> {
 fn all_hold(what: &str, sets: &[Set]) {
     let (start, threads) = (Instant::now(), threads());
     let _folders = Folders::new();
-    let cases: Vec<Case> = sets.iter().flat_map(Set::cases).collect();
+    let mut cases: Vec<Case> = sets.iter().flat_map(Set::cases).collect();
+    let all = cases.len();
+    if all_sets() {
+        cases = share(all).iter().map(|at| cases[*at].clone()).collect();
+    }
     let found = explore(&cases, threads, limit());
     println!(
-        "{what}: {} histories, {} runs, {:.1?}",
+        "{what}: {} histories of {}, {} runs, {:.1?}",
         found.histories,
+        all,
         found.runs,
         start.elapsed()
     );

@@ -2,11 +2,7 @@
 //! shares, so that several machines or nights can have them.
 //!
 //! `KVFS_TEST_LONG=1` runs all of them; `KVFS_TEST_SHARE=3/20`, the third of twenty equal shares.
-#![allow(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "says how much was tried; reads how long it may take"
-)]
+#![allow(clippy::print_stdout, reason = "says how much was tried")]
 
 use std::fmt;
 
@@ -63,17 +59,4 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} read, {} wrong", self.good, self.wrong.len())
     }
-}
-
-/// Returns the numbers of the cases of this run; `None` where it is not a long one.
-pub fn share(all: usize) -> Option<Vec<usize>> {
-    std::env::var_os("KVFS_TEST_LONG")?;
-    let share = std::env::var("KVFS_TEST_SHARE").unwrap_or("1/1".into());
-    let (which, of) = share.split_once('/').expect("KVFS_TEST_SHARE=3/20");
-    let number = |text: &str| text.parse::<usize>().expect("KVFS_TEST_SHARE=3/20");
-    let (which, of) = (number(which), number(of));
-    assert!((1..=of).contains(&which), "there is no share {share}");
-    let mut numbers: Vec<usize> = (0..all).collect();
-    fastrand::Rng::with_seed(7).shuffle(&mut numbers);
-    Some(numbers[all * (which - 1) / of..all * which / of].to_vec())
 }

@@ -109,6 +109,8 @@ impl Past<'_> {
             Some(End::Interrupted) if op.unsent => Weight::Never,
             Some(End::Interrupted) => Weight::Maybe,
             Some(End::Failed(..)) if self.has_effect(index) => Weight::Maybe,
+            // It has got half way: both names exist, the new one perhaps only in the journal.
+            Some(End::Failed("rename", ..)) if op.deletes => Weight::Maybe,
             Some(End::Failed(..)) => Weight::Never,
             Some(End::Ok) if op.unsure => Weight::Maybe,
             // No program waits for the end of a file into which nothing was written.
@@ -131,7 +133,11 @@ impl Past<'_> {
             let mut open = false;
             for op in &self.ops[..index] {
                 match op.step {
-                    Step::Hold(_) | Step::Take(_) | Step::Change => {
+                    // It may have what another program could not store.
+                    Step::Hold(of) if of == from => {
+                        open |= !op.makes.is_empty() || !self.failed(index, from).is_empty();
+                    }
+                    Step::Take(_) | Step::Change => {
                         open |= op.makes.iter().any(|(of, _)| *of == from);
                     }
                     Step::Close if op.ended.is_some() => open = false,
@@ -152,7 +158,10 @@ impl Past<'_> {
             By::Uploads | By::Recover => {}
         }
         effect.content.as_ref()?;
-        let mut makers: Vec<usize> = self.on(name).map(|(index, _)| index).collect();
+        let makers = self.on(name).filter(|(_, op)| {
+            op.began < effect.at && !matches!(op.end, Some(End::Failed("lookup", ..)))
+        });
+        let mut makers: Vec<usize> = makers.map(|(index, _)| index).collect();
         makers.reverse();
         let made = |index: &&usize| self.contents(**index, name).contains(&effect.content);
         // What is not there in the end may have been there for a while.
@@ -206,19 +215,44 @@ impl Past<'_> {
             // A file that was just made.
             found.push(Some(Bytes::new()));
         }
-        found.extend(self.refused(name));
+        found.extend(self.refused(name, until));
+        if self.is_held() {
+            found.extend(self.failed(index, name));
+        }
         found
     }
 
-    /// Returns what a file shows again when what was closed is refused afterwards: what the store has.
-    fn refused(&self, name: Name) -> Vec<Content> {
+    /// Returns whether a program holds a file open.
+    fn is_held(&self) -> bool {
+        let mut ops = self.ops.iter();
+        ops.any(|op| matches!(op.step, Step::Hold(_) | Step::Take(_)))
+    }
+
+    /// Returns what steps before one have written, and could not store: whoever holds the file sees it.
+    fn failed(&self, index: usize, name: Name) -> Vec<Content> {
+        let before = self.on(name).filter(|(other, op)| {
+            *other < index
+                && matches!(
+                    op.end,
+                    Some(End::Failed("close" | "fsync" | "truncate", ..))
+                )
+        });
+        before
+            .flat_map(|(other, _)| self.contents(other, name))
+            .collect()
+    }
+
+    /// Returns what a file shows again when what was closed is refused afterwards: what the store had
+    /// then.
+    fn refused(&self, name: Name, until: u64) -> Vec<Content> {
         let refusals = [ErrorKind::Denied, ErrorKind::Changed];
         let refused = self.injected.iter().any(|kind| refusals.contains(kind))
             || self.effects_on(name).any(|effect| effect.by == By::Other);
         if !self.mode.write_back || !refused {
             return Vec::new();
         }
-        let stored = self.effects_on(name).map(|effect| effect.content.clone());
+        let stored = self.effects_on(name).filter(|effect| effect.at <= until);
+        let stored = stored.map(|effect| effect.content.clone());
         stored.chain([self.start[name].clone()]).collect()
     }
 
@@ -258,8 +292,8 @@ impl Past<'_> {
         all
     }
 
-    /// Returns what the journal may keep in place of what was acknowledged: where closing journals, also
-    /// what is younger and was refused then.
+    /// Returns what the journal may keep, refused, in place of what was acknowledged: where closing
+    /// journals, also what was closed or synced later.
     fn may_be_kept(&self, name: Name) -> Vec<Content> {
         let journals = self.mode.write_back || self.names[name].ends_with(".part");
         let certain = |index: &usize| self.is_certain(*index, name);
@@ -268,7 +302,8 @@ impl Past<'_> {
             let hidden = later
                 .into_iter()
                 .any(|(_, other)| replaces(other, op, name));
-            journals && matches!(op.end, Some(End::Failed(..))) && !hidden
+            let was_closed = matches!(op.end, Some(End::Failed("close" | "fsync", ..)));
+            journals && was_closed && !hidden
         });
         failed
             .flat_map(|(index, _)| self.contents(index, name))

@@ -11,9 +11,11 @@ impl Past<'_> {
         }
         let key = &self.names[name];
         let journal = self.journal.iter().filter(|kept| kept.key == *key);
-        let mut journalled = journal.map(|kept| Some(kept.content.clone()));
-        let kept = self.may_be_kept(name);
-        if journalled.any(|content| allowed.contains(&content) || kept.contains(&content)) {
+        let may_be_kept = self.may_be_kept(name);
+        let mut journal = journal.map(|kept| (Some(kept.content.clone()), kept.refused.is_some()));
+        if journal.any(|(content, refused)| {
+            allowed.contains(&content) || refused && may_be_kept.contains(&content)
+        }) {
             return None;
         }
         let mut effects: Vec<&Effect> = self.effects_on(name).collect();
@@ -120,9 +122,9 @@ impl Past<'_> {
                 maker != index
                     && self.ops[maker].began > ended
                     && self.ops[maker].end != Some(End::Killed)
-                    // Nor what a program was told has failed.
+                    // Nor a rename of which a program was told that it has failed.
                     && !(self.ops[index].end == Some(End::Ok)
-                        && matches!(self.ops[maker].end, Some(End::Failed(..))))
+                        && matches!(self.ops[maker].end, Some(End::Failed("rename", ..))))
             })
         })?;
         Some(Broken {
@@ -197,11 +199,17 @@ impl Past<'_> {
                 let moved = self
                     .effects_on(to)
                     .any(|put| put.by == effect.by && put.content == theirs.content);
-                // What was opened and changed since is theirs with that change.
+                // What was opened and changed since is theirs with that change, or replaces it.
                 let taken = self.ops[..index].iter().any(|op| {
-                    let is_cut = matches!(op.step, Step::Truncate(_));
-                    let found = op.opened.or(op.ended.filter(|_| is_cut));
-                    found.is_some_and(|found| found > theirs.at) && self.concerns(op, name)
+                    let found = match op.step {
+                        Step::Close | Step::Change => None,
+                        Step::Truncate(_) => op.ended,
+                        _ => op.opened,
+                    };
+                    let base = op.base.as_ref().map(|(_, base)| base);
+                    found.is_some_and(|found| found > theirs.at)
+                        && self.concerns(op, name)
+                        && base.is_none_or(|base| theirs.content.as_ref() == Some(base))
                 });
                 moved || taken || theirs.at > effect.asked
             }
@@ -212,12 +220,18 @@ impl Past<'_> {
             }
             _ => theirs.at < op.opened.unwrap_or(op.began),
         };
-        // A rename replaces whatever is there.
+        // A rename replaces whatever is there when its bytes are stored, which may be later.
         let asked = asked
             || self.ops.iter().any(|op| {
+                let is_stored = || {
+                    let own = |earlier: &&&Effect| earlier.by != By::Other;
+                    let last = before.iter().rev().find(own);
+                    last.is_some_and(|last| last.content.is_some() && last.at > op.began)
+                };
                 matches!(op.step, Step::Rename(_, to) if to == name)
                     && op.began < effect.at
-                    && (effect.by == By::Uploads || op.ended.is_none_or(|ended| ended > theirs.at))
+                    && (op.ended.is_none_or(|ended| ended > theirs.at)
+                        || effect.by == By::Uploads && !is_stored())
             });
         (!asked).then(|| Broken {
             rule: "W5",
@@ -296,6 +310,10 @@ impl Past<'_> {
                     Some(ErrorKind::Changed) => {
                         self.injected.contains(&ErrorKind::Changed)
                             || self.effects.iter().any(|effect| effect.by == By::Other)
+                            // What is journalled is to replace what a killed rename has deleted.
+                            || self.ops[..index]
+                                .iter()
+                                .any(|op| op.deletes && op.end == Some(End::Killed))
                     }
                     Some(_) => !self.injected.is_empty(),
                 };
@@ -306,13 +324,15 @@ impl Past<'_> {
                     });
                 }
             }
-            // Of a step under way, any part may be seen.
-            let at_once = |name| {
-                let mut others = self.ops.iter();
-                others.any(|other| overlap(other, op) && self.concerns(other, name))
-            };
-            if let Some((name, base)) = op.base.as_ref().filter(|(name, _)| !at_once(*name)) {
-                let found = self.found_open(index, *name);
+            if let Some((name, base)) = &op.base {
+                let mut found = self.found_open(index, *name);
+                // Of a step under way, any part may be seen.
+                for (other, at_once) in self.on(*name) {
+                    if overlap(at_once, op) {
+                        found.extend(self.contents(other, *name));
+                        found.extend(self.found(other, *name));
+                    }
+                }
                 if !found.contains(&Some(base.clone())) {
                     broken.push(Broken {
                         rule: "W1",
@@ -342,10 +362,7 @@ impl Past<'_> {
         let mut found = self.may_have(name, Some(index), &before, &binds);
         // A file that was made just now.
         found.push(Some(Bytes::new()));
-        let held = self
-            .ops
-            .iter()
-            .any(|op| matches!(op.step, Step::Hold(_) | Step::Take(_)));
+        let held = self.is_held();
         for (other, _) in self.on(name) {
             let at_once = self.ops[other].ended.is_none_or(|ended| ended > op.began);
             if before(other) && (held || at_once) {
@@ -356,7 +373,7 @@ impl Past<'_> {
             .effects_on(name)
             .filter(|effect| effect.by == By::Other);
         found.extend(others.map(|effect| effect.content.clone()));
-        found.extend(self.refused(name));
+        found.extend(self.refused(name, until));
         found
     }
 }

@@ -397,7 +397,9 @@ impl<'a> Run<'a> {
                 (Step::Rename(_, to), Some(held)) if held == to => None,
                 (_, name) => name,
             };
-            if held.name != before && op.end != Some(End::Ok) {
+            // It may be another file that was opened while the name changed hands.
+            let at_once = op.began < held.opened.1;
+            if held.name != before && (op.end != Some(End::Ok) || at_once) {
                 held.or = Some(before);
             }
         }
