@@ -407,3 +407,20 @@ pub fn open_disk(
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_of_an_address_is_written_to_a_disk() {
+        for (given, kept) in [
+            ("http://user:secret@host:8010/", "http://host:8010/"),
+            ("http://secret@host/", "http://host/"),
+            ("https://host/path", "https://host/path"),
+        ] {
+            let kept_of = without_password(given.parse().expect("an address"));
+            assert_eq!(kept_of.as_str(), kept);
+        }
+    }
+}

@@ -112,14 +112,13 @@ mod tests {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use super::super::StagingFolder;
     use super::super::entry::{Pending, Why};
     use super::super::file::tests::folder;
     use super::*;
     use crate::store::{Encoding, Key};
 
-    #[test]
-    fn who_opens_an_entry_that_goes_meanwhile_reads_what_was_pinned() {
-        let (_dir, folder) = folder(None);
+    fn keep(folder: &StagingFolder) -> EntryId {
         let file = folder.new_file().expect("a file");
         file.write_all_at(b"bytes", 0).expect("written");
         let pending = Pending {
@@ -135,8 +134,31 @@ mod tests {
             unanswered: Default::default(),
             began: None,
         };
-        let journal = folder.journal();
-        let id = journal.keep(&file, pending, true).expect("kept");
+        let kept = folder.journal().keep(&file, pending, true);
+        kept.expect("kept")
+    }
+
+    #[test]
+    fn of_many_entries_few_are_open_and_none_that_was_not_read() {
+        let (_dir, folder) = folder(None);
+        let open = Arc::default();
+        let entries: Vec<Adopted> = (0..2 * OPEN)
+            .map(|_| Adopted::new(folder.journal(), &keep(&folder), None, &open))
+            .collect();
+        assert_eq!(open.0.lock().len(), 0);
+        let is_open = |entry: &&Adopted| entry.state.lock().file.strong_count() > 0;
+        for entry in &entries {
+            assert_eq!(entry.open().expect("it").metadata().expect("it").len(), 5);
+            assert!(entries.iter().filter(is_open).count() <= OPEN);
+        }
+        // What was closed is opened again.
+        assert!(entries[0].open().is_ok());
+    }
+
+    #[test]
+    fn who_opens_an_entry_that_goes_meanwhile_reads_what_was_pinned() {
+        let (_dir, folder) = folder(None);
+        let (journal, id) = (folder.journal(), keep(&folder));
         let this: Arc<OnceLock<Adopted>> = Arc::default();
         let (seen, is_first) = (Arc::clone(&this), AtomicBool::new(true));
         let (goes, going) = (Arc::clone(journal), id.clone());

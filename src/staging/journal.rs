@@ -375,6 +375,12 @@ impl Journal {
         unsettled.iter().try_for_each(|owner| owner.sync())
     }
 
+    /// Returns whether all removals are durable.
+    #[cfg(test)]
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.lock().is_empty()
+    }
+
     /// Returns all entries, the first closed first.
     pub fn entries(&self) -> Vec<JournalEntry> {
         let index = self.index.lock();

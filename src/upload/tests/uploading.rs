@@ -2,6 +2,22 @@
 
 use super::*;
 
+/// The end of the machine must not bring back what was deleted.
+#[test]
+fn what_is_discarded_is_durably_gone_although_others_wait() {
+    let bench = Bench::patient();
+    bench.store.fail_next(Call::Put, 2, ErrorKind::Network);
+    for name in ["gone", "waits"] {
+        bench.close(name, "text");
+        put_off(&bench, name);
+    }
+    let gone = key("gone");
+    let entered = bench.uploader.enter(&[&gone], Change::Name, soon());
+    assert!(entered.expect("nobody is inside").discard(&gone, || true));
+    assert!(bench.folder.journal().of_key(&gone).is_empty());
+    assert!(bench.folder.journal().is_settled());
+}
+
 #[test]
 fn what_is_closed_is_uploaded_and_leaves_the_journal() {
     let bench = Bench::new();

@@ -1,15 +1,77 @@
 //! Records that somebody else changes, makes or deletes meanwhile.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use kvfs::fs::types::Ino;
 use kvfs::fs::write::setattr::SetAttr;
-use kvfs::local::fault::Call;
+use kvfs::local::fault::{Call, FaultStore};
+use kvfs::local::memory::MemoryStore;
+use kvfs::staging::{Pending, Why};
 use kvfs::store::{Encoding, Key, Store};
 
 use super::{errno, late, names, stored, writable};
-use crate::support::core::{TTL, Told, patient};
+use crate::support::core::{Setup, TTL, Told, patient, staging};
+use crate::support::mounted::eventually;
+
+/// Its condition is that of the mount that was killed, also where closing waits for the store.
+#[test]
+fn what_is_added_to_a_file_of_a_killed_mount_overwrites_nothing_that_came_meanwhile() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = MemoryStore::new();
+    store.insert("K", "text/plain", Encoding::Identity, &b"old"[..]);
+    let etag = store.head(&Key::new("K").expect("a key"), late());
+    {
+        let killed = staging(dir.path(), None);
+        let file = killed.new_file().expect("a file");
+        file.write_all_at(b"old+", 0).expect("written");
+        let pending = Pending {
+            key: Key::new("K").expect("a key"),
+            content_type: Some("text/plain".into()),
+            encoding: Encoding::Identity,
+            if_match: etag.expect("a record").etag,
+            if_absent: false,
+            size: 4,
+            closed_at: jiff::Timestamp::UNIX_EPOCH,
+            why: Why::WriteBack,
+            attempts: 0,
+            unanswered: Default::default(),
+            began: None,
+        };
+        killed.journal().keep(&file, pending, true).expect("kept");
+    }
+    store.insert("K", "text/plain", Encoding::Identity, &b"theirs"[..]);
+    let mut setup = Setup::new(store).writable(dir.path());
+    let uploads = FaultStore::new(Arc::<MemoryStore>::clone(&setup.store));
+    uploads.block(Call::Put);
+    setup.remote = Some(Arc::new(uploads.clone()));
+    let core = setup.core(None);
+    let (_, fh) = core.open_to_write("K").expect("open");
+    core.fs.write(fh, 4, b"+", patient()).expect("written");
+    thread::scope(|scope| {
+        let closed = scope.spawn(|| core.close(fh));
+        assert!(uploads.wait_blocked(Call::Put, 1, late()));
+        uploads.release(Call::Put);
+        let _ = closed.join().expect("no panic");
+    });
+    let entries = || {
+        let write = setup.fs.write.as_ref().expect("writable");
+        write.staging.journal().entries()
+    };
+    eventually("nothing is under way", || {
+        let entries = entries();
+        entries.iter().all(|entry| entry.pending.why.is_failed())
+    });
+    assert_eq!(stored(&setup, "K"), Some(b"theirs".to_vec()));
+    assert!(
+        entries()
+            .iter()
+            .any(|entry| entry.pending.why.is_conflict())
+    );
+}
 
 #[test]
 fn a_record_that_changed_since_it_was_opened_is_not_overwritten() {
