@@ -2,10 +2,10 @@
 //! replace the record.
 //!
 //! Other files are stored as far as they were written, as on a local disk: of a log without room for
-//! its last line, all other lines are wanted. So are those of which the journal still has the bytes
-//! that were there before (`--write-back`): these are then on their way.
+//! its last line, all other lines are wanted.
 //!
-//! INVARIANT: nothing is lost of what is stored since it was emptied, nor of what is journalled.
+//! INVARIANT: nothing is lost of what is stored or journalled since it was emptied. What was journalled
+//! before stays on its way to the store: the half never takes its place.
 
 use std::ops::Range;
 
@@ -43,14 +43,16 @@ impl State {
     /// Notes that it was emptied.
     pub(super) fn empty(&mut self) {
         self.lost = None;
-        self.emptied = self.facts.base.is_some().then_some(self.change);
+        let is_closed = self.journalled.is_some() || self.tickets > 0;
+        let replaces = self.facts.base.is_some() || is_closed;
+        self.emptied = replaces.then_some(self.change);
     }
 
     pub(super) fn lose(&mut self, bytes: Range<u64>, error: &FsError) {
         let FsError::Refused(refusal) = error else {
             return;
         };
-        if self.emptied.is_none() || self.journalled.is_some() {
+        if self.emptied.is_none() {
             return;
         }
         let mut all = self
@@ -86,10 +88,9 @@ impl State {
         }
     }
 
-    /// Notes that the store, or the journal, has it as it is, or was.
+    /// Notes that the store, or the journal, has it as it is, or was since it was emptied.
     pub(super) fn settle_lost(&mut self) {
-        let is_stored = self.emptied.is_some_and(|at| at <= self.committed);
-        if is_stored || self.journalled.is_some() {
+        if self.emptied.is_some_and(|at| at <= self.committed) {
             (self.lost, self.emptied) = (None, None);
         }
     }
