@@ -99,6 +99,7 @@ impl KvFs {
 
     /// Returns the attributes of a file that this mount has changed.
     pub(super) fn draft_attributes(&self, draft: &Draft) -> AttrReply {
+        let mut inodes = self.inodes.lock();
         let mut attr = Attr {
             ino: draft.ino,
             size: draft.size(),
@@ -107,9 +108,15 @@ impl KvFs {
             links: 1,
             shown: Shown::default(),
         };
-        let mut inodes = self.inodes.lock();
+        // It may have been given up meanwhile.
+        let is_current = self
+            .draft(draft.ino)
+            .is_some_and(|current| std::ptr::eq(&*current, draft));
         if let Some(inode) = inodes.get_mut(draft.ino) {
             inode.follow_size(attr.size);
+            if is_current {
+                inode.trust_size();
+            }
         }
         apply_overrides(&mut attr, inodes.get(draft.ino));
         // The kernel sees its own writes; others must be asked for.

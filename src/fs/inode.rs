@@ -35,7 +35,8 @@ pub struct Inode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct More {
     version: Option<(VersionId, u64)>,
-    /// Whether an open is telling the kernel of this version at the moment.
+    /// Whether the kernel is being told of this version at the moment: by an open, or because what was
+    /// written was given up.
     ///
     /// INVARIANT: while set, that open is the only one, and the kernel has no pages that a program
     /// reads: other opens wait, so that none is told to keep pages that are about to be dropped.
@@ -45,8 +46,38 @@ struct More {
     /// Whether the kernel does not know that its file was renamed, deleted or replaced: the program that
     /// did had been ended.
     moved_unseen: bool,
+    /// Whether the kernel may believe another size than that of the file.
+    doubt: Doubt,
+    /// Whether an open had it looked up for that, and none has succeeded since.
+    size_asked: bool,
+    /// Whether pages of the kernel have bytes at a wrong place: opens wait until it has forgotten them.
+    misplaced: Misplaced,
     shown: Shown,
     opened: OpenedVersion,
+}
+
+/// Whether the kernel may believe another size than that of the file, until an answer tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Doubt {
+    /// It believes what it was told.
+    #[default]
+    Nothing,
+    /// It may believe a larger size: only answers make it smaller.
+    Larger,
+    /// It may believe any: what it wrote was given up, or is at another place.
+    Any,
+}
+
+/// Whether the kernel has pages with bytes at a wrong place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Misplaced {
+    /// It has none.
+    #[default]
+    Nothing,
+    /// It has.
+    Pages,
+    /// A thread has it forget them.
+    BeingForgotten,
 }
 
 /// The store's data of the version that is, or was last, open.
@@ -109,13 +140,55 @@ impl Inode {
 
     /// Returns the size that the kernel believes; `None` if it may be one of several.
     pub fn told_size(&self) -> Option<u64> {
-        (!self.told_several).then_some(self.told_size)
+        let is_known = !self.told_several && self.doubt() != Doubt::Any;
+        is_known.then_some(self.told_size)
     }
 
     /// Notes that an answer with this size goes to the kernel.
     pub fn tell_size(&mut self, size: u64) {
         self.told_several |= self.told_size != size;
         self.told_size = size;
+        self.trust_size();
+    }
+
+    /// Notes that the kernel may believe any size, and has forgotten all that it was told.
+    pub fn lose_size(&mut self) {
+        self.change(|more| more.doubt = Doubt::Any);
+    }
+
+    /// Notes that the kernel may believe a larger size.
+    pub fn doubt_size(&mut self) {
+        self.change(|more| more.doubt = Doubt::Larger);
+    }
+
+    /// Notes that an answer tells the kernel the size.
+    pub fn trust_size(&mut self) {
+        let doubt = self.doubt();
+        if doubt != Doubt::Nothing {
+            // It was not told any since it has forgotten all.
+            self.told_several &= doubt != Doubt::Any;
+            self.change(|more| more.doubt = Doubt::Nothing);
+        }
+    }
+
+    fn doubt(&self) -> Doubt {
+        self.more.as_ref().map_or(Doubt::Nothing, |more| more.doubt)
+    }
+
+    /// Returns whether the kernel may believe another size than that of the file.
+    pub fn is_size_doubted(&self) -> bool {
+        self.doubt() != Doubt::Nothing
+    }
+
+    /// Returns whether an open has to fail so that the kernel asks for the size: not twice, as the second
+    /// time would be an error for the program.
+    pub fn has_size_asked(&mut self, doubted: bool) -> bool {
+        let before = self.more.as_ref().is_some_and(|more| more.size_asked);
+        let asks = doubted && !before;
+        if before != asks {
+            self.change(|more| more.size_asked = asks);
+        }
+        asks
     }
 
     /// Notes that the kernel has this size, whatever is still on its way to it.
@@ -150,14 +223,43 @@ impl Inode {
         });
     }
 
-    /// Returns whether an open is telling the kernel of its version: others then wait.
+    /// Returns whether the kernel is being told of the version: opens then wait.
     pub fn is_settling(&self) -> bool {
-        self.more().settling
+        let more = self.more();
+        more.settling || more.misplaced != Misplaced::Nothing
     }
 
     /// Begins or ends that.
     pub fn set_settling(&mut self, settling: bool) {
         self.change(|more| more.settling = settling);
+    }
+
+    /// Notes that the kernel is getting pages with bytes at a wrong place, and believes a wrong size.
+    /// Returns whether it is to be told; else a thread is about to.
+    pub fn misplace(&mut self) -> bool {
+        self.lose_size();
+        let before = self.more().misplaced;
+        self.change(|more| more.misplaced = Misplaced::Pages);
+        before == Misplaced::Nothing
+    }
+
+    /// Begins to have the kernel forget such pages; returns whether there are any.
+    pub fn begin_forgetting(&mut self) -> bool {
+        let any = self.more().misplaced == Misplaced::Pages;
+        if any {
+            self.change(|more| more.misplaced = Misplaced::BeingForgotten);
+        }
+        any
+    }
+
+    /// Notes that the kernel has forgotten them, if there are no more of them since.
+    pub fn end_forgetting(&mut self) {
+        self.lose_size();
+        self.change(|more| {
+            if more.misplaced == Misplaced::BeingForgotten {
+                more.misplaced = Misplaced::Nothing;
+            }
+        });
     }
 
     /// Returns whether the kernel reads the open handles' content from its file.

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::handle::FileHandle;
 use super::inode::{Inode, OpenedVersion};
+use super::inodes::InodeTable;
 use super::types::{Fh, Ino, KernelCache, NoKernel, Opened};
 use super::write::draft::Place;
 use super::{FsError, KvFs, Result};
@@ -43,10 +44,12 @@ enum Entered {
     Beside(Arc<Content>),
     /// The file has become another version since its content was asked for: this mount has stored it.
     Outdated,
+    /// It is not: the kernel may believe a larger size, and a program is about to write.
+    Doubted,
 }
 
 /// Ends the time in which an open has an inode to itself, whatever came of it.
-struct Settling<'a>(&'a KvFs, Ino);
+pub(super) struct Settling<'a>(pub(super) &'a KvFs, pub(super) Ino);
 
 impl Drop for Settling<'_> {
     fn drop(&mut self) {
@@ -101,7 +104,7 @@ impl KvFs {
         since: Option<Instant>,
         wait: Wait,
     ) -> Result<Opened> {
-        if let Some(opened) = self.open_draft(ino, writing)? {
+        if let Some(opened) = self.open_draft(ino, writing, wait)? {
             return Ok(opened);
         }
         let key = {
@@ -128,14 +131,16 @@ impl KvFs {
                 Err(_) => continue,
             };
             let size = content.known_size().ok_or(FsError::WouldBlock)?;
-            match self.enter_version(ino, (&content, size), Some(asked), shown, since, wait)? {
+            let shared = (shown, writing, since);
+            match self.enter_version(ino, (&content, size), Some(asked), shared, wait)? {
                 Entered::As(pages, direct) => break (reader, size, pages, direct),
                 Entered::Outdated => {}
+                Entered::Doubted => return Err(self.have_looked_up(ino)),
                 // A program has the version open that the store had when this call had begun.
                 Entered::Beside(content) => {
                     if let (Ok(reader), Some(size)) = (content.reader(), content.known_size())
                         && let Entered::As(pages, direct) =
-                            self.enter_version(ino, (&content, size), None, shown, since, wait)?
+                            self.enter_version(ino, (&content, size), None, shared, wait)?
                     {
                         break (reader, size, pages, direct);
                     }
@@ -178,7 +183,7 @@ impl KvFs {
     }
 
     /// Opens a file that has changes which the store lacks; `None` for any other.
-    fn open_draft(&self, ino: Ino, writing: bool) -> Result<Option<Opened>> {
+    fn open_draft(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Option<Opened>> {
         let changed = |fs: &Self| {
             let draft = fs.draft(ino)?;
             (draft.is_dirty() || !matches!(draft.place(), Place::Record(_))).then_some(())
@@ -186,94 +191,130 @@ impl KvFs {
         if changed(self).is_none() {
             return Ok(None);
         }
-        self.hold_open(ino)?;
+        self.hold_open(ino, wait)?;
         // Only now it cannot be forgotten.
         if changed(self).is_none() {
             self.inodes.lock().closed(ino);
             return Ok(None);
         }
+        let asks = |inode: &mut Inode| inode.has_size_asked(inode.is_size_doubted());
+        if writing && self.inodes.lock().get_mut(ino).is_some_and(asks) {
+            self.let_go(ino);
+            return Err(self.have_looked_up(ino));
+        }
         Ok(Some(self.hand_out_draft(ino, writing)))
     }
 
-    /// Counts an open of `content`, about which the store was asked at `asked` and when the file was
-    /// the version `shown`, if that matters. Unless the pages can be kept, the caller then has the inode
-    /// to itself and must let go of it when the kernel has been told.
+    /// Has the kernel ask for the size of a file that a program opens to write to it: it puts what is
+    /// appended where it believes the end to be. Returns the error that makes it look the name up again,
+    /// which sets the size; the next open is not asked for that again.
+    fn have_looked_up(&self, ino: Ino) -> FsError {
+        // Answers to earlier questions count no more.
+        self.kernel().invalidate_attributes(ino);
+        FsError::Stale
+    }
+
+    pub(super) fn kernel(&self) -> &dyn KernelCache {
+        match self.kernel.get() {
+            Some(kernel) => &**kernel,
+            None => &NoKernel,
+        }
+    }
+
+    /// Waits until the kernel has been told what there is of a file.
+    pub(super) fn await_told(
+        &self,
+        inodes: &mut MutexGuard<'_, InodeTable>,
+        ino: Ino,
+        wait: Wait,
+    ) -> Result<()> {
+        while inodes.get(ino).is_some_and(Inode::is_settling) {
+            let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
+            if self
+                .settled
+                .wait_until(inodes, deadline.instant())
+                .timed_out()
+            {
+                return Err(StoreError::new(
+                    ErrorKind::Timeout,
+                    "the kernel does not accept the record's new version",
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an open of `content`, about which the store was asked at `asked`; of `shared` the first is
+    /// which version the file was then, if that matters. Unless the pages can be kept, the caller then has
+    /// the inode to itself and must let go of it when the kernel has been told.
     fn enter_version(
         &self,
         ino: Ino,
         (content, size): (&Content, u64),
         asked: Option<Instant>,
-        shown: Option<Option<(VersionId, u64)>>,
-        since: Option<Instant>,
+        shared: (Option<Option<(VersionId, u64)>>, bool, Option<Instant>),
         wait: Wait,
     ) -> Result<Entered> {
+        let (shown, writing, since) = shared;
         let version = Some((content.version, size));
         let mut inodes = self.inodes.lock();
-        loop {
-            let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
-            if inode.detached && !inode.superseded {
+        self.await_told(&mut inodes, ino, wait)?;
+        let inode = inodes.get_mut(ino).ok_or(FsError::Stale)?;
+        if inode.detached && !inode.superseded {
+            return Err(FsError::Stale);
+        }
+        let now = inode.version();
+        if shown.is_some_and(|shown| now != shown && now != version) {
+            return Ok(Entered::Outdated);
+        }
+        let told = inode.told_size();
+        let pages = match now {
+            // While handles are open, it is their size that the kernel was told.
+            before if before == version && (inode.opens > 0 || told == Some(size)) => Pages::Keep,
+            Some((open, _)) if inode.opens > 0 => {
+                let asked = inode.opened().asked;
+                let is_young = since.is_none_or(|since| asked.is_some_and(|asked| asked >= since));
+                let young = is_young.then(|| self.handles.lock().content(ino, open));
+                if let Some(content) = young.flatten() {
+                    return Ok(Entered::Beside(content));
+                }
+                inodes.detach(ino);
+                if let Some(side) = &self.writing {
+                    side.drafts.detach(ino);
+                }
                 return Err(FsError::Stale);
             }
-            let now = inode.version();
-            if shown.is_some_and(|shown| now != shown && now != version) {
-                return Ok(Entered::Outdated);
-            }
-            if !inode.is_settling() {
-                let told = inode.told_size();
-                let pages = match inode.version() {
-                    // While handles are open, it is their size that the kernel was told.
-                    before if before == version && (inode.opens > 0 || told == Some(size)) => {
-                        Pages::Keep
-                    }
-                    Some((open, _)) if inode.opens > 0 => {
-                        let asked = inode.opened().asked;
-                        let is_young =
-                            since.is_none_or(|since| asked.is_some_and(|asked| asked >= since));
-                        let young = is_young.then(|| self.handles.lock().content(ino, open));
-                        if let Some(content) = young.flatten() {
-                            return Ok(Entered::Beside(content));
-                        }
-                        inodes.detach(ino);
-                        if let Some(side) = &self.writing {
-                            side.drafts.detach(ino);
-                        }
-                        return Err(FsError::Stale);
-                    }
-                    before if before.is_none() || before == version => Pages::Resize(told),
-                    _ => Pages::Replace(told),
-                };
-                if inode.opens == 0 {
-                    inode.set_direct(
-                        self.direct.load(Ordering::Relaxed) && content.whole_file().is_some(),
-                    );
-                }
-                inode.opens += 1;
-                let before = inode.opened();
-                let same = inode.version() == version;
-                inode.open_version(
-                    (content.version, size),
-                    OpenedVersion {
-                        stored: content.meta.stored_size,
-                        // Pages that are kept are shown with the time that they had.
-                        modified: before.modified.filter(|_| same).or(Some(content.modified)),
-                        asked: asked.max(before.asked.filter(|_| same)),
-                    },
-                );
-                inode.settle_size(size);
-                inode.set_settling(pages != Pages::Keep);
-                return Ok(Entered::As(pages, inode.is_direct()));
-            }
-            let deadline = wait.deadline().ok_or(FsError::WouldBlock)?;
-            let late = self.settled.wait_until(&mut inodes, deadline.instant());
-            if late.timed_out() {
-                return Err(StoreError::new(
-                    ErrorKind::Timeout,
-                    "the kernel does not accept the record's new version",
-                )
-                .with_key(&content.key)
-                .into());
-            }
+            before if before.is_none() || before == version => Pages::Resize(told),
+            _ => Pages::Replace(told),
+        };
+        let shrinks = pages != Pages::Keep && told.is_none_or(|told| told > size);
+        if writing && inode.has_size_asked(shrinks || inode.is_size_doubted()) {
+            inode.settle_size(size);
+            return Ok(Entered::Doubted);
         }
+        if inode.opens == 0 {
+            let direct = self.direct.load(Ordering::Relaxed) && content.whole_file().is_some();
+            inode.set_direct(direct);
+        }
+        inode.opens += 1;
+        let before = inode.opened();
+        let same = inode.version() == version;
+        inode.open_version(
+            (content.version, size),
+            OpenedVersion {
+                stored: content.meta.stored_size,
+                // Pages that are kept are shown with the time that they had.
+                modified: before.modified.filter(|_| same).or(Some(content.modified)),
+                asked: asked.max(before.asked.filter(|_| same)),
+            },
+        );
+        inode.settle_size(size);
+        if shrinks {
+            inode.doubt_size();
+        }
+        inode.set_settling(pages != Pages::Keep);
+        Ok(Entered::As(pages, inode.is_direct()))
     }
 
     /// Fetches ahead what a scan will open next.
@@ -320,10 +361,7 @@ impl KvFs {
     /// before any other open of this version is answered: the kernel acts on an open's reply only
     /// some time after it, and a second open would meanwhile keep, and read, what the first drops.
     fn tell_kernel(&self, ino: Ino, content: &Content, size: u64, pages: Pages) -> bool {
-        let kernel: &dyn KernelCache = match self.kernel.get() {
-            Some(kernel) => &**kernel,
-            None => &NoKernel,
-        };
+        let kernel = self.kernel();
         let (replaces, told_size) = match pages {
             Pages::Keep => return true,
             Pages::Resize(told) => (false, told),

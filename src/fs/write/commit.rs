@@ -5,11 +5,15 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::MutexGuard;
+
 use super::content_type;
 use super::draft::{Begin, Draft, DraftFacts, Place, Ticket, Why};
 use super::overlay::{Change, Name};
 use super::{Overwrite, WriteSide};
 use crate::base::clock::Deadline;
+use crate::fs::inodes::InodeTable;
+use crate::fs::read::Settling;
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::{Frozen, StagingFile};
@@ -429,18 +433,20 @@ impl KvFs {
         let Ok(side) = self.write_side() else { return };
         self.park(side, draft);
         let mut given_up = None;
-        let mut inodes = self.inodes.lock();
+        let inodes = self.inodes.lock();
         if inodes.get(draft.ino).is_some_and(|inode| inode.opens > 0) {
             return;
         }
         if draft.is_refused() && !draft.is_committing() && draft.go_back() {
             // What is journalled was promised; what came after it could not be, and was refused.
-            let version = self.records.new_version();
-            if let Some(inode) = inodes.get_mut(draft.ino) {
-                inode.set_version(Some((version, draft.size())));
-            }
-            drop(inodes);
+            let size = draft.size();
+            let telling = self.begin_telling(inodes, draft);
             self.note_present(side, draft);
+            if telling.is_some() && size > 0 {
+                // It may believe a smaller size; the byte is dropped with its page.
+                self.kernel().store(draft.ino, size - 1, &[0]);
+            }
+            self.end_telling(telling);
             return;
         }
         let removed = side.drafts.remove_if(draft, |draft| {
@@ -461,15 +467,35 @@ impl KvFs {
         let Some(Place::Record(key)) = given_up else {
             return;
         };
-        // The kernel's pages are of something that the store never got.
-        let version = self.records.new_version();
-        if let Some(inode) = inodes.get_mut(draft.ino) {
-            inode.set_version(Some((version, draft.size())));
-        }
-        drop(inodes);
+        // The kernel's pages, and the size that it believes, are of something that the store never got.
+        let telling = self.begin_telling(inodes, draft);
         side.overlay.lock().forget(&Name::Record(key.clone()));
         if !draft.is_stored() || draft.may_be_stored() {
             self.records.invalidate(&key);
+        }
+        self.end_telling(telling);
+    }
+
+    /// Begins to tell the kernel that what was written to a file is given up. No program has it open,
+    /// and opens wait until it has been told.
+    fn begin_telling(
+        &self,
+        mut inodes: MutexGuard<'_, InodeTable>,
+        draft: &Draft,
+    ) -> Option<Settling<'_>> {
+        let version = self.records.new_version();
+        let inode = inodes.get_mut(draft.ino)?;
+        inode.set_version(Some((version, draft.size())));
+        inode.set_settling(true);
+        Some(Settling(self, draft.ino))
+    }
+
+    fn end_telling(&self, telling: Option<Settling<'_>>) {
+        if let Some(Settling(_, ino)) = telling {
+            self.kernel().invalidate_pages(ino);
+            if let Some(inode) = self.inodes.lock().get_mut(ino) {
+                inode.lose_size();
+            }
         }
     }
 

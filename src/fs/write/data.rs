@@ -71,7 +71,7 @@ impl KvFs {
             return self.open_as(ino, true, Some(self.clock.now()), wait);
         }
         // First, so that the draft is not dropped meanwhile.
-        self.hold_open(ino)?;
+        self.hold_open(ino, wait)?;
         match self.draft_emptied(side, ino, wait) {
             Ok(_) => Ok(self.hand_out_draft(ino, true)),
             Err(error) => {
@@ -211,8 +211,9 @@ impl KvFs {
     }
 
     /// Counts an open of an inode with its bytes in a staging file.
-    pub(in crate::fs) fn hold_open(&self, ino: Ino) -> Result<()> {
+    pub(in crate::fs) fn hold_open(&self, ino: Ino, wait: Wait) -> Result<()> {
         let mut inodes = self.inodes.lock();
+        self.await_told(&mut inodes, ino, wait)?;
         inodes.get_mut(ino).ok_or(FsError::Stale)?.opens += 1;
         Ok(())
     }
@@ -248,13 +249,60 @@ impl KvFs {
             }
         })?;
         let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
-        let _changing = Changing::new(self, &draft)?;
+        self.write_draft(side, &draft, offset, bytes, wait)
+    }
+
+    /// Appends to an open file, where the kernel believes its end to be: if the file ends before that,
+    /// the bytes follow its end all the same, and there is no hole. Then the kernel is to forget
+    /// what it believes of the returned file, by [`KvFs::forget_misplaced`] once the write is answered.
+    ///
+    /// # Errors
+    /// As [`KvFs::write`].
+    pub fn append(&self, fh: Fh, offset: u64, bytes: &[u8], wait: Wait) -> Result<Option<Ino>> {
+        let (side, handle) = self.writable(fh)?;
+        let draft = self.draft_to_change(side, handle.ino, handle.reader.as_ref(), wait)?;
+        // The kernel has one writer at a time.
+        let at = offset.min(draft.size());
+        let end = at.saturating_add(bytes.len() as u64);
+        side.check_size(end)
+            .inspect_err(|error| draft.lose(at..end, error))?;
+        self.write_draft(side, &draft, at, bytes, wait)?;
+        if at == offset {
+            return Ok(None);
+        }
+        let mut inodes = self.inodes.lock();
+        let tells = inodes.get_mut(handle.ino).is_some_and(Inode::misplace);
+        Ok(tells.then_some(handle.ino))
+    }
+
+    /// Has the kernel forget pages in which [`KvFs::append`] has left bytes at a wrong place. Not on a
+    /// thread that answers a request.
+    pub fn forget_misplaced(&self, ino: Ino) {
+        let begins = |inode: &mut Inode| inode.begin_forgetting();
+        while self.inodes.lock().get_mut(ino).is_some_and(begins) {
+            self.kernel().invalidate_pages(ino);
+            if let Some(inode) = self.inodes.lock().get_mut(ino) {
+                inode.end_forgetting();
+            }
+        }
+        self.settled.notify_all();
+    }
+
+    fn write_draft(
+        &self,
+        side: &WriteSide,
+        draft: &Arc<Draft>,
+        offset: u64,
+        bytes: &[u8],
+        wait: Wait,
+    ) -> Result<()> {
+        let _changing = Changing::new(self, draft)?;
         let write = || draft.write(offset, bytes, self.clock.wall(), side.folder(), wait);
         match write() {
             Err(error) if error.errno() == libc::ENOSPC && self.records.drop_staged() => write()?,
             done => done?,
         }
-        self.changed_by_writing(handle.ino);
+        self.changed_by_writing(draft.ino);
         self.metrics.written_bytes.add(bytes.len() as u64);
         Ok(())
     }
@@ -354,10 +402,17 @@ impl KvFs {
         }
         self.await_name(side, ino, wait)?;
         // First, so that the draft is not dropped meanwhile.
-        self.hold_open(ino)?;
+        self.hold_open(ino, wait)?;
         let resized = self.resize(side, ino, size, fh, wait);
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
         self.let_go(ino);
+        if stored.is_err() {
+            // Where others have it open, it is of this size all the same.
+            self.kernel().invalidate_attributes(ino);
+            if let Some(inode) = self.inodes.lock().get_mut(ino) {
+                inode.lose_size();
+            }
+        }
         stored
     }
 

@@ -131,12 +131,15 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write_bytes(request, ino, fh, offset, data, reply);
+        // Mapped pages are written back to where they belong.
+        let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = flags.0 & libc::O_APPEND != 0 && !is_mapped;
+        self.write_bytes(request, ino, (fh, offset, appends), data, reply);
     }
 
     fn flush(

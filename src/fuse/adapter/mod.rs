@@ -69,6 +69,10 @@ impl Adapter {
         &self.fs
     }
 
+    pub(super) fn pool(&self) -> &Arc<Workers> {
+        &self.pool
+    }
+
     pub(super) fn uploads(&self) -> &Arc<Workers> {
         &self.uploads
     }

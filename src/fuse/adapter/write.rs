@@ -94,30 +94,49 @@ impl Adapter {
         );
     }
 
-    /// Tries at once with the kernel's own buffer; only what waits gets a copy of it.
+    /// Writes bytes at an offset, or appends them if the descriptor does. Tries at once with the kernel's
+    /// own buffer; only what waits gets a copy of it.
     pub(super) fn write_bytes(
         &self,
         request: &Request,
         ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
+        (fh, offset, appends): (FileHandle, u64, bool),
         data: &[u8],
         reply: ReplyWrite,
     ) {
+        let fh = Fh(fh.0);
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        self.fs().written_by(Fh(fh.0), Thread(request.pid()));
+        self.fs().written_by(fh, Thread(request.pid()));
+        let write = move |fs: &KvFs, data: &[u8], wait| match appends {
+            true => fs.append(fh, offset, data, wait),
+            false => fs.write(fh, offset, data, wait).map(|()| None),
+        };
+        let (fs, pool) = (Arc::clone(self.fs()), Arc::clone(self.pool()));
+        let answer = move |reply: ReplyWrite, misplaced: Option<Ino>| {
+            reply.written(written);
+            let Some(ino) = misplaced else { return };
+            let job = Arc::clone(&fs);
+            if pool.spawn(move || job.forget_misplaced(ino)).is_err() {
+                fs.forget_misplaced(ino);
+            }
+        };
         let asked = Asked::new(request, "write", ino);
-        match self.at_once(asked, |fs| fs.write(Fh(fh.0), offset, data, Wait::Never)) {
-            Some(Ok(())) => return reply.written(written),
+        match self.at_once(asked, |fs| write(fs, data, Wait::Never)) {
+            Some(Ok(misplaced)) => return answer(reply, misplaced),
             Some(Err(error)) => return fail(self.fs(), "write", Ino(ino.0), reply, &error),
             None => {}
         }
         let data: Arc<[u8]> = data.into();
-        self.answer(
+        self.answer_or_undo(
             asked.in_lane(Lane::Upload),
             reply,
-            move |fs, wait| fs.write(Fh(fh.0), offset, &data, wait),
-            move |reply, ()| reply.written(written),
+            move |fs, wait| write(fs, &data, wait),
+            answer,
+            |fs, misplaced| {
+                if let Some(ino) = misplaced {
+                    fs.forget_misplaced(ino);
+                }
+            },
         );
     }
 

@@ -3,6 +3,7 @@
 mod closing;
 mod failures;
 mod gate;
+mod given_up;
 mod meanwhile;
 mod names;
 mod others;

@@ -15,8 +15,9 @@ use kvfs::store::{
 };
 
 use super::gate::{all_stored, journalled};
-use super::{calls, errno, reset, stored};
+use super::{calls, errno, late, reset, stored};
 use crate::support::core::{Core, Setup, patient};
+use crate::support::mounted::eventually;
 
 /// A store that tells no versions apart and heeds no conditions, as the platform.
 #[derive(Debug)]
@@ -189,4 +190,26 @@ fn overwriting_always_compares_nothing() {
         assert_eq!(stored(&setup, "K"), Some(b"one\ntwo\n".to_vec()));
         assert_eq!((calls(&core, Call::Get), calls(&core, Call::Put)), (0, 1));
     }
+}
+
+#[test]
+fn what_follows_an_upload_in_the_background_is_compared_with_it() {
+    let (_dir, setup, core) = tagless(Overwrite::Unchanged).pop().expect("--write-back");
+    core.faults.block(Call::Put);
+    core.store("K", b"first").expect("journalled");
+    assert!(core.faults.wait_blocked(Call::Put, 1, late()));
+    core.store("K", b"second").expect("journalled");
+    core.faults.block(Call::Get);
+    core.faults.release(Call::Put);
+    assert!(core.faults.wait_blocked(Call::Get, 1, late()));
+    assert_eq!(stored(&setup, "K"), Some(b"first".to_vec()));
+    let theirs = &b"theirs"[..];
+    setup
+        .store
+        .insert("K", "text/plain", Encoding::Identity, theirs);
+    core.faults.release(Call::Get);
+    eventually("it is refused", || {
+        journalled(&setup) == [("K".to_owned(), true)]
+    });
+    assert_eq!(stored(&setup, "K").as_deref(), Some(theirs));
 }

@@ -7,6 +7,7 @@ mod editors;
 mod errors;
 mod everyday;
 mod exercisers;
+mod given_up;
 mod handles;
 mod large;
 mod others;
@@ -14,6 +15,7 @@ mod stored_as;
 mod stress;
 mod tools;
 mod types;
+mod unanswered;
 
 use std::path::PathBuf;
 use std::thread;
