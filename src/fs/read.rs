@@ -48,6 +48,9 @@ enum Entered {
     Doubted,
 }
 
+/// The version that a file shows, if any, and its size.
+type Shown = Option<(VersionId, u64)>;
+
 /// Ends the time in which an open has an inode to itself, whatever came of it.
 pub(super) struct Settling<'a>(pub(super) &'a KvFs, pub(super) Ino);
 
@@ -253,7 +256,7 @@ impl KvFs {
         ino: Ino,
         (content, size): (&Content, u64),
         asked: Option<Instant>,
-        shared: (Option<Option<(VersionId, u64)>>, bool, Option<Instant>),
+        shared: (Option<Shown>, bool, Option<Instant>),
         wait: Wait,
     ) -> Result<Entered> {
         let (shown, writing, since) = shared;
