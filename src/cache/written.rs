@@ -81,6 +81,7 @@ impl Records {
         state.changes += 1;
         state.described = None;
         state.is_unopened = false;
+        state.is_doubted = false;
         state.absent = content.is_none().then_some(now);
         state.known = known;
         state.content = content.map(Arc::downgrade).unwrap_or_default();

@@ -65,6 +65,7 @@ impl Records {
             let at_once =
                 |was: &Known| (follows && self.is_fresh_name(was.validated)).then(|| was.clone());
             if let Some(was) = &state.known
+                && !state.is_doubted
                 && contradicted != Some(was.validated)
                 && let Some(known) = &self.believed(was).or_else(|| at_once(was))
             {
@@ -97,13 +98,20 @@ impl Records {
         };
         let deadline = may_block(wait)?;
         state.busy = true;
-        let changes = state.changes;
+        let (changes, is_doubted) = (state.changes, state.is_doubted);
         drop(state);
         let flight = Flight(&slot);
         // An answer is as old as its question.
         let question = self.freshness.question();
         let asked = question.at;
-        let result = self.revalidate(key, known, candidate, need, question, deadline);
+        let result = self.revalidate(
+            key,
+            (known, is_doubted),
+            candidate,
+            need,
+            question,
+            deadline,
+        );
         // What is listed is not taken for gone for ever because of one answer.
         let is_doubtful =
             self.config.ttl.is_none() && matches!(self.listing.find(key), Found::Listed(..));
@@ -114,6 +122,8 @@ impl Records {
         match &result {
             Ok((known, content)) => {
                 state.absent = None;
+                // A doubt that came after the question is for the next one.
+                state.is_doubted &= !is_doubted;
                 state.known = Some(known.clone());
                 state.is_unopened = need == Need::Attributes;
                 state.content = content.as_ref().map(Arc::downgrade).unwrap_or_default();
@@ -163,7 +173,7 @@ impl Records {
     fn revalidate(
         self: &Arc<Self>,
         key: &Key,
-        known: Option<Known>,
+        (known, is_doubted): (Option<Known>, bool),
         candidate: Option<Arc<Content>>,
         need: Need,
         question: Question,
@@ -179,11 +189,12 @@ impl Records {
         });
         let mut known = known.map(|known| self.renewed(key, &known));
         let mut trusted = match &known {
-            Some(known) => self.is_current(key, known),
+            Some(known) => !is_doubted && self.is_current(key, known),
             // What a mount cached for which the store could change says nothing of how it is now.
             None => self.config.ttl.is_none() && is_marked,
         };
         if !trusted
+            && !is_doubted
             && let Some(current) =
                 self.held_current(key, known.as_ref(), candidate.as_deref(), need, deadline)
         {

@@ -30,6 +30,8 @@ pub(in crate::cache) struct SlotState {
     pub(in crate::cache) content: Weak<Content>,
     /// What the store said of it when it was asked for no more than that.
     pub(in crate::cache) described: Option<(RecordMeta, Instant)>,
+    /// Whether the store is to be asked again, however young what is known is.
+    pub(in crate::cache) is_doubted: bool,
     /// Whether the last answer was for a lookup: the open that follows it has it, too.
     pub(in crate::cache) is_unopened: bool,
     /// How often this mount has stored or deleted the record: an answer to a question from
@@ -244,14 +246,11 @@ impl Records {
     }
 
     /// Makes the next question about a record go to the store, which is asked whether it is still what
-    /// is known of it.
+    /// is known of it. Until then its name is as well known as before.
     pub fn doubt(&self, key: &Key) {
-        let long_ago = self.config.ttl.and_then(|ttl| self.now().checked_sub(ttl));
         let slot = self.slots.lock().peek(key).cloned();
-        if let Some(slot) = slot
-            && let (Some(known), Some(long_ago)) = (&mut slot.state.lock().known, long_ago)
-        {
-            known.validated = known.validated.min(long_ago);
+        if let Some(slot) = slot {
+            slot.state.lock().is_doubted = true;
         }
     }
 

@@ -8,7 +8,7 @@ use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind};
 
-use super::{plain, requests};
+use super::{plain, requests, soon};
 use crate::support::core::{Names, Setup, TTL, Told, patient};
 
 fn gzip(content: &[u8]) -> Vec<u8> {
@@ -54,6 +54,7 @@ fn the_exact_size_of_an_encoded_record_is_known_from_open_on_and_across_remounts
             core.list().expect("a listing")[0].1.attr.size,
             content.len() as u64
         );
+        core.records.finish_writing(soon());
     }
     let core = setup.core(Some(cache.path()));
     assert_eq!(
