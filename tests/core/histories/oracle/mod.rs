@@ -330,6 +330,25 @@ fn cut(contents: Vec<Content>, index: usize) -> Vec<Content> {
     cut.collect()
 }
 
+/// Returns what the write of the step of that number makes of contents, before anything else writes.
+fn changed(contents: &[Content], step: Step, index: usize) -> Vec<Content> {
+    let made = contents.iter().flatten().filter_map(|bytes| {
+        let mut bytes = bytes.to_vec();
+        match step {
+            Step::Edit(_) | Step::EditSync(_) => {
+                bytes.resize(bytes.len().max(4), 0);
+                bytes[2..4].copy_from_slice(format!("e{index}").as_bytes());
+            }
+            Step::Append(_) | Step::AppendSync(_) => {
+                bytes.extend_from_slice(format!("+{index}").as_bytes());
+            }
+            _ => return None,
+        }
+        Some(Some(bytes.into()))
+    });
+    made.collect()
+}
+
 /// Tells whether what `op` makes of a name is gone because of `other`, which happened.
 fn replaces(other: &Op, op: &Op, name: Name) -> bool {
     if std::ptr::eq(other, op) {

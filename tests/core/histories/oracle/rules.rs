@@ -330,7 +330,9 @@ impl Past<'_> {
                 for (other, at_once) in self.on(*name) {
                     if overlap(at_once, op) {
                         found.extend(self.contents(other, *name));
-                        found.extend(self.found(other, *name));
+                        let before = self.found(other, *name);
+                        found.extend(changed(&before, at_once.step, other));
+                        found.extend(before);
                     }
                 }
                 if !found.contains(&Some(base.clone())) {
