@@ -30,6 +30,8 @@ pub(in crate::cache) struct SlotState {
     pub(in crate::cache) content: Weak<Content>,
     /// What the store said of it when it was asked for no more than that.
     pub(in crate::cache) described: Option<(RecordMeta, Instant)>,
+    /// When it was last forgotten, as it may have changed.
+    pub(super) invalidated: Option<Instant>,
     /// Whether the store is to be asked again, however young what is known is.
     pub(in crate::cache) is_doubted: bool,
     /// Whether the last answer was for a lookup: the open that follows it has it, too.
@@ -237,12 +239,26 @@ impl Records {
         }
     }
 
-    /// Drops what is known of a record, so that the next question goes to the store.
+    /// Drops what is known of a record, so that the next question goes to the store: what a listing
+    /// says that was asked for before says nothing, either.
     pub fn invalidate(&self, key: &Key) {
         if let Some(slot) = self.slots.lock().pop(key) {
             *slot.state.lock() = SlotState::default();
         }
+        self.slot(key).state.lock().invalidated = Some(self.now());
         self.memory.lock().remove(key);
+    }
+
+    /// Returns whether what was learnt of a record at `at` says nothing any more, as it may have been
+    /// changed since.
+    pub fn is_outdated(&self, key: &Key, at: Instant) -> bool {
+        let slot = self.slots.lock().peek(key).cloned();
+        slot.is_some_and(|slot| {
+            slot.state
+                .lock()
+                .invalidated
+                .is_some_and(|since| at <= since)
+        })
     }
 
     /// Makes the next question about a record go to the store, which is asked whether it is still what
