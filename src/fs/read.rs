@@ -63,6 +63,15 @@ impl Drop for Settling<'_> {
     }
 }
 
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+    /// To write, by a system call that has got a stale open already.
+    WriteAgain,
+}
+
 impl KvFs {
     /// Opens a file for reading or writing, for a system call that begins now.
     ///
@@ -95,7 +104,7 @@ impl KvFs {
         }
         let now = self.clock.now();
         let since = age.map(|age| now.checked_sub(age).unwrap_or(now));
-        self.open_as(ino, false, since, wait)
+        self.open_as(ino, Access::Read, since, wait)
     }
 
     /// Opens the version that there is, as far as the store was asked for it at `since` or later, if
@@ -103,11 +112,12 @@ impl KvFs {
     pub(super) fn open_as(
         &self,
         ino: Ino,
-        writing: bool,
+        access: Access,
         since: Option<Instant>,
         wait: Wait,
     ) -> Result<Opened> {
-        if let Some(opened) = self.open_draft(ino, writing, wait)? {
+        let writing = access != Access::Read;
+        if let Some(opened) = self.open_draft(ino, access, wait)? {
             return Ok(opened);
         }
         let key = {
@@ -134,7 +144,7 @@ impl KvFs {
                 Err(_) => continue,
             };
             let size = content.known_size().ok_or(FsError::WouldBlock)?;
-            let shared = (shown, writing, since);
+            let shared = (shown, access, since);
             match self.enter_version(ino, (&content, size), Some(asked), shared, wait)? {
                 Entered::As(pages, direct) => break (reader, size, pages, direct),
                 Entered::Outdated => {}
@@ -186,7 +196,7 @@ impl KvFs {
     }
 
     /// Opens a file that has changes which the store lacks; `None` for any other.
-    fn open_draft(&self, ino: Ino, writing: bool, wait: Wait) -> Result<Option<Opened>> {
+    fn open_draft(&self, ino: Ino, access: Access, wait: Wait) -> Result<Option<Opened>> {
         let changed = |fs: &Self| {
             let draft = fs.draft(ino)?;
             (draft.is_dirty() || !matches!(draft.place(), Place::Record(_))).then_some(())
@@ -201,11 +211,11 @@ impl KvFs {
             return Ok(None);
         }
         let asks = |inode: &mut Inode| inode.has_size_asked(inode.is_size_doubted());
-        if writing && self.inodes.lock().get_mut(ino).is_some_and(asks) {
+        if access == Access::Write && self.inodes.lock().get_mut(ino).is_some_and(asks) {
             self.let_go(ino);
             return Err(self.have_looked_up(ino));
         }
-        Ok(Some(self.hand_out_draft(ino, writing)))
+        Ok(Some(self.hand_out_draft(ino, access != Access::Read)))
     }
 
     /// Has the kernel ask for the size of a file that a program opens to write to it: it puts what is
@@ -256,10 +266,10 @@ impl KvFs {
         ino: Ino,
         (content, size): (&Content, u64),
         asked: Option<Instant>,
-        shared: (Option<Shown>, bool, Option<Instant>),
+        shared: (Option<Shown>, Access, Option<Instant>),
         wait: Wait,
     ) -> Result<Entered> {
-        let (shown, writing, since) = shared;
+        let (shown, access, since) = shared;
         let version = Some((content.version, size));
         let mut inodes = self.inodes.lock();
         self.await_told(&mut inodes, ino, wait)?;
@@ -292,7 +302,7 @@ impl KvFs {
             _ => Pages::Replace(told),
         };
         let shrinks = pages != Pages::Keep && told.is_none_or(|told| told > size);
-        if writing && inode.has_size_asked(shrinks || inode.is_size_doubted()) {
+        if access == Access::Write && inode.has_size_asked(shrinks || inode.is_size_doubted()) {
             inode.settle_size(size);
             return Ok(Entered::Doubted);
         }

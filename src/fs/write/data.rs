@@ -18,6 +18,7 @@ use crate::cache::content::{Content, ContentReader, Data};
 use crate::cache::records::Peek;
 use crate::fs::handle::FileHandle;
 use crate::fs::inode::Inode;
+use crate::fs::read::Access;
 use crate::fs::types::{Fh, Ino, Opened};
 use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::StagingFile;
@@ -45,7 +46,7 @@ impl KvFs {
     /// as if it had been opened before that.
     ///
     /// # Errors
-    /// As [`KvFs::open_writing`].
+    /// As [`KvFs::open_writing`]; [`FsError::NoEntry`] for such a file if it is not to be emptied.
     pub fn open_writing_again(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
         self.open_to_write(ino, truncate, true, wait)
     }
@@ -65,10 +66,19 @@ impl KvFs {
         let is_gone = self.inodes.lock().get(ino).is_none_or(|inode| inode.gone);
         if is_gone && !(truncate && is_again) {
             // The kernel looks the name up again.
-            return Err(FsError::Stale);
+            return Err(if is_again {
+                FsError::NoEntry
+            } else {
+                FsError::Stale
+            });
         }
         if !truncate {
-            return self.open_as(ino, true, Some(self.clock.now()), wait);
+            let access = if is_again {
+                Access::WriteAgain
+            } else {
+                Access::Write
+            };
+            return self.open_as(ino, access, Some(self.clock.now()), wait);
         }
         // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino, wait)?;

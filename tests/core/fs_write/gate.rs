@@ -126,7 +126,7 @@ fn a_second_stale_open_opens_the_file_that_was_deleted_or_replaced() {
             let first = core.fs.open_writing(ino, true, patient());
             assert!(matches!(first, Err(FsError::Stale)), "{at}");
             let appending = core.fs.open_writing_again(ino, false, patient());
-            assert!(matches!(appending, Err(FsError::Stale)), "{at}");
+            assert!(matches!(appending, Err(FsError::NoEntry)), "{at}");
             let before = stored(&setup, "K");
             let opened = core.fs.open_writing_again(ino, true, patient());
             let fh = opened.expect("open").fh;
