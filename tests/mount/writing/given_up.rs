@@ -74,22 +74,28 @@ fn rewrite(file: &Path, text: &[u8]) -> std::io::Result<()> {
 fn what_is_appended_after_a_write_was_given_up_follows_the_end() {
     type Act = fn(&Path, &[u8]) -> std::io::Result<()>;
     let large = vec![b'x'; 200 << 10];
+    let kinds = [
+        Some(ErrorKind::Denied),
+        Some(ErrorKind::TooLarge),
+        Some(ErrorKind::Changed),
+        Some(ErrorKind::Timeout),
+        None,
+    ];
     for (etags, write_back) in [(true, false), (false, false), (true, true), (false, true)] {
         let refusing = Refusing::new(etags, write_back);
+        // All at first: a listing counts for an hour.
+        for how in ["appended", "rewritten"] {
+            for kind in kinds {
+                refusing.put(&format!("{how}-{kind:?}"));
+            }
+        }
         for (act, how) in [(append as Act, "appended"), (rewrite, "rewritten")] {
-            for kind in [
-                Some(ErrorKind::Denied),
-                Some(ErrorKind::TooLarge),
-                Some(ErrorKind::Changed),
-                Some(ErrorKind::Timeout),
-                None,
-            ] {
+            for kind in kinds {
                 // An upload in the background is tried again.
                 if write_back && kind == Some(ErrorKind::Timeout) {
                     continue;
                 }
                 let name = format!("{how}-{kind:?}");
-                refusing.put(&name);
                 let file = refusing.mount.file(&name);
                 let failed = refusing.mount.counters().commits_failed;
                 let given_up = match kind {

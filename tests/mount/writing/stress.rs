@@ -23,6 +23,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 struct Done {
     calls: usize,
     longest: Duration,
+    /// Opens that failed because the file was changed twice meanwhile, as the kernel tries no third time.
+    stale: usize,
     /// What its own file must have in the end.
     own: Option<Vec<u8>>,
     wrong: Vec<String>,
@@ -54,6 +56,13 @@ impl Worker<'_> {
         match result {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error)
+                if error.kind() == io::ErrorKind::StaleNetworkFileHandle
+                    && error.to_string().starts_with("open") =>
+            {
+                self.done.stale += 1;
+                false
+            }
             Err(error) => {
                 self.done
                     .wrong
@@ -71,9 +80,7 @@ impl Worker<'_> {
         match self.random(10) {
             0..4 => self.call("write", || write(&path, text.as_bytes())),
             4 | 5 => self.call("append", || {
-                let mut file = OpenOptions::new().append(true).open(&path)?;
-                file.write_all(text.as_bytes())?;
-                close(file)
+                write_to(OpenOptions::new().append(true).open(&path), text.as_bytes())
             }),
             6 | 7 => {
                 let to = self.mnt.join(SHARED[self.random(SHARED.len())]);
@@ -115,9 +122,13 @@ impl Worker<'_> {
 
 /// Replaces the contents of a file. An error says which call failed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_to(fs::File::create(path), bytes)
+}
+
+fn write_to(opened: io::Result<fs::File>, bytes: &[u8]) -> io::Result<()> {
     let failed =
         |call| move |error: io::Error| io::Error::new(error.kind(), format!("{call}: {error}"));
-    let mut file = fs::File::create(path).map_err(failed("open"))?;
+    let mut file = opened.map_err(failed("open"))?;
     file.write_all(bytes).map_err(failed("write"))?;
     close(file).map_err(failed("close"))
 }
@@ -186,7 +197,9 @@ fn programs_share_files(write_back: bool) {
         .map(|done| done.longest)
         .max()
         .unwrap_or_default();
-    println!("write back {write_back}: {calls} calls, the longest {longest:.1?}");
+    let stale: usize = done.iter().map(|done| done.stale).sum();
+    println!("write back {write_back}: {calls} calls, {stale} stale, the longest {longest:.1?}");
+    assert!(stale * 100 <= calls, "{stale} of {calls} opens are stale");
     assert!(
         wrong.is_empty(),
         "{} are wrong: {:#?}",

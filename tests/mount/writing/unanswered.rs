@@ -113,7 +113,10 @@ fn lose_answers(etags: bool, write_back: bool, fault: &str, lost: u64) {
         }
     }
     if lost <= 3 {
-        writer.works(&["sync", "mnt", "--timeout", "30s"]);
+        // One may be refused, as another writer's may be what was lost; its bytes are kept.
+        let synced = writer.run(&["sync", "mnt", "--timeout", "30s"]);
+        let is_kept = journalled(&writer).contains("text-");
+        assert!((synced.0 == 0) != is_kept, "{about}: {synced:?}");
         for (key, ended) in ended.iter().enumerate() {
             assert!(
                 ended.iter().any(|program| program.status.success()),
@@ -121,7 +124,9 @@ fn lose_answers(etags: bool, write_back: bool, fault: &str, lost: u64) {
             );
             let name = format!("key-{key}");
             let stored = writer.stored(&name).expect("a record");
-            assert_eq!(writer.read(&name), stored, "{about}: {:?}", PAIRS[key]);
+            if !is_kept {
+                assert_eq!(writer.read(&name), stored, "{about}: {:?}", PAIRS[key]);
+            }
         }
     }
     writer.run(&["unmount", "mnt"]);
