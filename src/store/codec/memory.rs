@@ -117,12 +117,14 @@ impl DecoderMemory {
     }
 
     /// Returns how many bytes are taken.
+    #[cfg(any(test, feature = "testing"))]
     pub fn taken(&self) -> u64 {
         self.0.places.lock().taken
     }
 
     /// Returns how many decoders wait.
-    pub fn waiting(&self) -> usize {
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
         self.0.places.lock().waiting.iter().map(VecDeque::len).sum()
     }
 
