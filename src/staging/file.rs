@@ -36,7 +36,7 @@ pub struct StagingFile {
 #[derive(Debug)]
 enum Source {
     Own(Arc<File>),
-    Adopted(Adopted),
+    Adopted(Box<Adopted>),
 }
 
 impl StagingFile {
@@ -60,7 +60,7 @@ impl StagingFile {
     pub fn of_entry(id: &EntryId, decode: Option<Decode>, folder: &StagingFolder) -> Frozen {
         let adopted = Adopted::new(folder.journal(), id, decode, folder.open_files());
         let this = Arc::new(Self {
-            source: Source::Adopted(adopted),
+            source: Source::Adopted(Box::new(adopted)),
             space: Mutex::new(folder.budget().space()),
             frozen: AtomicU32::new(0),
             torn: AtomicBool::new(false),

@@ -98,8 +98,8 @@ impl Notes {
     /// W4: what a change makes of a record is not older than what made it what it is.
     fn changed(&mut self, name: Name, text: Option<&str>) {
         let ours = self.ops.iter().enumerate();
-        let made = ours.filter(|(_, op)| op.name == name && op.text.as_deref() == text);
-        let Some((index, _)) = made.last() else {
+        let mut made = ours.filter(|(_, op)| op.name == name && op.text.as_deref() == text);
+        let Some((index, _)) = made.next_back() else {
             panic!("{} becomes {text:?}, which nobody made it", NAMES[name]);
         };
         if text.is_some() {
