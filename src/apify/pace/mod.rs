@@ -1,6 +1,6 @@
 //! How fast requests of one kind may begin. Pure: the caller says what time it is.
 //!
-//! Places in a window ([`window`]): nearly the whole limit may begin at once, and however the line
+//! Places in a window (see `window`): nearly the whole limit may begin at once, and however the line
 //! bunches requests up, in no second do more arrive than the limit. Some places stay for requests that
 //! a program waits for. Where the server refuses even so, it counts more strictly, or is not alone with
 //! this machine: then requests begin evenly, too, as from a leaky bucket, for an hour. An answer 429
