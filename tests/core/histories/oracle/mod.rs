@@ -342,11 +342,18 @@ fn changed(contents: &[Content], step: Step, index: usize) -> Vec<Content> {
             Step::Append(_) | Step::AppendSync(_) => {
                 bytes.extend_from_slice(format!("+{index}").as_bytes());
             }
+            Step::Take(_) => bytes.extend_from_slice(format!("t{index}").as_bytes()),
+            Step::Change => bytes.extend_from_slice(format!("c{index}").as_bytes()),
             _ => return None,
         }
         Some(Some(bytes.into()))
     });
-    made.collect()
+    let replaced = match step {
+        Step::Store(_) | Step::StoreSync(_) => Some(format!("S{index}------")),
+        Step::Exclusive(_) | Step::ExclusiveSync(_) => Some(format!("X{index}------")),
+        _ => None,
+    };
+    made.chain(replaced.map(|text| Some(text.into()))).collect()
 }
 
 /// Tells whether what `op` makes of a name is gone because of `other`, which happened.
