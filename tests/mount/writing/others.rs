@@ -262,6 +262,11 @@ impl World<'_> {
             Op::Write { .. } | Op::Cut { .. } | Op::Close(_) => {}
             Op::Cat(key) => self.cat(key)?,
             Op::Save { key, len } => {
+                // A program with an older version open sees the new bytes or stays on that version: which
+                // depends on whether the lookup before has asked the store.
+                if self.has_old_version_open(key) {
+                    return Ok(());
+                }
                 let bytes = self.bytes(len);
                 let path = self.writable.file(KEYS[key]);
                 let file = File::create(path).map_err(|error| error.to_string())?;
@@ -381,6 +386,17 @@ impl World<'_> {
             self.step(&Op::Remove(key))?;
         }
         Ok(())
+    }
+
+    fn has_old_version_open(&self, key: usize) -> bool {
+        let version = self.reference.store.get(&key).map(|(version, _)| *version);
+        let files = self
+            .open
+            .iter()
+            .map(|(_, seen)| &self.reference.files[*seen]);
+        files
+            .filter(|file| file.key == key && !file.detached && !file.changed)
+            .any(|file| file.base != version)
     }
 
     /// Checks the store and all open files.
