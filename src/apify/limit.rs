@@ -252,7 +252,7 @@ impl Limiter {
 fn most_in_flight(priority: Priority) -> usize {
     match priority {
         Priority::Foreground | Priority::Revalidation | Priority::Listing => *AT_ONCE,
-        Priority::Upload | Priority::Prefetch => *AT_ONCE - FOREGROUND_ONLY.min(*AT_ONCE / 4),
+        Priority::Upload | Priority::Prefetch => *AT_ONCE - FOREGROUND_ONLY.min(*AT_ONCE / 3),
     }
 }
 
