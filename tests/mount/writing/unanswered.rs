@@ -117,11 +117,11 @@ fn lose_answers(etags: bool, write_back: bool, fault: &str, lost: u64) {
         let synced = writer.run(&["sync", "mnt", "--timeout", "30s"]);
         let is_kept = journalled(&writer).contains("text-");
         assert!((synced.0 == 0) != is_kept, "{about}: {synced:?}");
-        for key in 0..PAIRS.len() {
+        for (key, pair) in PAIRS.iter().enumerate() {
             let name = format!("key-{key}");
             let stored = writer.stored(&name).expect("a record");
             if !is_kept {
-                assert_eq!(writer.read(&name), stored, "{about}: {:?}", PAIRS[key]);
+                assert_eq!(writer.read(&name), stored, "{about}: {pair:?}");
             }
         }
     }
