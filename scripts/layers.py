@@ -14,12 +14,12 @@ from pathlib import Path
 
 LAYERS = [
     ["base", "metrics"],
-    ["freshness", "store"],
+    ["store"],
     ["apify", "local", "bucket"],
     ["disk", "transfer", "listing", "cache", "prefetch", "staging", "upload", "copy"],
     ["fs"],
     ["fuse", "server"],
-    ["mount", "daemon", "registry"],
+    ["mount", "daemon"],
     ["cli"],
 ]
 

@@ -26,8 +26,8 @@ use super::wire::{self, Envelope};
 use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;
 use crate::base::sync;
-use crate::freshness::Span;
 use crate::metrics::Metrics;
+use crate::store::freshness::Span;
 use crate::store::{ErrorKind, Key, Result, StoreError, Upload};
 
 /// The most redirects that are followed.

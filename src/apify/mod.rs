@@ -43,7 +43,7 @@ use self::record::RecordApi;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
 use crate::base::signature::{sign_keys, sign_record};
-use crate::freshness::{Span, StoreState};
+use crate::store::freshness::{Span, StoreState};
 use crate::store::{
     ErrorKind, FirstState, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
     RecordMeta, Result, Store, StoreError, StoreInfo, Upload,

@@ -9,7 +9,7 @@ use reqwest::header::{AGE, DATE, HeaderMap};
 
 use super::call::Purpose;
 use super::transport::Reply;
-use crate::freshness::{ServerTime, Span};
+use crate::store::freshness::{ServerTime, Span};
 
 /// How many requests a second the server allows.
 pub(super) const RATE_LIMIT: &str = "x-ratelimit-limit";

@@ -12,8 +12,8 @@ use super::answer::encoding_of;
 use super::errors::Failure;
 use crate::base::redact::{self, SafeUrl, Secret};
 use crate::base::text;
-use crate::freshness::StoreState;
 use crate::store::codec::{self, DecoderMemory, Turn};
+use crate::store::freshness::StoreState;
 use crate::store::{ErrorKind, Key, ListItem, ListPage, MAX_PAGE, MAX_SIZE, Result, StoreError};
 
 /// The largest JSON answer that is read; a page of 1000 longest keys with URLs has 2 MiB.

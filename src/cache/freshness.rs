@@ -18,7 +18,7 @@ use lru::LruCache;
 use crate::base::clock::{Clock, Deadline};
 use crate::base::sync::{Condvar, Mutex};
 use crate::disk::temp;
-use crate::freshness::{self, Remembered, Span, StoreClock, Trust};
+use crate::store::freshness::{self, Remembered, Span, StoreClock, Trust};
 use crate::store::{Key, Store};
 
 /// A larger record is not fetched instead of asking about the store, nor to check the clock.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::freshness::Freshness;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
-use crate::freshness::{Span, StoreState};
+use crate::store::freshness::{Span, StoreState};
 use crate::store::{
     ErrorKind, FirstState, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
     RecordMeta, Result, Store, StoreInfo, Upload,

@@ -20,12 +20,12 @@ use super::serve::{Root, ServeSettings, random_token, start};
 use super::settings::{Environment, demo_order, local_open_config};
 use super::ui::Ui;
 use crate::base::clock::Deadline;
+use crate::daemon::registry::mount_point::quoted;
+use crate::daemon::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{Failure, Order, session};
 use crate::local::directory::{Access, DirectoryStore};
-use crate::registry::mount_point::quoted;
-use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::store::Store;
 use crate::store::reference::{RemoteRef, StoreRef};
 

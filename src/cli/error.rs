@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::daemon::launch::LaunchError;
+use crate::daemon::registry::mount_point::{MountPointError, quoted};
+use crate::daemon::registry::unmount::UnmountError;
 use crate::daemon::{Failure, FailureKind, causes};
-use crate::registry::mount_point::{MountPointError, quoted};
-use crate::registry::unmount::UnmountError;
 
 /// What kind of failure; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

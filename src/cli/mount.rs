@@ -12,10 +12,10 @@ use super::error::CliError;
 use super::settings::{Environment, mount_order};
 use super::ui::{Ui, patiently};
 use crate::daemon::launch::launch;
+use crate::daemon::registry::mount_point::{is_kvfs, quoted};
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{LogFormat, Order, logging, session};
-use crate::registry::mount_point::{is_kvfs, quoted};
 
 /// Mounts in the background, or in the foreground until the mount is ended.
 ///

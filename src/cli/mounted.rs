@@ -9,8 +9,8 @@ use super::error::{CliError, Kind};
 use super::places::{not_mounted, one_mount_point, other_owner};
 use super::settings::Environment;
 use crate::daemon::control::{self, Answer, Request};
-use crate::registry::Entry;
-use crate::registry::mount_point::is_kvfs;
+use crate::daemon::registry::Entry;
+use crate::daemon::registry::mount_point::is_kvfs;
 
 /// How long a daemon may be silent before it counts as hanging: longer than a request to the
 /// store may take.

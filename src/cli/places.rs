@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use super::error::{CliError, Kind};
 use super::reference;
 use super::settings::{Environment, absolute_reference};
-use crate::registry::mount_point::{self, is_kvfs};
-use crate::registry::mounts::{self, MountInfo};
-use crate::registry::process::user_name;
+use crate::daemon::registry::mount_point::{self, is_kvfs};
+use crate::daemon::registry::mounts::{self, MountInfo};
+use crate::daemon::registry::process::user_name;
 use crate::store::reference::StoreRef;
 
 /// A place in a mount.

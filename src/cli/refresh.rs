@@ -7,7 +7,7 @@ use super::places;
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::daemon::control::Request;
-use crate::registry::mount_point::quoted;
+use crate::daemon::registry::mount_point::quoted;
 
 /// Makes a mount forget what is cached.
 ///

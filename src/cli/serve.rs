@@ -21,8 +21,8 @@ use crate::base::clock::Deadline;
 use crate::base::random::letters;
 use crate::base::redact::Secret;
 use crate::bucket::{Bucket, CHECK, Use};
+use crate::daemon::registry::mount_point::quoted;
 use crate::daemon::{LogConfig, logging};
-use crate::registry::mount_point::quoted;
 use crate::server::{
     BucketCatalog, Catalog, GeneralAccess, Lookup, NewStore, RunEntry, RunningServer, Server,
     ServerConfig, User,

@@ -14,9 +14,9 @@ use super::settings::Environment;
 use super::status;
 use super::ui::Ui;
 use crate::daemon::control::{self, Answer, Request};
+use crate::daemon::registry::mount_point::quoted;
+use crate::daemon::registry::{Entry, Registry};
 use crate::daemon::serve::waiting_uploads;
-use crate::registry::mount_point::quoted;
-use crate::registry::{Entry, Registry};
 
 /// How long uploads may take where nothing else is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);

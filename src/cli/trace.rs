@@ -18,8 +18,8 @@ use super::status::micros;
 use super::ui::{Ui, table};
 use crate::base::text;
 use crate::daemon::control::Request;
+use crate::daemon::registry::mount_point::quoted;
 use crate::metrics::trace::Event;
-use crate::registry::mount_point::quoted;
 
 /// Files that the summary names.
 const NAMED: usize = 20;

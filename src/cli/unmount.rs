@@ -14,9 +14,9 @@ use super::status;
 use super::ui::Ui;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
-use crate::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted};
-use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
-use crate::registry::{Entry, Registry};
+use crate::daemon::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted};
+use crate::daemon::registry::unmount::{UnmountError, UnmountMode, unmount};
+use crate::daemon::registry::{Entry, Registry};
 use crate::staging::report::{self, State};
 
 /// How long everything under way may take to finish.

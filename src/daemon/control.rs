@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::descriptors::Spare;
+use crate::daemon::registry::unmount::UnmountMode;
 use crate::fs::warm::Wanted;
-use crate::registry::unmount::UnmountMode;
 
 /// The longest request: the names of some hundred thousand files.
 const MAX_REQUEST: u64 = 16 << 20;

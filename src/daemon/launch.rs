@@ -16,8 +16,8 @@ use signal_hook::iterator::{Handle, Signals};
 use super::child::{FAILED, READY};
 use super::{Failure, Order, SUBCOMMAND};
 use crate::bucket;
-use crate::registry::mount_point::{self, Health};
-use crate::registry::unmount::{UnmountMode, unmount};
+use crate::daemon::registry::mount_point::{self, Health};
+use crate::daemon::registry::unmount::{UnmountMode, unmount};
 
 /// The longest answer of the child.
 const MAX_REPORT: u64 = 1 << 20;

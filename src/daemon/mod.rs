@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::proxies::Proxies;
+use crate::daemon::registry::Registry;
+use crate::daemon::registry::mount_point::MountPointError;
 use crate::mount::build::MountConfig;
-use crate::registry::Registry;
-use crate::registry::mount_point::MountPointError;
 use crate::store::ErrorKind;
 
 pub mod child;
@@ -26,6 +26,7 @@ pub mod launch;
 pub mod logging;
 pub mod memory;
 pub mod panics;
+pub mod registry;
 pub mod serve;
 pub mod session;
 pub mod signals;

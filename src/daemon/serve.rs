@@ -17,12 +17,12 @@ use super::{Failure, Order};
 use crate::base::clock::Deadline;
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, ControlServer, Handler, Request};
+use crate::daemon::registry::mount_point::{self, Health, MountPointError};
+use crate::daemon::registry::process::ProcessId;
+use crate::daemon::registry::unmount::{UnmountMode, unmount};
+use crate::daemon::registry::{Entry, MountLock, Registry};
 use crate::metrics::{Metrics, exporter};
 use crate::mount::build::MountConfig;
-use crate::registry::mount_point::{self, Health, MountPointError};
-use crate::registry::process::ProcessId;
-use crate::registry::unmount::{UnmountMode, unmount};
-use crate::registry::{Entry, MountLock, Registry};
 
 /// Mounts; [`super::session::mount`] except in tests.
 pub type Mounter<'a> = &'a dyn Fn(&MountConfig, Arc<Metrics>) -> Result<Session, Failure>;

@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::desk::Desk;
 use super::{Failure, FailureKind, panics};
 use crate::base::redact::Secret;
+use crate::daemon::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::metrics::Metrics;
 use crate::mount::build::{self, MountConfig};
 use crate::mount::open::TokenSource;
-use crate::registry::unmount::{UnmountError, UnmountMode, unmount};
 use crate::upload::Uploads;
 
 /// How long a mount in use is tried again before it counts as such.

@@ -16,8 +16,8 @@ use signal_hook::iterator::Signals;
 
 use super::logging;
 use super::session::Unmounter;
-use crate::registry::mount_point;
-use crate::registry::unmount::{UnmountMode, unmount};
+use crate::daemon::registry::mount_point;
+use crate::daemon::registry::unmount::{UnmountMode, unmount};
 
 /// How long a process goes on after a signal that asked for an end at once.
 const FORCED_PATIENCE: Duration = Duration::from_secs(10);

@@ -28,8 +28,8 @@ use crate::base::clock::Deadline;
 use crate::base::redact::{SafeUrl, Secret};
 use crate::base::signature::keys_expiry;
 use crate::bucket::{self, Bucket};
-use crate::freshness;
 use crate::metrics::Metrics;
+use crate::store::freshness;
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{ErrorKind, FirstState, ListQuery, Result, Store, StoreError, StoreInfo};
 

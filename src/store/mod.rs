@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub mod codec;
 pub mod error;
+pub mod freshness;
 pub mod pager;
 pub mod record;
 pub mod reference;
@@ -21,7 +22,7 @@ pub use record::{ETag, Encoding, Key, ListItem, RecordMeta, StoreInfo, Validator
 
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
-use crate::freshness::{Span, StoreState};
+use crate::store::freshness::{Span, StoreState};
 
 /// The most keys that the API puts on one page of a listing.
 pub const MAX_PAGE: usize = 1000;

@@ -254,7 +254,7 @@ impl MountedSession {
             prefix: None,
             collection: None,
             ttl: Some(Duration::from_secs(10)),
-            clock_lag: Some(kvfs::freshness::USUAL_LAG),
+            clock_lag: Some(kvfs::store::freshness::USUAL_LAG),
             exact_sizes: false,
             memory_cache: ByteSize(64 << 20),
             disk_cache: Some(DiskCacheConfig {

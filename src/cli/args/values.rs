@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::base::units::{ByteSize, parse_duration};
 use crate::daemon::LogFormat;
-use crate::registry::process::id_of;
+use crate::daemon::registry::process::id_of;
 
 /// Parses permission bits in octal.
 pub fn mode(text: &str) -> Result<u32, String> {

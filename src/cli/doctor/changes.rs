@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Finding;
 use super::network::store_error;
 use crate::base::clock::Deadline;
-use crate::freshness::{StoreClock, StoreState, Trust, USUAL_LAG};
+use crate::store::freshness::{StoreClock, StoreState, Trust, USUAL_LAG};
 use crate::store::{ErrorKind, Key, PutRequest, Result, Store, StoreError, Upload};
 
 /// So long a change of the scratch record is waited for.

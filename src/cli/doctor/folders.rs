@@ -13,7 +13,7 @@ use crate::cli::config_file::ConfigFile;
 use crate::cli::error::CliError;
 use crate::cli::settings::{Environment, disk_cache};
 use crate::cli::status;
-use crate::registry::mount_point::quoted;
+use crate::daemon::registry::mount_point::quoted;
 
 /// Checks the settings file.
 pub fn settings_file(file: &Result<ConfigFile, CliError>) -> Finding {

@@ -8,7 +8,7 @@ use super::folders::{free, usable};
 use crate::base::units::ByteSize;
 use crate::cli::config_file::{ConfigFile, Value};
 use crate::cli::settings::Environment;
-use crate::registry::mount_point::quoted;
+use crate::daemon::registry::mount_point::quoted;
 use crate::staging::FOLDER;
 use crate::staging::report::{self, Item, Scope, State};
 

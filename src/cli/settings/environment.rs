@@ -18,7 +18,7 @@ use crate::cli::config_file::{ConfigFile, Setting, Value, judge};
 use crate::cli::error::CliError;
 use crate::cli::options::{self, serve_command};
 use crate::daemon::LogFormat;
-use crate::registry::Registry;
+use crate::daemon::registry::Registry;
 
 /// The variables that the HTTP client heeds.
 const PROXIES: [&str; 8] = [

@@ -14,14 +14,14 @@ use super::reference;
 use crate::apify::plain::PlainHttp;
 use crate::base::redact::Secret;
 use crate::base::units::ByteSize;
+use crate::daemon::registry::mount_point::quoted;
+use crate::daemon::registry::{self, mount_point};
 use crate::daemon::{LogConfig, LogFormat, LogLevel, Order};
-use crate::freshness::USUAL_LAG;
 use crate::fs::write::Overwrite;
 use crate::fs::write::scratch::ScratchRules;
 use crate::mount::build::{DiskCacheConfig, MountAccess, MountConfig, WriteSettings};
 use crate::mount::open::{self, OpenConfig, TokenSource};
-use crate::registry::mount_point::quoted;
-use crate::registry::{self, mount_point};
+use crate::store::freshness::USUAL_LAG;
 use crate::store::reference::StoreRef;
 
 mod environment;

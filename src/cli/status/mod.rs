@@ -15,9 +15,9 @@ use super::watch;
 use crate::base::text::{self, Line};
 use crate::base::units::ByteSize;
 use crate::daemon::control::{self, Answer, Request};
+use crate::daemon::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
+use crate::daemon::registry::{Entry, Registry, mounts};
 use crate::daemon::serve::describe;
-use crate::registry::mount_point::{ANSWER_TIMEOUT, Health, health, is_kvfs, quoted};
-use crate::registry::{Entry, Registry, mounts};
 
 pub mod frame;
 

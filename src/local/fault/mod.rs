@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::Deadline;
-use crate::freshness::{Span, StoreState};
+use crate::store::freshness::{Span, StoreState};
 use crate::store::{
     ErrorKind, Fetched, FirstState, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
     RecordMeta, Result, Store, StoreError, StoreInfo, Upload,
