@@ -1,5 +1,6 @@
 //! One record over HTTP: conditional and partial gets, heads, and what their headers say.
 
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +19,7 @@ use crate::base::clock::Deadline;
 use crate::base::redact::SafeUrl;
 use crate::metrics::transfers::{Direction, Metered};
 use crate::store::{
-    ETag, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
+    ETag, Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, Priority, RecordMeta, Result,
     StoreError, Validator,
 };
 
@@ -157,7 +158,7 @@ impl RecordApi {
         }
         let Answer {
             status,
-            meta,
+            mut meta,
             part,
             is_delimited,
             body,
@@ -235,11 +236,15 @@ impl RecordApi {
             is_part,
             body,
         );
+        let mut body: Box<dyn Read + Send> = Box::new(Metered::new(body, transfer));
+        if status == 200 && meta.stored_size.is_none() && is_delimited {
+            body = settle_empty(&mut meta, body).map_err(|error| error.with_key(key))?;
+        }
         Ok(GetOutcome::Found(Fetched {
             meta,
             range: end.filter(|_| is_part).map(|end| start..end),
             is_delimited,
-            body: Box::new(Metered::new(body, transfer)),
+            body,
         }))
     }
 
@@ -326,6 +331,24 @@ impl RecordApi {
         }
         Ok(answer)
     }
+}
+
+/// Describes an encoded record of no bytes as what it is: no bytes, which need no decoding. Where no
+/// length tells, its first byte does.
+fn settle_empty(
+    meta: &mut RecordMeta,
+    mut body: Box<dyn Read + Send>,
+) -> Result<Box<dyn Read + Send>> {
+    if meta.encoding.is_identity() {
+        return Ok(body);
+    }
+    let mut first = Vec::with_capacity(1);
+    let read = body.by_ref().take(1).read_to_end(&mut first);
+    read.map_err(|error| StoreError::from_io(error, ErrorKind::Network))?;
+    if first.is_empty() {
+        (meta.encoding, meta.stored_size) = (Encoding::Identity, Some(0));
+    }
+    Ok(Box::new(Cursor::new(first).chain(body)))
 }
 
 /// Returns whether a 304 names another version than the one that was asked about.

@@ -296,9 +296,25 @@ fn all_lines_of_an_encoding_count() {
             }
         }
     }
-    // No bytes need no decoding.
-    let api = Scripted::queue([Answer::new(200, "").header("content-encoding", "gzip")]);
-    assert!(api.get("a").expect("a record").meta.encoding.is_identity());
+}
+
+#[test]
+fn no_bytes_need_no_decoding_however_their_end_is_told() {
+    let encoded = |body: &str| Answer::new(200, body).header("content-encoding", "br");
+    for answer in [encoded(""), encoded("").chunked()] {
+        let fetched = Scripted::queue([answer]).get("a").expect("a record");
+        assert!(fetched.meta.encoding.is_identity());
+        assert_eq!(fetched.meta.stored_size, Some(0));
+        assert_eq!(read(fetched).expect("no bytes"), b"");
+    }
+    let fetched = Scripted::queue([encoded("bytes").chunked()]).get("a");
+    let fetched = fetched.expect("a record");
+    assert_eq!(fetched.meta.encoding, Encoding::Brotli);
+    assert_eq!(read(fetched).expect("all bytes"), b"bytes");
+    // A broken connection looks the same.
+    let fetched = Scripted::queue([encoded("").until_close()]).get("a");
+    let fetched = fetched.expect("a record");
+    assert_eq!(fetched.meta.encoding, Encoding::Brotli);
 }
 
 #[test]
