@@ -110,7 +110,7 @@ fn spawn(order: &Order) -> io::Result<Child> {
     }
     // The daemon leaves the folder from which they may count.
     command.envs(order.certificates.iter().map(|(name, path)| (name, path)));
-    // Whom systemd waits for is the process that it has started.
+    // systemd waits for the process that it has started.
     command.env_remove("NOTIFY_SOCKET");
     command.spawn()
 }

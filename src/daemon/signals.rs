@@ -28,7 +28,7 @@ const IGNORED: [i32; 8] = [
     SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ,
 ];
 
-/// Whom the serving process listens to.
+/// Where the serving process runs, which decides about the signals that it obeys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// No terminal: it outlives the one that it was started from.

@@ -325,7 +325,7 @@ impl Download {
         Ok(state.window.get(wanted))
     }
 
-    /// Writes to the disk, and has whoever waits for bytes see that it is being written to.
+    /// Writes to the disk; readers that wait for bytes see that a write is under way.
     pub(super) fn put(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let since = sync::now();
         self.state.lock().writing.push(since);

@@ -49,7 +49,7 @@ pub(super) struct State {
     pub idle_since: Option<Instant>,
     /// Whether that thread is wanted elsewhere.
     pub must_park: bool,
-    /// Since when each of those who fill has been writing to the disk, if it is.
+    /// When each write to the disk began that is under way.
     pub writing: Vec<Instant>,
     /// How many fill.
     pub active: usize,

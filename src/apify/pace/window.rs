@@ -28,7 +28,7 @@ const PASSED: Duration = Duration::from_secs(5);
 /// What is remembered of how fast the server answers, at least.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// Who waits for a request.
+/// What waits for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// A program.
@@ -37,7 +37,7 @@ pub enum Class {
     Other,
 }
 
-/// Requests by who waits for them.
+/// Requests by what waits for them.
 type Counts = [u16; 2];
 
 /// Requests that occupy places.

@@ -194,8 +194,8 @@ impl Dir {
         }
     }
 
-    /// Locks the directory against all who lock it, until this descriptor is closed. Returns whether
-    /// that was done before the deadline. File systems without such locks do without.
+    /// Takes the directory's advisory lock until this descriptor is closed. Returns whether it came
+    /// before the deadline. File systems without such locks do without.
     pub(crate) fn lock(&self, deadline: Deadline) -> io::Result<bool> {
         let [mut wait, longest] = LOCK_WAIT;
         loop {

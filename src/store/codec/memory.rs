@@ -37,7 +37,7 @@ const TRIFLE: u64 = 4 * KIB;
 /// How long a place may be unused while others wait for one.
 const UNUSED: Duration = Duration::from_secs(2);
 
-/// How often those who wait look for unused places.
+/// How often waiting decoders look for unused places.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How long a decoder waits that needs a place only after its deadline.
@@ -61,12 +61,12 @@ struct Shared {
 struct Places {
     taken: u64,
     numbers: u64,
-    /// Who waits, in order: readers, then those who work ahead.
+    /// The numbers that wait, in order: decoders for readers, then decoders that work ahead.
     waiting: [VecDeque<u64>; 2],
     held: Vec<(u64, Weak<dyn Resting>)>,
 }
 
-/// For whom a decoder works, and how long it may wait for memory.
+/// What a decoder works for, and how long it may wait for memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Turn {
     /// For a reader that waits until then.
@@ -145,7 +145,7 @@ impl DecoderMemory {
             places.waiting[class].push_back(number);
             let in_time = self.wait(&mut places, bytes, number, deadline);
             places.waiting[class].retain(|other| *other != number);
-            // Whoever is next now may go, too.
+            // The next in line may go now, too.
             self.0.changed.notify_all();
             if !in_time {
                 return Err(no_place());
