@@ -257,7 +257,7 @@ impl Uploader {
             bytes: entry.as_sent.clone(),
             decoded: false,
         });
-        self.tell_followers(key, &entry.id, Ok((meta, &began)));
+        self.tell_followers(key, &entry.id, meta, began.as_ref());
         if let Some(observer) = self.observer() {
             observer.uploaded(entry, file, meta);
         }

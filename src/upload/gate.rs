@@ -183,9 +183,9 @@ impl Entered {
     /// its name still.
     pub fn forget_version(&self, key: &Key) {
         let latched = self.uploader.latch(key);
-        let gone = (&RecordMeta::default(), &None);
         let all = EntryId::new(0, 0);
-        self.uploader.tell_followers(key, &all, Ok(gone));
+        self.uploader
+            .tell_followers(key, &all, &RecordMeta::default(), None);
         drop(latched);
     }
 

@@ -10,9 +10,9 @@ use super::attempt::Patience;
 use super::gate::Entered;
 use super::{MOST_UNANSWERED, Uploader};
 use crate::base::clock::Deadline;
-use crate::staging::Began;
 use crate::staging::entry::{EntryId, Pending, Why};
 use crate::staging::journal::JournalEntry;
+use crate::staging::{Began, UnansweredUploads};
 use crate::store::{ETag, ErrorKind, Key, RecordMeta, Result, StoreError};
 
 /// A closed file, and how to store it.
@@ -150,29 +150,42 @@ impl Uploader {
         }
     }
 
-    /// Lets later uploads of `key` know what this one has made of the record, or may have made.
+    /// Lets uploads of `key` after `id` replace what this one has made of the record.
     pub(super) fn tell_followers(
         &self,
         key: &Key,
         id: &EntryId,
-        sent: Result<(&RecordMeta, &Option<Began>), &Pending>,
+        meta: &RecordMeta,
+        began: Option<&Began>,
     ) {
+        self.tell(
+            key,
+            |entry| *entry > *id,
+            |next| {
+                next.if_match = meta.etag.clone().filter(ETag::is_strong);
+                next.if_absent = false;
+                next.began = began.cloned();
+                next.unanswered.clear();
+            },
+        );
+    }
+
+    /// Lets all uploads of `key` know what uploads without an answer may have made of the record: older
+    /// ones, too, are sent after this.
+    fn tell_unanswered(&self, key: &Key, sent: &UnansweredUploads) {
+        if !sent.is_empty() {
+            self.tell(key, |_| true, |next| next.unanswered.extend(sent));
+        }
+    }
+
+    fn tell(&self, key: &Key, which: impl Fn(&EntryId) -> bool, change: impl Fn(&mut Pending)) {
         if !self.config.guard {
             return;
         }
-        let mut younger = self.journal.of_key(key);
-        younger.retain(|entry| entry.id > *id);
-        for entry in younger {
-            let told = self.journal.update(&entry.id, |next| match sent {
-                Ok((meta, began)) => {
-                    next.if_match = meta.etag.clone().filter(ETag::is_strong);
-                    next.if_absent = false;
-                    next.began.clone_from(began);
-                    next.unanswered.clear();
-                }
-                Err(pending) => next.unanswered.extend(&pending.unanswered),
-            });
-            if let Err(error) = told {
+        for entry in self.journal.of_key(key) {
+            if which(&entry.id)
+                && let Err(error) = self.journal.update(&entry.id, &change)
+            {
                 tracing::warn!("cannot save the new version of {key}: {error}");
             }
         }
@@ -204,7 +217,7 @@ impl Entered {
         let latched = uploader.latch(&key);
         let error = match sent {
             Ok(meta) => {
-                uploader.tell_followers(&key, &upload.id, Ok((&meta, &upload.pending.began)));
+                uploader.tell_followers(&key, &upload.id, &meta, upload.pending.began.as_ref());
                 uploader.supersede_older(&key, &upload.id);
                 uploader.state.lock().unanswered.remove(&key);
                 drop(latched);
@@ -213,7 +226,7 @@ impl Entered {
             }
             Err(error) => super::attempt::explain(error.with_key(&key)),
         };
-        uploader.tell_followers(&key, &upload.id, Err(&upload.pending));
+        uploader.tell_unanswered(&key, &upload.pending.unanswered);
         if keep {
             return Err(uploader.keep(upload, error));
         }

@@ -302,8 +302,10 @@ impl UploadObserver for Mount {
         shown.unanswered.clear();
     }
 
-    /// What follows an upload without an answer may be refused, as its outcome is not known: it is kept.
-    fn failed(&self, _: &JournalEntry, _: &StoreError) {}
+    fn failed(&self, entry: &JournalEntry, error: &StoreError) {
+        let is_conflict = error.kind() == ErrorKind::Changed;
+        assert!(!is_conflict, "nobody else has changed {entry:?}: {error}");
+    }
 }
 
 impl Mount {

@@ -53,6 +53,37 @@ fn what_is_sent_at_once_does_not_conflict_with_what_is_queued_and_has_no_answer(
     assert!(bench.folder.journal().entries().is_empty());
 }
 
+/// A rename sends one under the name of a file that was closed before and waits.
+#[test]
+fn what_waits_replaces_an_upload_without_an_answer_that_began_later() {
+    let bench = Bench::patient();
+    let before = bench.somebody_stores("before");
+    bench.store.fail_next(Call::Put, 1, ErrorKind::RateLimited);
+    let id = bench.close_if("k", "waits", before);
+    put_off(&bench, "k");
+    let entry = bench.folder.journal().get(&id).expect("it waits");
+    let file = bench.folder.new_file().expect("a staging file");
+    file.write_all_at(b"renamed", 0).expect("room");
+    let mut upload = Upload {
+        id: bench.folder.journal().stamp(),
+        pending: Pending {
+            if_match: None,
+            size: 7,
+            ..entry.pending
+        },
+        file: &file,
+    };
+    bench.store.lose_answers(Call::Put, 1, ErrorKind::Network);
+    {
+        let gate = bench.uploader.enter(&[&key("k")], Change::Name, soon());
+        let sent = gate.expect("it is empty").run(&mut upload, soon(), false);
+        assert_eq!(sent.expect_err("no answer").kind(), ErrorKind::Network);
+    }
+    assert_eq!(bench.text("k").as_deref(), Some("renamed"));
+    bench.uploader.wait_key(&key("k"), soon()).expect("ours");
+    assert_eq!(bench.text("k").as_deref(), Some("waits"));
+}
+
 #[test]
 fn a_record_that_somebody_else_changed_is_not_overwritten() {
     let bench = Bench::new();
