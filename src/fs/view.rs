@@ -134,11 +134,7 @@ fn decide(sources: &Sources) -> Decision {
 impl KvFs {
     /// Returns what memory knows of a record; makes no request.
     pub(super) fn existence(&self, key: &Key) -> Existence {
-        let listed = match self.listing.find(key) {
-            Found::Absent(at) if self.records.is_outdated(key, at) => Found::Unknown,
-            listed => listed,
-        };
-        let sources = self.sources(key, listed);
+        let sources = self.sources(key, self.records.listed(key));
         match self.view(key, &sources) {
             Some((None, None)) => Existence::Absent(Duration::ZERO),
             Some((Some(facts), Some(at))) if self.records.is_fresh_name(at) => {

@@ -65,12 +65,16 @@ impl Current {
         }
     }
 
-    /// Returns whether the latest listing has any page that was asked for after `at`.
+    /// Returns when the youngest page was asked for: of the latest listing, or of the one before it
+    /// while that has none.
+    pub fn youngest(&self) -> Option<Instant> {
+        let latest = self.latest()?;
+        latest.youngest().or_else(|| latest.before()?.youngest())
+    }
+
+    /// Returns whether any page was asked for after `at`.
     pub fn is_younger(&self, at: Instant) -> bool {
-        let latest = self.0.lock();
-        latest
-            .as_ref()
-            .is_some_and(|listing| listing.is_younger(at))
+        self.youngest().is_some_and(|youngest| youngest > at)
     }
 
     /// Returns the first listed key that `wanted` accepts; as [`Current::find`].

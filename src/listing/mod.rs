@@ -245,10 +245,9 @@ impl Listing {
         self.state.lock().done
     }
 
-    /// Returns whether any of its pages was asked for after `at`.
-    pub fn is_younger(&self, at: Instant) -> bool {
-        let state = self.state.lock();
-        state.newest.is_some_and(|newest| newest > at)
+    /// Returns when the youngest of its pages was asked for; `None` before the first.
+    pub fn youngest(&self) -> Option<Instant> {
+        self.state.lock().newest
     }
 
     /// Returns how many entries have been listed so far.

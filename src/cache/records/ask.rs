@@ -2,7 +2,6 @@
 //! store.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::known::{Known, Slot, SlotState};
 use super::{Before, Records};
@@ -145,28 +144,6 @@ impl Records {
             self.keep_recent(content);
         }
         Ok(Some(result?))
-    }
-
-    /// Returns when that was learnt of a record which a younger listing contradicts: a version, or
-    /// that there is none.
-    fn contradicted(&self, key: &Key, slot: &Slot) -> Option<Instant> {
-        let learnt = {
-            let state = slot.state.lock();
-            let known = || state.known.as_ref().map(|known| known.validated);
-            state.absent.or_else(known)?
-        };
-        if !self.listing.is_younger(learnt) {
-            return None;
-        }
-        let (absent, known) = {
-            let state = slot.state.lock();
-            (state.absent, state.known.clone())
-        };
-        match (absent, known) {
-            (Some(at), _) => self.is_listed_since(key, at).then_some(at),
-            (None, Some(known)) => self.is_contradicted(key, &known).then_some(known.validated),
-            (None, None) => None,
-        }
     }
 
     /// Asks the store, or the disk cache where that is enough. No lock is held.

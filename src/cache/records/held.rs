@@ -10,7 +10,6 @@ use crate::base::content_type;
 use crate::base::sync::atomic::Ordering;
 use crate::cache::content::{Content, VersionId};
 use crate::cache::freshness::{Advice, SMALL};
-use crate::cache::sizes::Remembered;
 use crate::disk::Patience;
 use crate::listing::Found;
 use crate::metrics::origin::{self, Origin};
@@ -59,18 +58,6 @@ impl Records {
                 ..known
             }),
         }
-    }
-
-    /// Returns whether a fresh listing shows another size than it did for this content, which was read
-    /// before this mount knew of the record.
-    fn is_listed_otherwise(&self, content: &Content) -> bool {
-        let listed = self.listed_size(&content.key);
-        let (Some(listed), Some(stored)) = (listed, content.meta.stored_size) else {
-            return false;
-        };
-        let kept = self.sizes.get(&content.key);
-        let as_before = |kept: &Remembered| kept.stored == stored && kept.listed == listed;
-        listed != stored && !kept.as_ref().is_some_and(as_before)
     }
 
     /// Notes that the store's clock is wrong, if it holds a content to be current that is not.

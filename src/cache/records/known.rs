@@ -8,7 +8,6 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex};
 use crate::cache::content::{Content, Data, VersionId};
 use crate::cache::sizes::Remembered;
-use crate::listing::Found;
 use crate::store::{Key, RecordMeta};
 
 /// How many records have their metadata remembered: more than a scan at the full rate touches
@@ -180,46 +179,6 @@ impl Records {
         Some(asked)
     }
 
-    /// Returns whether a listing that was asked for after `since` shows another version, or none.
-    pub(super) fn is_shown_another(
-        &self,
-        key: &Key,
-        known: &Known,
-        since: Option<Instant>,
-    ) -> bool {
-        let is_younger = |at: Instant| since.is_none_or(|since| at > since);
-        match self.listing.find(key) {
-            Found::Listed(entry, at) => is_younger(at) && !known.has_stored_size(entry.stored_size),
-            Found::Absent(at) => is_younger(at),
-            Found::Unknown => false,
-        }
-    }
-
-    /// Returns whether a version is believed to be the current one: it is fresh, and no younger
-    /// listing says otherwise.
-    pub(super) fn is_current(&self, key: &Key, known: &Known) -> bool {
-        self.is_fresh(known.validated) && !self.is_contradicted(key, known)
-    }
-
-    /// Returns whether a listing that is younger shows another version, or none. Not to be asked
-    /// while the record's slot is locked.
-    pub(super) fn is_contradicted(&self, key: &Key, known: &Known) -> bool {
-        self.listing.is_younger(known.validated)
-            && match self.listing.find(key) {
-                Found::Listed(entry, at) => {
-                    at > known.validated && !known.has_stored_size(entry.stored_size)
-                }
-                Found::Absent(at) => at > known.validated,
-                Found::Unknown => false,
-            }
-    }
-
-    /// Returns whether a listing that was asked for after `at` shows the record.
-    pub(super) fn is_listed_since(&self, key: &Key, at: Instant) -> bool {
-        self.listing.is_younger(at)
-            && matches!(self.listing.find(key), Found::Listed(_, listed) if listed > at)
-    }
-
     /// Returns the exact content size of a record that a listing shows with `stored` bytes, if
     /// it is known: from what is fresh in memory, or from an earlier decoding.
     pub fn exact_size(&self, key: &Key, stored: Option<u64>) -> Option<u64> {
@@ -247,18 +206,6 @@ impl Records {
         }
         self.slot(key).state.lock().invalidated = Some(self.now());
         self.memory.lock().remove(key);
-    }
-
-    /// Returns whether what was learnt of a record at `at` says nothing any more, as it may have been
-    /// changed since.
-    pub fn is_outdated(&self, key: &Key, at: Instant) -> bool {
-        let slot = self.slots.lock().peek(key).cloned();
-        slot.is_some_and(|slot| {
-            slot.state
-                .lock()
-                .invalidated
-                .is_some_and(|since| at <= since)
-        })
     }
 
     /// Makes the next question about a record go to the store, which is asked whether it is still what
@@ -347,13 +294,5 @@ impl Records {
         }
         drop(state);
         self.remember_size(content, size);
-    }
-
-    /// Returns the stored size that a fresh listing shows.
-    pub(in crate::cache) fn listed_size(&self, key: &Key) -> Option<u64> {
-        match self.listing.find(key) {
-            Found::Listed(entry, at) if self.is_fresh(at) => entry.stored_size,
-            _ => None,
-        }
     }
 }

@@ -29,6 +29,7 @@ mod ask;
 mod held;
 mod kept;
 mod known;
+mod listed;
 mod times;
 
 pub(super) use ask::Need;
