@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use reqwest::header::{HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use super::answer::is_done;
 use super::call::{Call, Purpose, headers_of};
-use super::errors::Failure;
+use super::errors::{Failure, Subject};
 use super::limit::{Budget, Limiter};
 use super::peer::Peer;
 use super::plain::PlainHttp;
@@ -228,22 +228,7 @@ impl HttpClient {
     pub fn json<T: DeserializeOwned>(&self, call: &Call<'_>, deadline: Deadline) -> Result<T> {
         self.call(call, None, deadline, |reply| {
             let body = reply.body.read_all(wire::MAX_JSON_LEN, deadline)?;
-            let body = wire::decoded(&reply.headers, body)?;
-            let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|error| {
-                // serde_json names the place and what it expected, and quotes little.
-                let place = format!("line {} column {}", error.line(), error.column());
-                Failure {
-                    status: Some(reply.status),
-                    ..Failure::transient(
-                        ErrorKind::Protocol,
-                        format!(
-                            "the answer about {} is not the JSON that the API promises ({place})",
-                            call.subject
-                        ),
-                    )
-                }
-            })?;
-            Ok(envelope.data)
+            json_of(call.subject, reply.status, &reply.headers, body)
         })
     }
 
@@ -405,6 +390,33 @@ impl HttpClient {
             metrics.requests_conditional.one();
         }
     }
+}
+
+/// Reads JSON in the API's envelope.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`], to be tried again, when it is no such JSON.
+pub fn json_of<T: DeserializeOwned>(
+    subject: Subject<'_>,
+    status: u16,
+    headers: &HeaderMap,
+    body: Vec<u8>,
+) -> Result<T, Failure> {
+    let body = wire::decoded(headers, body)?;
+    let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|error| {
+        // serde_json names the place and what it expected, and quotes little.
+        let place = format!("line {} column {}", error.line(), error.column());
+        Failure {
+            status: Some(status),
+            ..Failure::transient(
+                ErrorKind::Protocol,
+                format!(
+                    "the answer about {subject} is not the JSON that the API promises ({place})"
+                ),
+            )
+        }
+    })?;
+    Ok(envelope.data)
 }
 
 /// Returns the deadline of a request; that of an upload moves on while bytes go out.

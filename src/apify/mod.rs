@@ -8,7 +8,6 @@ use std::fmt;
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use serde::de::IgnoredAny;
 
 pub mod account;
 pub mod answer;
@@ -21,6 +20,7 @@ pub mod errors;
 pub mod http;
 pub mod limit;
 pub mod pace;
+pub mod pages;
 mod peer;
 pub mod plain;
 pub mod probe;
@@ -39,6 +39,7 @@ use self::call::Purpose;
 use self::endpoint::Endpoint;
 use self::errors::Subject;
 use self::http::header;
+use self::pages::Pages;
 use self::record::RecordApi;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
@@ -60,6 +61,7 @@ pub struct ApifyStore {
     info: StoreInfo,
     signing_key: Option<Secret>,
     first_state: Option<FirstState>,
+    pages: Pages,
     explain: Option<Explain>,
 }
 
@@ -82,6 +84,7 @@ impl ApifyStore {
             signing_key: None,
             explain: None,
             first_state: None,
+            pages: Pages::default(),
         }
     }
 
@@ -111,30 +114,6 @@ impl ApifyStore {
     pub fn signing_with(mut self, key: Option<Secret>) -> Self {
         self.signing_key = key;
         self
-    }
-}
-
-/// Asks for a page of keys, with the token or the signature.
-fn list_page(
-    api: &RecordApi,
-    endpoint: &Endpoint,
-    signature: Option<&Secret>,
-    query: &ListQuery,
-    deadline: Deadline,
-) -> Result<ListPage> {
-    let target = endpoint.keys(query, signature);
-    let asked = endpoint::page_len(query);
-    let call = api.call(Purpose::List, target, Subject::Listing);
-    match signature {
-        // Only a store without a token needs the links.
-        Some(_) => {
-            let page: wire::KeysPage = api.http.json(&call, deadline)?;
-            page.into_page(asked, query.after.as_deref())
-        }
-        None => {
-            let page: wire::KeysPage<IgnoredAny> = api.http.json(&call, deadline)?;
-            page.into_page(asked, query.after.as_deref())
-        }
     }
 }
 
@@ -188,8 +167,13 @@ impl Store for ApifyStore {
     }
 
     fn list_page(&self, query: &ListQuery, deadline: Deadline) -> Result<ListPage> {
-        let page = list_page(&self.api, &self.endpoint, None, query, deadline);
+        let pages = &self.pages;
+        let page = pages.list(&self.api, &self.endpoint, None, query, deadline);
         self.explained(page, deadline)
+    }
+
+    fn answers_head(&self) -> bool {
+        self.api.answers_head()
     }
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {

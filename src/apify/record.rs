@@ -92,6 +92,11 @@ impl RecordApi {
         self.shown.refuses_head.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether the server has not refused HEAD so far.
+    pub fn answers_head(&self) -> bool {
+        !self.shown.refuses_head.load(Ordering::Relaxed)
+    }
+
     /// Notes the validators that a record's answer has.
     fn note_validators(&self, meta: &RecordMeta) {
         if meta.strong_etag().is_some() {
@@ -253,7 +258,7 @@ impl RecordApi {
     /// # Errors
     /// As [`crate::store::Store::head`].
     pub fn head(&self, target: SafeUrl, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
-        if !self.shown.refuses_head.load(Ordering::Relaxed) {
+        if self.answers_head() {
             let mut call = self.call(Purpose::Head, target.clone(), Subject::Record(key));
             call.headers.insert(ACCEPT_ENCODING, STORED_ENCODINGS);
             let found = self

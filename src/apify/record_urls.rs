@@ -167,6 +167,10 @@ impl Store for RecordUrlsStore {
         Ok(ListPage { items, next })
     }
 
+    fn answers_head(&self) -> bool {
+        self.api.answers_head()
+    }
+
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         let link = self.link(key)?;
         api_for(&self.api, link).head(linked_record(link), key, deadline)

@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::endpoint::{Endpoint, linked_record};
+use super::pages::Pages;
+use super::read_only;
 use super::record::RecordApi;
 use super::redirect::leads_inside;
-use super::{list_page, read_only};
 use crate::base::clock::Deadline;
 use crate::base::redact::{SafeUrl, Secret};
 use crate::store::{
@@ -31,6 +32,7 @@ pub struct SignedKeysStore {
     endpoint: Endpoint,
     signature: Secret,
     info: StoreInfo,
+    pages: Pages,
     /// Links of listed records. Never locked during a request.
     links: Mutex<LruCache<Key, SafeUrl>>,
 }
@@ -45,6 +47,7 @@ impl SignedKeysStore {
             endpoint,
             signature,
             info,
+            pages: Pages::default(),
             links: Mutex::new(LruCache::new(MAX_LINKS)),
         }
     }
@@ -127,12 +130,13 @@ impl Store for SignedKeysStore {
             return Err(expired);
         }
         let signature = Some(&self.signature);
-        let page = list_page(&self.api, &self.endpoint, signature, query, deadline).map_err(
-            |error| match (error.kind(), self.expired()) {
+        let page = self
+            .pages
+            .list(&self.api, &self.endpoint, signature, query, deadline)
+            .map_err(|error| match (error.kind(), self.expired()) {
                 (ErrorKind::Denied, Some(expired)) => expired,
                 _ => error,
-            },
-        )?;
+            })?;
         let mut links = self.links.lock();
         for item in &page.items {
             if let Some(link) = &item.public_url {
@@ -141,6 +145,10 @@ impl Store for SignedKeysStore {
         }
         drop(links);
         Ok(page)
+    }
+
+    fn answers_head(&self) -> bool {
+        self.api.answers_head()
     }
 
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {

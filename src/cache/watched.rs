@@ -80,6 +80,10 @@ impl Store for Watched {
         self.inner.list_page(query, deadline)
     }
 
+    fn answers_head(&self) -> bool {
+        self.inner.answers_head()
+    }
+
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         self.inner.head(key, deadline)
     }

@@ -94,6 +94,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`ErrorKind::NotFound`] and as for [`Store::list_page`].
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta>;
 
+    /// Returns whether [`Store::head`] asks for less than the record, as far as is known.
+    fn answers_head(&self) -> bool {
+        true
+    }
+
     /// Fetches a record, or a part of it. Returns when the headers are there.
     ///
     /// The deadline bounds the wait for the headers. The body is bounded by stalls (the attempt
@@ -156,7 +161,7 @@ pub fn upload_allowance(size: u64) -> Duration {
 }
 
 /// Which page of a listing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ListQuery {
     /// List keys after this string; it need not be a key of the store.
     pub after: Option<Arc<str>>,

@@ -300,6 +300,10 @@ impl Store for FaultStore {
         Self::leave(fault, self.inner.list_page(query, deadline))
     }
 
+    fn answers_head(&self) -> bool {
+        self.inner.answers_head()
+    }
+
     fn head(&self, key: &Key, deadline: Deadline) -> Result<RecordMeta> {
         let fault = self
             .enter(Call::Head, deadline)

@@ -4,6 +4,7 @@ mod changes;
 mod failures;
 mod fetching;
 mod opening;
+mod pages;
 mod resuming;
 mod secrets;
 mod signed;
