@@ -172,15 +172,20 @@ impl KvFs {
 
     /// Asks the store about a record.
     pub(super) fn ask(&self, key: &Key, wait: Wait) -> Result<Facts> {
-        let known = if self.config.exact_sizes {
-            // One question for both.
-            let content = self.records.content(key, wait)?;
-            match self.records.recall(key) {
-                Peek::Present(known) if known.version == content.version => known,
-                _ => self.records.attributes(key, wait)?,
+        let learnt = if self.config.exact_sizes {
+            let learnt = self.records.learn_size(key, wait)?;
+            if learnt.is_none()
+                && let Existence::Present(facts) = self.existence(key)
+            {
+                return Ok(facts);
             }
+            learnt
         } else {
-            self.records.attributes(key, wait)?
+            None
+        };
+        let known = match learnt {
+            Some(known) => known,
+            None => self.records.attributes(key, wait)?,
         };
         let listed = match self.listing.find(key) {
             Found::Listed(entry, _) => Some(Ino(entry.ino)),

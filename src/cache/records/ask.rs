@@ -249,6 +249,7 @@ impl Records {
                 }
                 let validator: Option<Validator> = fetched.meta.validator();
                 self.note_validator(&fetched.meta);
+                self.note_encoding(key, &fetched.meta);
                 // Dates and weak tags do not tell versions of one second apart.
                 let is_strong = fetched.meta.strong_etag().is_some();
                 let same = known

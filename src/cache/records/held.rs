@@ -108,12 +108,17 @@ impl Records {
         origin::note(Origin::Network);
         let asked = self.clock.now();
         let meta = self.store.head(key, deadline)?;
-        // Conditional requests are as good as this, and bring what an open will want.
+        // Nothing costs nothing to read, and not all servers send the length with this answer.
+        if meta.stored_size == Some(0) {
+            return Ok(None);
+        }
         let before = Before::of(old.as_ref(), None);
-        let size = (self.config.raw || meta.encoding.is_identity())
-            .then_some(meta.stored_size)
-            .flatten()
-            .or_else(|| self.exact_size(key, meta.stored_size));
+        let size = if self.config.raw {
+            meta.stored_size
+        } else {
+            self.heads.size(&meta, self.listed_size(key))
+        };
+        let size = size.or_else(|| self.exact_size(key, meta.stored_size));
         Ok(Some(Known {
             version: self.new_version(),
             validated: asked,
@@ -132,6 +137,12 @@ impl Records {
     /// Those of the store.
     pub fn described(self: &Arc<Self>, key: &Key, wait: Wait) -> Result<RecordMeta> {
         if let Some(meta) = self.seen(key, wait)? {
+            return Ok(meta);
+        }
+        let described = self.slot(key).state.lock().described.clone();
+        if let Some((meta, at)) = described
+            && self.is_fresh_name(at)
+        {
             return Ok(meta);
         }
         match self.recall(key) {
@@ -179,7 +190,7 @@ impl Records {
     ///
     /// # Errors
     /// Those of the store.
-    fn ask_description(&self, key: &Key, wait: Wait) -> Result<RecordMeta> {
+    pub(super) fn ask_description(&self, key: &Key, wait: Wait) -> Result<RecordMeta> {
         let deadline = may_block(wait)?;
         origin::note(Origin::Network);
         let slot = self.slot(key);

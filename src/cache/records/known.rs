@@ -185,7 +185,8 @@ impl Records {
         match self.recall(key) {
             Peek::Present(known)
                 if known.has_stored_size(stored)
-                    && (stored.is_some() || self.is_fresh(known.validated)) =>
+                    && (stored.is_some() || self.is_fresh(known.validated))
+                    && known.size.is_some() =>
             {
                 return known.size;
             }

@@ -26,6 +26,7 @@ use crate::transfer::download::Size;
 use crate::transfer::tools::Tools;
 
 mod ask;
+mod exact;
 mod held;
 mod kept;
 mod known;
@@ -85,6 +86,7 @@ pub struct Records {
     /// Whether the last record that was asked about had no validator.
     lacks_validators: AtomicBool,
     versions: AtomicU64,
+    heads: exact::Heads,
     opened: SystemTime,
     /// Unused downloads, oldest first.
     paused: Mutex<VecDeque<Arc<Content>>>,
@@ -139,6 +141,7 @@ impl Records {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             freshness,
+            heads: exact::Heads::default(),
             opened: clock.wall(),
             slots: Mutex::new(LruCache::unbounded()),
             memory: Mutex::new(LruBytes::new(config.memory_capacity)),

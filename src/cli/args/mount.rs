@@ -34,7 +34,7 @@ pub struct MountArgs {
     /// Show records as they are stored, compressed ones compressed
     #[arg(long, help_heading = "What to show")]
     pub raw: bool,
-    /// Show exact sizes of compressed records before they are opened; costs a request for each
+    /// Show exact sizes of compressed records before they are opened; costs a request for each record, two for compressed ones
     #[arg(long, help_heading = "What to show")]
     pub exact_sizes: bool,
 

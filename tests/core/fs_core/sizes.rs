@@ -179,5 +179,26 @@ fn exact_sizes_are_bought_with_requests_where_they_are_wanted() {
     let listed = core.list().expect("a listing");
     assert_eq!(listed.len(), 40);
     assert!(listed.iter().all(|(_, reply)| reply.attr.size == 9999));
+    assert_eq!(core.faults.calls(Call::Head), 40);
+    assert_eq!(requests(&core), 81);
+}
+
+#[test]
+fn exact_sizes_of_what_is_not_encoded_cost_no_bytes() {
+    let store = MemoryStore::new();
+    for i in 0..40 {
+        let bytes = vec![b'x'; 100 + i];
+        store.insert(&format!("r{i}"), "text/plain", Encoding::Identity, bytes);
+    }
+    let mut setup = Setup::new(store);
+    setup.fs.exact_sizes = true;
+    let core = setup.core(None);
+    let listed = core.list().expect("a listing");
+    let sum: u64 = listed.iter().map(|(_, reply)| reply.attr.size).sum();
+    assert_eq!(sum, (100..140).sum::<u64>());
+    assert_eq!(core.faults.calls(Call::Head), 40);
+    assert_eq!(core.faults.calls(Call::Get), 0);
     assert_eq!(requests(&core), 41);
+    core.list().expect("a listing");
+    assert_eq!(requests(&core), 0);
 }
