@@ -5,6 +5,7 @@ pub mod download;
 pub(crate) mod file;
 pub mod fill;
 pub mod prefix;
+mod progress;
 pub mod ranges;
 mod state;
 pub mod stream;
