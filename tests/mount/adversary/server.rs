@@ -15,6 +15,7 @@ pub const STORE: &str = "WkzbQMuFYuamGv3YF";
 pub struct Request {
     /// Which of the server's connections it came over, counted from 1.
     pub connection: usize,
+    pub method: String,
     pub path: String,
     pub query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
@@ -191,7 +192,9 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let target = line.split(' ').nth(1).unwrap_or_default();
+    let mut words = line.split(' ');
+    let method = words.next().unwrap_or_default().to_owned();
+    let target = words.next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let decode = |text: &str| {
         percent_encoding::percent_decode_str(text)
@@ -205,6 +208,7 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         .collect();
     let mut request = Request {
         connection: 0,
+        method,
         path: decode(path),
         query,
         headers: Vec::new(),

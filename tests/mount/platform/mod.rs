@@ -11,6 +11,8 @@ use kvfs::store::Encoding;
 use crate::support::mounted::{MountedSession, eventually, make_writable, pattern, text};
 use crate::support::served::{TOKEN, TestServer};
 
+mod unknown;
+
 const TTL: Duration = Duration::from_millis(1500);
 /// How late the server's clock is, and how late it may be.
 const LAG: Duration = Duration::from_millis(300);
@@ -88,6 +90,11 @@ impl Cost {
     fn bodies(&self) -> usize {
         let is_body = |line: &&String| line.starts_with("GET") && line.contains("/records/");
         self.requests.iter().filter(is_body).count()
+    }
+
+    fn heads(&self) -> usize {
+        let is_head = |line: &&String| line.starts_with("HEAD");
+        self.requests.iter().filter(is_head).count()
     }
 
     fn puts(&self) -> usize {
@@ -504,6 +511,48 @@ fn asking_every_time_asks_once_for_what_is_asked_in_one_go() {
 }
 
 #[test]
+fn exact_sizes_of_plain_records_cost_a_head_each_and_no_body() {
+    let server = platform(|_| {});
+    for n in 0..200 {
+        let name = format!("plain-{n:03}.txt");
+        server.put(&name, "text/csv", Encoding::Identity, &text(1000 + n));
+    }
+    let cache = tempfile::tempdir().expect("a folder");
+    let exact = || {
+        mount(&server, |config| {
+            config.exact_sizes = true;
+            config.disk_cache = Some(DiskCacheConfig {
+                dir: cache.path().to_owned(),
+                size: kvfs::base::units::ByteSize(1 << 30),
+            });
+        })
+    };
+    let content: usize = (0..200).map(|n| 1000 + n).sum();
+    let list = |mount: &MountedSession| {
+        let sum = mount.works("ls -l | awk '{s += $5} END {print s}'");
+        assert_eq!(sum, content.to_string());
+    };
+    let first = exact();
+    let cost = Cost::of(&server, || list(&first));
+    assert_eq!((cost.heads(), cost.bodies()), (200, 0), "{cost:#?}");
+    assert!(cost.requests.len() <= 202, "{cost:#?}");
+    // What HEAD has told is known.
+    let types = "getfattr --only-values -n user.apify.content-type plain-00*";
+    let cost = Cost::of(&server, || {
+        assert_eq!(first.works(types), "text/csv".repeat(10));
+    });
+    assert_eq!(cost.requests.len(), 0, "{cost:#?}");
+    outlive_ttl();
+    let cost = Cost::of(&server, || list(&first));
+    assert_eq!((cost.heads(), cost.bodies()), (0, 0), "{cost:#?}");
+    drop(first);
+    let next = exact();
+    let cost = Cost::of(&server, || list(&next));
+    assert!(cost.requests.len() <= 3, "{cost:#?}");
+    assert_eq!(cost.bodies(), 0, "{cost:#?}");
+}
+
+#[test]
 fn exact_sizes_are_asked_for_once() {
     let server = platform(|_| {});
     fill(&server, 60);
@@ -518,9 +567,15 @@ fn exact_sizes_are_asked_for_once() {
         })
     };
     let first = exact(&server);
-    let sum = first.works("ls -l | awk '{s += $5} END {print s}'");
-    outlive_ttl();
     let script = "ls -l | awk '{s += $5} END {print s}'";
+    let mut sum = String::new();
+    let cost = Cost::of(&server, || sum = first.works(script));
+    // A HEAD each, and a third are encoded.
+    assert_eq!(cost.heads(), 60, "{cost:#?}");
+    assert_eq!(cost.bodies(), 20, "{cost:#?}");
+    let content: usize = (0..60).map(|n| 2000 + n).sum();
+    assert_eq!(sum, content.to_string());
+    outlive_ttl();
     Cost::of(&server, || assert_eq!(first.works(script), sum)).is_at_most(3);
     drop(first);
     let next = exact(&server);
