@@ -17,7 +17,8 @@ use super::ui::Ui;
 use crate::base::text;
 use crate::base::units::ByteSize;
 use crate::copy::memory::{Memory, forget_old};
-use crate::copy::run::{self, Options, Outcome, Report, Told, Watcher};
+use crate::copy::report::{Outcome, Report, Told, Watcher};
+use crate::copy::run::{self, Options};
 use crate::daemon::causes;
 use crate::store::{ErrorKind, StoreError};
 

@@ -10,4 +10,5 @@ pub mod fingerprint;
 pub mod memory;
 pub mod pages;
 pub mod record;
+pub mod report;
 pub mod run;

@@ -11,7 +11,8 @@ use kvfs::base::clock::Deadline;
 use kvfs::copy::diff;
 use kvfs::copy::filter::Filter;
 use kvfs::copy::memory::Memory;
-use kvfs::copy::run::{self, Options, Outcome, Report, Side, Told, Watcher};
+use kvfs::copy::report::{Outcome, Report, Told, Watcher};
+use kvfs::copy::run::{self, Options, Side};
 use kvfs::local::{Access, DirectoryStore};
 use kvfs::store::{
     Encoding, ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta,

@@ -17,7 +17,10 @@ use super::fingerprint::{Fingerprint, of_version};
 use super::memory::{Known, Memory, ms, now_ms};
 use super::pages::{Listing, ListingError, Pair, Pairs};
 use super::record::{self, Held};
+use super::report::{Outcome, Report, Told, Watcher};
 use crate::store::{ErrorKind, Key, ListItem, RecordMeta, Result, Store, StoreError};
+
+mod compare;
 
 /// Records that wait for a thread.
 const QUEUE: usize = 4096;
@@ -52,68 +55,6 @@ pub struct Options {
     pub jobs: usize,
     /// The longest that one operation of a store may take.
     pub timeout: Duration,
-}
-
-/// What became of a record.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It has been stored, or with `dry_run` would be.
-    Copied,
-    /// It is the same in both; by what that is known.
-    Unchanged(&'static str),
-    /// It has been deleted, or with `dry_run` would be.
-    Deleted,
-    /// It could not be copied or deleted.
-    Failed(StoreError),
-}
-
-/// What became of a record, with its key.
-#[derive(Debug)]
-pub struct Told<'a> {
-    /// The record.
-    pub key: &'a Key,
-    /// Stored bytes, where known.
-    pub size: Option<u64>,
-    /// What became of it.
-    pub outcome: &'a Outcome,
-}
-
-/// Is told how a copy goes; called from many threads.
-pub trait Watcher: Sync {
-    /// A record is done.
-    fn told(&self, told: &Told<'_>);
-    /// This many more records and bytes that take part have been found.
-    fn found(&self, records: u64, bytes: u64);
-    /// This many more bytes have come from the source.
-    fn moved(&self, bytes: u64);
-}
-
-/// How a copy went.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Records stored.
-    pub copied: u64,
-    /// Their bytes.
-    pub copied_bytes: u64,
-    /// Records that were the same.
-    pub unchanged: u64,
-    /// Records deleted.
-    pub deleted: u64,
-    /// Records that failed.
-    pub failed: u64,
-    /// Records that were not tried after many failures in a row.
-    pub not_tried: u64,
-    /// What kept a listing from coming to its end, if anything did.
-    pub listing: Option<String>,
-    /// Why nothing more was tried, if so.
-    pub stopped: Option<String>,
-}
-
-impl Report {
-    /// Returns whether the target now has what the source had.
-    pub fn is_complete(&self) -> bool {
-        self.failed == 0 && self.not_tried == 0 && self.listing.is_none()
-    }
 }
 
 enum Task {
@@ -428,91 +369,6 @@ impl Copy<'_> {
 
     fn read(&self, side: &Side, key: &Key) -> Result<(RecordMeta, Fingerprint)> {
         record::read(&*side.store, key, self.options.timeout, &|_| {})
-    }
-
-    /// Decides about a record that both have: by size, by what is remembered, else by reading both.
-    fn compare(&self, from: &ListItem, to: &ListItem) -> Result<Outcome> {
-        let key = &from.key;
-        if let (Some(one), Some(other)) = (from.stored_size, to.stored_size)
-            && one != other
-        {
-            return match self.options.dry_run {
-                true => Ok(Outcome::Copied),
-                false => self.copy_new(key),
-            };
-        }
-        let known = self
-            .memory
-            .get(key)
-            .filter(|known| !self.options.checksum && from.stored_size == Some(known.size));
-        let source_same = match known {
-            Some(known) => self.source_is_same(key, known)?,
-            None => false,
-        };
-        let target_same = match known {
-            Some(known) => self.target_is_same(key, known)?,
-            None => false,
-        };
-        if let Some(known) = known.filter(|_| source_same && target_same) {
-            let by = match (self.source.is_local, known.source == self.source_clock) {
-                (false, true) => "the store's clock",
-                _ => "its version",
-            };
-            return Ok(Outcome::Unchanged(by));
-        }
-        let target_print = match known.filter(|_| target_same) {
-            Some(known) => (known.target_version, known.print),
-            None => {
-                let (meta, print) = self.read(self.target, key)?;
-                (of_version(&meta), print)
-            }
-        };
-        if let Some(known) = known.filter(|_| source_same) {
-            if known.print == target_print.1 {
-                self.note(
-                    key,
-                    known.print,
-                    known.size,
-                    known.source_version,
-                    target_print.0,
-                );
-                return Ok(Outcome::Unchanged("its content"));
-            }
-            return self.copy_new(key);
-        }
-        let held = self.fetch(key)?;
-        if held.print == target_print.1 {
-            let source = of_version(&held.meta);
-            self.note(key, held.print, held.size, source, target_print.0);
-            return Ok(Outcome::Unchanged("its content"));
-        }
-        self.send(key, &held)
-    }
-
-    /// Returns whether the source has the record as it was remembered.
-    fn source_is_same(&self, key: &Key, known: &Known) -> Result<bool> {
-        if self.source.is_local {
-            let version = of_version(&self.source.store.head(key, self.deadline())?);
-            return Ok(version != 0 && version == known.source);
-        }
-        if self.source_clock != 0 && self.source_clock == known.source {
-            return Ok(true);
-        }
-        Ok(known.source_version != 0
-            && of_version(&self.source.store.head(key, self.deadline())?) == known.source_version)
-    }
-
-    /// The same of the target.
-    fn target_is_same(&self, key: &Key, known: &Known) -> Result<bool> {
-        if self.target.is_local {
-            let version = of_version(&self.target.store.head(key, self.deadline())?);
-            return Ok(version != 0 && version == known.target);
-        }
-        if self.target_trusted && known.at_ms > 0 {
-            return Ok(true);
-        }
-        Ok(known.target_version != 0
-            && of_version(&self.target.store.head(key, self.deadline())?) == known.target_version)
     }
 
     /// Deletes what only the target has, each after the source has said that it does not have it.
