@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::open::{OpenConfig, server};
+use super::open::OpenConfig;
+use super::open::access::server;
 use crate::apify::account::Account;
 use crate::apify::http::{HttpClient, HttpOptions};
 use crate::metrics::Metrics;

@@ -95,7 +95,7 @@ fn proxy(environment: &Environment) -> Option<Finding> {
 
 /// Asks the API which user the token belongs to; returns `None` if there is nothing to ask on.
 fn api(config: &OpenConfig, findings: &mut Vec<Finding>) -> Option<(Url, Probe)> {
-    let (base, token) = match open::server(config) {
+    let (base, token) = match open::access::server(config) {
         Ok(server) => server,
         Err(error) => {
             findings.push(store_error("token", &error));

@@ -230,7 +230,7 @@ pub fn open_config(
         budget_dir: environment.state_dir().ok().map(|dir| dir.join("budgets")),
     };
     // A matter of usage, not of what the server says.
-    match open::refused_plain_http(&config) {
+    match open::access::refused_plain_http(&config) {
         Some(error) => Err(CliError {
             hints: error.hint().map(Into::into).into_iter().collect(),
             ..CliError::usage(error.to_string())

@@ -9,41 +9,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use url::Url;
 
+use self::access::{api_url, check_plain, token_for};
+use self::links::{one_key, open_records, open_signed};
+use self::scope::{access_of, cache_scope};
 use super::storage;
 use crate::apify::ApifyStore;
 use crate::apify::call::Purpose;
 use crate::apify::endpoint::{Endpoint, encode};
 use crate::apify::errors::Subject;
-use crate::apify::http::{HttpClient, HttpOptions, PLATFORM_HOST};
-use crate::apify::plain::{PlainHttp, is_exposed};
+use crate::apify::http::{HttpClient, HttpOptions};
+use crate::apify::plain::PlainHttp;
 use crate::apify::record::RecordApi;
-use crate::apify::record_urls::{RecordUrlsStore, is_signed};
-use crate::apify::signed::SignedKeysStore;
-use crate::apify::token::{Format, Token};
 use crate::apify::wire::StoreObject;
 use crate::base::clock::Deadline;
-use crate::base::redact::{SafeUrl, Secret};
-use crate::base::signature::keys_expiry;
+use crate::base::redact::Secret;
 use crate::bucket::{self, Bucket};
 use crate::metrics::Metrics;
 use crate::store::freshness;
 use crate::store::reference::{RemoteRef, StoreRef};
-use crate::store::{ErrorKind, FirstState, ListQuery, Result, Store, StoreError, StoreInfo};
+use crate::store::{ErrorKind, FirstState, Result, Store, StoreError, StoreInfo};
 
-/// The domain of the platform's servers: over TLS, all of them are the platform's.
-const PLATFORM_DOMAIN: &str = ".apify.com";
+pub mod access;
+mod links;
+mod scope;
 
 /// Takes the place of a credential, where the account does not matter.
 const ANY_ACCOUNT: &str = "anybody";
-
-/// How much of the hash a cache scope keeps, in bytes.
-const SCOPE_HASH_LEN: usize = 16;
-
-/// The most of a store's id that a cache scope shows, in characters.
-const SCOPE_ID_LEN: usize = 32;
 
 /// What to open, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -339,207 +332,6 @@ fn avoid_head_of_runs(api: &RecordApi, remote: &RemoteRef) {
     }
 }
 
-/// Returns an identity of the account, to separate what accounts may see.
-fn access_of(api: &RecordApi) -> Result<String> {
-    Ok(match &api.token {
-        Some(token) => format!("token:{}", token.current()?.expose()),
-        None => "public".to_owned(),
-    })
-}
-
-/// Opens a store by a signature; where there is a deadline, checks that this opens the listing.
-fn open_signed(
-    api: RecordApi,
-    base: &Url,
-    remote: &RemoteRef,
-    signature: &Secret,
-    check: Option<Deadline>,
-) -> Result<Arc<dyn Store>> {
-    let id = remote.to_string();
-    let info = StoreInfo {
-        cache_scope: cache_scope(base, &id, &format!("signature:{}", signature.expose())),
-        upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
-        expires: keys_expiry(signature.expose()).and_then(|expiry| expiry.time()),
-        id,
-        ..StoreInfo::default()
-    };
-    let endpoint = Endpoint::new(base, &remote.api_path());
-    let store = SignedKeysStore::new(api, endpoint, signature.clone(), info);
-    let Some(deadline) = check else {
-        return Ok(Arc::new(store));
-    };
-    store.list_page(&one_key(), deadline).map_err(|error| {
-        if error.kind() == ErrorKind::Denied && keys_expiry(signature.expose()).is_none() {
-            return error.with_hint(
-                "the signature is not that of a list of keys; is it a record's? then mount the record's whole URL",
-            );
-        }
-        error
-    })?;
-    Ok(Arc::new(store))
-}
-
-fn open_records(
-    config: &OpenConfig,
-    urls: &[SafeUrl],
-    options: HttpOptions,
-    metrics: Arc<Metrics>,
-) -> Result<Arc<dyn Store>> {
-    let Some(first) = urls.first().map(SafeUrl::expose) else {
-        return Err(StoreError::new(
-            ErrorKind::Unsupported,
-            "no record was given",
-        ));
-    };
-    let unsigned = urls.iter().find(|url| !is_signed(url)).map(SafeUrl::expose);
-    let token = match unsigned {
-        Some(url) => token_for(config, url)?,
-        None => None,
-    };
-    for url in urls {
-        check_plain(config, url.expose(), is_signed(url) || token.is_some())?;
-    }
-    let mut access: Vec<String> = urls.iter().map(|url| url.expose().to_string()).collect();
-    access.sort();
-    if let Some(token) = &token {
-        access.push(format!("token:{}", token.current()?.expose()));
-    }
-    let id = config.reference.to_string();
-    let info = StoreInfo {
-        cache_scope: cache_scope(first, "records", &access.join("\n")),
-        upload_scope: cache_scope(first, "records", ANY_ACCOUNT),
-        id,
-        ..StoreInfo::default()
-    };
-    let http = Arc::new(HttpClient::new(first, options, metrics)?);
-    let deadline = Deadline::after(config.deadline);
-    let store = RecordUrlsStore::open(RecordApi::new(http, token), urls, info, deadline)?;
-    Ok(Arc::new(store))
-}
-
-fn one_key() -> ListQuery {
-    ListQuery {
-        limit: Some(1),
-        ..ListQuery::default()
-    }
-}
-
-/// Returns the server that is asked about the reference, and the token if it may see that.
-///
-/// # Errors
-/// That the address or the token's file cannot be used.
-pub fn server(config: &OpenConfig) -> Result<(Url, Option<Arc<Token>>)> {
-    let (base, signed) = match &config.reference {
-        StoreRef::Url {
-            base, signature, ..
-        } => (base.clone(), signature.is_some()),
-        StoreRef::Records(urls) => match urls.first().map(SafeUrl::expose) {
-            Some(url) => (
-                url.join("/").unwrap_or_else(|_| url.clone()),
-                is_signed_any(urls),
-            ),
-            None => (api_url(config)?, false),
-        },
-        StoreRef::Remote(_) | StoreRef::Directory(_) | StoreRef::Bucket { .. } => {
-            (api_url(config)?, false)
-        }
-    };
-    let token = if signed || config.signature.is_some() {
-        None
-    } else {
-        token_for(config, &base)?
-    };
-    if token.is_some() {
-        config.plain_http.check(&base)?;
-    }
-    Ok((base, token))
-}
-
-fn is_signed_any(urls: &[SafeUrl]) -> bool {
-    urls.iter().any(is_signed)
-}
-
-fn api_url(config: &OpenConfig) -> Result<Url> {
-    if let Some(url) = &config.api_url {
-        return match url.scheme() {
-            "http" | "https" => Ok(url.clone()),
-            scheme => Err(StoreError::new(
-                ErrorKind::Unsupported,
-                format!("--api-url must be an http or https URL, not {scheme}"),
-            )),
-        };
-    }
-    Url::parse(&format!("https://{PLATFORM_HOST}")).map_err(|error| {
-        StoreError::new(ErrorKind::Unsupported, "the default API URL is broken").with_source(error)
-    })
-}
-
-/// Returns the token if the server at `base` may see it.
-fn token_for(config: &OpenConfig, base: &Url) -> Result<Option<Arc<Token>>> {
-    let is_platform = base.scheme() == "https"
-        && base.port().is_none()
-        && base
-            .host_str()
-            .is_some_and(|host| host.ends_with(PLATFORM_DOMAIN));
-    if base.origin() != api_url(config)?.origin() && !is_platform {
-        if !matches!(config.token, TokenSource::None | TokenSource::Bucket(_)) {
-            tracing::info!(
-                host = base.host_str(),
-                "the token is not sent to this server: it is not that of --api-url"
-            );
-        }
-        return Ok(None);
-    }
-    let token = match &config.token {
-        TokenSource::None | TokenSource::Bucket(_) => return Ok(None),
-        TokenSource::Environment(secret) => Token::fixed(secret.clone(), base),
-        TokenSource::File(path) => Token::file(path.clone(), Format::Plain, base),
-        TokenSource::CliLogin(path) => Token::file(path.clone(), Format::CliLogin, base),
-    };
-    token.current()?;
-    Ok(Some(Arc::new(token)))
-}
-
-/// Returns why opening the store would be refused: a secret would travel unencrypted.
-pub fn refused_plain_http(config: &OpenConfig) -> Option<StoreError> {
-    let refused = |url: &Url, has_secret: bool| match has_secret {
-        true => config.plain_http.check(url).err(),
-        false => None,
-    };
-    let signed = config.signature.is_some();
-    match &config.reference {
-        StoreRef::Directory(_) | StoreRef::Bucket { .. } => None,
-        StoreRef::Records(urls) => urls.iter().find_map(|url| {
-            let has_token = || token_for(config, url.expose()).is_ok_and(|token| token.is_some());
-            refused(url.expose(), is_signed(url) || has_token())
-        }),
-        StoreRef::Url {
-            base, signature, ..
-        } => {
-            let has_token = || token_for(config, base).is_ok_and(|token| token.is_some());
-            refused(base, signed || signature.is_some() || has_token())
-        }
-        StoreRef::Remote(_) => {
-            let base = api_url(config).ok()?;
-            let has_token = || token_for(config, &base).is_ok_and(|token| token.is_some());
-            refused(&base, signed || has_token())
-        }
-    }
-}
-
-/// Refuses to send a secret over the network unencrypted; warns where that is allowed.
-fn check_plain(config: &OpenConfig, url: &Url, has_secret: bool) -> Result<()> {
-    if !has_secret || !is_exposed(url) {
-        return Ok(());
-    }
-    config.plain_http.check(url)?;
-    tracing::warn!(
-        host = url.host_str(),
-        "the connection is not encrypted: others on the network can read the token or signature"
-    );
-    Ok(())
-}
-
 /// Adds what may be wrong with this form of reference, or with how it was opened.
 fn describe(error: StoreError, remote: &RemoteRef, has_token: bool) -> StoreError {
     if error.kind() == ErrorKind::Denied && !has_token {
@@ -564,88 +356,5 @@ fn describe(error: StoreError, remote: &RemoteRef, has_token: bool) -> StoreErro
         RemoteRef::LastRunOfActor(_) | RemoteRef::LastRunOfTask(_) => error.with_hint(
             "check the name; it may have no run (with that status and origin), or that run's store may have been deleted",
         ),
-    }
-}
-
-/// Returns a name for what may be seen of a store; fit for a folder's name.
-///
-/// Only a hash of the credential goes in, cut so far that nothing of it can be recovered.
-fn cache_scope(server: &Url, id: &str, access: &str) -> String {
-    let mut hash = Sha256::new();
-    for part in [
-        &server.origin().ascii_serialization(),
-        server.path(),
-        id,
-        access,
-    ] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    let shown: String = id
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(SCOPE_ID_LEN)
-        .collect();
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .take(SCOPE_HASH_LEN)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{shown}-{digest}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cache_scopes_differ_by_server_store_and_access() {
-        let scope =
-            |server, id, access| cache_scope(&Url::parse(server).expect("a URL"), id, access);
-        let first = scope("https://h", "me~s", "token:a");
-        assert_eq!(first, scope("https://h/", "me~s", "token:a"));
-        assert!(first.starts_with("me-s-"), "{first}");
-        for other in [
-            scope("https://h:1", "me~s", "token:a"),
-            scope("https://h", "me-s", "token:a"),
-            scope("https://h", "me~s", "token:b"),
-            scope("https://h", "me~s", "public"),
-        ] {
-            assert_ne!(first, other);
-        }
-    }
-
-    #[test]
-    fn the_token_is_for_the_api_and_the_platform_only() {
-        let mut config = OpenConfig {
-            reference: StoreRef::Remote(RemoteRef::Id("A".into())),
-            api_url: None,
-            token: TokenSource::Environment(Secret::new("t")),
-            signature: None,
-            run_status: None,
-            run_origin: None,
-            plain_http: PlainHttp::default(),
-            attempt_timeout: Duration::from_secs(1),
-            deadline: Duration::from_secs(1),
-            budget_dir: None,
-        };
-        let is_sent = |config: &OpenConfig, url: &str| {
-            let url = Url::parse(url).expect("a URL");
-            token_for(config, &url).expect("a decision").is_some()
-        };
-        for (url, sent) in [
-            ("https://api.apify.com", true),
-            ("https://api-eu.apify.com/x", true),
-            ("http://api.apify.com", false),
-            ("https://evilapify.com", false),
-            ("https://apify.com.evil.com", false),
-            ("http://localhost:3", false),
-        ] {
-            assert_eq!(is_sent(&config, url), sent, "{url}");
-        }
-        config.api_url = Some(Url::parse("http://localhost:3/x").expect("a URL"));
-        assert!(is_sent(&config, "http://localhost:3"));
-        assert!(!is_sent(&config, "http://localhost:4"));
     }
 }
