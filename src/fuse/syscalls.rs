@@ -4,6 +4,9 @@
 //! expired, look it up once more because that failed, open it, and begin again where that was stale;
 //! `stat` looks up and asks for attributes. A request of the same thread about the same file, that
 //! comes at once after an answer which does not end a call, goes on with that call.
+//!
+//! The kernel asks for a name once at a time: other threads that need it wait for that lookup, and
+//! ask only when it has failed. So what begins right after a long lookup has waited for it.
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
@@ -25,12 +28,14 @@ pub(super) const GAP: Duration = Duration::from_millis(20);
 /// The same after an answer that the kernel never hands to the program, but asks again for: the next
 /// thing that the thread does about the file.
 const GAP_OF_STALE: Duration = Duration::from_secs(1);
+/// For so long after a long lookup, threads that have waited for it begin, one after the other.
+const QUEUE: Duration = Duration::from_millis(250);
 /// Of a deadline, a request that was not the first of its call has at least this part: what looked
 /// like one call may have been two.
 pub(super) const LEAST: u32 = 4;
 
 /// What a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     /// A name of the root, by its hash.
     Name(u64),
@@ -44,6 +49,8 @@ pub(super) struct Calls {
     hasher: RandomState,
     deadline: Duration,
     latest: Mutex<LruCache<u32, Call>>,
+    /// The latest long lookup of each name, and of each inode that one found.
+    long: Mutex<LruCache<Subject, LongLookup>>,
     /// Reads, of which a thread may have several.
     pub(super) reads: SlowReads,
 }
@@ -57,6 +64,17 @@ struct Call {
     ino: Option<u64>,
     is_late: bool,
     was_stale: bool,
+}
+
+/// A lookup for which other threads may have waited.
+#[derive(Clone, Copy, Debug)]
+struct LongLookup {
+    thread: u32,
+    begun: Instant,
+    answered: Instant,
+    /// When the latest thread began that had waited for it.
+    followed: Instant,
+    has_failed: bool,
 }
 
 /// How a request of a call stands.
@@ -76,6 +94,7 @@ impl Calls {
             hasher: RandomState::new(),
             deadline,
             latest: Mutex::new(LruCache::new(MOST)),
+            long: Mutex::new(LruCache::new(MOST)),
             reads: SlowReads::new(deadline),
         }
     }
@@ -122,10 +141,49 @@ impl Calls {
             was_stale: false,
         };
         latest.put(thread, call);
+        drop(latest);
         Standing {
             age: Duration::ZERO,
-            left: self.deadline,
+            left: self.left_after_long(thread, subject, now),
             was_stale: false,
+        }
+    }
+
+    /// Returns how long a call may take that begins now: less when it has waited for another's lookup.
+    fn left_after_long(&self, thread: u32, subject: Subject, now: Instant) -> Duration {
+        let mut long = self.long.lock();
+        let Some(lookup) = long.get_mut(&subject).filter(|own| own.thread != thread) else {
+            return self.deadline;
+        };
+        let since = |at| now.saturating_duration_since(at);
+        if since(lookup.followed) >= GAP || since(lookup.answered) >= QUEUE {
+            long.pop(&subject);
+            return self.deadline;
+        }
+        lookup.followed = now;
+        if lookup.has_failed {
+            return Duration::ZERO;
+        }
+        let left = self.deadline.saturating_sub(since(lookup.begun));
+        left.max(self.deadline / LEAST)
+    }
+
+    /// Notes a lookup that took long.
+    fn note_long(&self, thread: u32, call: &Call, has_failed: bool) {
+        let now = Instant::now();
+        let lookup = LongLookup {
+            thread,
+            begun: call.begun,
+            answered: now,
+            followed: now,
+            has_failed,
+        };
+        let mut long = self.long.lock();
+        if let Some(name) = call.name {
+            long.put(Subject::Name(name), lookup);
+        }
+        if let Some(ino) = call.ino.filter(|_| !has_failed) {
+            long.put(Subject::Ino(ino), lookup);
         }
     }
 
@@ -139,6 +197,12 @@ impl Calls {
     /// Notes an answer.
     pub(super) fn answered(&self, thread: u32, operation: &str, error: Option<&FsError>) {
         let mut latest = self.latest.lock();
+        if operation == "lookup"
+            && let Some(call) = latest.peek(&thread)
+            && call.begun.elapsed() >= self.deadline / LEAST
+        {
+            self.note_long(thread, call, error.is_some());
+        }
         // A server's silence may end sooner than the deadline: the next request has what is left.
         let is_over = latest
             .peek(&thread)
@@ -231,6 +295,34 @@ mod tests {
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
         calls.answered(1, "open", None);
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
+    }
+
+    #[test]
+    fn threads_that_have_waited_for_a_long_lookup_have_what_it_left() {
+        let deadline = Duration::from_millis(400);
+        let calls = Calls::new(deadline);
+        let name = calls.name(OsStr::new("a"));
+        calls.begin(1, name);
+        std::thread::sleep(deadline);
+        calls.answered(1, "lookup", Some(&late()));
+        let at = Instant::now();
+        let left = [calls.begin(2, name).left, calls.begin(3, name).left];
+        // On a busy machine they look like threads that have not waited.
+        assert!(
+            left == [Duration::ZERO; 2] || at.elapsed() >= GAP,
+            "{left:?}"
+        );
+        std::thread::sleep(QUEUE);
+        assert_eq!(calls.begin(4, name).left, deadline);
+        // One that found an inode: those that waited go on to open it.
+        calls.begin(5, name);
+        std::thread::sleep(deadline / 2);
+        calls.found(5, 7);
+        calls.answered(5, "lookup", None);
+        let at = Instant::now();
+        let left = calls.begin(6, Subject::Ino(7)).left;
+        assert!(left <= deadline / 2 || at.elapsed() >= GAP, "{left:?}");
+        assert!(left >= deadline / LEAST);
     }
 
     #[test]

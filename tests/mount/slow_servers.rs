@@ -8,7 +8,8 @@ use kvfs::store::Encoding;
 
 use crate::sandbox::Sandbox;
 use crate::support::mounted::{
-    MountedSession, pattern, quick_retries, scripted, scripted_keys, scripted_path,
+    MountedSession, Running, eventually, pattern, quick_retries, scripted, scripted_keys,
+    scripted_path,
 };
 use crate::support::scripted::{Answer, ScriptedServer, Seen};
 use crate::support::served::TestServer;
@@ -121,6 +122,65 @@ fn a_large_record_that_comes_byte_by_byte_ends_with_the_deadline() {
         }
     });
     fail_in_time(&mounted, |n| format!("cat k{n}"), WAITING);
+}
+
+/// Starts a program that waits for a record of which the server says nothing; returns once it was
+/// asked for.
+fn waiting_for_silent(mounted: &(ScriptedServer, MountedSession)) -> Running {
+    let (server, mount) = mounted;
+    let asked = |seen: &Seen| seen.path() == scripted_path("silent");
+    let before = server.seen().iter().filter(|seen| asked(seen)).count();
+    let waits = mount.start_sh("exec cat silent");
+    eventually("the record is asked for", || {
+        server.seen().iter().filter(|seen| asked(seen)).count() > before
+    });
+    waits
+}
+
+/// The kernel's lookup of the name waits; so would a listing with that name, if it went unanswered.
+#[test]
+fn a_record_that_never_comes_holds_up_no_listing_with_its_name() {
+    let server = scripted(|seen, _| match seen.path() {
+        path if path.ends_with("/keys") => scripted_keys(&[("good", 5), ("silent", 7)]),
+        _ => Answer::silence(),
+    });
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_secs(60),
+        ..quick_retries()
+    };
+    let mount = MountedSession::scripted(&server, options, |_| {});
+    let mounted = (server, mount);
+    let mut waits = waiting_for_silent(&mounted);
+    let listed = mounted.1.works("ls; stat -c %s silent");
+    assert_eq!(listed, "good\nsilent\n7");
+    assert!(waits.is_running(), "the listing came after its deadline");
+}
+
+/// The kernel lets a second program wait for the lookup of the first.
+#[test]
+fn a_second_program_that_waits_for_a_record_has_one_deadline_too() {
+    let deadline = Duration::from_secs(6);
+    let server = scripted(|_, _| Answer::silence());
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_secs(60),
+        ..quick_retries()
+    };
+    let mount = MountedSession::scripted(&server, options, |config| config.deadline = deadline);
+    let mounted = (server, mount);
+    let mut took = Vec::new();
+    for _ in 0..TRIES {
+        let first = waiting_for_silent(&mounted);
+        let later = [(); 3].map(|()| mounted.1.start_sh("exec cat silent"));
+        assert!(!first.wait(deadline + BUSY).status.success());
+        let ended = later.map(|later| later.wait(deadline * 4 + BUSY));
+        assert!(ended.iter().all(|ended| !ended.status.success()));
+        let longest = ended.iter().map(|ended| ended.took).max();
+        took.extend(longest);
+        if longest < Some(deadline * 3 / 2) {
+            return;
+        }
+    }
+    panic!("a deadline of {deadline:?}, and it took {took:?}");
 }
 
 /// The server's name is no longer known, as when a laptop changes networks; its resolver refuses

@@ -15,7 +15,7 @@ use crate::base::clock::{Deadline, Wait};
 use crate::fs::types::Ino;
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::write::deadline_of;
-use crate::fuse::pending::Refuse;
+use crate::fuse::pending::{Refuse, Ticket};
 use crate::fuse::slow_reads::Read;
 use crate::fuse::syscalls::{Calls, Standing, Subject};
 use crate::metrics::origin;
@@ -52,6 +52,20 @@ impl Adapter {
         done: impl FnOnce(R, T) + Send + 'static,
         undo: fn(&KvFs, T),
     ) {
+        self.answer_watched(asked, reply, work, done, undo, |_| {});
+    }
+
+    /// The same for work that is not the only one to answer: when it has to wait, `waits` gets the
+    /// right to answer, too.
+    pub(super) fn answer_watched<R: Refuse, T: 'static>(
+        &self,
+        asked: Asked,
+        reply: R,
+        work: impl Fn(&KvFs, Wait) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+        undo: fn(&KvFs, T),
+        waits: impl FnOnce(&Arc<Ticket<R>>),
+    ) {
         let Asked {
             operation,
             ino,
@@ -77,6 +91,7 @@ impl Adapter {
             None => deadline_of(lane, self.deadline),
         };
         let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience));
+        waits(&ticket);
         let (fs, job, calls) = (
             Arc::clone(&self.fs),
             Arc::clone(&ticket),
@@ -227,6 +242,12 @@ impl Asked {
         } else {
             calls.answered(self.pid, self.operation, error);
         }
+    }
+
+    /// Notes that a lookup found this inode.
+    pub(super) fn found(self, calls: &Calls, ino: Ino) {
+        calls.found(self.pid, ino.0);
+        self.goes_on(calls, None);
     }
 
     /// The same request, to wait in that lane if it must wait.

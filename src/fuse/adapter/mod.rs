@@ -17,6 +17,7 @@ use crate::fs::KvFs;
 mod answer;
 mod attributes;
 mod filesystem;
+mod lookups;
 mod names;
 mod negotiate;
 mod write;
@@ -25,6 +26,7 @@ mod xattr;
 pub(super) use answer::{Asked, Lane, fail};
 pub use attributes::Appearance;
 pub(super) use attributes::file_attr;
+use lookups::Lookups;
 
 /// The core, as `fuser` wants it.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub struct Adapter {
     appearance: Appearance,
     deadline: Duration,
     calls: Arc<Calls>,
+    lookups: Arc<Lookups>,
 }
 
 impl Adapter {
@@ -62,6 +65,7 @@ impl Adapter {
             appearance,
             deadline,
             calls: Arc::new(Calls::new(deadline)),
+            lookups: Arc::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use fuser::{
 use super::Adapter;
 use super::answer::{Asked, fail};
 use super::attributes::{Appearance, file_attr};
+use super::lookups::WaitingLookup;
 use crate::fs::FsError;
 use crate::fs::types::{Attr, AttrReply, DirSink, Fh, FileKind, Ino, Lookup, Shown};
 use crate::fuse::pending::Refuse;
@@ -110,6 +111,28 @@ impl<R: Entries> DirSink for Sink<'_, R> {
     }
 }
 
+/// Answers a lookup.
+pub(super) fn send(reply: ReplyEntry, found: Lookup, appearance: Appearance) {
+    match found {
+        Lookup::Found(AttrReply { attr, ttl }) => {
+            reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0));
+        }
+        Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
+        // Inode 0 is a negative entry, which the kernel remembers (fuse.h, fuse_entry_out).
+        Lookup::Absent(ttl) => {
+            let nothing = Attr {
+                ino: Ino(0),
+                size: 0,
+                modified: SystemTime::UNIX_EPOCH,
+                kind: FileKind::File,
+                links: 0,
+                shown: Shown::default(),
+            };
+            reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
+        }
+    }
+}
+
 impl Adapter {
     pub(super) fn look_up(
         &self,
@@ -121,7 +144,12 @@ impl Adapter {
         let (name, appearance) = (name.to_owned(), self.appearance);
         let asked = Asked::new(request, "lookup", parent).of_call(self, self.calls.name(&name));
         let (calls, thread) = (Arc::clone(&self.calls), request.pid());
-        self.answer_or_undo(
+        let waiting = WaitingLookup {
+            asked,
+            parent: Ino(parent.0),
+            name: name.clone(),
+        };
+        self.answer_watched(
             asked,
             reply,
             move |fs, wait| {
@@ -136,29 +164,13 @@ impl Adapter {
                 }
                 Ok(found)
             },
-            move |reply, found| match found {
-                Lookup::Found(AttrReply { attr, ttl }) => {
-                    reply.entry(&ttl, &file_attr(appearance, &attr), Generation(0))
-                }
-                Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
-                // Inode 0 is a negative entry, which the kernel remembers (fuse.h, fuse_entry_out).
-                Lookup::Absent(ttl) => {
-                    let nothing = Attr {
-                        ino: Ino(0),
-                        size: 0,
-                        modified: SystemTime::UNIX_EPOCH,
-                        kind: FileKind::File,
-                        links: 0,
-                        shown: Shown::default(),
-                    };
-                    reply.entry(&ttl, &file_attr(appearance, &nothing), Generation(0));
-                }
-            },
+            move |reply, found| send(reply, found, appearance),
             |fs, found| {
                 if let Lookup::Found(reply) = found {
                     fs.forget(reply.attr.ino, 1);
                 }
             },
+            |ticket| self.lookups.add(waiting, ticket),
         );
     }
 
@@ -182,6 +194,8 @@ impl Adapter {
             reply,
             move |fs, wait| fs.await_dir(fh, offset, R::WITH_ATTRIBUTES, wait),
             move |mut reply, ()| {
+                // The kernel takes no entry with attributes while it looks that name up.
+                adapter.lookups.answer_known(&adapter);
                 let mut sink = Sink(&mut reply, adapter.appearance);
                 match adapter
                     .fs
