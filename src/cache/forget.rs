@@ -11,6 +11,7 @@ impl Records {
     /// contents were cached.
     pub fn evict(&self, keys: &[Key]) -> u64 {
         let mut contents = 0;
+        self.freshness().forget(Some(keys));
         for key in keys {
             let on_disk = self.disk().is_some_and(|disk| disk.contains(key));
             contents += u64::from(on_disk || self.is_in_memory(key));
@@ -27,6 +28,7 @@ impl Records {
 
     /// Drops everything; as [`Records::evict`].
     pub fn evict_all(&self) -> u64 {
+        self.freshness().forget(None);
         let in_memory = self.drop_memory();
         self.drop_recent(&|_| true);
         self.forget_all_paused();

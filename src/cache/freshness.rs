@@ -29,6 +29,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(60);
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// Of this many trusted small contents, one is fetched and compared.
 const CHECKED_OF: u8 = 8;
+/// Records that were forgotten or stored, of which the time is remembered.
+const MOST_FLOORS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 /// Own writes of which the time is remembered until their contents are taken in.
 const MOST_WRITTEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 
@@ -74,10 +76,28 @@ struct State {
     /// When a content was last compared; how many more are trusted before the next comparison.
     checked: Option<Instant>,
     until_check: u8,
+    /// What was read before is not trusted: everything was forgotten then, or this record was forgotten
+    /// or stored.
+    floor: Span,
+    floors: LruCache<Key, Span>,
     /// When this mount last stored these records.
     written: LruCache<Key, SystemTime>,
     saved: Option<Remembered>,
     is_told: bool,
+}
+
+impl State {
+    fn is_outdated(&self, key: &Key, read: SystemTime) -> bool {
+        read < self.floor_of(key).latest
+    }
+
+    fn floor_of(&self, key: &Key) -> Span {
+        let own = self
+            .floors
+            .peek(key)
+            .filter(|own| own.latest > self.floor.latest);
+        own.copied().unwrap_or(self.floor)
+    }
 }
 
 impl Freshness {
@@ -104,6 +124,8 @@ impl Freshness {
             alone: None,
             checked: None,
             until_check: fastrand::u8(1..=CHECKED_OF),
+            floor: Span::around(SystemTime::UNIX_EPOCH, Duration::ZERO),
+            floors: LruCache::new(MOST_FLOORS),
             written: LruCache::new(MOST_WRITTEN),
             saved: None,
             is_told: false,
@@ -153,7 +175,35 @@ impl Freshness {
     /// its time is wrong.
     fn vouches(&self, state: &State, read: SystemTime) -> bool {
         let now = freshness::moment(self.store.server_time(), Duration::ZERO, self.clock.wall());
-        read <= now.latest && state.store.vouches(read)
+        read <= now.latest && read >= state.floor.latest && state.store.vouches(read)
+    }
+
+    /// Trusts nothing any more that was read before now, of these records or of all: neither what is
+    /// cached, nor what is on its way, here or in another mount that shares the cache folder.
+    pub(super) fn forget(&self, keys: Option<&[Key]>) {
+        let now = freshness::moment(self.store.server_time(), Duration::ZERO, self.clock.wall());
+        let mut state = self.state.lock();
+        match keys.filter(|keys| keys.len() < MOST_FLOORS.get() / 4) {
+            None => state.floor = now,
+            Some(keys) => {
+                for key in keys {
+                    state.floors.put(key.clone(), now);
+                }
+            }
+        }
+    }
+
+    /// Returns whether a record may have been forgotten or stored since some mount read it at `read`.
+    pub(super) fn is_outdated(&self, key: &Key, read: Option<SystemTime>) -> bool {
+        read.is_some_and(|read| self.state.lock().is_outdated(key, read))
+    }
+
+    /// Returns whether a record was forgotten or stored since this mount read it at `read`: what is as
+    /// vague of both times is the same.
+    pub(super) fn is_overtaken(&self, key: &Key, read: Option<SystemTime>) -> bool {
+        let state = self.state.lock();
+        let floor = state.floor_of(key).earliest;
+        read.is_some_and(|read| read < floor)
     }
 
     fn is_fresh(&self, at: Instant) -> bool {
@@ -172,6 +222,9 @@ impl Freshness {
     ) -> Advice {
         let is_small = size.is_some_and(|size| size <= SMALL);
         let mut state = self.state.lock();
+        if state.is_outdated(key, read) {
+            return Advice::Fetch;
+        }
         loop {
             if !state.is_on || matches!(state.store.trust(), Trust::Lost(_)) {
                 return Advice::Fetch;
@@ -279,6 +332,9 @@ impl Freshness {
     pub(super) fn wrote(&self, key: &Key, question: &Question, is_vague: bool) {
         let span = self.moment(question);
         let mut state = self.state.lock();
+        state
+            .floors
+            .put(key.clone(), Span::around(span.earliest, Duration::ZERO));
         if state.is_on {
             state.store.wrote(span, is_vague);
             state.written.put(key.clone(), span.earliest);

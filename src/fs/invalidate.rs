@@ -48,6 +48,7 @@ impl KvFs {
     ///
     /// No request is made: the next use of a record asks the store.
     pub fn invalidate(&self, keys: Option<&[Key]>) -> Forgotten {
+        *self.forgotten.lock() = Some(self.clock.now());
         if let Some(index) = &self.index {
             index.forget();
         }

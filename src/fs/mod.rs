@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
@@ -101,6 +101,9 @@ pub struct KvFs {
     /// Names that the store was asked for and does not have, the latest of them.
     misses: Mutex<absence::Misses>,
     inodes: Mutex<InodeTable>,
+    /// When everything that was known was last to be forgotten, or a part of it: what was asked before
+    /// and is answered now, the kernel is not to keep.
+    forgotten: Mutex<Option<Instant>>,
     /// An inode is no longer settling.
     settled: Condvar,
     handles: Mutex<HandleTable>,
@@ -163,6 +166,7 @@ impl KvFs {
             absent: Mutex::new(LruCache::new(MOST_ABSENT)),
             misses: Mutex::default(),
             inodes: Mutex::default(),
+            forgotten: Mutex::default(),
             settled: Condvar::new(),
             handles: Mutex::default(),
             kernel: OnceLock::new(),

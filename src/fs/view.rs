@@ -230,7 +230,11 @@ impl KvFs {
     pub(super) fn facts_of_entry(&self, entry: &Entry, at: Instant) -> Facts {
         let stored = entry.stored_size;
         Facts {
-            size: self.records.exact_size(&entry.key, stored).or(stored),
+            size: self
+                .records
+                .exact_size(&entry.key, stored)
+                .or(stored)
+                .or_else(|| self.records.last_size(&entry.key)),
             stored,
             modified: Some(self.records.listed_time(&entry.key, stored, entry.modified)),
             listed: Some(Ino(entry.ino)),
@@ -266,6 +270,13 @@ impl KvFs {
 
     /// Returns how much longer an answer of that age is valid.
     pub(super) fn believed(&self, at: Instant) -> Duration {
+        if self
+            .forgotten
+            .lock()
+            .is_some_and(|forgotten| at < forgotten)
+        {
+            return Duration::ZERO;
+        }
         match self.records.config().ttl {
             None => FOREVER,
             Some(ttl) => ttl.saturating_sub(self.clock.now().saturating_duration_since(at)),

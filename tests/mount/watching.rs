@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use kvfs::metrics::transfers::Direction;
 use serde_json::Value;
 
+use crate::adversary::server::{Adversary, STORE};
 use crate::daemon::User;
 use crate::support::mounted::{MountedSession, eventually};
 use crate::support::served::{TOKEN, TestServer};
@@ -228,6 +231,73 @@ fn refreshing_forgets_contents_absence_and_the_kernels_pages() {
     );
     let said = user.fails(4, &["refresh", "mnt", "no such"]);
     assert!(said.contains("no file 'no such'"), "{said}");
+}
+
+/// A question that is under way knows no more than those before it, also that of another mount.
+#[test]
+fn refreshing_counts_for_what_is_on_its_way() {
+    for (args, by_other) in [
+        (vec!["mnt"], false),
+        (vec!["mnt", "mnt/rec"], false),
+        (vec!["mnt"], true),
+    ] {
+        let (asked, was_asked) = mpsc::channel();
+        let (answer, may_answer) = mpsc::channel::<()>();
+        let (asked, may_answer) = (Mutex::new(asked), Mutex::new(may_answer));
+        let gets = AtomicUsize::new(0);
+        let server = Adversary::start(move |request, wire| {
+            let body: &[u8] = match request.path.rsplit('/').next() {
+                Some("rec") if gets.fetch_add(1, Ordering::SeqCst) == 0 => {
+                    let _ = asked.lock().expect("no panic").send(());
+                    let _ = may_answer.lock().expect("no panic").recv();
+                    b"old"
+                }
+                Some("rec") => b"new",
+                Some("other") => b"other",
+                _ => return wire.error(404, "record-not-found"),
+            };
+            wire.answer(200, "a/b", body)
+        });
+        let user = User::new();
+        let url = server.url();
+        let mount = |at: &str| {
+            let args = ["mount", "--ttl", "1h", "--api-url", &url, STORE, at];
+            let output = user.command(&args).env("APIFY_TOKEN", TOKEN).output();
+            assert!(output.expect("kvfs runs").status.success());
+        };
+        mount("mnt");
+        let reader = if by_other { "other" } else { "mnt" };
+        if by_other {
+            std::fs::create_dir(user.path(reader)).expect("a folder");
+            mount(reader);
+        }
+        let reading = user.path(reader).join("rec");
+        let reading = std::thread::spawn(move || std::fs::read(reading));
+        was_asked.recv().expect("a question");
+        if args.len() > 1 {
+            // So that it is a file of which something is known.
+            let _ = user.command(&[&["refresh"], &args[..]].concat()).output();
+        } else {
+            user.works(&[&["refresh"], &args[..]].concat());
+        }
+        answer.send(()).expect("a server");
+        let read = reading.join().expect("no panic").expect("its bytes");
+        // Its lookup began before, and its open may have come later.
+        assert!(read == b"old" || read == b"new", "{read:?}");
+        if by_other {
+            user.works(&["unmount", reader]);
+        }
+        let shown = || std::fs::read(user.path("mnt/rec")).expect("its bytes");
+        assert_eq!(shown(), b"new");
+        assert_eq!(
+            std::fs::metadata(user.path("mnt/rec")).expect("it").len(),
+            3
+        );
+        user.works(&["unmount", "mnt"]);
+        mount("mnt");
+        assert_eq!(shown(), b"new");
+        user.works(&["unmount", "mnt"]);
+    }
 }
 
 #[test]

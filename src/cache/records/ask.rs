@@ -168,7 +168,11 @@ impl Records {
         let mut trusted = match &known {
             Some(known) => !is_doubted && self.is_current(key, known),
             // What a mount cached for which the store could change says nothing of how it is now.
-            None => self.config.ttl.is_none() && is_marked,
+            None => {
+                let read = candidate.as_ref().and_then(|content| content.read);
+                let is_outdated = self.freshness.is_outdated(key, read);
+                self.config.ttl.is_none() && is_marked && !is_outdated
+            }
         };
         if !trusted
             && !is_doubted

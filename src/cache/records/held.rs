@@ -180,6 +180,7 @@ impl Records {
         Ok(kept
             .filter(|(meta, read)| {
                 meta.validator().is_none()
+                    && !self.freshness.is_outdated(key, *read)
                     && ((listed.is_some() && listed == meta.stored_size)
                         || self.freshness.vouched(*read).is_some())
             })

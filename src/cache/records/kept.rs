@@ -139,6 +139,11 @@ impl Records {
         size: u64,
         checksum: String,
     ) {
+        let is_outdated = || self.freshness.is_overtaken(&content.key, content.read);
+        // What was on its way while the record was stored here, or forgotten.
+        if is_outdated() {
+            return;
+        }
         self.remember_size(content, size);
         match spool.publish(
             &content.key,
@@ -147,6 +152,11 @@ impl Records {
             checksum,
             (content.modified, content.read),
         ) {
+            Ok(_) if is_outdated() => {
+                if let Some(disk) = &self.disk {
+                    disk.remove(&content.key);
+                }
+            }
             Ok(id) => {
                 let slot = self.slot(&content.key);
                 let mut state = slot.state.lock();

@@ -199,6 +199,15 @@ impl Records {
         }
     }
 
+    /// Returns the last content size that is known of a record, in whichever version, for where a
+    /// listing tells none.
+    pub fn last_size(&self, key: &Key) -> Option<u64> {
+        match self.recall(key) {
+            Peek::Present(known) if known.size.is_some() => known.size,
+            _ => self.sizes.get(key)?.content,
+        }
+    }
+
     /// Drops what is known of a record, so that the next question goes to the store: what a listing
     /// says that was asked for before says nothing, either.
     pub fn invalidate(&self, key: &Key) {

@@ -269,3 +269,38 @@ fn connections_that_the_server_closes_when_they_are_idle_fail_nothing() {
     }
     mount.works("cat e* p* > /dev/null");
 }
+
+#[test]
+fn a_size_that_was_seen_is_shown_where_the_listing_tells_none() {
+    let asked = Arc::new(Asked::default());
+    let server = Adversary::start(move |request, wire| {
+        if request.path == format!("/v2/key-value-stores/{STORE}/keys") {
+            let page = r#"{"data":{"items":[{"key":"e1"},{"key":"p1","size":null}],"count":2,"limit":1000,"exclusiveStartKey":null,"isTruncated":false,"nextExclusiveStartKey":null}}"#;
+            return wire.answer(200, "application/json", page.as_bytes());
+        }
+        answer(Head::Right, &asked, request, wire)
+    });
+    let cache = tempfile::tempdir().expect("a folder");
+    let mount = || {
+        MountedSession::at(&server.url(), quick_retries(), |config| {
+            config.ttl = Some(TTL);
+            config.disk_cache = Some(DiskCacheConfig {
+                dir: cache.path().to_owned(),
+                size: kvfs::base::units::ByteSize(1 << 30),
+            });
+        })
+    };
+    let list = "ls -l | awk 'NF > 2 {print $5}'";
+    let size = content(1).len();
+    let first = mount();
+    assert_eq!(first.works(list), "1\n1", "never 0");
+    first.works("cat e1 p1 > /dev/null");
+    for _ in 0..2 {
+        outlive_ttl();
+        assert_eq!(first.works(list), format!("{size}\n{size}"));
+    }
+    drop(first);
+    // A content as it is stored needs no line of its own.
+    let shown = mount().works(list);
+    assert!(shown.starts_with(&size.to_string()), "{shown}");
+}
