@@ -9,6 +9,8 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::retry::{Verdict, parse_retry_after};
 use super::wire::{self, ApiError};
+use crate::base::in_use;
+use crate::base::redact::Secret;
 use crate::store::{ErrorKind, Key, StoreError};
 
 /// What a request is about, for error texts and for what a 404 means.
@@ -68,7 +70,7 @@ impl Failure {
     pub fn permanent(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: in_use::cleaned(message.into()),
             verdict: Verdict::Permanent,
             status: None,
             api_type: None,
@@ -91,15 +93,17 @@ impl Failure {
         self.not_done && self.status.is_none()
     }
 
-    /// Returns the failure that an error answer means.
+    /// Returns the failure that an error answer means. `sent` are the secrets that the request carried
+    /// besides those in use.
     pub fn from_answer(
         status: u16,
         headers: &HeaderMap,
         body: &[u8],
         subject: Subject<'_>,
+        sent: &[Secret],
         now: SystemTime,
     ) -> Self {
-        let ApiError { api_type, message } = ApiError::parse(headers, body);
+        let ApiError { api_type, message } = ApiError::parse(headers, body, sent);
         if matches!(status, 404 | 410) && api_type.is_none() && wire::is_web_page(headers) {
             return Self::of_gateway(status, subject);
         }
@@ -292,7 +296,14 @@ mod tests {
 
     fn failure(status: u16, body: &str, subject: Subject<'_>) -> Failure {
         let now = SystemTime::UNIX_EPOCH;
-        Failure::from_answer(status, &HeaderMap::new(), body.as_bytes(), subject, now)
+        Failure::from_answer(
+            status,
+            &HeaderMap::new(),
+            body.as_bytes(),
+            subject,
+            &[],
+            now,
+        )
     }
 
     fn api(api_type: &str, message: &str) -> String {

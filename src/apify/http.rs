@@ -337,9 +337,9 @@ impl HttpClient {
                     wire::decoded(&reply.headers, start).unwrap_or_default()
                 }
             };
-            let now = SystemTime::now();
+            let (status, sent, now) = (reply.status, target.secrets(), SystemTime::now());
             let failure =
-                Failure::from_answer(reply.status, &reply.headers, &body, call.subject, now);
+                Failure::from_answer(status, &reply.headers, &body, call.subject, &sent, now);
             let is_anybodys = matches!(reply.status, 404 | 410) && failure.api_type.is_none();
             if is_anybodys
                 && is_limited

@@ -10,6 +10,7 @@ use super::endpoint::linked_record;
 use super::read_only;
 use super::record::RecordApi;
 use crate::base::clock::Deadline;
+use crate::base::in_use;
 use crate::base::redact::{SafeUrl, bare};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListItem, ListPage, ListQuery, MAX_PAGE, PutRequest,
@@ -40,6 +41,7 @@ impl RecordUrlsStore {
     ) -> Result<Self> {
         let mut links = BTreeMap::new();
         for url in urls {
+            url.secrets().iter().for_each(in_use::keep_out);
             let key = key_of(url)?;
             if links.insert(key.clone(), url.clone()).is_some() {
                 return Err(StoreError::new(

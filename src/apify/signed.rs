@@ -16,6 +16,7 @@ use super::read_only;
 use super::record::RecordApi;
 use super::redirect::leads_inside;
 use crate::base::clock::Deadline;
+use crate::base::in_use;
 use crate::base::redact::{SafeUrl, Secret};
 use crate::store::{
     ErrorKind, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta, Result,
@@ -42,6 +43,7 @@ impl SignedKeysStore {
     /// have no token.
     pub fn new(api: RecordApi, endpoint: Endpoint, signature: Secret, info: StoreInfo) -> Self {
         debug_assert!(api.token.is_none());
+        in_use::keep_out(&signature);
         Self {
             api,
             endpoint,

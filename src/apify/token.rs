@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use url::{Origin, Url};
 
+use crate::base::in_use;
 use crate::base::redact::Secret;
 use crate::store::{ErrorKind, Result, StoreError};
 
@@ -56,6 +57,7 @@ pub struct Token {
 impl Token {
     /// Returns a token that never changes, for the server of `api`.
     pub fn fixed(secret: Secret, api: &Url) -> Self {
+        in_use::keep_out(&secret);
         Self {
             source: Source::Fixed(secret),
             origin: api.origin(),
@@ -140,6 +142,7 @@ impl Token {
                 .with_hint("it must hold the API token and nothing else"));
         }
         let secret = Secret::new(secret);
+        in_use::keep_out(&secret);
         *read.lock() = Some((stamp, secret.clone()));
         Ok(secret)
     }

@@ -21,6 +21,7 @@ use super::plain::PlainHttp;
 use super::retry::Verdict;
 use super::upload::{FedBody, Outgoing};
 use crate::base::clock::Deadline;
+use crate::base::in_use;
 use crate::base::redact::{SafeUrl, has_secret};
 use crate::metrics::Metrics;
 use crate::store::{ErrorKind, Result};
@@ -269,7 +270,11 @@ fn unreachable(error: reqwest::Error) -> Failure {
         Failure::transient(kind, what)
     };
     check_certificate(Failure {
-        message: format!("{}: {}", failure.message, chain(&error.without_url())),
+        message: in_use::cleaned(format!(
+            "{}: {}",
+            failure.message,
+            chain(&error.without_url())
+        )),
         not_done,
         ..failure
     })

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::answer::encoding_of;
 use super::errors::Failure;
+use crate::base::in_use;
 use crate::base::redact::{self, SafeUrl, Secret};
 use crate::base::text;
 use crate::store::codec::{self, DecoderMemory, Turn};
@@ -221,7 +222,8 @@ pub struct ApiError {
 
 impl ApiError {
     /// Reads the body of an error answer. Pages for browsers, garbage and nothing are fine.
-    pub fn parse(headers: &HeaderMap, body: &[u8]) -> Self {
+    /// `sent` are secrets that the server may quote, besides those in use.
+    pub fn parse(headers: &HeaderMap, body: &[u8], sent: &[Secret]) -> Self {
         #[derive(Deserialize)]
         struct Outer {
             error: Inner,
@@ -235,8 +237,8 @@ impl ApiError {
         }
         if let Ok(Outer { error }) = serde_json::from_slice(body) {
             return Self {
-                api_type: error.api_type.map(|text| presentable(&text)),
-                message: error.message.map(|text| presentable(&text)),
+                api_type: error.api_type.map(|text| presentable(&text, sent)),
+                message: error.message.map(|text| presentable(&text, sent)),
             };
         }
         let message = (is_web_page(headers) && !body.is_empty())
@@ -299,9 +301,10 @@ fn has_type(headers: &HeaderMap, expected: &str) -> bool {
 }
 
 /// Makes a server's text fit for showing: one line, bounded, no secrets.
-fn presentable(text: &str) -> String {
-    // Before it is cut, or half a secret would not be known for one.
-    let shown = redact::text(&text::plain(text), &[]);
+fn presentable(text: &str, sent: &[Secret]) -> String {
+    // Before it is cut, or half a secret would not be known for one; before what is dangerous becomes
+    // spaces, and after, when it stands between a name and its value no more.
+    let shown = redact::text(&text::plain(&in_use::without(text, sent)), &[]);
     shown.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
@@ -393,7 +396,8 @@ mod tests {
     #[test]
     fn error_answers_may_be_anything() {
         let mut headers = HeaderMap::new();
-        let parse = |headers: &HeaderMap, body: &str| ApiError::parse(headers, body.as_bytes());
+        let parse =
+            |headers: &HeaderMap, body: &str| ApiError::parse(headers, body.as_bytes(), &[]);
         for body in ["", "garbage", "{}", "[]", r#"{"error":"x"}"#] {
             assert_eq!(parse(&headers, body), ApiError::default(), "{body}");
         }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod content_type;
 pub mod descriptors;
 pub mod folders;
+pub mod in_use;
 #[cfg(feature = "testing")]
 pub mod manual_clock;
 pub mod proxies;

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::in_use;
 use super::redact::Secret;
 
 /// Variables and their values, in the order in which the first one counts.
@@ -24,6 +25,7 @@ impl Proxies {
 
     /// Makes this process use these instead of its environment. The first call counts.
     pub fn give(self) {
+        self.passwords().iter().for_each(in_use::keep_out);
         // A second call would be of a process that serves two mounts; there is none.
         let _ = GIVEN.set(self);
     }
@@ -31,6 +33,18 @@ impl Proxies {
     /// Returns those that were given; `None` where the environment has them.
     pub fn given() -> Option<&'static Self> {
         GIVEN.get()
+    }
+
+    /// Returns the passwords in them.
+    pub fn passwords(&self) -> Vec<Secret> {
+        self.0
+            .iter()
+            .filter_map(|(_, address)| {
+                let (credentials, _) = address.expose().rsplit_once('@')?;
+                let (_, password) = credentials.rsplit_once(':')?;
+                Some(Secret::new(password)).filter(|password| !password.expose().starts_with("//"))
+            })
+            .collect()
     }
 
     /// Returns the proxy for a scheme, `http` or `https`.
@@ -69,5 +83,10 @@ mod tests {
         assert_eq!(of("http").as_deref(), Some("http://all"));
         assert_eq!(proxies.excluded(), Some("a,b"));
         assert_eq!(Proxies::default().of("http"), None);
+        let proxies = Proxies::new([
+            ("http_proxy", "http://me:s3cret@h"),
+            ("all_proxy", "http://me@h"),
+        ]);
+        assert_eq!(proxies.passwords(), [Secret::new("s3cret")]);
     }
 }

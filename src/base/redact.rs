@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use percent_encoding::percent_decode_str;
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+use super::in_use;
 
 /// A token, signature or signing key. Only [`Secret::expose`] shows it.
 ///
@@ -66,6 +69,21 @@ impl SafeUrl {
         Self(url)
     }
 
+    /// Returns what in it grants access.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let password = self.0.password().map(|password| {
+            let decoded = percent_decode_str(password).decode_utf8_lossy();
+            Secret::new(decoded)
+        });
+        self.0
+            .query_pairs()
+            .filter(|(name, _)| is_secret(name))
+            .map(|(_, value)| Secret::new(value))
+            .chain(password)
+            .filter(|secret| !secret.0.is_empty())
+            .collect()
+    }
+
     /// Returns the URL with everything in it, for sending.
     pub fn expose(&self) -> &Url {
         &self.0
@@ -88,7 +106,8 @@ impl fmt::Display for SafeUrl {
                     .map(|(name, value)| (name, if is_secret(name) { "redacted" } else { value })),
             );
         }
-        write!(f, "{shown}")
+        // A redirect may carry them under any name.
+        f.write_str(&in_use::without(shown.as_str(), &self.secrets()))
     }
 }
 
@@ -116,8 +135,9 @@ pub fn bare(url: &Url) -> String {
     url.into()
 }
 
-/// Replaces what grants access in a text of any origin: `known` secrets, Apify's tokens, values
-/// that are called a token, signature or password, and credentials in URLs.
+/// Replaces what grants access in a text of any origin: the secrets in use and `known` ones, in any
+/// disguise, Apify's tokens, values that are called a token, signature or password, and credentials
+/// in URLs.
 pub fn text(text: &str, known: &[Secret]) -> String {
     const NAMED: &str = r#"(?i)\b([\w-]*(?:token|signature|password|secret|authorization|x-(?:amz|goog)-credential|awsaccesskeyid|googleaccessid)(?:_?(?:access_)?key)?)("?\s*(?:=|:|%3D)\s*"?)(?:bearer\s+)?[^\s"'&,;)}\]]+"#;
     const PATTERNS: [(&str, &str); 5] = [
@@ -134,10 +154,7 @@ pub fn text(text: &str, known: &[Secret]) -> String {
         let compiled = PATTERNS.map(|(pattern, with)| Some((Regex::new(pattern).ok()?, with)));
         compiled.into_iter().flatten().collect()
     });
-    let mut text = text.to_owned();
-    for secret in known.iter().filter(|secret| !secret.0.is_empty()) {
-        text = text.replace(secret.expose(), "[redacted]");
-    }
+    let mut text = in_use::without(text, known).into_owned();
     for (pattern, with) in &*COMPILED {
         text = pattern.replace_all(&text, *with).into_owned();
     }
@@ -173,6 +190,26 @@ mod tests {
             assert!(!shown.contains(secret), "{shown}");
         }
         assert!(shown.contains("prefix=a"), "{shown}");
+    }
+
+    #[test]
+    fn urls_show_no_secret_in_use_under_any_name() {
+        in_use::keep_out(&Secret::new("redirected/Token_00abc"));
+        for url in [
+            "https://h/none?tok=redirected%2FToken_00abc",
+            "https://h/none?tok=redirected/Token_00abc&token=redirected/Token_00abc",
+            "https://h/redirected/Token_00abc",
+            "https://redirected%2FToken_00abc.h/#redirected/Token_00abc",
+        ] {
+            let Ok(url) = Url::parse(url) else { continue };
+            let shown = SafeUrl::new(url).to_string();
+            assert!(!shown.contains("oken_00abc"), "{shown}");
+        }
+        let url = Url::parse("https://h/?a=abc0&sig=abc0").expect("a URL");
+        assert_eq!(
+            SafeUrl::new(url).to_string(),
+            "https://h/?a=[redacted]&sig=redacted"
+        );
     }
 
     #[test]

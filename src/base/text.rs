@@ -31,6 +31,16 @@ pub fn plain(text: &str) -> String {
     text.replace(is_dangerous, " ")
 }
 
+/// Returns a text of at most `most` characters, the last of them `…` where it was cut.
+pub fn short(text: &str, most: usize) -> Cow<'_, str> {
+    // Few texts are that long, and those that are need not be read to their ends.
+    if text.len() <= most || text.chars().nth(most).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let start = text.chars().take(most.saturating_sub(1));
+    Cow::Owned(start.chain(['…']).collect())
+}
+
 /// Returns a text of several lines, with its line breaks and tabs: one that was put together here,
 /// with foreign parts that have gone through [`line()`] already.
 pub fn lines(text: &str) -> Cow<'_, str> {
@@ -56,6 +66,16 @@ pub fn json(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// Returns whether a character is not seen where it stands: one that is dangerous, or joins or varies
+/// others.
+pub fn is_unseen(c: char) -> bool {
+    is_dangerous(c)
+        || matches!(c,
+            '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200c}' | '\u{200d}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}')
 }
 
 fn escaped(text: &str, dangerous: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -112,6 +132,14 @@ mod tests {
         assert_eq!(format!("{:4}|", Line("a")), "a   |");
         assert_eq!(lines("a\n\tb\x1b"), "a\n\tb\\u{1b}");
         assert_eq!(plain("a\nb\\n\u{202e}c"), "a b\\n c");
+        for (text, shown) in [
+            ("abcd", "abcd"),
+            ("abcde", "abc…"),
+            ("äöüß", "äöüß"),
+            ("äöüßa", "äöü…"),
+        ] {
+            assert_eq!(short(text, 4), shown);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use url::Url;
 use super::errors::{chain, shown};
 use super::transport::Connector;
 use super::{Bucket, Scope};
+use crate::base::in_use;
 use crate::base::proxies::Proxies;
 use crate::base::redact::{Secret, bare};
 use crate::store::{ErrorKind, Result, StoreError};
@@ -144,6 +145,9 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for an address or options that make no sense.
     pub fn open(address: &Url, options: &Options) -> Result<Self> {
+        options
+            .secrets()
+            .for_each(|secret| in_use::keep_out(&secret));
         // An error only says that there is a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let unusable = |hint: &str| {

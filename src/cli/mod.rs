@@ -57,6 +57,8 @@ use error::{CliError, Kind};
 use settings::Environment;
 use ui::Ui;
 
+use crate::base::in_use;
+
 /// The hint for people who look for `--token`.
 const TOKEN_HINT: &str = "a token on the command line could be seen by others; set the variable \
     APIFY_TOKEN or use --token-file";
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
 
 fn run(argv: Vec<OsString>) -> ExitCode {
     let environment = Environment::read();
+    environment.secrets().iter().for_each(in_use::keep_out);
     let mut ui = Ui {
         quiet: false,
         color: environment.color(),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 
 use super::record::Key;
+use crate::base::in_use;
 
 /// What went wrong, by what it means to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,11 +61,12 @@ pub struct StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl StoreError {
-    /// Returns an error of `kind`; `message` is one sentence without a period and without secrets.
+    /// Returns an error of `kind`; `message` is one sentence without a period. What it quotes of a
+    /// server loses the secrets in use.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: in_use::cleaned(message.into()),
             key: None,
             status: None,
             api_type: None,

@@ -298,12 +298,14 @@ impl Environment {
 
     /// Returns every secret that variables hold, to keep it out of reports.
     pub fn secrets(&self) -> Vec<Secret> {
+        let proxies = self.proxies.iter();
+        let proxies = Proxies::new(proxies.map(|(name, value)| (*name, value.as_str())));
         [&self.token, &self.signature, &self.serve_token]
             .into_iter()
             .flatten()
             .cloned()
             .chain(self.bucket.secrets())
-            .chain(self.proxies.iter().filter_map(|(_, value)| password(value)))
+            .chain(proxies.passwords())
             .collect()
     }
 
@@ -434,11 +436,4 @@ impl Environment {
 
 fn no_home() -> CliError {
     CliError::failed("there is no home folder").hinted("set the variable HOME")
-}
-
-/// Returns the password in the address of a proxy.
-fn password(address: &str) -> Option<Secret> {
-    let (credentials, _) = address.rsplit_once('@')?;
-    let (_, password) = credentials.rsplit_once(':')?;
-    Some(Secret::new(password)).filter(|password| !password.expose().starts_with("//"))
 }

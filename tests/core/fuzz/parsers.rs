@@ -148,7 +148,8 @@ fn bodies_of_errors() {
             headers.insert("content-type", value);
         }
         let subject = Subject::Record(&key);
-        let failure = Failure::from_answer(status, &headers, body, subject, SystemTime::UNIX_EPOCH);
+        let failure =
+            Failure::from_answer(status, &headers, body, subject, &[], SystemTime::UNIX_EPOCH);
         let kind = format!("{:?} {:?}", failure.kind, failure.verdict);
         let shown = failure
             .into_error(subject, 1, Duration::ZERO)
