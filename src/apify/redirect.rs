@@ -1,5 +1,6 @@
 //! Decides where a redirect or link may lead: not into the open, not from the Internet to what only this
-//! machine or its network reaches, and with a change to no other server.
+//! machine or its network reaches, and to no other server with a change or with the question which
+//! store changes go to.
 
 use std::net::Ipv4Addr;
 
@@ -47,14 +48,29 @@ pub(super) fn redirect_target(
             "leads from a public server to an address of this machine or its network",
         ));
     }
-    let changes = matches!(purpose, Purpose::Put | Purpose::Delete);
-    if changes && !matches!(reply.status, 307 | 308) {
-        return Err(refuse("does not say to repeat the request elsewhere"));
-    }
-    if changes && next.origin() != from.origin() {
-        return Err(refuse("would send a change to another server"));
+    match purpose {
+        Purpose::Put | Purpose::Delete | Purpose::Create => {
+            if !matches!(reply.status, 307 | 308) {
+                return Err(refuse("does not say to repeat the request elsewhere"));
+            }
+            if next.origin() != from.origin() {
+                return Err(refuse("would send a change to another server"));
+            }
+        }
+        Purpose::Other if !is_same_server(from, &next) => {
+            return Err(refuse(
+                "would let another server say which store this is, and so where changes go",
+            ));
+        }
+        Purpose::Other | Purpose::List | Purpose::Get | Purpose::Head => {}
     }
     Ok(next)
+}
+
+/// Returns whether an address is of the same server, or of what encrypts for it.
+fn is_same_server(from: &Url, to: &Url) -> bool {
+    let is_encrypted_now = (from.scheme(), to.scheme()) == ("http", "https");
+    from.origin() == to.origin() || is_encrypted_now && from.host() == to.host()
 }
 
 /// Returns whether a server of the Internet sends its clients to an address that it cannot know: that
@@ -140,6 +156,41 @@ mod tests {
                 !leads_inside(&url("https://api.apify.com/"), &url(outside)),
                 "{outside}"
             );
+        }
+    }
+
+    #[test]
+    fn no_redirect_hands_a_change_or_the_choice_of_the_store_to_another_server() {
+        let from = Url::parse("http://h/a").expect("a URL");
+        for (purpose, status, to, follows) in [
+            (Purpose::Create, 302, "http://h/b", false),
+            (Purpose::Create, 303, "http://other/b", false),
+            (Purpose::Create, 307, "http://other/b", false),
+            (Purpose::Create, 308, "http://h:81/b", false),
+            (Purpose::Create, 307, "http://h/b", true),
+            (Purpose::Put, 307, "http://h/b", true),
+            (Purpose::Put, 307, "https://h/b", false),
+            (Purpose::Delete, 308, "http://other/b", false),
+            (Purpose::Delete, 302, "http://h/b", false),
+            (Purpose::Other, 302, "http://other/b", false),
+            (Purpose::Other, 307, "http://h:81/b", false),
+            (Purpose::Other, 302, "http://h/b", true),
+            (Purpose::Other, 301, "https://h/b", true),
+            (Purpose::Other, 301, "https://other/b", false),
+            (Purpose::Get, 302, "http://other/b", true),
+            (Purpose::Head, 302, "http://other/b", true),
+            (Purpose::List, 302, "http://other/b", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, to.parse().expect("a header"));
+            let reply = Reply {
+                version: reqwest::Version::HTTP_11,
+                status,
+                headers,
+                body: HttpBody::buffered(Bytes::new()),
+            };
+            let found = redirect_target(&reply, &from, purpose, PlainHttp::ThisMachine);
+            assert_eq!(found.is_ok(), follows, "{purpose:?} {status} {to}");
         }
     }
 

@@ -1,8 +1,12 @@
 //! Uploads and deletions.
 
+use std::sync::Arc;
+
+use kvfs::mount::account::open_account;
+use kvfs::mount::open::open_with;
 use kvfs::store::{ETag, Encoding, ErrorKind, PutRequest, Upload};
 
-use super::{ID, Scripted, bytes, deadline, key, options};
+use super::{ID, Scripted, bytes, config, deadline, key, options};
 use crate::support::scripted::{Answer, ScriptedServer};
 
 #[test]
@@ -130,6 +134,31 @@ fn a_change_is_redirected_only_within_the_server() {
         assert_eq!(put().expect_err("refused").kind(), ErrorKind::Protocol);
     }
     assert!(elsewhere.seen().is_empty());
+}
+
+#[test]
+fn no_other_server_says_where_changes_go() {
+    let told = r#"{"data":{"id":"EvilStore12345678","name":"n","username":"m"}}"#;
+    for status in [301, 302, 303, 307, 308] {
+        let elsewhere = ScriptedServer::start(move |_, _| Answer::new(201, told));
+        let there = elsewhere.url();
+        let server =
+            ScriptedServer::start(move |_, _| Answer::new(status, "").header("location", &there));
+        // Deleting a record or the store begins with what opening it says of it.
+        let opened = open_with(&config("~n", &server), options(), Arc::default());
+        let error = opened.expect_err("refused");
+        assert!(error.to_string().contains("another server"), "{error}");
+        let account = open_account(&config("~n", &server), Arc::default()).expect("an account");
+        for error in [
+            account.create("n", deadline()).expect_err("refused"),
+            account.describe(ID, deadline()).expect_err("refused"),
+            account.delete(ID, deadline()).expect_err("refused"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+            assert!(error.to_string().contains("redirect"), "{error}");
+        }
+        assert!(elsewhere.seen().is_empty(), "{status}");
+    }
 }
 
 #[test]
