@@ -15,11 +15,10 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit};
-
 use super::budget::{self, Budgets, KINDS};
 use super::pace::Moment;
 use crate::base::clock::Deadline;
+use crate::base::descriptors;
 use crate::base::sync::{self, Condvar, Mutex};
 use crate::store::Priority;
 
@@ -32,19 +31,8 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Requests in flight at once, slow ones and all.
 pub const MAX_IN_ALL: usize = 8 * MAX_IN_FLIGHT;
 
-/// Descriptors that are not for requests, where a process may have few.
-const OTHER_DESCRIPTORS: u64 = 32;
-/// Descriptors that one request may take: its connection, and files for what it brings.
-const OF_ONE: u64 = 4;
-
 /// Requests in flight at once in this process: fewer where it may have few descriptors.
-static AT_ONCE: LazyLock<usize> = LazyLock::new(|| at_once(getrlimit(Resource::Nofile).current));
-
-fn at_once(descriptors: Option<u64>) -> usize {
-    let few = descriptors.map(|most| most.saturating_sub(OTHER_DESCRIPTORS) / OF_ONE);
-    let few = few.and_then(|few| usize::try_from(few).ok());
-    few.map_or(MAX_IN_FLIGHT, |few| few.clamp(1, MAX_IN_FLIGHT))
-}
+static AT_ONCE: LazyLock<usize> = LazyLock::new(|| descriptors::at_once(MAX_IN_FLIGHT));
 
 /// Of these, the ones reserved for requests that a program waits for, at most.
 const FOREGROUND_ONLY: usize = if cfg!(feature = "shuttle") { 1 } else { 8 };
@@ -321,14 +309,6 @@ mod tests {
                 .acquire(Budget::Records, Foreground, long())
                 .is_some()
         );
-    }
-
-    #[test]
-    fn a_process_with_few_descriptors_has_few_requests_in_flight() {
-        for (descriptors, most) in [(0, 1), (64, 8), (128, 24), (1024, 64), (u64::MAX, 64)] {
-            assert_eq!(at_once(Some(descriptors)), most, "{descriptors}");
-        }
-        assert_eq!(at_once(None), MAX_IN_FLIGHT);
     }
 
     #[test]

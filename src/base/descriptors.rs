@@ -1,9 +1,27 @@
-//! A file descriptor kept in reserve for when they run out.
+//! File descriptors where a process may have few: how much is done at once, and one that is kept in
+//! reserve for when they run out.
 
 use std::fs::File;
 use std::io;
 
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
+
+/// Descriptors that are not for requests, where a process may have few.
+const OTHER_DESCRIPTORS: u64 = 32;
+/// Descriptors that one request may take: its connection, and files for what it brings.
+const OF_ONE: u64 = 4;
+
+/// Returns how much of `most` requests, or jobs that make them one by one, may be under way at once.
+pub fn at_once(most: usize) -> usize {
+    within(most, getrlimit(Resource::Nofile).current)
+}
+
+fn within(most: usize, descriptors: Option<u64>) -> usize {
+    let few = descriptors.map(|all| all.saturating_sub(OTHER_DESCRIPTORS) / OF_ONE);
+    let few = few.and_then(|few| usize::try_from(few).ok());
+    few.map_or(most, |few| few.min(most)).max(1)
+}
 
 /// A descriptor that can be given up when there are no others, for what must work even then.
 #[derive(Debug)]
@@ -60,6 +78,14 @@ pub fn has_run_out(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_with_few_descriptors_does_little_at_once() {
+        for (descriptors, most) in [(0, 1), (64, 8), (128, 24), (1024, 64), (u64::MAX, 64)] {
+            assert_eq!(within(64, Some(descriptors)), most, "{descriptors}");
+        }
+        assert_eq!((within(64, None), within(0, None)), (64, 1));
+    }
 
     #[test]
     fn the_spare_helps_once_where_descriptors_have_run_out() {

@@ -136,6 +136,9 @@ impl StoreError {
     /// Returns what the person can do about it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref().or(match self.kind {
+            _ if self.is_of_few_descriptors() => {
+                Some("too many files are open: raise the limit with ulimit -n, or do less at once")
+            }
             ErrorKind::Denied => {
                 Some("check that the account of the token or link may read the store")
             }
@@ -154,11 +157,23 @@ impl StoreError {
                 Some("the stored bytes are damaged; a mount with --raw shows them as they are")
             }
             ErrorKind::Changed => Some("open the file again to read its new version"),
-            ErrorKind::Disk => Some(
-                "check space and permissions of the cache folder, or mount with --no-disk-cache",
-            ),
+            ErrorKind::Disk => {
+                Some("check the space on the disk and the permissions of the folder")
+            }
             _ => None,
         })
+    }
+
+    /// Returns whether descriptors had run out. The libraries below hand on no more than the text.
+    fn is_of_few_descriptors(&self) -> bool {
+        let says_so = |text: &str| text.contains("(os error 24)") || text.contains("(os error 23)");
+        let source = || {
+            self.source
+                .as_ref()
+                .is_some_and(|source| says_so(&source.to_string()))
+        };
+        matches!(self.kind, ErrorKind::Disk | ErrorKind::Network)
+            && (says_so(&self.message) || source())
     }
 
     /// Recovers the store error that a body's [`io::Read`] reported, or wraps the plain I/O error.

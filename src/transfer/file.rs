@@ -14,8 +14,13 @@ use crate::disk::Patience;
 use crate::store::wait::{Result, may_block};
 use crate::store::{ErrorKind, StoreError};
 
+/// What to do where the cache's disk has failed.
+pub(super) const CACHE_HINT: &str =
+    "check space and permissions of the cache folder, or mount with --no-disk-cache";
+
 pub(super) fn disk_error(error: io::Error) -> StoreError {
     StoreError::new(ErrorKind::Disk, format!("the cache disk failed: {error}"))
+        .with_hint(CACHE_HINT)
 }
 
 /// Reads all of `wanted` from a file that holds it: what is in memory where the caller may not wait,

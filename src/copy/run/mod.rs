@@ -18,6 +18,7 @@ use super::memory::{Known, Memory, ms, now_ms};
 use super::pages::{Listing, ListingError, Pair, Pairs};
 use super::record::{self, Held};
 use super::report::{Outcome, Report, Told, Watcher};
+use crate::base::descriptors::at_once;
 use crate::store::{ErrorKind, Key, ListItem, RecordMeta, Result, Store, StoreError};
 
 mod compare;
@@ -26,6 +27,8 @@ mod compare;
 const QUEUE: usize = 4096;
 /// By so much a store's clock may lag behind its changes.
 const CLOCK_LAG_MS: u64 = 15_000;
+/// The most that is remembered of what only the target has, in bytes.
+const MOST_SURPLUS: usize = 256 << 20;
 /// This many failures in a row that concern the whole store end the copy.
 const HOPELESS: usize = 64;
 
@@ -90,7 +93,7 @@ pub fn run(
     let tasks = Mutex::new(tasks);
     let mut surplus = Vec::new();
     let listing = thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
+        for _ in 0..at_once(options.jobs) {
             scope.spawn(|| copy.work(&tasks));
         }
         let pairs = Pairs::new(
@@ -178,6 +181,7 @@ impl Copy<'_> {
         tasks: SyncSender<Task>,
         surplus: &mut Vec<Key>,
     ) -> std::result::Result<(), String> {
+        let mut surplus_bytes = 0;
         loop {
             let pair = match pairs.next_pair() {
                 Ok(Some(pair)) => pair,
@@ -199,7 +203,16 @@ impl Copy<'_> {
                     Task::Compare(from, to)
                 }
                 Pair::Second(item) => {
-                    surplus.push(item.key);
+                    if self.options.delete {
+                        surplus_bytes += item.key.as_str().len() + size_of::<Key>();
+                        surplus.push(item.key);
+                    }
+                    if surplus_bytes > MOST_SURPLUS {
+                        return Err(
+                            "the target has more than can be remembered that the source has not: nothing is deleted"
+                                .to_owned(),
+                        );
+                    }
                     continue;
                 }
             };
@@ -375,7 +388,7 @@ impl Copy<'_> {
     fn delete(&self, surplus: Vec<Key>) {
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for _ in 0..self.options.jobs.max(1) {
+            for _ in 0..at_once(self.options.jobs) {
                 scope.spawn(|| {
                     while let Some(key) = surplus.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if self.stop.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ use crate::base::sync::{self, MutexGuard};
 use crate::base::units::MIB;
 use crate::store::{ErrorKind, StoreError};
 use crate::transfer::download::{Download, read_some};
-use crate::transfer::file::disk_error;
+use crate::transfer::file::{CACHE_HINT, disk_error};
 use crate::transfer::state::{State, Status};
 
 /// With less than this to fetch, no connection is added.
@@ -165,6 +165,7 @@ impl Download {
                     ErrorKind::Disk,
                     "the cache has no room for more of the record",
                 )
+                .with_hint(CACHE_HINT)
                 .with_key(&self.origin.key));
             }
             self.put(&buffer[..n], at).map_err(disk_error)?;

@@ -14,6 +14,7 @@ use crate::base::units::KIB;
 use crate::disk::Spool;
 use crate::store::{ErrorKind, StoreError};
 use crate::transfer::download::{Download, read_some};
+use crate::transfer::file::CACHE_HINT;
 use crate::transfer::stream::Body;
 use crate::transfer::window::Block;
 
@@ -216,6 +217,7 @@ impl Download {
             if self.expected.is_some() {
                 return Err(
                     StoreError::new(ErrorKind::Disk, "cannot write to the cache folder")
+                        .with_hint(CACHE_HINT)
                         .with_key(&self.origin.key),
                 );
             }
