@@ -1,5 +1,7 @@
 //! The stores of an account: listed, made, deleted.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -11,10 +13,13 @@ use super::errors::Subject;
 use super::http::HttpClient;
 use super::token::Token;
 use crate::base::clock::Deadline;
-use crate::store::Result;
+use crate::store::{ErrorKind, Result, StoreError};
 
 /// The most stores on a page.
 const PAGE: usize = 1000;
+
+/// The most stores that an account is believed to have.
+const MOST: usize = 1_000_000;
 
 /// A store as the account's list shows it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -53,6 +58,72 @@ struct Page {
     total: Option<usize>,
 }
 
+/// The stores of an account, page by page.
+///
+/// INVARIANT: each page has a store that none before it had, and there are at most [`MOST`] stores: a
+/// list that repeats itself or does not end is an error.
+#[derive(Debug)]
+pub struct Stores<'a> {
+    account: &'a Account,
+    unnamed: bool,
+    offset: usize,
+    /// Hashes of the ids.
+    seen: HashSet<u64>,
+    done: bool,
+}
+
+impl Stores<'_> {
+    /// Fetches the next page; `None` after the last one.
+    ///
+    /// # Errors
+    /// Those of the server; [`ErrorKind::Protocol`] for a list that cannot be right.
+    pub fn next_page(&mut self, deadline: Deadline) -> Result<Option<Vec<StoreSummary>>> {
+        if self.done {
+            return Ok(None);
+        }
+        let wrong = |why: String| StoreError::new(ErrorKind::Protocol, why);
+        let mut page = self.account.page(self.offset, self.unnamed, deadline)?;
+        let len = page.items.len();
+        if len > PAGE {
+            return Err(wrong(format!("a page of the stores holds {len} of them")));
+        }
+        self.offset += len;
+        self.done = match page.total {
+            Some(total) => self.offset >= total,
+            None => len < PAGE,
+        };
+        let seen = &mut self.seen;
+        page.items.retain(|store| seen.insert(hash(&store.id)));
+        if len == 0 && !self.done {
+            // What is counted may be more than what is listed.
+            self.done = true;
+            tracing::warn!(
+                "the server counts {} stores, and lists {}",
+                page.total.unwrap_or_default(),
+                self.offset
+            );
+        }
+        if page.items.is_empty() && !self.done {
+            return Err(wrong(format!(
+                "the list of stores does not advance: behind the first {} the same ones follow",
+                self.seen.len()
+            )));
+        }
+        if self.seen.len() > MOST {
+            return Err(wrong(format!(
+                "the account's list does not end: it has more than {MOST} stores"
+            )));
+        }
+        Ok(Some(page.items))
+    }
+}
+
+fn hash(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The account of a token.
 #[derive(Debug)]
 pub struct Account {
@@ -75,26 +146,25 @@ impl Account {
         }
     }
 
-    /// Returns the stores, the oldest first; those without a name only if they are wanted.
-    ///
-    /// # Errors
-    /// Those of the server.
-    pub fn stores(&self, unnamed: bool, deadline: Deadline) -> Result<Vec<StoreSummary>> {
-        let mut stores: Vec<StoreSummary> = Vec::new();
-        loop {
-            let (offset, limit) = (stores.len().to_string(), PAGE.to_string());
-            let mut parameters = vec![("offset", offset.as_str()), ("limit", limit.as_str())];
-            if unnamed {
-                parameters.push(("unnamed", "true"));
-            }
-            let call = self.call(Purpose::Other, "key-value-stores", &parameters);
-            let page: Page = self.http.json(&call, deadline)?;
-            let is_last = page.items.len() < PAGE;
-            stores.extend(page.items);
-            if is_last || page.total.is_some_and(|total| stores.len() >= total) {
-                return Ok(stores);
-            }
+    /// Returns the list of the stores, the oldest first; those without a name only if they are wanted.
+    pub fn stores(&self, unnamed: bool) -> Stores<'_> {
+        Stores {
+            account: self,
+            unnamed,
+            offset: 0,
+            seen: HashSet::new(),
+            done: false,
         }
+    }
+
+    fn page(&self, offset: usize, unnamed: bool, deadline: Deadline) -> Result<Page> {
+        let (offset, limit) = (offset.to_string(), PAGE.to_string());
+        let mut parameters = vec![("offset", offset.as_str()), ("limit", limit.as_str())];
+        if unnamed {
+            parameters.push(("unnamed", "true"));
+        }
+        let call = self.call(Purpose::Other, "key-value-stores", &parameters);
+        self.http.json(&call, deadline)
     }
 
     /// Makes the store of this name, or returns the one that is there.

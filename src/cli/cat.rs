@@ -13,6 +13,7 @@ use super::select::{check_patterns, no_match, no_record, select};
 use super::settings::{Environment, disk_cache};
 use super::ui::Ui;
 use crate::base::clock::{SystemClock, Wait};
+use crate::base::text::Line;
 use crate::cache::content::{Content, ContentReader};
 use crate::cache::records::{Records, RecordsConfig};
 use crate::mount::build::open_disk;
@@ -182,7 +183,7 @@ fn follow(
         let begins = common(direct, &shown, &content)?;
         let from = if begins { size(direct, &shown)? } else { 0 };
         if !begins {
-            ui.say(format_args!("{} was replaced", shown.key));
+            ui.say(format_args!("{} was replaced", Line(&shown.key)));
         }
         print(out, direct, &content, from)?;
         out.out.flush()?;

@@ -103,7 +103,13 @@ impl ConfigFile {
         };
         let mut file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !asked_for => {
+            // A file in the place of a folder: there can be none.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) && !asked_for =>
+            {
                 return Ok(Self {
                     path,
                     ..Self::default()

@@ -129,6 +129,11 @@ fn a_file_that_is_not_there_says_nothing_unless_it_was_asked_for() {
     let file = ConfigFile::read(missing.clone(), None, false).expect("nothing");
     assert!(!file.found && file.defaults.is_empty());
     assert!(ConfigFile::read(missing, None, true).is_err());
+    // Nor can there be one where a file stands in the place of a folder.
+    let below_a_file = PathBuf::from("/etc/hostname/.config/kvfs/config.toml");
+    let file = ConfigFile::read(below_a_file.clone(), None, false).expect("nothing");
+    assert!(!file.found && file.defaults.is_empty());
+    assert!(ConfigFile::read(below_a_file, None, true).is_err());
 }
 
 #[test]

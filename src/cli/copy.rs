@@ -14,7 +14,7 @@ use super::progress::bar;
 use super::settings::Environment;
 use super::sides::{self, Opened};
 use super::ui::Ui;
-use crate::base::text;
+use crate::base::text::{self, Line};
 use crate::base::units::ByteSize;
 use crate::copy::memory::{Memory, forget_old};
 use crate::copy::report::{Outcome, Report, Told, Watcher};
@@ -228,7 +228,7 @@ impl Teller {
             failures = self.failures.lock();
         }
         failures.1.get_or_insert_with(|| {
-            let mut first = CliError::of(Kind::Failed, error.to_string());
+            let mut first = CliError::of(Kind::Failed, Line(error).to_string());
             if error.kind() == ErrorKind::InvalidKey {
                 first.hints.extend(key_fault(told.key));
             }
@@ -243,7 +243,7 @@ fn explained(error: &StoreError) -> String {
     for cause in causes(error) {
         text = format!("{text}: {cause}");
     }
-    text
+    text::line(&text).into_owned()
 }
 
 fn result(outcome: &Outcome) -> &'static str {

@@ -10,7 +10,7 @@ use super::sides;
 use super::ui::Ui;
 use crate::base::text;
 use crate::base::text::Line;
-use crate::copy::diff::{self, Difference, Options};
+use crate::copy::diff::{self, Difference, Options, Told};
 use crate::copy::pages::ListingError;
 
 /// How many failures are named one by one.
@@ -37,33 +37,43 @@ pub fn run(
         jobs: args.jobs,
         timeout: first.timeout.max(second.timeout),
     };
-    let found = diff::run(&*first.side.store, &*second.side.store, &options);
-    let found = found.map_err(|error| {
-        let (side, error) = match &error {
-            ListingError::First(error) => (&first.shown, error),
-            ListingError::Second(error) => (&second.shown, error),
+    let mut failed = 0;
+    let mut tell = |told| match told {
+        Told::Different(difference) => match args.json {
+            true => ui.data(text::json(&as_json(&difference).to_string())),
+            false => ui.data(line(&difference, &first.shown, &second.shown)),
+        },
+        Told::Failed(key, error) => {
+            failed += 1;
+            if failed <= TOLD {
+                ui.warn(format_args!(
+                    "cannot compare {}: {}",
+                    shown(&key),
+                    Line(&error)
+                ));
+            }
+            Ok(())
+        }
+    };
+    let (one, other) = (&*first.side.store, &*second.side.store);
+    let found = diff::run(one, other, &options, &mut tell).map_err(|error| {
+        let (side, error) = match error {
+            diff::Error::Told(error) => return error.into(),
+            diff::Error::Listing(ListingError::First(error)) => (&first.shown, error),
+            diff::Error::Listing(ListingError::Second(error)) => (&second.shown, error),
         };
         CliError {
             kind: Kind::Trouble,
-            ..failure(&format!("cannot list {side} to its end"), error)
+            ..failure(&format!("cannot list {side} to its end"), &error)
         }
     })?;
-    for difference in &found.differences {
-        match args.json {
-            true => ui.data(text::json(&as_json(difference).to_string()))?,
-            false => ui.data(line(difference, &first.shown, &second.shown))?,
-        }
-    }
-    for (key, error) in found.failed.iter().take(TOLD) {
-        ui.warn(format_args!("cannot compare {}: {error}", shown(key)));
-    }
-    if !found.failed.is_empty() {
+    if found.failed > 0 {
         return Err(CliError::of(
             Kind::Trouble,
-            format!("{} records could not be compared", found.failed.len()),
+            format!("{} records could not be compared", found.failed),
         ));
     }
-    match found.differences.len() {
+    match found.different {
         0 => {
             ui.say(format_args!("no difference in {} records", found.same));
             Ok(())

@@ -251,7 +251,7 @@ pub fn failure(what: &str, error: &StoreError) -> CliError {
     let mut failed = CliError {
         causes: causes(error),
         hints: error.hint().map(Into::into).into_iter().collect(),
-        ..CliError::of(kind_of(error.kind()), format!("{what}: {error}"))
+        ..CliError::of(kind_of(error.kind()), format!("{what}: {}", Line(error)))
     };
     if error.kind() == ErrorKind::InvalidKey
         && let Some(fault) = error.key().and_then(key_fault)

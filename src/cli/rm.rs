@@ -8,7 +8,7 @@ use super::args::{GlobalArgs, RmArgs};
 use super::direct::{Direct, failure, key_fault, shown};
 use super::error::{CliError, Kind};
 use super::places;
-use super::select::{check_patterns, no_match, select};
+use super::select::{Wanted, check_patterns, no_match};
 use super::settings::Environment;
 use super::ui::Ui;
 use crate::store::{ErrorKind, Key};
@@ -45,21 +45,22 @@ pub fn run(
     if keys.is_empty() && args.prefix.is_none() {
         return Err(which());
     }
-    let selection = select(&direct, keys, args.prefix.as_deref())?;
+    let wanted = Wanted::new(keys, args.prefix.as_deref());
     let mut missing = Vec::new();
-    for key in &selection.named {
+    for key in &wanted.named {
         if remove(ui, args, &direct, key, false)? == Fate::WasNotThere {
             missing.push(key);
         }
     }
-    for item in &selection.listed {
-        remove(ui, args, &direct, &item.key, true)?;
-    }
+    // As they are listed: there may be more of them than could be remembered.
+    let unmatched = wanted.each(&direct, &mut |item| {
+        remove(ui, args, &direct, &item.key, true).map(drop)
+    })?;
     if args.force {
         return Ok(());
     }
-    if !selection.unmatched.is_empty() {
-        return Err(no_match(&selection.unmatched, &direct.shown));
+    if !unmatched.is_empty() {
+        return Err(no_match(&unmatched, &direct.shown));
     }
     let Some(first) = missing.first() else {
         return Ok(());

@@ -6,7 +6,10 @@ use super::direct::{Direct, failure, shown};
 use super::error::{CliError, Kind};
 use crate::copy::filter::pattern;
 use crate::store::pager::Pager;
-use crate::store::{Key, ListItem, ListQuery};
+use crate::store::{Key, ListItem, ListQuery, StoreError};
+
+/// The most that is remembered of what a listing shows to match, in bytes.
+const MOST_SELECTED: usize = 256 << 20;
 
 /// The records that words mean.
 #[derive(Debug, Default)]
@@ -42,73 +45,136 @@ pub fn check_patterns(words: &[String]) -> Result<(), CliError> {
 /// pattern.
 ///
 /// # Errors
-/// That a pattern is none, or that the store cannot be listed.
+/// That a pattern is none, that the store cannot be listed, or that too many match.
 pub fn select(
     direct: &Direct,
     keys: Vec<Key>,
     prefix: Option<&str>,
 ) -> Result<Selection, CliError> {
-    let (patterns, named): (Vec<Key>, Vec<Key>) =
-        keys.into_iter().partition(|key| is_pattern(key.as_str()));
-    let mut selection = Selection {
-        named,
-        ..Selection::default()
-    };
-    if patterns.is_empty() && prefix.is_none() {
-        return Ok(selection);
-    }
-    let words: Vec<&str> = patterns.iter().map(Key::as_str).collect();
-    let set = globs(&words)?;
-    let mut matched = vec![false; words.len()];
-    let query = ListQuery {
-        prefix: prefix.map(Into::into).or_else(|| common_start(&words)),
-        ..ListQuery::default()
-    };
-    let mut literal = vec![false; words.len()];
-    let mut pager = Pager::new(query);
-    while let Some(page) = pager
-        .next_page(&*direct.store, direct.deadline())
-        .map_err(|error| failure("cannot list the store", &error))?
-    {
-        for item in page {
-            let text = item.key.as_str();
-            if let Some(at) = words.iter().position(|word| *word == text) {
-                literal[at] = true;
-            }
-            let hits = set.matches(text);
-            for at in &hits {
-                matched[*at] = true;
-            }
-            if words.is_empty() || !hits.is_empty() || words.contains(&text) {
-                selection.listed.push(item);
-            }
+    let wanted = Wanted::new(keys, prefix);
+    let mut listed = Vec::new();
+    let mut bytes = 0;
+    let unmatched = wanted.each(direct, &mut |item| {
+        bytes += item.key.as_str().len() + size_of::<ListItem>();
+        listed.push(item);
+        match bytes {
+            ..=MOST_SELECTED => Ok(()),
+            _ => Err(CliError::failed("too many records match to be remembered")
+                .hinted("name fewer: by a narrower pattern, or by --prefix")),
+        }
+    })?;
+    Ok(Selection {
+        named: wanted.named,
+        listed,
+        unmatched,
+    })
+}
+
+/// What words of the command line ask for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Records that are named one by one, in the order of the words.
+    pub named: Vec<Key>,
+    patterns: Vec<Key>,
+    prefix: Option<String>,
+}
+
+impl Wanted {
+    /// Takes `keys`, of which some may be patterns, and what all others begin with.
+    pub fn new(keys: Vec<Key>, prefix: Option<&str>) -> Self {
+        let (patterns, named) = keys.into_iter().partition(|key| is_pattern(key.as_str()));
+        Self {
+            named,
+            patterns,
+            prefix: prefix.map(str::to_owned),
         }
     }
-    // What is a key is meant as one, however it looks.
-    if literal.contains(&true) {
-        let kept: Vec<&str> = words
-            .iter()
-            .zip(&literal)
-            .filter(|(_, literal)| !**literal)
-            .map(|(word, _)| *word)
-            .collect();
-        let rest = globs(&kept)?;
-        selection.listed.retain(|item| {
-            let text = item.key.as_str();
-            words.contains(&text) || !kept.is_empty() && rest.is_match(text)
+
+    /// Hands each record that a listing shows to match to `take`, page by page as they come; returns
+    /// the patterns that nothing matches.
+    ///
+    /// # Errors
+    /// That a pattern is none, that the store cannot be listed, and those of `take`.
+    pub fn each(
+        &self,
+        direct: &Direct,
+        take: &mut dyn FnMut(ListItem) -> Result<(), CliError>,
+    ) -> Result<Vec<String>, CliError> {
+        if self.patterns.is_empty() && self.prefix.is_none() {
+            return Ok(Vec::new());
+        }
+        let words: Vec<&str> = self.patterns.iter().map(Key::as_str).collect();
+        let set = globs(&words)?;
+        // What is a key is meant as one, however it looks; for each word, as far as that is known.
+        let mut is_literal = vec![None; words.len()];
+        let mut matched = vec![false; words.len()];
+        let mut found_any = false;
+        let mut pager = Pager::new(ListQuery {
+            prefix: self
+                .prefix
+                .as_deref()
+                .map(Into::into)
+                .or_else(|| common_start(&words)),
+            ..ListQuery::default()
         });
+        while let Some(page) = pager
+            .next_page(&*direct.store, direct.deadline())
+            .map_err(cannot_list)?
+        {
+            for item in page {
+                let text = item.key.as_str();
+                let mut wanted = words.is_empty();
+                if let Some(at) = words.iter().position(|word| *word == text) {
+                    (is_literal[at], matched[at], wanted) = (Some(true), true, true);
+                }
+                for at in set.matches(text) {
+                    let is_key = match is_literal[at] {
+                        Some(known) => known,
+                        // Keys rise: it would have come.
+                        None if words[at] < text => false,
+                        None => is_key(direct, words[at])?,
+                    };
+                    is_literal[at] = Some(is_key);
+                    if !is_key {
+                        (matched[at], wanted) = (true, true);
+                    }
+                }
+                if wanted {
+                    found_any = true;
+                    take(item)?;
+                }
+            }
+        }
+        let missing = words.iter().zip(matched).filter(|(_, matched)| !matched);
+        let mut unmatched: Vec<String> = missing.map(|(word, _)| (*word).to_owned()).collect();
+        if let Some(prefix) = self
+            .prefix
+            .as_ref()
+            .filter(|_| words.is_empty() && !found_any)
+        {
+            unmatched.push(format!("{prefix}*"));
+        }
+        Ok(unmatched)
     }
-    let found = matched.iter().zip(&literal).map(|(a, b)| *a || *b);
-    selection.unmatched = words
-        .iter()
-        .zip(found)
-        .filter(|(_, found)| !found)
-        .map(|(word, _)| (*word).to_owned())
-        .collect();
-    if let Some(prefix) = prefix.filter(|_| words.is_empty() && selection.listed.is_empty()) {
-        selection.unmatched.push(format!("{prefix}*"));
-    }
-    Ok(selection)
+}
+
+/// Returns whether there is a record of this very key: it sorts before all others that begin with it.
+fn is_key(direct: &Direct, word: &str) -> Result<bool, CliError> {
+    let query = ListQuery {
+        prefix: Some(word.into()),
+        limit: Some(1),
+        ..ListQuery::default()
+    };
+    let mut pager = Pager::new(query);
+    let page = pager
+        .next_page(&*direct.store, direct.deadline())
+        .map_err(cannot_list)?;
+    let first = page.and_then(|page| page.into_iter().next());
+    Ok(first.is_some_and(|item| item.key.as_str() == word))
+}
+
+fn cannot_list(error: StoreError) -> CliError {
+    failure("cannot list the store", &error)
 }
 
 /// Returns the failure of patterns that match nothing.

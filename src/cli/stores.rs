@@ -13,10 +13,10 @@ use super::args::{
 use super::direct::{Direct, failure, start_log};
 use super::error::{CliError, Kind};
 use super::settings::{Environment, open_config};
-use super::ui::{Ui, table};
+use super::ui::{Ui, cell, table};
 use crate::apify::account::{Account, StoreSummary};
 use crate::base::clock::Deadline;
-use crate::base::text;
+use crate::base::text::{self, Line};
 use crate::base::units::ByteSize;
 use crate::metrics::Metrics;
 use crate::mount::account::open_account;
@@ -24,6 +24,9 @@ use crate::mount::storage::stores_in;
 use crate::store::pager::Pager;
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{ListQuery, Store};
+
+/// The longest table of stores that is put together, in bytes: some hundred thousand stores.
+const MOST_SHOWN: usize = 32 << 20;
 
 /// Lists, makes or deletes stores.
 ///
@@ -60,39 +63,32 @@ fn account(access: &StoreArgs, environment: &Environment) -> Result<(Account, De
 }
 
 fn list(ui: Ui, args: &StoresListArgs, environment: &Environment) -> Result<(), CliError> {
-    let stores = match &args.folder {
-        Some(folder) => in_folder(folder, args, environment)?,
-        None => in_account(args, environment)?,
-    };
-    if args.json {
-        for store in &stores {
-            ui.data(text::json(&store.to_string()))?;
+    let mut rows = Vec::new();
+    let mut bytes = 0;
+    let mut show = |store: &Value| {
+        if args.json {
+            return Ok(ui.data(text::json(&store.to_string()))?);
         }
+        let row = row(store);
+        bytes += row.iter().map(String::len).sum::<usize>();
+        rows.push(row);
+        match bytes {
+            ..=MOST_SHOWN => Ok(()),
+            _ => Err(CliError::failed("there are too many stores for a table")
+                .hinted("list them as they come with: kvfs stores --json")),
+        }
+    };
+    match &args.folder {
+        Some(folder) => in_folder(folder, args, environment, &mut show)?,
+        None => in_account(args, environment, &mut show)?,
+    }
+    if args.json {
         return Ok(());
     }
-    if stores.is_empty() {
+    if rows.is_empty() {
         ui.say("there are no stores");
         return Ok(());
     }
-    let text = |value: &Value| text::line(value.as_str().unwrap_or("-")).into_owned();
-    let number = |value: &Value| value.as_u64().map_or("-".to_owned(), |n| n.to_string());
-    let size = |value: &Value| {
-        value
-            .as_u64()
-            .map_or("-".to_owned(), |n| ByteSize(n).to_string())
-    };
-    let rows: Vec<Vec<String>> = stores
-        .iter()
-        .map(|store| {
-            vec![
-                text(&store["store"]),
-                number(&store["records"]),
-                size(&store["bytes"]),
-                text(&store["modified"]),
-                text(&store["id"]),
-            ]
-        })
-        .collect();
     ui.data(table(
         &["STORE", "RECORDS", "SIZE", "MODIFIED", "ID"],
         &rows,
@@ -100,14 +96,39 @@ fn list(ui: Ui, args: &StoresListArgs, environment: &Environment) -> Result<(), 
     Ok(())
 }
 
-fn in_account(args: &StoresListArgs, environment: &Environment) -> Result<Vec<Value>, CliError> {
+/// Returns a store's line of the table.
+fn row(store: &Value) -> Vec<String> {
+    let text = |value: &Value| cell(value.as_str().unwrap_or("-"));
+    let number = |value: &Value| value.as_u64().map_or("-".to_owned(), |n| n.to_string());
+    let size = |value: &Value| {
+        value
+            .as_u64()
+            .map_or("-".to_owned(), |n| ByteSize(n).to_string())
+    };
+    vec![
+        text(&store["store"]),
+        number(&store["records"]),
+        size(&store["bytes"]),
+        text(&store["modified"]),
+        text(&store["id"]),
+    ]
+}
+
+/// Takes the stores one by one, as they become known.
+type Show<'a> = dyn FnMut(&Value) -> Result<(), CliError> + 'a;
+
+fn in_account(
+    args: &StoresListArgs,
+    environment: &Environment,
+    show: &mut Show<'_>,
+) -> Result<(), CliError> {
     let (account, deadline) = account(&args.access, environment)?;
-    let stores = account
-        .stores(args.unnamed, deadline)
-        .map_err(|error| failure("cannot list the stores", &error))?;
-    stores
-        .iter()
-        .map(|store| {
+    let mut stores = account.stores(args.unnamed);
+    while let Some(page) = stores
+        .next_page(deadline)
+        .map_err(|error| failure("cannot list the stores", &error))?
+    {
+        for store in page {
             let records = match args.count {
                 true => {
                     let flags = args.access.flags();
@@ -117,9 +138,10 @@ fn in_account(args: &StoresListArgs, environment: &Environment) -> Result<Vec<Va
                 }
                 false => None,
             };
-            Ok(described(store, records))
-        })
-        .collect()
+            show(&described(&store, records))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a list shows of a store; what is not known is null.
@@ -141,7 +163,8 @@ fn in_folder(
     folder: &Path,
     args: &StoresListArgs,
     environment: &Environment,
-) -> Result<Vec<Value>, CliError> {
+    show: &mut Show<'_>,
+) -> Result<(), CliError> {
     if !folder.is_dir() {
         return Err(CliError::of(
             Kind::NotFound,
@@ -154,21 +177,23 @@ fn in_folder(
             folder.display()
         ))
     })?;
-    stores
-        .iter()
-        .map(|path| {
-            let word = path.to_string_lossy().into_owned();
-            let reference = StoreRef::Directory(path.clone());
-            let direct = Direct::open_reference(reference, &args.access, environment, crate::mount::open::open)?;
-            let (records, bytes) = count(&*direct.store, &direct)?;
-            let modified = direct.store.info().modified.map(super::ls::timestamp);
-            Ok(json!({
-                "store": word, "id": null, "name": path.file_name().map(|name| name.to_string_lossy()),
-                "records": records, "bytes": bytes, "created": null, "modified": modified,
-                "access": null, "run": null,
-            }))
-        })
-        .collect()
+    stores.iter().try_for_each(|path| {
+        let word = path.to_string_lossy().into_owned();
+        let reference = StoreRef::Directory(path.clone());
+        let direct = Direct::open_reference(
+            reference,
+            &args.access,
+            environment,
+            crate::mount::open::open,
+        )?;
+        let (records, bytes) = count(&*direct.store, &direct)?;
+        let modified = direct.store.info().modified.map(super::ls::timestamp);
+        show(&json!({
+            "store": word, "id": null, "name": path.file_name().map(|name| name.to_string_lossy()),
+            "records": records, "bytes": bytes, "created": null, "modified": modified,
+            "access": null, "run": null,
+        }))
+    })
 }
 
 /// Counts the records of a store and their bytes.
@@ -208,7 +233,7 @@ fn create(ui: Ui, args: &StoresCreateArgs, environment: &Environment) -> Result<
         return Ok(ui.data(described(&made, None))?);
     }
     ui.data(format_args!("~{name}"))?;
-    ui.say(format_args!("its id is {}", made.id));
+    ui.say(format_args!("its id is {}", Line(&made.id)));
     Ok(())
 }
 

@@ -124,9 +124,19 @@ fn talk(label: &str, text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{label}{}", text::lines(&text));
 }
 
+/// The widest that a cell of a table is shown, in characters; `--json` has what is cut off.
+const WIDEST: usize = 120;
+
+/// Returns a text as a cell of a table shows it.
+pub fn cell(text: &str) -> String {
+    // First, so that little is escaped; again, since escapes take more room.
+    let cell = text::line(&text::short(text, WIDEST)).into_owned();
+    text::short(&cell, WIDEST).into_owned()
+}
+
 /// Lines up the cells of `rows` under `header`.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let safe = |cell: &String| text::line(cell).into_owned();
+    let safe = |text: &String| cell(text);
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(safe).collect())
@@ -170,5 +180,16 @@ mod tests {
             table(&["NAME", "N"], &rows),
             "NAME    N\na       1\né long  22"
         );
+    }
+
+    #[test]
+    fn no_cell_is_wider_than_a_line() {
+        for cell in ["n".repeat(70_000), "\u{1b}".repeat(70_000)] {
+            let table = table(&["NAME", "N"], &[vec![cell, "1".to_owned()]]);
+            for line in table.lines() {
+                assert!(line.chars().count() <= WIDEST + 3, "{line}");
+            }
+            assert!(table.ends_with("…  1"), "{table}");
+        }
     }
 }

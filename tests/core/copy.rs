@@ -524,13 +524,14 @@ fn stores_are_compared_by_size_or_by_content_however_it_is_stored() {
             jobs: 4,
             timeout: Duration::from_secs(60),
         };
-        let found = diff::run(&*one.store, &*other.store, &options).expect("two listings");
-        let keys: Vec<_> = found
-            .differences
-            .iter()
-            .map(|d| (d.key.to_string(), d.kind))
-            .collect();
-        (keys, found.same)
+        let mut keys = Vec::new();
+        let found = diff::run(&*one.store, &*other.store, &options, &mut |told| {
+            if let diff::Told::Different(difference) = told {
+                keys.push((difference.key.to_string(), difference.kind));
+            }
+            Ok(())
+        });
+        (keys, found.expect("two listings").same)
     };
     use diff::Kind::{Different, OnlyFirst};
     let (left, encoded) = (

@@ -13,6 +13,7 @@ mod cli;
 mod cli_config;
 mod cli_direct;
 mod cli_doctor;
+mod cli_hostile;
 mod contract;
 mod copy;
 mod fs_core;

@@ -1,5 +1,6 @@
 //! The API client against a server that misbehaves on command.
 
+mod account;
 mod changes;
 mod failures;
 mod fetching;
