@@ -263,23 +263,32 @@ fn serve(stream: UnixStream, handler: &Handler) -> io::Result<()> {
         Ok(request) => handler(request, &mut Progress(&stream)),
         Err(error) => Answer::Failed(format!("the request cannot be read: {error}")),
     };
-    send(&stream, &answer)
+    let line = line(&answer)?;
+    if line.len() as u64 > MAX_ANSWER {
+        let failed = Answer::Failed("the answer is too large to be sent".to_owned());
+        return send(&stream, &failed);
+    }
+    (&stream).write_all(&line)
 }
 
 fn send(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    stream.write_all(&line(message)?)
+}
+
+fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    Ok(line)
 }
 
 fn receive<T: for<'de> Deserialize<'de>>(lines: &mut impl BufRead, limit: u64) -> io::Result<T> {
     let mut line = Vec::new();
     lines.take(limit).read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the message ends early or is too long",
-        ));
+        return Err(match line.len() as u64 + 1 < limit {
+            true => io::Error::new(io::ErrorKind::UnexpectedEof, "the message ends early"),
+            false => io::Error::new(io::ErrorKind::InvalidData, "the message is too long"),
+        });
     }
     Ok(serde_json::from_slice(&line)?)
 }
@@ -416,6 +425,16 @@ mod tests {
         let left = follow(&path, &Request::Trace, SOON, &mut |_| false);
         let error = left.expect_err("hung up");
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_an_answer_all_the_same() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("s.sock");
+        let large: Handler = Arc::new(|_, _| Answer::Done("x".repeat(MAX_ANSWER as usize).into()));
+        let _server = ControlServer::start(&path, large).expect("a socket");
+        let answer = ask(&path, &Request::Status, SOON).expect("an answer");
+        assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! [`crate::cache`]; inodes before drafts, drafts before the overlay. None is held across I/O, but
 //! for the one that orders the changes of one staging file (`draft`).
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +18,7 @@ use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, Wait};
+use crate::base::text;
 use crate::base::workers::Workers;
 use crate::cache::records::Records;
 use crate::listing::current::Current;
@@ -72,6 +74,14 @@ pub struct FsConfig {
     pub page_deadline: Duration,
     /// How the store may be changed through the mount; `None`: not at all.
     pub write: Option<WriteConfig>,
+}
+
+/// The longest key or message that is logged and remembered, in characters; the platform's keys have
+/// at most 256.
+const LONGEST_TOLD: usize = 1024;
+
+fn told(text: &str) -> Cow<'_, str> {
+    text::short(text, LONGEST_TOLD)
 }
 
 impl Default for FsConfig {
@@ -277,20 +287,10 @@ impl KvFs {
     pub fn report(&self, operation: &str, ino: Option<Ino>, error: &FsError) {
         if let FsError::Refused(refusal) = error {
             let errno = error::errno_name(error.errno());
-            let (message, hint) = (&refusal.message, refusal.hint);
+            let message = told(&refusal.message);
+            let hint = refusal.hint;
             tracing::warn!("{operation}: {message} [{errno}]; {hint}");
-            self.metrics.remember_error(
-                self.clock.wall(),
-                ErrorEntry {
-                    at_unix_s: 0,
-                    errno: errno.into(),
-                    operation: operation.into(),
-                    key: None,
-                    message: message.clone(),
-                    hint: Some(hint.into()),
-                    count: 1,
-                },
-            );
+            self.remember(errno, operation, None, message, Some(hint));
             return;
         }
         let FsError::Store(failure) = error else {
@@ -306,30 +306,44 @@ impl KvFs {
         let errno = error::errno_name(error.errno());
         let shown = key
             .as_ref()
-            .map(|key| format!(" {key}"))
+            .map(|key| format!(" {}", told(key.as_str())))
             .unwrap_or_default();
-        let mut causes = String::new();
+        let mut causes = failure.to_string();
         let mut source = std::error::Error::source(failure);
         while let Some(cause) = source {
             causes.push_str(&format!(": {cause}"));
             source = cause.source();
         }
-        match failure.hint() {
-            Some(hint) => tracing::warn!("{operation}{shown}: {failure}{causes} [{errno}]; {hint}"),
-            None => tracing::warn!("{operation}{shown}: {failure}{causes} [{errno}]"),
+        let message = told(&causes);
+        let hint = failure.hint();
+        match hint {
+            Some(hint) => {
+                let hint = told(hint);
+                tracing::warn!("{operation}{shown}: {message} [{errno}]; {hint}");
+            }
+            None => tracing::warn!("{operation}{shown}: {message} [{errno}]"),
         }
-        self.metrics.remember_error(
-            self.clock.wall(),
-            ErrorEntry {
-                at_unix_s: 0,
-                errno: errno.into(),
-                operation: operation.into(),
-                key: key.map(|key| key.as_str().into()),
-                message: format!("{failure}{causes}"),
-                hint: failure.hint().map(Into::into),
-                count: 1,
-            },
-        );
+        self.remember(errno, operation, key.as_ref(), message, hint);
+    }
+
+    fn remember(
+        &self,
+        errno: &str,
+        operation: &str,
+        key: Option<&Key>,
+        message: Cow<'_, str>,
+        hint: Option<&str>,
+    ) {
+        let entry = ErrorEntry {
+            at_unix_s: 0,
+            errno: errno.into(),
+            operation: operation.into(),
+            key: key.map(|key| told(key.as_str()).into_owned()),
+            message: message.into_owned(),
+            hint: hint.map(|hint| told(hint).into_owned()),
+            count: 1,
+        };
+        self.metrics.remember_error(self.clock.wall(), entry);
     }
 
     /// Panics unless the invariants of the core hold. For tests.

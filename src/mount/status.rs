@@ -1,11 +1,13 @@
 //! The state of a mount, for `kvfs status` and the attribute of the root.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
 
 use super::build::Mounted;
+use crate::base::text;
 use crate::upload::Uploads;
 
 /// Gives the part of `kvfs status` that the mount itself knows.
@@ -28,7 +30,7 @@ impl Mounted {
                 .expires
                 .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
                 .map(|at| at.as_secs());
-            serde_json::json!({
+            let mut status = serde_json::json!({
                 "mount_point": config.mount_point.to_string_lossy(),
                 "pid": std::process::id(),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -46,7 +48,43 @@ impl Mounted {
                 "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
                 "uploads": uploads.as_ref().map(Uploads::status),
                 "stats": metrics.snapshot(),
-            })
+            });
+            shorten(&mut status);
+            status
         })
+    }
+}
+
+/// The longest text in a status, in characters: keys, names and ids of a server may be of any length.
+const LONGEST_TEXT: usize = 1024;
+
+fn shorten(value: &mut Value) {
+    match value {
+        Value::String(whole) => {
+            if let Cow::Owned(short) = text::short(whole, LONGEST_TEXT) {
+                *whole = short;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Object(fields) => fields.values_mut().for_each(shorten),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_server_makes_a_status_large() {
+        let long = "\u{1b}".repeat(10_000_000);
+        let mut status = json!({"store_id": long, "uploads": {"items": [{"key": long}, 7, null]}});
+        shorten(&mut status);
+        assert!(status.to_string().len() < 2 * 6 * 1100);
+        let mut status = json!({"store_id": "short"});
+        shorten(&mut status);
+        assert_eq!(status, json!({"store_id": "short"}));
     }
 }

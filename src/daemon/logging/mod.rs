@@ -97,6 +97,9 @@ where
     }
 }
 
+/// The longest line, in characters: keys and names of a server may be of any length.
+const LONGEST_LINE: usize = 16 << 10;
+
 /// How lines look.
 enum Style {
     Plain {
@@ -155,7 +158,8 @@ where
         let Some(repeats) = self.folded.shown(what) else {
             return Ok(());
         };
-        let line = text::line(text.trim_end_matches('\n'));
+        let text = text::short(text.trim_end_matches('\n'), LONGEST_LINE);
+        let line = text::line(&text);
         match &self.style {
             Style::Plain { color: true } => {
                 writer.write_str(&line.replacen(level.as_str(), colored(level), 1))
@@ -292,6 +296,16 @@ mod tests {
                 let end = plain.strip_suffix('\n').expect("a line");
                 assert_eq!(text::line(end), end, "{shown:?}");
             }
+        }
+    }
+
+    #[test]
+    fn no_line_is_as_long_as_a_foreign_name_may_be() {
+        for format in [LogFormat::Text, LogFormat::Journal] {
+            let shown = logged(format, false, || {
+                tracing::warn!("{}", "k".repeat(1_000_000))
+            });
+            assert!(shown.len() < LONGEST_LINE + 100, "{}", shown.len());
         }
     }
 
