@@ -46,6 +46,7 @@ ONLY_IN = {
     "axum": ("server", "the web framework stays in the server"),
     "reqwest": ("apify", "the HTTP client stays behind the store contract"),
     "object_store": ("bucket", "the library for object storages stays behind the store contract"),
+    "rusqlite": ("disk", "the database of small contents stays in the cache folder"),
     "shuttle": ("base", "locks that only exist while schedules are explored stay behind one door"),
     "clap": ("cli", "the command line stays in the command line"),
 }

@@ -15,6 +15,7 @@
 //! network or disk I/O.
 
 pub mod ahead;
+mod behind;
 pub mod content;
 pub mod forget;
 pub mod freshness;

@@ -13,7 +13,7 @@ use super::records::{Need, Records};
 use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::base::units::KIB;
-use crate::disk::{Checksum, DiskTier, Patience, Spool};
+use crate::disk::{DiskTier, Patience, Spool};
 use crate::store::codec::{DecoderMemory, Turn, expansion};
 use crate::store::{ErrorKind, Fetched, Key, RecordMeta, Result, StoreError};
 use crate::transfer::download::{Download, read_some};
@@ -353,33 +353,6 @@ impl Records {
             meta.clone(),
             self.config().raw,
         )
-    }
-
-    /// Writes a small content to the disk cache, later; not at all when the disk cannot keep up.
-    pub(super) fn write_behind(self: &Arc<Self>, content: &Arc<Content>) {
-        let Some(disk) = self.disk().cloned() else {
-            return;
-        };
-        let (records, content) = (Arc::clone(self), Arc::clone(content));
-        let queued = self.writers().spawn(move || {
-            let Some(bytes) = content.in_memory() else {
-                return;
-            };
-            let Some(spool) = disk.spool(bytes.len() as u64) else {
-                return;
-            };
-            let mut sum = Checksum::default();
-            sum.update(bytes);
-            match std::os::unix::fs::FileExt::write_all_at(&**spool.file(), bytes, 0) {
-                Ok(()) => records.publish(&content, spool, bytes.len() as u64, sum.finish()),
-                Err(error) => {
-                    tracing::warn!("cannot write {} to the disk cache: {error}", content.key)
-                }
-            }
-        });
-        if queued.is_err() {
-            tracing::debug!("the disk cache cannot keep up; a record stays in memory only");
-        }
     }
 }
 

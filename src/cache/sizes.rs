@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::base::sync::Mutex;
-use crate::disk::{Checksum, temp};
+use crate::disk::{seal, temp};
 use crate::store::Key;
 
 /// The most versions that are remembered.
@@ -96,11 +96,11 @@ impl Line {
                 .and_then(|since| u64::try_from(since.as_nanos()).ok()),
             seal: String::new(),
         };
-        line.seal = line.proper_seal();
+        line.seal = line.proper_seal().unwrap_or_default();
         line
     }
 
-    fn proper_seal(&self) -> String {
+    fn proper_seal(&self) -> Option<String> {
         let fields = (
             &self.key,
             self.stored,
@@ -108,14 +108,12 @@ impl Line {
             self.content,
             self.modified_unix_ns,
         );
-        let mut sum = Checksum::default();
-        sum.update(format!("{fields:?}").as_bytes());
-        sum.finish()
+        seal(&fields).ok()
     }
 
     /// Returns what the line says; `None` if it is damaged.
     fn read(self) -> Option<(Key, Remembered)> {
-        if self.seal != self.proper_seal() {
+        if Some(&self.seal) != self.proper_seal().as_ref() {
             return None;
         }
         let version = Remembered {

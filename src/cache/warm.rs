@@ -36,12 +36,10 @@ impl Records {
 
     /// Returns the room that a content of `bytes` bytes takes in it.
     pub fn cost(&self, bytes: u64) -> u64 {
-        let overhead = if self.disk().is_some() {
-            crate::disk::ENTRY_OVERHEAD
-        } else {
-            super::records::MEMORY_OVERHEAD
-        };
-        bytes.saturating_add(overhead)
+        match self.disk() {
+            Some(disk) => disk.cost(bytes),
+            None => bytes.saturating_add(super::records::MEMORY_OVERHEAD),
+        }
     }
 
     /// Makes sure that a record is in the cache, in its current version. `patience` bounds each

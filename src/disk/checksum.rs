@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::Serialize;
 use twox_hash::XxHash3_128;
 
 /// The checksum of contents: xxh3-128, in hex. It finds damage, not malice.
@@ -26,6 +27,16 @@ impl Checksum {
     pub fn finish(&self) -> String {
         format!("{:032x}", self.0.finish_128())
     }
+}
+
+/// Returns the checksum of what a value says: it finds what was damaged on disk.
+///
+/// # Errors
+/// None that is known.
+pub(crate) fn seal(value: &impl Serialize) -> Result<String, serde_json::Error> {
+    let mut sum = Checksum::default();
+    sum.update(&serde_json::to_vec(value)?);
+    Ok(sum.finish())
 }
 
 /// Returns the checksum of a whole file.

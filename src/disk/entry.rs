@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Checksum;
-use crate::store::{ETag, Encoding, RecordMeta};
+use super::checksum::{Checksum, seal};
+use crate::store::{ETag, Encoding, Key, RecordMeta};
 
-/// What a `.json` file says.
+/// What is noted of an entry: the text of a `.json` file, or in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct EntryMeta {
     pub(super) key: String,
@@ -36,13 +36,35 @@ pub(super) struct EntryMeta {
     pub(super) seal: String,
 }
 
+/// A content to be kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh<'a> {
+    /// The record.
+    pub key: &'a Key,
+    /// What is known of it.
+    pub meta: &'a RecordMeta,
+    /// The time shown for this version.
+    pub modified: SystemTime,
+    /// The store had it at that time by the server's clock or later, where that is known.
+    pub read: Option<SystemTime>,
+}
+
+/// Where a content was found.
+#[derive(Debug)]
+pub enum Stored {
+    /// All of a small content.
+    Memory(Bytes),
+    /// A large one.
+    File(Arc<File>),
+}
+
 /// An entry found in the cache.
 #[derive(Debug)]
 pub struct DiskEntry {
     /// What is known of the record.
     pub meta: RecordMeta,
     /// Its content.
-    pub file: Arc<File>,
+    pub stored: Stored,
     /// The content's size in bytes.
     pub size: u64,
     /// The content's checksum.
@@ -51,12 +73,10 @@ pub struct DiskEntry {
     pub modified: SystemTime,
     /// The store had it at that time by the server's clock or later, where that is known.
     pub read: Option<SystemTime>,
-    /// Identifies this very entry: the data file's name.
+    /// Identifies this very entry.
     pub id: String,
     /// Whether it was current when a mount was told that nothing changes any more.
     pub is_marked: bool,
-    /// All of a small content.
-    pub bytes: Option<Bytes>,
 }
 
 /// Why an entry is of no use at the moment.
@@ -74,11 +94,81 @@ impl From<String> for Fault {
 }
 
 impl EntryMeta {
+    /// Describes a content of `size` bytes with that checksum.
+    pub(super) fn new(fresh: Fresh<'_>, id: String, size: u64, checksum: String) -> Self {
+        let Fresh {
+            key,
+            meta,
+            modified,
+            read,
+        } = fresh;
+        Self {
+            key: key.as_str().into(),
+            data: id,
+            content_size: size,
+            checksum,
+            boot_id: String::new(),
+            content_type: meta.content_type.as_deref().map(Into::into),
+            encoding: meta.encoding.header_value().map(Into::into),
+            stored_size: meta.stored_size,
+            etag: meta.etag.as_ref().map(|etag| etag.as_str().into()),
+            last_modified: meta.last_modified.as_deref().map(Into::into),
+            accepts_ranges: meta.accepts_ranges,
+            modified_unix_ns: modified
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+            read_unix_ms: read.and_then(millis),
+            immutable: false,
+            seal: String::new(),
+        }
+    }
+
+    /// Checks a small content.
+    ///
+    /// # Errors
+    /// That it is another one.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), String> {
+        let size = bytes.len() as u64;
+        if size != self.content_size {
+            return Err(format!("{size} bytes instead of {}", self.content_size));
+        }
+        let mut sum = Checksum::default();
+        sum.update(bytes);
+        match sum.finish() == self.checksum {
+            true => Ok(()),
+            false => Err("its checksum does not match".to_owned()),
+        }
+    }
+
+    /// Returns the entry that this describes.
+    ///
+    /// # Errors
+    /// That it tells no checksum.
+    pub(super) fn entry(&self, stored: Stored) -> Result<DiskEntry, String> {
+        Ok(DiskEntry {
+            size: self.content_size,
+            modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.modified_unix_ns),
+            read: self.read(),
+            id: self.data.clone(),
+            is_marked: self.immutable,
+            checksum: u128::from_str_radix(&self.checksum, 16)
+                .map_err(|error| format!("its checksum is none: {error}"))?,
+            meta: self.record(),
+            stored,
+        })
+    }
+
+    /// Returns when the store had it.
+    pub(super) fn read(&self) -> Option<SystemTime> {
+        let since = Duration::from_millis(self.read_unix_ms?);
+        Some(SystemTime::UNIX_EPOCH + since)
+    }
+
     /// Reads what a `.json` file says.
     ///
     /// # Errors
     /// Why it says nothing: it is no description of an entry, or a damaged one.
-    pub(super) fn read(text: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         let meta: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if meta.seal != meta.proper_seal()? {
             return Err("its description is damaged".to_owned());
@@ -99,14 +189,12 @@ impl EntryMeta {
     }
 
     fn proper_seal(&self) -> Result<String, String> {
-        let bare = Self {
+        seal(&Self {
             boot_id: String::new(),
             seal: String::new(),
             ..self.clone()
-        };
-        let mut sum = Checksum::default();
-        sum.update(&serde_json::to_vec(&bare).map_err(|error| error.to_string())?);
-        Ok(sum.finish())
+        })
+        .map_err(|error| error.to_string())
     }
 
     /// Returns what is known of the record.
@@ -152,7 +240,7 @@ mod tests {
             seal: String::new(),
         };
         let text = meta.write().expect("JSON");
-        let sealed = EntryMeta::read(&text).expect("as it was written");
+        let sealed = EntryMeta::parse(&text).expect("as it was written");
         assert_eq!(
             EntryMeta {
                 seal: String::new(),
@@ -163,7 +251,7 @@ mod tests {
         for bit in 0..text.len() * 8 {
             let mut flipped = text.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(read) = EntryMeta::read(&flipped) {
+            if let Ok(read) = EntryMeta::parse(&flipped) {
                 let but_for_the_boot = EntryMeta {
                     boot_id: sealed.boot_id.clone(),
                     ..read
@@ -173,6 +261,6 @@ mod tests {
             }
         }
         let unsealed = serde_json::to_vec(&meta).expect("JSON");
-        assert!(EntryMeta::read(&unsealed).is_err());
+        assert!(EntryMeta::parse(&unsealed).is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::entry::{EntryMeta, Fault};
-use super::{AT_LEAST, Checksum, DiskEntry, DiskTier, SMALL};
+use super::{AT_LEAST, DiskEntry, DiskTier, SMALL, Stored};
 use crate::base::sync;
 use crate::store::Key;
 
@@ -22,14 +22,17 @@ impl DiskTier {
             .wait(patience + AT_LEAST, move || tier.find(&key, patience))?
     }
 
-    fn find(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
+    pub(super) fn find(self: &Arc<Self>, key: &Key, patience: Duration) -> Option<DiskEntry> {
+        if let Some(entry) = self.find_row(key) {
+            return Some(entry);
+        }
         let path = self.json_path(key);
         sync::point();
         let mut text = fs::read(self.root.join(&path)).ok()?;
         loop {
             let reason = match self.check(key, &path, &text) {
                 Ok(entry) => {
-                    self.index.lock().lru.get(&path);
+                    self.index.lock().used(&path);
                     // The order of use must outlive this process; losing one update is harmless.
                     let _ = File::options()
                         .write(true)
@@ -70,7 +73,7 @@ impl DiskTier {
     }
 
     fn check(&self, key: &Key, path: &Path, text: &[u8]) -> Result<DiskEntry, Fault> {
-        let meta = EntryMeta::read(text)?;
+        let meta = EntryMeta::parse(text)?;
         if meta.key != key.as_str() || meta.data.contains('/') {
             return Err("it belongs to another key".to_owned().into());
         }
@@ -85,32 +88,15 @@ impl DiskTier {
         if size != meta.content_size {
             return Err(format!("{size} bytes instead of {}", meta.content_size).into());
         }
-        let mut bytes = None;
         if size <= SMALL {
             let whole = read_whole(&file, size).map_err(|error| error.to_string())?;
-            let mut sum = Checksum::default();
-            sum.update(&whole);
-            if sum.finish() != meta.checksum {
-                return Err("its checksum does not match".to_owned().into());
-            }
-            bytes = Some(whole.into());
-        } else if !self.is_trusted(&meta) {
+            meta.check(&whole)?;
+            return Ok(meta.entry(Stored::Memory(whole.into()))?);
+        }
+        if !self.is_trusted(&meta) {
             return Err(Fault::Unchecked(Box::new((meta, file))));
         }
-        Ok(DiskEntry {
-            size,
-            modified: SystemTime::UNIX_EPOCH + Duration::from_nanos(meta.modified_unix_ns),
-            read: meta
-                .read_unix_ms
-                .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)),
-            id: meta.data.clone(),
-            is_marked: meta.immutable,
-            checksum: u128::from_str_radix(&meta.checksum, 16)
-                .map_err(|error| format!("its checksum is none: {error}"))?,
-            bytes,
-            meta: meta.record(),
-            file: Arc::new(file),
-        })
+        Ok(meta.entry(Stored::File(Arc::new(file)))?)
     }
 
     /// Returns whether an entry's bytes are those that were written: because that was in this boot

@@ -57,6 +57,42 @@ impl<K: Hash + Eq + Clone, V> LruBytes<K, V> {
         Some(victims)
     }
 
+    /// Returns the entry, to be changed, and makes it the most recently used one.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(value, _)| value)
+    }
+
+    /// Returns the least recently used entry.
+    pub fn oldest(&self) -> Option<&V> {
+        self.entries.peek_lru().map(|(_, (value, _))| value)
+    }
+
+    /// Takes the least recently used entry out.
+    pub fn pop(&mut self) -> Option<(K, V)> {
+        let (key, (value, size)) = self.entries.pop_lru()?;
+        self.used -= size;
+        Some((key, value))
+    }
+
+    /// Returns how much would have to go for `bytes` more.
+    pub fn overflow(&self, bytes: u64) -> u64 {
+        let wanted = self
+            .used
+            .saturating_add(self.reserved)
+            .saturating_add(bytes);
+        wanted.saturating_sub(self.capacity)
+    }
+
+    /// Returns the bytes that are set aside.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Sets `bytes` aside that are taken already, whether there is room or not.
+    pub fn reserve_anyway(&mut self, bytes: u64) {
+        self.reserved += bytes;
+    }
+
     /// Returns how many bytes are neither used nor set aside.
     pub fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.used + self.reserved)

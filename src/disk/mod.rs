@@ -5,18 +5,21 @@
 //! ```text
 //! kvfs-1/CACHEDIR.TAG
 //! kvfs-1/<scope>/store.txt                             the store's id, for people: see [`usage`]
-//! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what the entry is; names its data file
+//! kvfs-1/<scope>/small/contents.sqlite                 contents up to 16 KiB, and what they are
+//! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what a larger one is; names its data file
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
 //! kvfs-1/tmp/<pid>-<random>.tmp                        contents on their way, locked while they are
 //! ```
 //!
 //! The scope is a hash of server, store, account and read mode, so that none sees another's
-//! bytes (C1). An entry is published by renaming its data file, then its `.json`: what a
+//! bytes (C1). Small contents are rows of a database ([`database`]), as two files each would cost five
+//! times their size. Another entry is published by renaming its data file, then its `.json`: what a
 //! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: a large
 //! entry written before the last boot of the machine is trusted only after its checksum matched,
-//! which is found out in the background (`checks`). Small ones are read whole and always checked.
+//! which is found out in the background (`checks`). What is read whole is always checked: rows, and
+//! files up to 1 MiB. A small content may be in files all the same: where the cache is small, where
+//! the database is locked for long, and from earlier versions.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
@@ -30,29 +33,36 @@ use crate::base::folders::private_dir;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{self, Condvar, Mutex, thread};
 use crate::base::units::MIB;
-use crate::disk::lru::LruBytes;
 use crate::metrics::Metrics;
 use crate::store::{Key, RecordMeta};
 
+mod account;
 mod checks;
 mod checksum;
+mod database;
 mod entry;
 mod find;
 pub mod lru;
 mod patience;
 mod room;
+mod rows;
 mod scan;
 mod spool;
 pub(crate) mod temp;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
 pub mod usage;
 
+use account::{Filed, Index};
 use checks::Checks;
 pub use checksum::Checksum;
-pub(super) use checksum::checksum;
-pub use entry::DiskEntry;
+pub(super) use checksum::{checksum, seal};
+use database::Database;
+pub use entry::{DiskEntry, Fresh, Stored};
 use entry::{EntryMeta, millis};
 pub use patience::Patience;
 pub use room::Room;
+use rows::now_ms;
 pub use spool::Spool;
 
 /// Our sub-folder; the number is the format's version.
@@ -62,7 +72,7 @@ const STORE_FILE: &str = "store.txt";
 /// Contents up to this size, in bytes, are read whole when they are looked up.
 pub const SMALL: u64 = MIB;
 /// What an entry is taken to cost beyond its content: two directory entries, two inodes, a block.
-pub(super) const ENTRY_OVERHEAD: u64 = 4096;
+const ENTRY_OVERHEAD: u64 = 4096;
 /// How long a disk may take for a few small files.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -73,6 +83,8 @@ pub struct DiskTier {
     scope: String,
     boot_id: String,
     metrics: Arc<Metrics>,
+    /// The scope's small contents.
+    rows: Arc<Database>,
     index: Mutex<Index>,
     scanned: Condvar,
     /// A thread has finished with the files of an entry.
@@ -81,21 +93,6 @@ pub struct DiskTier {
     patience: Arc<Patience>,
     /// Whether what is published is known to be current although nothing changes any more.
     is_immutable: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Index {
-    /// Path of the `.json` below the root; the value is the data file's name.
-    lru: LruBytes<PathBuf, String>,
-    scanned: bool,
-    /// Entries with files that a thread is changing: one thread at a time, so that files and index
-    /// agree.
-    busy: HashSet<PathBuf>,
-    /// Entries that were removed before the folder had been scanned.
-    removed: HashSet<PathBuf>,
-    /// Bytes published since others' entries were counted.
-    published: u64,
-    counting: bool,
 }
 
 /// The right to change the files of one entry. No thread holds two.
@@ -139,19 +136,14 @@ impl DiskTier {
             .unwrap_or_default()
             .trim()
             .to_owned();
-        let index = Mutex::new(Index {
-            lru: LruBytes::new(capacity),
-            scanned: false,
-            busy: HashSet::new(),
-            removed: HashSet::new(),
-            published: 0,
-            counting: false,
-        });
+        let trash = root.join("tmp");
+        let rows = Database::of(&root.join(&scope), trash, Arc::clone(&metrics), true);
         let tier = Arc::new(Self {
             root,
             scope,
             boot_id,
-            index,
+            rows,
+            index: Mutex::new(Index::new(capacity)),
             scanned: Condvar::new(),
             free: Condvar::new(),
             checks: Checks::new(Arc::clone(&metrics)),
@@ -202,21 +194,20 @@ impl DiskTier {
     /// Notes that the entry of `key`, if it is of that version, is current although nothing changes
     /// any more.
     pub fn mark(&self, key: &Key, version: &RecordMeta) {
-        let path = self.json_path(key);
-        self.change(&path, |meta| {
+        let marked = |meta: &EntryMeta| {
             let is_it = meta.key == key.as_str() && meta.record() == *version;
             (is_it && !meta.immutable).then(|| EntryMeta {
                 immutable: true,
                 ..meta.clone()
             })
-        });
+        };
+        self.change_of(key, marked);
     }
 
     /// Notes that the entry of `key`, if it is the one that the store had at `was_read`, is what the
     /// store had at `read`, too.
     pub fn confirm(&self, key: &Key, was_read: SystemTime, read: SystemTime) {
-        let path = self.json_path(key);
-        self.change(&path, |meta| {
+        self.change_of(key, |meta| {
             let is_it = meta.key == key.as_str() && meta.read_unix_ms <= millis(was_read);
             let later = millis(read).filter(|later| Some(*later) > meta.read_unix_ms);
             Some(EntryMeta {
@@ -226,14 +217,19 @@ impl DiskTier {
         });
     }
 
+    fn change_of(&self, key: &Key, change: impl Fn(&EntryMeta) -> Option<EntryMeta>) {
+        if !self.change_row(key, &change) {
+            self.change(&self.json_path(key), change);
+        }
+    }
+
     /// Returns what the entry of `key` says of the record, and when the store had it.
     pub fn describe(&self, key: &Key) -> Option<(RecordMeta, Option<SystemTime>)> {
-        let text = fs::read(self.root.join(self.json_path(key))).ok()?;
-        let meta = EntryMeta::read(&text).ok()?;
-        let read = meta
-            .read_unix_ms
-            .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
-        (meta.key == key.as_str()).then(|| (meta.record(), read))
+        let meta = self.row_meta(key).or_else(|| {
+            let text = fs::read(self.root.join(self.json_path(key))).ok()?;
+            EntryMeta::parse(&text).ok()
+        })?;
+        (meta.key == key.as_str()).then(|| (meta.record(), meta.read()))
     }
 
     /// Returns the folder of all scopes.
@@ -246,7 +242,7 @@ impl DiskTier {
         let _claim = self.claim(path);
         let changed = fs::read(self.root.join(path))
             .ok()
-            .and_then(|text| EntryMeta::read(&text).ok())
+            .and_then(|text| EntryMeta::parse(&text).ok())
             .and_then(|meta| change(&meta));
         if let Some(meta) = changed
             && let Err(error) = self.write_json(path, &meta)
@@ -257,6 +253,7 @@ impl DiskTier {
 
     /// Forgets the entry of `key`.
     pub fn remove(&self, key: &Key) {
+        self.rows.remove(&key_hash(key.as_str()), None);
         let path = self.json_path(key);
         let claim = self.claim(&path);
         self.remove_claimed(&path);
@@ -270,7 +267,8 @@ impl DiskTier {
             if !index.scanned {
                 index.removed.insert(path.to_owned());
             }
-            index.lru.remove(&path.to_owned())
+            let filed = index.lru.remove(&path.to_owned());
+            filed.map(|filed| filed.data)
         };
         if data.is_none() {
             // Not counted yet, or another process's.
@@ -282,7 +280,7 @@ impl DiskTier {
     /// Returns the name of an entry's data file.
     fn data_of(&self, path: &Path) -> Option<String> {
         let text = fs::read(self.root.join(path)).ok()?;
-        let meta = EntryMeta::read(&text).ok()?;
+        let meta = EntryMeta::parse(&text).ok()?;
         Some(meta.data).filter(|data| !data.contains('/'))
     }
 
@@ -294,6 +292,7 @@ impl DiskTier {
     /// Returns whether there is an entry of `key`; it may still turn out to be broken.
     pub fn contains(&self, key: &Key) -> bool {
         self.root.join(self.json_path(key)).exists()
+            || self.rows.about(&key_hash(key.as_str())).is_some()
     }
 
     fn write_json(&self, path: &Path, meta: &EntryMeta) -> io::Result<()> {
@@ -308,7 +307,7 @@ impl DiskTier {
         for (path, data) in victims {
             let _claim = self.claim(&path);
             // It may have been published again since it was chosen.
-            if self.index.lock().lru.get(&path).is_none() {
+            if self.index.lock().lru.peek(&path).is_none() {
                 self.delete_files(&path, Some(&data));
             } else {
                 self.delete_data(&path, &data);
@@ -334,15 +333,22 @@ impl DiskTier {
     fn gauge(&self) {
         self.metrics
             .cache_disk_bytes
-            .set(self.index.lock().lru.used());
+            .set(self.index.lock().used_bytes());
     }
 }
 
 /// Returns a name for files that belong to `text`.
 pub(crate) fn hash(text: &str) -> String {
     let mut hex = String::with_capacity(40);
-    for byte in &Sha256::digest(text.as_bytes())[..20] {
+    for byte in key_hash(text) {
         let _ = write!(hex, "{byte:02x}");
     }
     hex
+}
+
+/// The same, as bytes.
+fn key_hash(text: &str) -> [u8; 20] {
+    let mut hash = [0; 20];
+    hash.copy_from_slice(&Sha256::digest(text.as_bytes())[..20]);
+    hash
 }

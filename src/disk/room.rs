@@ -89,13 +89,13 @@ impl Room {
             let Some(more) = wanted.checked_sub(state.set_aside).filter(|more| *more > 0) else {
                 return true;
             };
-            let Some(victims) = self.tier.index.lock().lru.reserve(more) else {
+            let Some(victims) = self.tier.index.lock().reserve(more) else {
                 return false;
             };
             state.set_aside = wanted;
             victims
         };
-        self.tier.delete_victims(victims);
+        self.tier.evict(victims);
         true
     }
 

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, temp};
+use super::account::Victims;
+use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, Filed, millis, now_ms, temp};
 
 /// How often, while the cache is filled once, it is counted what others have added.
 const COUNTS: u64 = 10;
@@ -28,13 +29,13 @@ impl DiskTier {
             }
         }
         found.sort_by_key(|(used, ..)| *used);
-        let (mut evicted, mut replaced) = (Vec::new(), Vec::new());
+        let (mut evicted, mut replaced) = (self.count_databases(), Vec::new());
         {
             let mut index = self.index.lock();
-            for (_, path, data, bytes) in found {
-                if let Some(newer) = index.lru.get(&path) {
+            for (used, path, data, bytes) in found {
+                if let Some(newer) = index.lru.peek(&path) {
                     // Published since it was found.
-                    if *newer != data {
+                    if newer.data != data {
                         replaced.push((path, data));
                     }
                     continue;
@@ -42,10 +43,8 @@ impl DiskTier {
                 if index.removed.contains(&path) {
                     continue;
                 }
-                match index.lru.insert(path.clone(), data.clone(), bytes) {
-                    Some(victims) => evicted.extend(victims),
-                    None => evicted.push((path, data)),
-                }
+                let used = millis(used).map_or(0, |ms| i64::try_from(ms).unwrap_or(0));
+                evicted.extend(index.enter(path, Filed { data, used }, bytes));
             }
             index.scanned = true;
             index.removed = HashSet::new();
@@ -54,7 +53,7 @@ impl DiskTier {
         for (path, data) in replaced {
             self.delete_data(&path, &data);
         }
-        self.delete_victims(evicted);
+        self.evict(evicted);
     }
 
     fn scan_shard(&self, shard: &Path, found: &mut Vec<(SystemTime, PathBuf, String, u64)>) {
@@ -67,7 +66,7 @@ impl DiskTier {
                 Some("json") => {
                     let meta = fs::read(&path)
                         .ok()
-                        .and_then(|text| EntryMeta::read(&text).ok())
+                        .and_then(|text| EntryMeta::parse(&text).ok())
                         .filter(|meta| !meta.data.contains('/'));
                     let used = entry
                         .metadata()
@@ -122,11 +121,11 @@ impl DiskTier {
         }
         let evicted = self.recount();
         self.index.lock().counting = false;
-        self.delete_victims(evicted);
+        self.evict(evicted);
     }
 
     /// Brings the index up to what is in the folder; returns what must go for it.
-    fn recount(&self) -> Vec<(PathBuf, String)> {
+    fn recount(&self) -> Victims {
         let known: Vec<PathBuf> = self.index.lock().lru.keys().cloned().collect();
         let mut found = Vec::new();
         for shard in folders(&self.root).iter().flat_map(|scope| folders(scope)) {
@@ -137,7 +136,7 @@ impl DiskTier {
             .into_iter()
             .filter(|path| !self.root.join(path).exists())
             .collect();
-        let mut evicted = Vec::new();
+        let mut evicted = self.count_databases();
         let mut index = self.index.lock();
         for path in gone {
             if !index.busy.contains(&path) {
@@ -145,16 +144,15 @@ impl DiskTier {
             }
         }
         for (path, data, bytes) in found {
-            let is_known = index.lru.peek(&path).is_some_and(|known| *known == data);
+            let known = index.lru.peek(&path);
+            let is_known = known.is_some_and(|known| known.data == data);
             if is_known || index.busy.contains(&path) {
                 continue;
             }
             // What was known under this name was replaced, files and all.
             index.lru.remove(&path);
-            match index.lru.insert(path.clone(), data.clone(), bytes) {
-                Some(victims) => evicted.extend(victims),
-                None => evicted.push((path, data)),
-            }
+            let used = now_ms();
+            evicted.extend(index.enter(path, Filed { data, used }, bytes));
         }
         evicted
     }
@@ -181,12 +179,12 @@ impl DiskTier {
                 .lock()
                 .lru
                 .peek(&relative.to_owned())
-                .is_some_and(|known| data.contains(OsStr::new(known)));
+                .is_some_and(|known| data.contains(OsStr::new(&known.data)));
             if is_known {
                 continue;
             }
             let meta = fs::read(&path).ok();
-            let meta = meta.and_then(|text| EntryMeta::read(&text).ok());
+            let meta = meta.and_then(|text| EntryMeta::parse(&text).ok());
             if let Some(meta) = meta.filter(|meta| !meta.data.contains('/')) {
                 let bytes = meta.content_size.saturating_add(ENTRY_OVERHEAD);
                 found.push((relative.to_owned(), meta.data, bytes));
@@ -196,7 +194,9 @@ impl DiskTier {
 
     /// Forgets all entries of this scope; returns how many there were.
     pub fn clear(&self) -> u64 {
-        let mut entries = 0;
+        let mut entries = self.rows.count().map_or(0, |(rows, _)| rows);
+        self.rows.remove_all();
+        self.index.lock().set_database(&self.scope, None);
         for shard in folders(&self.scope_dir()) {
             for entry in fs::read_dir(shard).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -216,7 +216,7 @@ impl DiskTier {
     }
 }
 
-fn folders(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn folders(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

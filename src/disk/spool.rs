@@ -6,15 +6,16 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use super::{DiskTier, ENTRY_OVERHEAD, EntryMeta, Room, hash, millis, temp};
+use super::{
+    DiskTier, ENTRY_OVERHEAD, EntryMeta, Filed, Fresh, Room, hash, key_hash, now_ms, temp,
+};
 use crate::base::folders::private_dir;
 use crate::base::sync;
 use crate::base::sync::atomic::Ordering;
-use crate::store::{Key, RecordMeta};
 
 /// Room in the disk cache and a file for a content on its way. Dropping it gives both back.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl DiskTier {
         self.spool_in(Room::some(self, bytes)?)
     }
 
-    fn await_scan(&self) {
+    pub(super) fn await_scan(&self) {
         let mut index = self.index.lock();
         if !index.scanned {
             self.scanned.wait_for(&mut index, Duration::from_secs(5));
@@ -101,14 +102,8 @@ impl Spool {
     ///
     /// # Errors
     /// When the disk refuses; the content is then not cached.
-    pub fn publish(
-        mut self,
-        key: &Key,
-        meta: &RecordMeta,
-        size: u64,
-        checksum: String,
-        (modified, read): (SystemTime, Option<SystemTime>),
-    ) -> io::Result<String> {
+    pub fn publish(mut self, fresh: Fresh<'_>, size: u64, checksum: String) -> io::Result<String> {
+        let key = fresh.key;
         let tier = Arc::clone(&self.tier);
         let path = tier.json_path(key);
         let shard = tier
@@ -120,23 +115,9 @@ impl Spool {
         private_dir(&shard)?;
         let id = format!("{}.{:016x}.data", hash(key.as_str()), fastrand::u64(..));
         let entry = EntryMeta {
-            key: key.as_str().into(),
-            data: id.clone(),
-            content_size: size,
-            checksum,
             boot_id: tier.boot_id.clone(),
-            content_type: meta.content_type.as_deref().map(Into::into),
-            encoding: meta.encoding.header_value().map(Into::into),
-            stored_size: meta.stored_size,
-            etag: meta.etag.as_ref().map(|etag| etag.as_str().into()),
-            last_modified: meta.last_modified.as_deref().map(Into::into),
-            accepts_ranges: meta.accepts_ranges,
-            modified_unix_ns: modified
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
-            read_unix_ms: read.and_then(millis),
             immutable: tier.is_immutable.load(Ordering::Relaxed),
-            seal: String::new(),
+            ..EntryMeta::new(fresh, id.clone(), size, checksum)
         };
         let Some(temp) = self.temp.take() else {
             return Err(io::Error::other("published twice"));
@@ -152,14 +133,17 @@ impl Spool {
         let victims = {
             let mut index = tier.index.lock();
             index.lru.unreserve(self.room.give_up());
-            index
-                .lru
-                .insert(path.clone(), id.clone(), size + ENTRY_OVERHEAD)
+            let filed = Filed {
+                data: id.clone(),
+                used: now_ms(),
+            };
+            index.insert(path.clone(), filed, size + ENTRY_OVERHEAD)
         };
-        let (replaced, victims): (Vec<_>, Vec<_>) = victims
-            .unwrap_or_default()
+        let mut victims = victims.unwrap_or_default();
+        let (replaced, files): (Vec<_>, Vec<_>) = std::mem::take(&mut victims.files)
             .into_iter()
             .partition(|(victim, _)| *victim == path);
+        victims.files = files;
         for (_, data) in replaced {
             // Its `.json` is already the new one; a scan may have come upon that before.
             if data != id {
@@ -167,7 +151,9 @@ impl Spool {
             }
         }
         drop(claim);
-        tier.delete_victims(victims);
+        // It may have been small before.
+        tier.rows.remove(&key_hash(key.as_str()), None);
+        tier.evict(victims);
         tier.count_others(size);
         Ok(id)
     }

@@ -47,8 +47,11 @@ pub(super) fn remove_abandoned(dir: &Path) {
         }
         let is_free = File::open(&path)
             .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_ok());
-        if is_free {
+        if is_free && (!all || !path.is_dir()) {
             let _ = fs::remove_file(path);
+        } else if is_free {
+            // On its way out of the cache.
+            let _ = fs::remove_dir_all(path);
         }
     }
 }

@@ -6,8 +6,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::database::{Database, remove_folder};
 use super::{DiskTier, FOLDER, STORE_FILE};
 
 /// What the folder holds of one store, as one account and one kind of mount may see it.
@@ -52,6 +54,14 @@ fn usage_of(path: PathBuf) -> io::Result<ScopeUsage> {
         used: None,
         path,
     };
+    let trash = usage.path.with_file_name("tmp");
+    let database = Database::of(&usage.path, trash, Arc::default(), false);
+    if let Some((rows, used)) = database.count() {
+        usage.contents = rows;
+        usage.used = used
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+    }
     let mut folders = vec![usage.path.clone()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
@@ -81,10 +91,7 @@ fn usage_of(path: PathBuf) -> io::Result<ScopeUsage> {
 /// # Errors
 /// That something cannot be removed; what is gone already is no error.
 pub fn clear(scope: &ScopeUsage) -> io::Result<()> {
-    match fs::remove_dir_all(&scope.path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    remove_folder(&scope.path, &scope.path.with_file_name("tmp"))
 }
 
 impl DiskTier {

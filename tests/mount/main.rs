@@ -23,6 +23,7 @@ mod round_trips;
 mod sandbox;
 mod secrets;
 mod slow_servers;
+mod small_records;
 #[path = "../support/mod.rs"]
 mod support;
 mod suspend;

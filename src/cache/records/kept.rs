@@ -8,7 +8,7 @@ use super::known::{Known, Peek, Slot, SlotState};
 use crate::base::clock::Deadline;
 use crate::base::sync::Mutex;
 use crate::cache::content::{Content, Data, Kept, VersionId};
-use crate::disk::{DiskEntry, Patience, SMALL, Spool};
+use crate::disk::{DiskEntry, DiskTier, Fresh, Patience, SMALL, Spool, Stored};
 use crate::store::Key;
 
 /// The largest record that is read into memory whole when there is a disk cache for larger ones.
@@ -16,8 +16,9 @@ const MEMORY_RECORD: u64 = SMALL;
 /// Contents kept a moment longer than the memory cache would, so that a lookup's bytes are still
 /// there for the open that follows it.
 const RECENT: usize = 8;
-/// What a content in memory is taken to cost beyond its bytes.
-pub(in crate::cache) const MEMORY_OVERHEAD: u64 = 256;
+/// What a content in memory costs beyond its bytes: what is known of it, its place and blocks of the
+/// allocator.
+pub(in crate::cache) const MEMORY_OVERHEAD: u64 = 512;
 /// Unused downloads, kept for a later open.
 const MOST_PAUSED: usize = 4;
 
@@ -70,18 +71,17 @@ impl Records {
             .map_or_else(|| self.new_version(), |known| known.version);
         let DiskEntry {
             meta,
-            file,
+            stored,
             size,
             modified,
             read,
             id,
             checksum,
             is_marked,
-            bytes,
         } = entry;
-        let data = match bytes {
-            Some(bytes) => Data::Memory(bytes),
-            None => Data::File(Box::new(Kept {
+        let data = match stored {
+            Stored::Memory(bytes) => Data::Memory(bytes),
+            Stored::File(file) => Data::File(Box::new(Kept {
                 file,
                 size,
                 checksum,
@@ -145,31 +145,65 @@ impl Records {
             return;
         }
         self.remember_size(content, size);
-        match spool.publish(
-            &content.key,
-            &content.meta,
-            size,
-            checksum,
-            (content.modified, content.read),
-        ) {
+        match spool.publish(fresh(content), size, checksum) {
             Ok(_) if is_outdated() => {
                 if let Some(disk) = &self.disk {
                     disk.remove(&content.key);
                 }
             }
-            Ok(id) => {
-                let slot = self.slot(&content.key);
-                let mut state = slot.state.lock();
-                if let Some(known) = state
-                    .known
-                    .as_mut()
-                    .filter(|known| known.version == content.version)
-                {
-                    known.disk_id = Some(id);
-                    known.size = Some(size);
-                }
-            }
+            Ok(id) => self.note_entry(content, id, size),
             Err(error) => tracing::warn!("cannot keep {} in the disk cache: {error}", content.key),
+        }
+    }
+
+    /// Notes which entry of the disk cache a content has become.
+    fn note_entry(&self, content: &Content, id: String, size: u64) {
+        let slot = self.slot(&content.key);
+        let mut state = slot.state.lock();
+        let known = state.known.as_mut();
+        if let Some(known) = known.filter(|known| known.version == content.version) {
+            known.disk_id = Some(id);
+            known.size = Some(size);
+        }
+    }
+
+    /// Makes small contents entries of the disk cache; returns whether files could still hold them.
+    pub(in crate::cache) fn publish_small(
+        &self,
+        disk: &Arc<DiskTier>,
+        contents: &[Arc<Content>],
+    ) -> bool {
+        let is_outdated =
+            |content: &Content| self.freshness.is_overtaken(&content.key, content.read);
+        let small: Vec<_> = contents
+            .iter()
+            .filter(|content| !is_outdated(content))
+            .filter_map(|content| Some((content, content.in_memory()?)))
+            .collect();
+        if small.is_empty() {
+            return false;
+        }
+        let fresh: Vec<_> = small
+            .iter()
+            .map(|(content, bytes)| (fresh(content), *bytes))
+            .collect();
+        match disk.keep_small(&fresh) {
+            Ok(ids) => {
+                for ((content, bytes), id) in small.into_iter().zip(ids) {
+                    let size = bytes.len() as u64;
+                    self.remember_size(content, size);
+                    if is_outdated(content) {
+                        disk.remove(&content.key);
+                    } else {
+                        self.note_entry(content, id, size);
+                    }
+                }
+                false
+            }
+            Err((reason, may_be_files)) => {
+                tracing::debug!("small records are not kept in the disk cache: {reason}");
+                may_be_files
+            }
         }
     }
 
@@ -238,5 +272,14 @@ impl Records {
         let dropped = self.memory.lock().clear();
         self.metrics.cache_memory_bytes.set(0);
         dropped.len() as u64
+    }
+}
+
+fn fresh(content: &Content) -> Fresh<'_> {
+    Fresh {
+        key: &content.key,
+        meta: &content.meta,
+        modified: content.modified,
+        read: content.read,
     }
 }

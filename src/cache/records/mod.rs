@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lru::LruCache;
 
 use super::ahead::Ahead;
+use super::behind::SmallWaiting;
 use super::content::Content;
 use super::freshness::Freshness;
 use super::sizes::ExactSizes;
@@ -80,6 +81,8 @@ pub struct Records {
     recent: Mutex<VecDeque<Arc<Content>>>,
     ahead: Ahead,
     disk: Option<Arc<DiskTier>>,
+    /// Small contents that wait to be written to disk.
+    small_waiting: Mutex<SmallWaiting>,
     sizes: Arc<ExactSizes>,
     /// Whether records are listed, and as what.
     listing: Arc<Current>,
@@ -149,6 +152,7 @@ impl Records {
             ahead: Ahead::default(),
             versions: AtomicU64::new(1),
             paused: Mutex::default(),
+            small_waiting: Mutex::default(),
             tools: Tools::new(Workers::new(
                 "kvfs-download",
                 MOST_DOWNLOADS,
@@ -184,6 +188,10 @@ impl Records {
 
     pub(super) fn disk(&self) -> Option<&Arc<DiskTier>> {
         self.disk.as_ref()
+    }
+
+    pub(super) fn small_waiting(&self) -> &Mutex<SmallWaiting> {
+        &self.small_waiting
     }
 
     pub(super) fn tools(&self) -> &Tools {

@@ -50,7 +50,9 @@ fn an_immutable_store_is_read_from_the_disk_cache_without_any_request() {
 
 #[test]
 fn a_broken_cache_entry_is_a_miss_and_never_wrong_bytes() {
-    let setup = Setup::new(plain(&[("A", b"the bytes"), ("B", b"others")]));
+    let mut setup = Setup::new(plain(&[("A", b"the bytes"), ("B", b"others")]));
+    // Small contents are files in so small a cache.
+    setup.disk_capacity = 8 << 20;
     let break_entry: [&dyn Fn(&std::path::Path); 4] = [
         &|data| fs::write(data, b"short").expect("writable"),
         &|data| fs::remove_file(data).expect("there"),

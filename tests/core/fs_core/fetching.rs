@@ -13,7 +13,7 @@ use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;
 use kvfs::store::ErrorKind;
 
-use super::{data_files, entries, json_beside, plain, soon, wait_for};
+use super::{entries, plain, soon, wait_for};
 use crate::support::core::{Setup, TTL, patient};
 
 #[test]
@@ -181,9 +181,8 @@ fn a_body_that_ends_early_is_an_error_and_enters_no_cache() {
             wait_for(|| entries(cache.path()) == 1);
             core.records
                 .invalidate(&kvfs::store::Key::new(key).expect("a key"));
-            for data in data_files(cache.path()) {
-                fs::remove_file(json_beside(&data)).expect("there");
-                fs::remove_file(data).expect("there");
+            for scope in kvfs::disk::usage::scopes(cache.path()).expect("the cache") {
+                kvfs::disk::usage::clear(&scope).expect("there");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use kvfs::disk::DiskTier;
+use kvfs::disk::{DiskTier, Fresh, Stored};
 use kvfs::listing::packed::Packed;
 use kvfs::listing::partition::Guide;
 use kvfs::listing::saved::Index;
@@ -41,9 +41,14 @@ fn entry(tier: &Arc<DiskTier>, content: &[u8]) -> PathBuf {
         ..RecordMeta::default()
     };
     let size = content.len() as u64;
-    spool
-        .publish(&key(), &meta, size, sum.finish(), (SystemTime::now(), None))
-        .expect("an entry");
+    let key = key();
+    let fresh = Fresh {
+        key: &key,
+        meta: &meta,
+        modified: SystemTime::now(),
+        read: None,
+    };
+    spool.publish(fresh, size, sum.finish()).expect("an entry");
     let mut paths: Vec<PathBuf> = Vec::new();
     for shard in fs::read_dir(tier.scope_dir()).expect("the scope").flatten() {
         paths.extend(
@@ -99,9 +104,9 @@ fn entries_of_the_cache() {
         let found = tier
             .lookup(&key(), std::time::Duration::from_secs(5))
             .map(|entry| {
-                let mut bytes = vec![0; content.len()];
-                std::os::unix::fs::FileExt::read_exact_at(&*entry.file, &mut bytes, 0)
-                    .expect("its bytes");
+                let Stored::Memory(bytes) = &entry.stored else {
+                    panic!("a small content is read whole")
+                };
                 assert_eq!((entry.size, &bytes[..]), (20, &content[..]));
                 let _ = entry.modified;
             });
