@@ -59,8 +59,10 @@ pub fn run(
     let found = diff::run(one, other, &options, &mut tell).map_err(|error| {
         let (side, error) = match error {
             diff::Error::Told(error) => return error.into(),
-            diff::Error::Listing(ListingError::First(error)) => (&first.shown, error),
-            diff::Error::Listing(ListingError::Second(error)) => (&second.shown, error),
+            diff::Error::Listing(error) => match *error {
+                ListingError::First(error) => (&first.shown, error),
+                ListingError::Second(error) => (&second.shown, error),
+            },
         };
         CliError {
             kind: Kind::Trouble,

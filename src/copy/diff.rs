@@ -62,14 +62,14 @@ pub enum Told {
 #[derive(Debug)]
 pub enum Error {
     /// One of the stores cannot be listed to its end: what it has is not known then.
-    Listing(ListingError),
+    Listing(Box<ListingError>),
     /// The one that is told cannot go on.
     Told(io::Error),
 }
 
 impl From<ListingError> for Error {
     fn from(error: ListingError) -> Self {
-        Self::Listing(error)
+        Self::Listing(Box::new(error))
     }
 }
 
