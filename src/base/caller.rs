@@ -5,7 +5,6 @@
 //! with later ones.
 
 use std::cell::RefCell;
-use std::time::Instant;
 
 /// What a thread asks about the program that it works for.
 pub trait Caller {
@@ -14,9 +13,6 @@ pub trait Caller {
 
     /// Returns the same; from then on it waits until it is answered.
     fn claim(&self) -> bool;
-
-    /// Moves its deadline.
-    fn may_wait_until(&self, _deadline: Instant) {}
 }
 
 thread_local! {
@@ -39,15 +35,6 @@ pub fn waits() -> bool {
 /// on this machine only.
 pub fn claim() -> bool {
     CALLER.with_borrow(|caller| caller.as_ref().is_none_or(|caller| caller.claim()))
-}
-
-/// Moves the deadline of what the program waits for: it gets on, however long it takes.
-pub fn may_wait_until(deadline: Instant) {
-    CALLER.with_borrow(|caller| {
-        if let Some(caller) = caller {
-            caller.may_wait_until(deadline);
-        }
-    });
 }
 
 struct Reset;

@@ -72,8 +72,6 @@ struct Cell<R> {
     reply: Mutex<Option<R>>,
     /// The request takes effect: the program gets that answer, and no other.
     claimed: AtomicBool,
-    /// Its deadline, once that has moved.
-    moved: Mutex<Option<Instant>>,
 }
 
 impl<R> Ticket<R> {
@@ -102,16 +100,10 @@ impl<R> Caller for Asking<R> {
         self.0.claimed.store(true, Ordering::Relaxed);
         reply.is_some()
     }
-
-    fn may_wait_until(&self, deadline: Instant) {
-        *self.0.moved.lock() = Some(deadline);
-    }
 }
 
 trait Answerable: Send + Sync {
     fn is_open(&self) -> bool;
-    /// Returns its deadline, if that has moved.
-    fn moved(&self) -> Option<Instant>;
     /// Refuses it, unless the request takes effect just now; with `long` also then.
     fn refuse(&self, errno: Errno, long: bool) -> bool;
 }
@@ -119,10 +111,6 @@ trait Answerable: Send + Sync {
 impl<R: Refuse> Answerable for Cell<R> {
     fn is_open(&self) -> bool {
         self.reply.lock().is_some()
-    }
-
-    fn moved(&self) -> Option<Instant> {
-        *self.moved.lock()
     }
 
     fn refuse(&self, errno: Errno, long: bool) -> bool {
@@ -204,7 +192,6 @@ impl Watcher {
         let cell = Arc::new(Cell {
             reply: Mutex::new(Some(reply)),
             claimed: AtomicBool::new(false),
-            moved: Mutex::default(),
         });
         let erased: Arc<dyn Answerable> = Arc::<Cell<R>>::clone(&cell);
         let since = Instant::now();
@@ -234,14 +221,11 @@ impl Watcher {
         } else {
             self.added.wait_for(&mut waiting, TICK);
         }
-        waiting.retain_mut(|entry| {
-            let Some(request) = entry.request.upgrade().filter(|one| one.is_open()) else {
-                return false;
-            };
-            if let Some(moved) = request.moved() {
-                entry.deadline = moved + SLACK;
-            }
-            true
+        waiting.retain(|entry| {
+            entry
+                .request
+                .upgrade()
+                .is_some_and(|request| request.is_open())
         });
         let now = Instant::now();
         let due: Vec<(Arc<dyn Answerable>, &'static str, u32, bool)> = waiting
@@ -331,21 +315,6 @@ mod tests {
             Ok(libc::ETIMEDOUT)
         );
         assert!(ticket.take().is_none());
-    }
-
-    #[test]
-    fn a_request_that_gets_on_is_answered_after_its_first_deadline() {
-        let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
-        let (sent, answers) = mpsc::channel();
-        let patience = Duration::from_millis(1);
-        let ticket = watcher.watch(Probe(sent), "read", std::process::id(), patience);
-        let later = Instant::now() + 4 * SLACK;
-        ticket.caller().may_wait_until(later);
-        assert_eq!(
-            answers.recv_timeout(Duration::from_secs(10)),
-            Ok(libc::ETIMEDOUT)
-        );
-        assert!(Instant::now() >= later);
     }
 
     #[test]

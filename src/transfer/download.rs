@@ -14,7 +14,6 @@ use bytes::Bytes;
 
 use super::file::{disk_error, read_file_within};
 use super::prefix::Prefix;
-use super::progress::{LOOK, Progress};
 use super::ranges::RangeSet;
 use super::state::{State, Status, Waiting};
 use super::stream::{Body, FIRST_PART, Origin, PART};
@@ -24,7 +23,7 @@ use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{self, Condvar, Mutex, MutexGuard};
 use crate::base::units::MIB;
 use crate::disk::{Patience, Room, Spool};
-use crate::store::wait::{Result, may_block, timed_out};
+use crate::store::wait::{Result, may_block, timed_out, wait_until};
 use crate::store::{ErrorKind, StoreError};
 
 /// A read this far ahead of the download fetches its own part.
@@ -197,7 +196,6 @@ impl Download {
             return Ok(Size::Exact(size));
         }
         let mut state = self.state.lock();
-        let mut progress = None;
         loop {
             match &state.status {
                 Status::Complete(size) => return Ok(Size::Exact(*size)),
@@ -207,18 +205,16 @@ impl Download {
                 Status::Running | Status::Paused(_) | Status::Parked(_) => {}
             }
             let deadline = may_block(wait)?;
-            let now = sync::now();
-            let progress =
-                progress.get_or_insert_with(|| Progress::new(deadline, now, state.total));
-            let deadline = progress.deadline(state.total, state.came);
-            if deadline.remaining().is_none() {
-                return Err(timed_out("the record, of unknown decoded size"));
-            }
             state.sizing += 1;
             state.unused_since = None;
-            let until = deadline.instant().min(now + LOOK);
-            self.changed.wait_until(&mut state, until);
+            let waited = wait_until(
+                &self.changed,
+                &mut state,
+                deadline,
+                "the record, of unknown decoded size",
+            );
             state.sizing -= 1;
+            waited?;
         }
     }
 
@@ -261,7 +257,6 @@ impl Download {
     fn await_range(self: &Arc<Self>, wanted: &Range<u64>, wait: Wait) -> Result<Option<Bytes>> {
         let mut state = self.state.lock();
         let patience = wait.deadline().map_or(Patience::MOST, Patience::of);
-        let mut progress = None;
         while !state.present.contains(wanted) {
             match &state.status {
                 Status::Failed(error) => return Err(error.duplicate().into()),
@@ -307,12 +302,7 @@ impl Download {
                     self.raise_demand(&mut state, wanted.end);
                 }
             }
-            let now = sync::now();
-            let progress =
-                progress.get_or_insert_with(|| Progress::new(deadline, now, state.total));
-            let deadline = progress.deadline(state.total, state.came);
-            let look = deadline.instant().min(now + LOOK);
-            let Some(until) = state.look_again(now, patience, look) else {
+            let Some(until) = state.look_again(sync::now(), patience, deadline.instant()) else {
                 return Err(disk_error(io::ErrorKind::TimedOut.into()).into());
             };
             if deadline.remaining().is_none() {

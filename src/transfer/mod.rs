@@ -5,7 +5,6 @@ pub mod download;
 pub(crate) mod file;
 pub mod fill;
 pub mod prefix;
-mod progress;
 pub mod ranges;
 mod state;
 pub mod stream;

@@ -55,8 +55,6 @@ pub(super) struct State {
     pub active: usize,
     /// Bytes that those have brought.
     pub total: u64,
-    /// When the last of them came.
-    pub came: Option<Instant>,
     pub pace: Pace,
     pub status: Status,
 }

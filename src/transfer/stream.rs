@@ -9,10 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::prefix::Prefix;
-use super::progress::Progress;
 use crate::base::clock::{Deadline, Wait};
 use crate::base::sync::atomic::{AtomicBool, Ordering};
-use crate::base::sync::{self, Condvar, Mutex};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::units::{KIB, MIB};
 use crate::store::codec::{self, DecoderMemory, Turn, has_made_way};
 use crate::store::wait::{Result, may_block, timed_out, wait_until};
@@ -254,13 +253,10 @@ impl StreamReader {
         wanted: Range<u64>,
         deadline: Deadline,
     ) -> Result<Bytes> {
-        let mut progress = Progress::new(deadline, sync::now(), 0);
-        let (mut total, mut came) = (0, None);
         loop {
             if let Some(bytes) = stream.window_range(&wanted) {
                 return Ok(bytes);
             }
-            let deadline = progress.deadline(total, came);
             if deadline.remaining().is_none() {
                 return Err(timed_out("the record's bytes"));
             }
@@ -280,15 +276,10 @@ impl StreamReader {
             } else if stream.position == stream.end {
                 self.restart(stream, &(stream.position..wanted.end), deadline)?;
             }
-            let before = stream.position;
             match self.advance(stream) {
                 // Its reader was away: it begins again.
                 Err(error) if has_made_way(&error) => (stream.body, stream.proving) = (None, None),
-                advanced => {
-                    advanced?;
-                    total += stream.position - before;
-                    came = Some(sync::now());
-                }
+                advanced => advanced?,
             }
         }
     }

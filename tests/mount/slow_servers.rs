@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use kvfs::apify::http::HttpOptions;
-use kvfs::server::Platform;
-use kvfs::store::Encoding;
 
 use crate::sandbox::Sandbox;
 use crate::support::mounted::{
@@ -12,7 +10,6 @@ use crate::support::mounted::{
     scripted_path,
 };
 use crate::support::scripted::{Answer, ScriptedServer, Seen};
-use crate::support::served::TestServer;
 
 const DEADLINE: Duration = Duration::from_secs(3);
 /// What a busy machine may add to it: far less than the answers would take.
@@ -245,30 +242,4 @@ $KVFS unmount mnt
         assert!(took < DEADLINE + BUSY, "{said}");
     }
     assert!(!said.contains("found"), "{said}");
-}
-
-/// The platform sends no parts: the end of a record comes when all of it has.
-#[test]
-fn the_end_of_a_large_record_is_read_past_the_deadline_while_bytes_come() {
-    let server = TestServer::start_with(|config| {
-        config.platform = Some(Platform::default());
-        config.knobs.bandwidth = Some(1 << 20);
-    });
-    let content = pattern(6 << 20);
-    server.put("large.bin", "a/b", Encoding::Identity, &content);
-    // Decoding alone tells how large it is.
-    server.put_encoded("large.txt", "a/b", Encoding::Gzip, &content);
-    let mount = MountedSession::served_with(&server, |config| config.deadline = DEADLINE);
-    let asked = || server.server.requests().len();
-    for name in ["large.bin", "large.txt"] {
-        let before = asked();
-        let expected = mount.beside().join("end");
-        std::fs::write(&expected, &content[content.len() - 1000..]).expect("a file");
-        mount.works(&format!(
-            "tail -c 1000 {name} | cmp - {}",
-            expected.display()
-        ));
-        let cost = asked() - before;
-        assert!(cost <= 2, "{name}: {cost} requests");
-    }
 }

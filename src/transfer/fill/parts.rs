@@ -53,7 +53,6 @@ impl Download {
     /// Counts bytes that have arrived, and sends for help where that pays.
     pub(super) fn note_progress(self: &Arc<Self>, mut state: MutexGuard<'_, State>, bytes: u64) {
         state.total += bytes;
-        state.came = Some(sync::now());
         let (total, active) = (state.total, state.active);
         let Some(size) = self.expected.filter(|_| self.origin.has_ranges()) else {
             return;

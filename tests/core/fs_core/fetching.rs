@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvfs::base::clock::{Deadline, Wait};
 use kvfs::fs::FsError;
@@ -217,51 +217,6 @@ fn a_read_ends_at_its_deadline_and_others_go_on() {
             .expect("an answer")
             .is_some()
     );
-}
-
-/// Where no part can be asked for by itself, the end comes last.
-#[test]
-fn the_end_of_a_record_is_waited_for_as_long_as_bytes_come() {
-    let big: Vec<u8> = (0..4u32 << 20).map(|i| (i / 7) as u8).collect();
-    for cached in [true, false] {
-        let cache = tempfile::tempdir().expect("a temp folder");
-        let core = || {
-            let store = plain(&[("big", &big)])
-                .with_etags(false)
-                .with_last_modified(false)
-                .with_ranges(false);
-            let core = Setup::new(store).core(cached.then_some(cache.path()));
-            core.faults.slow_bodies(2 << 20);
-            core
-        };
-        let short = || Wait::Until(Deadline::after(Duration::from_millis(500)));
-        let end = big.len() - 10;
-        let reader = core();
-        let (_, fh) = reader.open("big").expect("open");
-        let tail = reader.fs.read(fh, end as u64, 100, short());
-        assert!(tail.expect("the end")[..] == big[end..], "cached: {cached}");
-        reader.fs.release(fh);
-        if cached {
-            wait_for(|| entries(cache.path()) == 1);
-            fs::remove_dir_all(cache.path()).expect("an empty cache");
-            fs::create_dir(cache.path()).expect("a folder");
-        }
-        // What falls silent is not.
-        if !cached {
-            continue;
-        }
-        let reader = core();
-        reader.faults.block_bodies(3 << 20);
-        let (_, fh) = reader.open("big").expect("open");
-        let since = Instant::now();
-        let Err(FsError::Store(error)) = reader.fs.read(fh, end as u64, 100, short()) else {
-            panic!("no error")
-        };
-        assert_eq!(error.kind(), ErrorKind::Timeout);
-        assert!(since.elapsed() < Duration::from_secs(30));
-        reader.faults.release_bodies();
-        reader.fs.release(fh);
-    }
 }
 
 #[test]
