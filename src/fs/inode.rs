@@ -1,8 +1,8 @@
 //! One inode: what the kernel holds of it, and what it was told.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::types::Shown;
+use super::types::{Resolved, Shown};
 use crate::cache::content::VersionId;
 use crate::store::Key;
 
@@ -43,9 +43,12 @@ struct More {
     settling: bool,
     /// Whether the kernel reads the open handles' content from its file: all or none of them.
     direct: bool,
-    /// Whether the kernel does not know that its file was renamed, deleted or replaced: the program that
-    /// did had been ended.
-    moved_unseen: bool,
+    /// When its file was last renamed, deleted or replaced here.
+    moved: Option<Instant>,
+    /// When that last happened without the kernel's knowledge: the program that did it had been ended.
+    moved_unseen: Option<Instant>,
+    /// When the kernel was first told of the inode since.
+    found: Option<Instant>,
     /// Whether the kernel may believe another size than that of the file.
     doubt: Doubt,
     /// Whether an open had it looked up for that, and none has succeeded since.
@@ -89,6 +92,12 @@ pub struct OpenedVersion {
     pub modified: Option<SystemTime>,
     /// When the store was last asked for it.
     pub asked: Option<Instant>,
+}
+
+impl More {
+    fn lacks_found(&self) -> bool {
+        self.moved_unseen.is_some() && self.found.is_none()
+    }
 }
 
 impl Inode {
@@ -272,13 +281,44 @@ impl Inode {
         self.change(|more| more.direct = direct);
     }
 
-    /// Returns whether the kernel does not know that its file was renamed, deleted or replaced.
-    pub fn moved_unseen(&self) -> bool {
-        self.more().moved_unseen
+    /// Notes that its file is being renamed, deleted or replaced, and whether the kernel learns that.
+    pub fn moves(&mut self, seen: bool) {
+        let now = Some(Instant::now());
+        self.change(|more| {
+            more.moved = now;
+            if !seen {
+                (more.moved_unseen, more.found) = (now, None);
+            }
+        });
     }
 
-    /// Notes whether the kernel does not know that.
-    pub fn set_moved_unseen(&mut self, moved_unseen: bool) {
-        self.change(|more| more.moved_unseen = moved_unseen);
+    /// Notes that an answer tells the kernel a name of the inode.
+    pub fn told_name(&mut self) {
+        if self.more.as_ref().is_some_and(|more| more.lacks_found()) {
+            self.change(|more| more.found = Some(Instant::now()));
+        }
+    }
+
+    /// Returns whether the kernel may mean another file by this inode: it came to it by a name that has
+    /// led elsewhere since. Entries that it is told hold for `entries`; `None` is forever.
+    pub fn is_misnamed(&self, resolved: Resolved, entries: Option<Duration>) -> bool {
+        let Some(more) = self.more.as_deref() else {
+            return false;
+        };
+        let since = |at: Instant| more.moved.is_some_and(|moved| moved > at);
+        match (resolved, more.moved_unseen) {
+            (Resolved::Entry(came), None) | (Resolved::Unknown(came), None) => since(came),
+            (Resolved::Entry(came), Some(unseen)) => {
+                let may_be_older = |hold| came.saturating_duration_since(unseen) <= hold;
+                since(came) || entries.is_none_or(may_be_older)
+            }
+            (Resolved::Unknown(came), Some(_)) => {
+                since(came) || more.found.is_none_or(|found| found > came)
+            }
+            // Whoever sees a rename may as well have opened the file before it: a second stale answer
+            // would be an error.
+            (Resolved::LookedUp(_), None) => false,
+            (Resolved::LookedUp(at), Some(unseen)) => unseen > at,
+        }
     }
 }

@@ -73,7 +73,7 @@ impl InodeTable {
             return;
         };
         inode.lookups += 1;
-        inode.set_moved_unseen(false);
+        inode.told_name();
         inode.tell_size(told_size);
         let is_named = !inode.detached;
         if is_named {
@@ -141,8 +141,8 @@ impl InodeTable {
         self.name(ino, key);
     }
 
-    /// Takes a record's name from whichever inode has it: the record is gone, or another file's. Notes it
-    /// if the kernel will not learn that.
+    /// Takes a record's name from whichever inode has it: the record is gone, or another file's. Notes when,
+    /// and whether the kernel learns that.
     pub fn lose_name(&mut self, key: &Key) {
         self.take_name(key, true);
     }
@@ -159,8 +159,8 @@ impl InodeTable {
             inode.detached = true;
             inode.superseded = false;
             inode.gone |= gone;
-            if gone && !caller::claim() {
-                inode.set_moved_unseen(true);
+            if gone {
+                inode.moves(caller::claim());
             }
         }
     }

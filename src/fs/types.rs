@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An inode number. The root is [`Ino::ROOT`]; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,27 @@ impl Ino {
 /// A handle of an open file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fh(pub u64);
+
+/// How the kernel came from a name to the inode that a request is about. The name may lead elsewhere by
+/// then: the file was renamed while the request waited, or without the kernel's knowledge.
+#[derive(Clone, Copy, Debug)]
+pub enum Resolved {
+    /// By an entry that it may have had for as long as entries hold; the request came then.
+    Entry(Instant),
+    /// By a look-up for the same system call, after an inode of the call was stale; it began then.
+    LookedUp(Instant),
+    /// Nothing is known of the thread that asked; the request came then.
+    Unknown(Instant),
+}
+
+/// What a program has named a file by.
+#[derive(Clone, Copy, Debug)]
+pub enum By {
+    /// A handle, which stays on its file.
+    Handle(Fh),
+    /// A name, from which the kernel came to the inode so.
+    Name(Resolved),
+}
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

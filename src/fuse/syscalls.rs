@@ -64,6 +64,8 @@ struct Call {
     ino: Option<u64>,
     is_late: bool,
     was_stale: bool,
+    /// When the name was looked up after that.
+    looked_up: Option<Instant>,
 }
 
 /// A lookup for which other threads may have waited.
@@ -86,6 +88,8 @@ pub(super) struct Standing {
     pub left: Duration,
     /// Whether an open of it was stale: a second one would be an error.
     pub was_stale: bool,
+    /// When the kernel looked the name up since; `None` if it has not.
+    pub looked_up: Option<Instant>,
 }
 
 impl Calls {
@@ -118,7 +122,7 @@ impl Calls {
             } else {
                 self.deadline.saturating_sub(age).max(self.deadline / LEAST)
             };
-            let was_stale = call.was_stale;
+            let (was_stale, looked_up) = (call.was_stale, call.looked_up);
             if call.is_late {
                 latest.pop(&thread);
             }
@@ -126,6 +130,7 @@ impl Calls {
                 age,
                 left,
                 was_stale,
+                looked_up,
             };
         }
         let (name, ino) = match subject {
@@ -139,6 +144,7 @@ impl Calls {
             ino,
             is_late: false,
             was_stale: false,
+            looked_up: None,
         };
         latest.put(thread, call);
         drop(latest);
@@ -146,6 +152,7 @@ impl Calls {
             age: Duration::ZERO,
             left: self.left_after_long(thread, subject, now),
             was_stale: false,
+            looked_up: None,
         }
     }
 
@@ -187,10 +194,11 @@ impl Calls {
         }
     }
 
-    /// Notes that a name led to an inode.
-    pub(super) fn found(&self, thread: u32, ino: u64) {
+    /// Notes that a name led to an inode when it was looked up `at` this time or later.
+    pub(super) fn found(&self, thread: u32, ino: u64, at: Instant) {
         if let Some(call) = self.latest.lock().get_mut(&thread) {
             call.ino = Some(ino);
+            call.looked_up = call.was_stale.then_some(at);
         }
     }
 
@@ -220,7 +228,9 @@ impl Calls {
             Some(call) if goes_on => {
                 call.answered = Some(Instant::now());
                 call.is_late |= error.is_some_and(is_late);
-                call.was_stale |= matches!(error, Some(FsError::Stale));
+                if matches!(error, Some(FsError::Stale)) {
+                    (call.was_stale, call.looked_up) = (true, None);
+                }
             }
             _ => {
                 latest.pop(&thread);
@@ -291,7 +301,7 @@ mod tests {
         assert_eq!(calls.begin(2, a).left, DEADLINE);
         assert_eq!(calls.begin(1, b).left, DEADLINE);
         calls.answered(1, "lookup", None);
-        calls.found(1, 7);
+        calls.found(1, 7, Instant::now());
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
         calls.answered(1, "open", None);
         assert!(calls.begin(1, Subject::Ino(8)).age.is_zero());
@@ -317,7 +327,7 @@ mod tests {
         // One that found an inode: those that waited go on to open it.
         calls.begin(5, name);
         std::thread::sleep(deadline / 2);
-        calls.found(5, 7);
+        calls.found(5, 7, Instant::now());
         calls.answered(5, "lookup", None);
         let at = Instant::now();
         let left = calls.begin(6, Subject::Ino(7)).left;
@@ -330,7 +340,7 @@ mod tests {
         let calls = Calls::new(DEADLINE);
         let name = calls.name(OsStr::new("a"));
         calls.begin(1, name);
-        calls.found(1, 7);
+        calls.found(1, 7, Instant::now());
         calls.answered(1, "lookup", None);
         calls.begin(1, Subject::Ino(7));
         calls.answered(1, "open", Some(&FsError::Stale));
@@ -344,7 +354,7 @@ mod tests {
         let calls = Calls::new(Duration::from_millis(40));
         calls.begin(1, calls.name(OsStr::new("a")));
         std::thread::sleep(Duration::from_millis(15));
-        calls.found(1, 7);
+        calls.found(1, 7, Instant::now());
         calls.answered(1, "lookup", None);
         let open = calls.begin(1, Subject::Ino(7));
         // On a busy machine it looks like another call.

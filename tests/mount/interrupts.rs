@@ -35,20 +35,27 @@ os.fsync(fd)
 ";
 
 fn mounted(write_back: bool) -> (FaultStore, MountedSession) {
-    let memory = MemoryStore::new();
+    // Each try is to wait for the store.
+    mounted_for(write_back, &Arc::new(MemoryStore::new()), Duration::ZERO)
+}
+
+fn mounted_for(
+    write_back: bool,
+    memory: &Arc<MemoryStore>,
+    ttl: Duration,
+) -> (FaultStore, MountedSession) {
     for name in ["a", "b", "c", "d"] {
         memory.insert(name, "text/plain", Encoding::Identity, name);
     }
     memory.insert("large", "text/plain", Encoding::Identity, pattern(8 << 20));
-    let store = FaultStore::new(Arc::new(memory));
+    let store = FaultStore::new(Arc::<MemoryStore>::clone(memory));
     let mount = MountedSession::with(Arc::new(store.clone()), |config| {
         make_writable(config);
         if let Some(write) = &mut config.write {
             write.write_back = write_back;
         }
         config.deadline = Duration::from_secs(60);
-        // Each try is to wait for the store.
-        config.ttl = Some(Duration::ZERO);
+        config.ttl = Some(ttl);
     });
     fs::write(mount.beside().join("new"), "new").expect("a file");
     fs::write(mount.beside().join("sync.py"), SYNCER).expect("a program");
@@ -153,6 +160,43 @@ fn a_program_that_lists_deletes_or_renames_ends_at_once() {
     ends_at_once(Gate::Call(Call::List), "ls");
     ends_at_once(Gate::Call(Call::Delete), "rm d");
     ends_at_once(Gate::Call(Call::Put), "mv b renamed");
+}
+
+/// The kernel may have the entry of the old name still, and the open wait while the rename goes on.
+#[test]
+fn what_is_written_to_a_name_whose_renaming_was_interrupted_stays_there() {
+    for (write_back, other) in [
+        (false, "echo x >> z"),
+        (false, "echo x > z"),
+        (true, "stat z"),
+    ] {
+        let memory = Arc::new(MemoryStore::new());
+        let (store, mount) = mounted_for(write_back, &memory, Duration::from_secs(600));
+        mount.works("ls -l > /dev/null; cat a");
+        store.block(Call::Put);
+        let renaming = mount.start_sh("exec mv a z");
+        assert!(store.wait_blocked(Call::Put, 1, soon()));
+        renaming.signal(Signal::INT);
+        renaming.wait(Duration::from_secs(20));
+        let writing = mount.start_sh("echo new > a && sync a");
+        // Long enough for the kernel to be where it waits.
+        std::thread::sleep(Duration::from_millis(100));
+        let others = mount.start_sh(other);
+        std::thread::sleep(Duration::from_millis(100));
+        store.release(Call::Put);
+        let written = writing.wait(Duration::from_secs(20));
+        assert!(written.status.success(), "{other}: {written:?}");
+        others.wait(Duration::from_secs(20));
+        // The entry of the old name may have been looked up during the rename.
+        mount.works("echo more >> a && sync a");
+        let stored = |name| memory.bytes(name).map(|bytes| bytes.to_vec());
+        assert_eq!(stored("a"), Some(b"new\nmore\n".to_vec()), "{other}");
+        let renamed = stored("z").expect("the renamed one");
+        assert!(
+            [&b"a"[..], b"ax\n", b"x\n"].contains(&&*renamed),
+            "{other}: {renamed:?}"
+        );
+    }
 }
 
 /// Its files are closed when it ends, and the store is not there to take what it wrote.

@@ -4,6 +4,7 @@
 //! write that; the store sees it when a descriptor is closed or synced (`commit`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,7 +20,7 @@ use crate::cache::records::Peek;
 use crate::fs::handle::FileHandle;
 use crate::fs::inode::Inode;
 use crate::fs::read::Access;
-use crate::fs::types::{Fh, Ino, Opened};
+use crate::fs::types::{By, Fh, Ino, Opened, Resolved};
 use crate::fs::{FsError, KvFs, Result};
 use crate::staging::file::StagingFile;
 use crate::staging::unanswered::MOST_COMPARED;
@@ -38,7 +39,12 @@ impl KvFs {
     /// # Errors
     /// As [`KvFs::open_since`]; [`FsError::ReadOnly`] on a mount that cannot be changed.
     pub fn open_writing(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
-        self.open_to_write(ino, truncate, false, wait)
+        self.open_to_write(
+            ino,
+            Resolved::Unknown(Instant::now()),
+            (truncate, false),
+            wait,
+        )
     }
 
     /// The same for a system call that has got a stale open already: a second one would be an error for
@@ -47,22 +53,33 @@ impl KvFs {
     ///
     /// # Errors
     /// As [`KvFs::open_writing`]; [`FsError::NoEntry`] for such a file if it is not to be emptied.
+    #[cfg(feature = "testing")]
     pub fn open_writing_again(&self, ino: Ino, truncate: bool, wait: Wait) -> Result<Opened> {
-        self.open_to_write(ino, truncate, true, wait)
+        self.open_to_write(
+            ino,
+            Resolved::Unknown(Instant::now()),
+            (truncate, true),
+            wait,
+        )
     }
 
-    fn open_to_write(
+    /// The same for the file of a name, to which the kernel came so; `is_again` as in
+    /// [`KvFs::open_writing_again`].
+    ///
+    /// # Errors
+    /// As those two; [`FsError::Stale`] if the name may lead to another file by now.
+    pub fn open_to_write(
         &self,
         ino: Ino,
-        truncate: bool,
-        is_again: bool,
+        resolved: Resolved,
+        (truncate, is_again): (bool, bool),
         wait: Wait,
     ) -> Result<Opened> {
         let side = self.write_side()?;
         if ino == Ino::ROOT {
             return Err(FsError::WrongKind(libc::EISDIR));
         }
-        self.await_name(side, ino, wait)?;
+        self.await_name(side, ino, resolved, wait)?;
         let is_gone = self.inodes.lock().get(ino).is_none_or(|inode| inode.gone);
         if is_gone && !(truncate && is_again) {
             // The kernel looks the name up again.
@@ -78,11 +95,19 @@ impl KvFs {
             } else {
                 Access::Write
             };
-            return self.open_as(ino, access, Some(self.clock.now()), wait);
+            let opened = self.open_as(ino, access, Some(self.clock.now()), wait)?;
+            // It may have been renamed while its bytes were fetched.
+            return match self.check_name(ino, resolved) {
+                Ok(()) => Ok(opened),
+                Err(error) => {
+                    self.release(opened.fh);
+                    Err(error)
+                }
+            };
         }
         // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino, wait)?;
-        match self.draft_emptied(side, ino, wait) {
+        match self.draft_emptied(side, ino, Some(resolved), wait) {
             Ok(_) => Ok(self.hand_out_draft(ino, true)),
             Err(error) => {
                 self.let_go(ino);
@@ -105,11 +130,19 @@ impl KvFs {
 
     /// The same for a file that a program means by its name. Where that may be another by now, and the
     /// kernel does not know, it is to look the name up again.
-    fn await_name(&self, side: &WriteSide, ino: Ino, wait: Wait) -> Result<()> {
+    fn await_name(&self, side: &WriteSide, ino: Ino, resolved: Resolved, wait: Wait) -> Result<()> {
         self.await_names_of(side, ino, wait)?;
-        let inodes = self.inodes.lock();
-        match inodes.get(ino) {
-            Some(inode) if !inode.moved_unseen() => Ok(()),
+        self.check_name(ino, resolved)
+    }
+
+    /// Makes sure that a name by which the kernel came to a file leads to it still.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] if it may not: the kernel then looks the name up.
+    pub fn check_name(&self, ino: Ino, resolved: Resolved) -> Result<()> {
+        let entries = self.records.config().ttl;
+        match self.inodes.lock().get(ino) {
+            Some(inode) if !inode.is_misnamed(resolved, entries) => Ok(()),
             _ => Err(FsError::Stale),
         }
     }
@@ -122,15 +155,17 @@ impl KvFs {
         }
     }
 
-    /// Returns a file's draft after everything has been cut off; fetches nothing of it.
-    pub(in crate::fs) fn draft_emptied(
+    /// Returns a file's draft after everything has been cut off; fetches nothing of it. `by_name` unless a
+    /// descriptor of it was used.
+    fn draft_emptied(
         &self,
         side: &WriteSide,
         ino: Ino,
+        by_name: Option<Resolved>,
         wait: Wait,
     ) -> Result<Arc<Draft>> {
         loop {
-            if let Some(draft) = self.try_draft_emptied(side, ino, wait)? {
+            if let Some(draft) = self.try_draft_emptied(side, ino, by_name, wait)? {
                 return Ok(draft);
             }
         }
@@ -140,8 +175,10 @@ impl KvFs {
         &self,
         side: &WriteSide,
         ino: Ino,
+        by_name: Option<Resolved>,
         wait: Wait,
     ) -> Result<Option<Arc<Draft>>> {
+        let check_name = || by_name.map_or(Ok(()), |resolved| self.check_name(ino, resolved));
         let now = self.clock.wall();
         match side.drafts.find_or_make(ino, wait)? {
             Found::Draft(draft) => {
@@ -158,6 +195,7 @@ impl KvFs {
                     let base = self.describe_replaced(key, wait)?;
                     draft.replaces(&place, base, rebased);
                 }
+                check_name()?;
                 if !caller::claim() {
                     return Err(FsError::Interrupted);
                 }
@@ -176,6 +214,7 @@ impl KvFs {
                 let base = if gone {
                     None
                 } else {
+                    check_name()?;
                     let base = self.describe_replaced(&key, wait)?;
                     self.note_emptied();
                     base
@@ -395,25 +434,20 @@ impl KvFs {
     ///
     /// # Errors
     /// As [`KvFs::write`]; without a handle also those of the store.
-    pub(in crate::fs) fn set_size(
-        &self,
-        ino: Ino,
-        size: u64,
-        fh: Option<Fh>,
-        wait: Wait,
-    ) -> Result<()> {
+    pub(in crate::fs) fn set_size(&self, ino: Ino, size: u64, by: By, wait: Wait) -> Result<()> {
         let side = self.write_side()?;
         side.check_size(size)?;
-        if fh.is_some() {
-            return self.resize(side, ino, size, fh, wait).map(drop);
-        }
+        let resolved = match by {
+            By::Handle(_) => return self.resize(side, ino, size, by, wait).map(drop),
+            By::Name(resolved) => resolved,
+        };
         if wait == Wait::Never {
             return Err(FsError::WouldBlock);
         }
-        self.await_name(side, ino, wait)?;
+        self.await_name(side, ino, resolved, wait)?;
         // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino, wait)?;
-        let resized = self.resize(side, ino, size, fh, wait);
+        let resized = self.resize(side, ino, size, by, wait);
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
         self.let_go(ino);
         if stored.is_err() {
@@ -431,15 +465,22 @@ impl KvFs {
         side: &WriteSide,
         ino: Ino,
         size: u64,
-        fh: Option<Fh>,
+        by: By,
         wait: Wait,
     ) -> Result<Arc<Draft>> {
+        let (fh, resolved) = match by {
+            By::Handle(fh) => (Some(fh), None),
+            By::Name(resolved) => (None, Some(resolved)),
+        };
         let draft = if size == 0 {
-            self.draft_emptied(side, ino, wait)?
+            self.draft_emptied(side, ino, resolved, wait)?
         } else {
             let handle = fh.and_then(|fh| self.handles.lock().file(fh));
             let reader = handle.as_ref().and_then(|handle| handle.reader.as_ref());
             let draft = self.draft_to_change(side, ino, reader, wait)?;
+            if let Some(resolved) = resolved {
+                self.check_name(ino, resolved)?;
+            }
             let changing = Changing::new(self, &draft)?;
             if draft.size() == size {
                 draft.cut_off(size);

@@ -604,7 +604,7 @@ impl KvFs {
             {
                 let mut inodes = self.inodes.lock();
                 inodes.detach(draft.ino);
-                note_unseen(inodes.get_mut(draft.ino));
+                note_moved(inodes.get_mut(draft.ino));
             }
             self.note_present(side, draft);
             if let Some(other) = other {
@@ -651,7 +651,7 @@ impl KvFs {
         let mut inodes = self.inodes.lock();
         inodes.lose_name(to);
         inodes.rename(ino, to);
-        note_unseen(inodes.get_mut(ino));
+        note_moved(inodes.get_mut(ino));
     }
 }
 
@@ -697,10 +697,10 @@ enum Stored {
     Journalled(Journalled),
 }
 
-/// Notes it if the kernel will not learn that a file was renamed.
-fn note_unseen(inode: Option<&mut Inode>) {
+/// Notes that a file is renamed now, and whether the kernel learns that.
+fn note_moved(inode: Option<&mut Inode>) {
     if let Some(inode) = inode {
-        inode.set_moved_unseen(!caller::claim());
+        inode.moves(caller::claim());
     }
 }
 

@@ -2,11 +2,11 @@
 //! it do not fail, and shown until the kernel forgets the file.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::content_type;
 use crate::base::clock::Wait;
-use crate::fs::types::{AttrReply, Fh, Ino, Shown};
+use crate::fs::types::{AttrReply, By, Fh, Ino, Resolved, Shown};
 use crate::fs::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
 use crate::fs::{FsError, KvFs, Result};
 use crate::store::Encoding;
@@ -42,6 +42,7 @@ impl KvFs {
     ///
     /// # Errors
     /// [`FsError::ReadOnly`]; for sizes as [`KvFs::write`], and without `fh` the store's verdict.
+    #[cfg(feature = "testing")]
     pub fn setattr(
         &self,
         ino: Ino,
@@ -49,12 +50,21 @@ impl KvFs {
         fh: Option<Fh>,
         wait: Wait,
     ) -> Result<AttrReply> {
+        let by = fh.map_or(By::Name(Resolved::Unknown(Instant::now())), By::Handle);
+        self.setattr_by(ino, set, by, wait)
+    }
+
+    /// The same, of a file named so.
+    ///
+    /// # Errors
+    /// As [`KvFs::setattr`]; [`FsError::Stale`] for a size if the name may lead to another file by now.
+    pub fn setattr_by(&self, ino: Ino, set: &SetAttr, by: By, wait: Wait) -> Result<AttrReply> {
         let side = self.write_side()?;
         if let Some(size) = set.size {
             if ino == Ino::ROOT {
                 return Err(FsError::WrongKind(libc::EISDIR));
             }
-            self.set_size(ino, size, fh, wait)?;
+            self.set_size(ino, size, by, wait)?;
         }
         let now = self.clock.wall();
         let apply = |shown: &mut Shown| {

@@ -12,7 +12,7 @@ use fuser::{Errno, INodeNo, Request};
 use super::Adapter;
 use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
-use crate::fs::types::Ino;
+use crate::fs::types::{Ino, Resolved};
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::write::deadline_of;
 use crate::fuse::pending::{Refuse, Ticket};
@@ -82,13 +82,13 @@ impl Adapter {
         let asked = asked.waits(&self.calls);
         let (patience, deadline) = match asked.standing {
             // The same system call has had its time; that was told then.
-            Some(standing) if standing.left.is_zero() => {
+            Some(standing) if lane == Lane::Wait && standing.left.is_zero() => {
                 tracing::debug!(operation, pid, "the deadline of the system call has passed");
                 asked.ended(self);
                 return reply.refuse(Errno::ETIMEDOUT);
             }
-            Some(standing) => (standing.left, Deadline::after(standing.left)),
-            None => deadline_of(lane, self.deadline),
+            Some(standing) if lane == Lane::Wait => (standing.left, Deadline::after(standing.left)),
+            _ => deadline_of(lane, self.deadline),
         };
         let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience));
         waits(&ticket);
@@ -203,6 +203,7 @@ impl Asked {
                 age: Duration::ZERO,
                 left: calls.reads.begin(read),
                 was_stale: false,
+                looked_up: None,
             }),
             None => self.standing,
         };
@@ -216,6 +217,7 @@ impl Asked {
             age: Duration::ZERO,
             left: Duration::ZERO,
             was_stale: false,
+            looked_up: None,
         });
         (!standing.was_stale).then_some(standing.age)
     }
@@ -223,6 +225,20 @@ impl Asked {
     /// Returns whether an open of its system call was stale.
     pub(in crate::fuse) fn was_stale(self) -> bool {
         self.standing.is_some_and(|standing| standing.was_stale)
+    }
+
+    /// Returns how the kernel came to the inode.
+    pub(in crate::fuse) fn resolved(self) -> Resolved {
+        match self.standing {
+            Some(Standing {
+                was_stale: false, ..
+            }) => Resolved::Entry(self.at),
+            Some(Standing {
+                looked_up: Some(at),
+                ..
+            }) => Resolved::LookedUp(at),
+            _ => Resolved::Unknown(self.at),
+        }
     }
 
     fn ended(self, adapter: &Adapter) {
@@ -244,9 +260,9 @@ impl Asked {
         }
     }
 
-    /// Notes that a lookup found this inode.
-    pub(super) fn found(self, calls: &Calls, ino: Ino) {
-        calls.found(self.pid, ino.0);
+    /// Notes that a lookup, which began `at` this time or later, found this inode.
+    pub(super) fn found(self, calls: &Calls, ino: Ino, at: Instant) {
+        calls.found(self.pid, ino.0, at);
         self.goes_on(calls, None);
     }
 

@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use super::Adapter;
-use super::answer::Asked;
+use super::answer::{Asked, Lane};
 use super::attributes::{BLOCK, file_attr};
 use crate::fs::types::{AttrReply, Fh, Ino};
 use crate::fs::write::setattr::SetAttr;
@@ -59,7 +59,10 @@ impl Filesystem for Adapter {
         self.answer_or_undo(
             asked,
             reply,
-            move |fs, wait| fs.open_since(Ino(ino.0), asked.age(), wait),
+            move |fs, wait| {
+                fs.check_name(Ino(ino.0), asked.resolved())?;
+                fs.open_since(Ino(ino.0), asked.age(), wait)
+            },
             move |mut reply, opened| {
                 let fh = FileHandle(opened.fh.0);
                 if opened.direct {
@@ -336,9 +339,16 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, value) = (name.to_string_lossy().into_owned(), value.to_vec());
-        self.change(request, "setxattr", ino, reply, move |fs, wait| {
-            fs.setxattr(Ino(ino.0), &name, &value, wait)
-        });
+        let asked = Asked::new(request, "setxattr", ino).of_call(self, Subject::Ino(ino.0));
+        self.answer(
+            asked.in_lane(Lane::Upload),
+            reply,
+            move |fs, wait| {
+                fs.check_name(Ino(ino.0), asked.resolved())?;
+                fs.setxattr(Ino(ino.0), &name, &value, wait)
+            },
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use fuser::ReplyEntry;
 use parking_lot::Mutex;
@@ -62,14 +63,18 @@ impl Lookups {
 impl WaitingLookup {
     /// Answers with what memory knows; returns whether it has an answer.
     fn answer_if_known(&self, adapter: &Adapter, ticket: &Ticket<ReplyEntry>) -> bool {
-        let fs = adapter.fs();
+        // After a stale answer it waits for the name to settle.
+        if self.asked.was_stale() {
+            return false;
+        }
+        let (fs, at) = (adapter.fs(), Instant::now());
         let Ok(Lookup::Found(found)) = fs.lookup(self.parent, &self.name, Wait::Never) else {
             return false;
         };
         let ino = found.attr.ino;
         match ticket.take() {
             Some(reply) => {
-                self.asked.found(&adapter.calls, ino);
+                self.asked.found(&adapter.calls, ino, at);
                 send(reply, Lookup::Found(found), adapter.appearance());
             }
             None => fs.forget(ino, 1),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use fuser::{
     Errno, FileHandle, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
@@ -157,9 +157,10 @@ impl Adapter {
                     // Else the open waits for the same change, and is stale a second time.
                     fs.await_settled(&name, wait)?;
                 }
+                let at = Instant::now();
                 let found = fs.lookup(Ino(parent.0), &name, wait)?;
                 match &found {
-                    Lookup::Found(reply) => calls.found(thread, reply.attr.ino.0),
+                    Lookup::Found(reply) => calls.found(thread, reply.attr.ino.0, at),
                     Lookup::Absent(_) => origin::absent(),
                 }
                 Ok(found)

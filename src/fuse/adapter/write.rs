@@ -13,7 +13,7 @@ use fuser::{
 };
 
 use crate::base::clock::{Deadline, Wait};
-use crate::fs::types::{AttrReply, Created, Fh, Ino, Thread};
+use crate::fs::types::{AttrReply, By, Created, Fh, Ino, Thread};
 use crate::fs::write::setattr::{SetAttr, Time};
 use crate::fs::{FsError, KvFs};
 use crate::fuse::adapter::{Adapter, Asked, Lane, fail, file_attr};
@@ -77,11 +77,8 @@ impl Adapter {
             asked,
             reply,
             move |fs, wait| {
-                let opened = if asked.was_stale() {
-                    fs.open_writing_again(Ino(ino.0), truncate, wait)?
-                } else {
-                    fs.open_writing(Ino(ino.0), truncate, wait)?
-                };
+                let how = (truncate, asked.was_stale());
+                let opened = fs.open_to_write(Ino(ino.0), asked.resolved(), how, wait)?;
                 fs.opened_by(opened.fh, process);
                 Ok(opened)
             },
@@ -225,11 +222,15 @@ impl Adapter {
         reply: ReplyAttr,
     ) {
         let appearance = self.appearance();
-        let fh = fh.map(|fh| Fh(fh.0));
+        let mut asked = Asked::new(request, "setattr", ino).in_lane(Lane::Upload);
+        if fh.is_none() {
+            asked = asked.of_call(self, Subject::Ino(ino.0));
+        }
+        let by = fh.map_or(By::Name(asked.resolved()), |fh| By::Handle(Fh(fh.0)));
         self.answer(
-            Asked::new(request, "setattr", ino).in_lane(Lane::Upload),
+            asked,
             reply,
-            move |fs, wait| fs.setattr(Ino(ino.0), &set, fh, wait),
+            move |fs, wait| fs.setattr_by(Ino(ino.0), &set, by, wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
         );
     }

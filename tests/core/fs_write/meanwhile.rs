@@ -4,9 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use kvfs::base::caller::{self, Caller};
 use kvfs::fs::FsError;
+use kvfs::fs::types::{By, Resolved};
+use kvfs::fs::write::setattr::SetAttr;
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{Encoding, ErrorKind};
@@ -375,5 +378,99 @@ fn who_opens_a_file_whose_rename_was_given_up_looks_the_name_up_again() {
         // One that its program waits for is known to the kernel.
         core.rename("b", "c").expect("renamed");
         core.fs.release(open(file, false).expect("open").fh);
+    }
+}
+
+/// The kernel came to the file by its old name, whatever has been looked up since.
+#[test]
+fn an_open_that_waited_for_a_rename_that_was_given_up_does_not_open_the_file_by_its_new_name() {
+    for (_dir, setup, core) in cores() {
+        let ino = |name| {
+            let found = core.lookup(name).expect("an answer");
+            found.expect("there").attr.ino
+        };
+        let file = ino("a");
+        let asked = Instant::now();
+        let is_ended = Arc::new(AtomicBool::new(false));
+        core.faults.block(Call::Delete);
+        thread::scope(|scope| {
+            let program = Box::new(Ending(Arc::clone(&is_ended)));
+            let renamed = scope.spawn(|| caller::with(program, || core.rename("a", "b")));
+            assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+            is_ended.store(true, Ordering::Release);
+            core.faults.release(Call::Delete);
+            renamed.join().expect("no panic").expect("renamed");
+        });
+        // Another program looks the new name up.
+        let looked_up = Instant::now();
+        assert_eq!(ino("b"), file);
+        let open = |resolved, truncate| {
+            let opened = core
+                .fs
+                .open_to_write(file, resolved, (truncate, false), patient());
+            opened.map(|opened| core.fs.release(opened.fh))
+        };
+        let cut = |resolved| {
+            let set = SetAttr {
+                size: Some(1),
+                ..SetAttr::default()
+            };
+            core.fs
+                .setattr_by(file, &set, By::Name(resolved), patient())
+        };
+        // It waited, or came by an entry that the kernel was given during the rename.
+        for resolved in [
+            Resolved::Unknown(asked),
+            Resolved::LookedUp(asked),
+            Resolved::Entry(asked),
+            Resolved::Entry(Instant::now()),
+        ] {
+            for truncate in [true, false] {
+                let opened = open(resolved, truncate);
+                assert!(matches!(opened, Err(FsError::Stale)), "{resolved:?}");
+            }
+            assert!(matches!(cut(resolved), Err(FsError::Stale)), "{resolved:?}");
+            assert!(core.fs.check_name(file, resolved).is_err());
+        }
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "b"), Some(b"old".to_vec()));
+        // Entries of before do not hold any more.
+        open(Resolved::Entry(Instant::now() + 2 * TTL), false).expect("open");
+        open(Resolved::LookedUp(looked_up), false).expect("open");
+        cut(Resolved::Unknown(Instant::now())).expect("cut");
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "b"), Some(b"o".to_vec()));
+        assert_eq!(stored(&setup, "a"), None);
+    }
+}
+
+#[test]
+fn an_open_that_waited_for_a_rename_looks_the_name_up_again() {
+    for (_dir, setup, core) in cores() {
+        let file = core
+            .lookup("a")
+            .expect("an answer")
+            .expect("there")
+            .attr
+            .ino;
+        core.faults.block(Call::Delete);
+        let core = &core;
+        thread::scope(|scope| {
+            let renamed = scope.spawn(|| core.rename("a", "b"));
+            assert!(core.faults.wait_blocked(Call::Delete, 1, late()));
+            let asked = Resolved::Entry(Instant::now());
+            let open = move |core: &Core| {
+                let opened = core.fs.open_to_write(file, asked, (true, false), patient());
+                opened.map(|opened| core.fs.release(opened.fh))
+            };
+            let opened = scope.spawn(move || open(core));
+            core.faults.release(Call::Delete);
+            renamed.join().expect("no panic").expect("renamed");
+            let opened = opened.join().expect("no panic");
+            assert!(matches!(opened, Err(FsError::Stale)), "{opened:?}");
+            assert!(matches!(open(core), Err(FsError::Stale)));
+        });
+        all_stored(&setup);
+        assert_eq!(stored(&setup, "b"), Some(b"old".to_vec()));
     }
 }
