@@ -23,6 +23,7 @@ pub mod error;
 pub mod examples;
 pub mod helper;
 pub mod info;
+pub mod left_behind;
 pub mod ls;
 pub mod mount;
 pub mod mounted;

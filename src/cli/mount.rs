@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use super::args::{GlobalArgs, MountArgs};
 use super::doctor::usable;
 use super::error::CliError;
+use super::left_behind;
 use super::settings::{Environment, mount_order};
 use super::ui::{Ui, patiently};
 use crate::daemon::launch::launch;
@@ -35,6 +36,9 @@ pub fn run(
         ));
     }
     warn_of_surprises(ui, args, &order);
+    if let Some(write) = &order.mount.write {
+        left_behind::remember(environment, &write.staging_dir);
+    }
     if args.foreground {
         return in_foreground(ui, &order);
     }
@@ -45,6 +49,10 @@ pub fn run(
     };
     patiently(say, || launch(&order))?;
     ui.say(mounted(&order));
+    for left in left_behind::at(environment, &order.registry, &order.mount.mount_point) {
+        ui.warn(left.message());
+        ui.hint(left.hint());
+    }
     Ok(())
 }
 

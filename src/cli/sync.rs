@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::SyncArgs;
 use super::error::{CliError, Kind};
+use super::left_behind;
 use super::places::{mount_points, not_mounted};
 use super::progress::Progress;
 use super::settings::Environment;
@@ -38,7 +39,9 @@ pub fn run(ui: Ui, args: &SyncArgs, environment: &Environment) -> Result<(), Cli
     let mut states = Vec::new();
     let mut failed = Vec::new();
     for path in &points {
-        let synced = sync(ui, &registry, path, args.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let synced = sync(ui, &registry, path, timeout)
+            .and_then(|()| nothing_left(environment, &registry, path));
         states.push(json!({
             "mount_point": path.to_string_lossy(),
             "in_store": synced.is_ok(),
@@ -55,6 +58,18 @@ pub fn run(ui: Ui, args: &SyncArgs, environment: &Environment) -> Result<(), Cli
             ui.say("everything is in the store");
             Ok(())
         }
+    }
+}
+
+/// Makes sure that earlier mounts have left nothing that this one does not upload.
+fn nothing_left(
+    environment: &Environment,
+    registry: &Registry,
+    path: &Path,
+) -> Result<(), CliError> {
+    match left_behind::at(environment, registry, path).first() {
+        Some(left) => Err(CliError::failed(left.message()).hinted(left.hint())),
+        None => Ok(()),
     }
 }
 

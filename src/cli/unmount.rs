@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::args::UnmountArgs;
 use super::error::{CliError, Kind, cannot_unmount};
+use super::left_behind;
 use super::places::{mount_points, not_mounted, other_owner};
 use super::settings::Environment;
 use super::status;
@@ -52,7 +53,7 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
     let failed = thread::scope(|scope| {
         let ends: Vec<_> = points
             .iter()
-            .map(|path| scope.spawn(|| end(ui, args, &registry, path)))
+            .map(|path| scope.spawn(|| end(ui, args, environment, &registry, path)))
             .collect();
         let joined = ends.into_iter().map(|end| {
             end.join()
@@ -64,7 +65,13 @@ pub fn run(ui: Ui, args: &UnmountArgs, environment: &Environment) -> Result<(), 
 }
 
 /// Ends one mount.
-fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(), CliError> {
+fn end(
+    ui: Ui,
+    args: &UnmountArgs,
+    environment: &Environment,
+    registry: &Registry,
+    path: &Path,
+) -> Result<(), CliError> {
     if let Some(owner) = other_owner(path) {
         return Err(CliError::of(
             Kind::Denied,
@@ -97,6 +104,10 @@ fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(
             TIMEOUT.as_secs()
         ));
     }
+    let left = match &state {
+        Some((_, state)) if mode != UnmountMode::Force => left_behind::of(environment, state),
+        _ => Vec::new(),
+    };
     let uploads = state.and_then(|(daemon, state)| Pending::of(daemon, &state));
     if let Some(uploads) = uploads.as_ref().filter(|uploads| uploads.files > 0)
         && mode == UnmountMode::Graceful
@@ -114,6 +125,10 @@ fn end(ui: Ui, args: &UnmountArgs, registry: &Registry, path: &Path) -> Result<(
         ui.warn(format_args!("the daemon, process {pid}, has not ended yet"));
     }
     ui.say(format_args!("unmounted {}", quoted(path)));
+    for left in left {
+        ui.warn(left.message());
+        ui.hint(left.hint());
+    }
     match uploads {
         Some(uploads) => uploads.check(ui, mode),
         None if mode == UnmountMode::Force && is_silent => {

@@ -1,7 +1,8 @@
 //! Puts a mount together: settings in, running filesystem out. Used by the command line and by tests.
 
+use std::fs as files;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +25,8 @@ use crate::fuse::session::{self, Access, MountOptions};
 use crate::fuse::suspend;
 use crate::metrics::Metrics;
 use crate::staging::folder::{StoreFile, scope_name};
-use crate::staging::{StagingConfig, StagingFolder};
+use crate::staging::report::{self, Item};
+use crate::staging::{FOLDER, StagingConfig, StagingFolder};
 use crate::store::reference::{RemoteRef, StoreRef};
 use crate::store::{Encoding, ErrorKind, ListQuery, Store, StoreError};
 use crate::upload::{Uploader, UploaderConfig, Uploads};
@@ -51,6 +53,14 @@ pub enum SetupError {
     /// There is no folder for what is on its way into the store.
     #[error("cannot mount for writing: {0}")]
     Staging(String),
+    /// Files that an earlier mount left wait in another staging folder.
+    #[error("cannot mount for writing: {waiting} closed files wait for this store in {}", dir.display())]
+    LeftBehind {
+        /// How many.
+        waiting: usize,
+        /// In which staging folder.
+        dir: PathBuf,
+    },
     /// The kernel or `fusermount3` refused.
     #[error("cannot mount at {}: {error}", mount_point.display())]
     Mount {
@@ -71,6 +81,10 @@ impl SetupError {
             Self::Staging(_) => {
                 Some("name a folder of yours with --staging-dir, or mount without --rw".into())
             }
+            Self::LeftBehind { dir, .. } => Some(format!(
+                "mount with --staging-dir {0}, or upload them first: kvfs recover --staging-dir {0} --upload",
+                dir.display()
+            )),
             Self::Mount { .. } => None,
         }
     }
@@ -79,7 +93,10 @@ impl SetupError {
     pub fn store_kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Store(error) | Self::Collection(error) => Some(error.kind()),
-            Self::Unwritable(_) | Self::Staging(_) | Self::Mount { .. } => None,
+            Self::Unwritable(_)
+            | Self::Staging(_)
+            | Self::LeftBehind { .. }
+            | Self::Mount { .. } => None,
         }
     }
 }
@@ -301,6 +318,27 @@ pub fn mount_store_by(
     Ok(mounted)
 }
 
+/// Makes sure that no file waits for the store in another staging folder: uploaded later, it would
+/// replace what is written now.
+fn check_others(write: &WriteSettings, scope: &str) -> Result<(), SetupError> {
+    let real = |dir: &Path| files::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let own = real(&write.staging_dir);
+    for dir in write.other_staging.iter().filter(|dir| real(dir) != own) {
+        let Ok(found) = report::scan_scope(&dir.join(FOLDER).join(scope)) else {
+            continue;
+        };
+        let waits = |item: &&Item| item.owner_pid.is_none() && item.state.is_pending();
+        let waiting = found.items.iter().filter(waits).count();
+        if waiting > 0 {
+            return Err(SetupError::LeftBehind {
+                waiting,
+                dir: dir.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Opens the staging folder, and turns settings into what the filesystem wants.
 fn write_config(
     write: &WriteSettings,
@@ -315,14 +353,15 @@ fn write_config(
         ));
     }
     let info = store.info();
+    let scope = scope_name(&info.upload_scope);
+    check_others(write, &scope)?;
     let staging = StagingFolder::open(&StagingConfig {
         dir: write.staging_dir.clone(),
-        scope: scope_name(&info.upload_scope, config.raw),
+        scope,
         store: StoreFile {
             reference: config.open.reference.to_string(),
             open: by_id(&config.open.reference, info.id),
             api_url: config.open.api_url.clone().map(without_password),
-            raw: config.raw,
         },
         limit: write.staging_size.map(|size| size.0),
     })

@@ -72,6 +72,10 @@ pub struct WriteSettings {
     pub max_record_size: Option<ByteSize>,
     /// Where changed files are; kvfs uses a sub-folder of its own in it.
     pub staging_dir: PathBuf,
+    /// Staging folders in which earlier mounts may have left files, of which newer ones are not to be
+    /// written.
+    #[serde(default)]
+    pub other_staging: Vec<PathBuf>,
     /// The most bytes there; `None` for what the disk can spare.
     pub staging_size: Option<ByteSize>,
     /// Whether closing a file waits for the local disk only.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::build::Mounted;
 use crate::base::text;
+use crate::staging::folder::scope_name;
 use crate::upload::Uploads;
 
 /// Gives the part of `kvfs status` that the mount itself knows.
@@ -23,6 +24,7 @@ impl Mounted {
         );
         let started = self.started;
         let uploads = self.uploads.clone();
+        let scope = scope_name(&self.store.info().upload_scope);
         let freshness = Arc::clone(self.fs.records().freshness());
         Arc::new(move || {
             let info = store.info();
@@ -46,6 +48,7 @@ impl Mounted {
                 "held_current": freshness.status(),
                 "signature_expires_unix_s": expires,
                 "signature_expired": info.expires.map(|at| at <= SystemTime::now()),
+                "staging_scope": scope,
                 "uploads": uploads.as_ref().map(Uploads::status),
                 "stats": metrics.snapshot(),
             });

@@ -302,7 +302,6 @@ pub(super) mod tests {
                 reference: "test".into(),
                 open: crate::store::reference::StoreRef::Directory("/test".into()),
                 api_url: None,
-                raw: false,
             },
             limit,
         }

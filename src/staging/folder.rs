@@ -27,7 +27,7 @@ pub const STORE_FILE: &str = "store.json";
 pub struct StagingConfig {
     /// The folder; kvfs uses a sub-folder of its own in it.
     pub dir: PathBuf,
-    /// The sub-folder for server, store, account and read mode; fit for a folder's name.
+    /// The sub-folder for server and store; fit for a folder's name.
     pub scope: String,
     /// Which store that is.
     pub store: StoreFile,
@@ -35,10 +35,11 @@ pub struct StagingConfig {
     pub limit: Option<u64>,
 }
 
-/// Returns the folder name for the uploads to a store, in one read mode.
-pub fn scope_name(upload_scope: &str, raw: bool) -> String {
-    let mode = if raw { "raw" } else { "decoded" };
-    let digest = Sha256::digest(format!("{mode} {upload_scope}"));
+/// Returns the folder name for the uploads to a store. What waits are stored bytes with their encoding,
+/// so that every mount of the store can show and upload them, decoded or with `--raw`.
+pub fn scope_name(upload_scope: &str) -> String {
+    // As the folders of decoded mounts have always been named.
+    let digest = Sha256::digest(format!("decoded {upload_scope}"));
     digest[..20]
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -54,8 +55,6 @@ pub struct StoreFile {
     pub open: StoreRef,
     /// The API's address as the mount was told; `None` for the default.
     pub api_url: Option<Url>,
-    /// Whether the mount showed stored bytes.
-    pub raw: bool,
 }
 
 impl Default for StoreFile {
@@ -64,7 +63,6 @@ impl Default for StoreFile {
             reference: String::new(),
             open: StoreRef::Directory(PathBuf::new()),
             api_url: None,
-            raw: false,
         }
     }
 }

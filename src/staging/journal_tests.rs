@@ -18,7 +18,6 @@ fn config(dir: &Path) -> StagingConfig {
             reference: "here".into(),
             open: StoreRef::Directory("/here".into()),
             api_url: None,
-            raw: false,
         },
         limit: None,
     }

@@ -10,7 +10,7 @@
 //! kvfs-1/<scope>/damaged/<id>.*         entries that do not check out, kept for a person to see
 //! ```
 //!
-//! The scope is a hash of server, store, account and read mode. An entry is written data first,
+//! The scope is a hash of server and store. An entry is written data first,
 //! both files and then the folder fsynced; it is removed `.json` first. So whatever a crash leaves,
 //! each entry is there whole or not at all: a `.data` alone was never promised to a program, or is
 //! in the store. Staging files have no name at all and go with their process.

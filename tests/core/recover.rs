@@ -30,12 +30,11 @@ impl Desk {
         let id = self.server.entry.id.clone();
         StagingFolder::open(&StagingConfig {
             dir: self.user.path("state/kvfs/staging"),
-            scope: scope_name(&id, false),
+            scope: scope_name(&id),
             store: StoreFile {
                 reference: "~test-store".into(),
                 open: StoreRef::Remote(RemoteRef::Id(id)),
                 api_url: Some(self.server.url().parse().expect("a URL")),
-                raw: false,
             },
             limit: None,
         })
@@ -111,12 +110,11 @@ fn what_waits_goes_to_another_machine_unencrypted_only_if_that_is_allowed() {
     let id = desk.server.entry.id.clone();
     let folder = StagingFolder::open(&StagingConfig {
         dir: desk.user.path("state/kvfs/staging"),
-        scope: scope_name(&id, false),
+        scope: scope_name(&id),
         store: StoreFile {
             reference: "~test-store".into(),
             open: StoreRef::Remote(RemoteRef::Id(id)),
             api_url: Some(away.parse().expect("a URL")),
-            raw: false,
         },
         limit: None,
     });
@@ -207,12 +205,11 @@ fn what_a_mount_of_a_local_folder_left_is_stored_there() {
     let open = StoreRef::Directory(store.clone());
     let folder = StagingFolder::open(&StagingConfig {
         dir: user.path("state/kvfs/staging"),
-        scope: scope_name(&open.to_string(), false),
+        scope: scope_name(&open.to_string()),
         store: StoreFile {
             reference: open.to_string(),
             open,
             api_url: None,
-            raw: false,
         },
         limit: None,
     })

@@ -12,6 +12,7 @@ mod faults;
 mod foreign_text;
 mod hanging_disk;
 mod interrupts;
+mod left_behind;
 mod limits;
 mod listings;
 mod outage;

@@ -149,7 +149,6 @@ impl World {
                 reference: "test".into(),
                 open: StoreRef::Directory("/test".into()),
                 api_url: None,
-                raw: false,
             },
             limit: None,
         };

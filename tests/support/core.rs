@@ -138,7 +138,6 @@ pub fn staging(dir: &Path, limit: Option<u64>) -> Arc<StagingFolder> {
             reference: "test".into(),
             open: StoreRef::Directory("/test".into()),
             api_url: None,
-            raw: false,
         },
         limit,
     });

@@ -152,6 +152,7 @@ pub fn make_writable(config: &mut MountConfig) {
         scratch_delay: Duration::from_secs(1),
         max_record_size: None,
         staging_dir: beside,
+        other_staging: Vec::new(),
         staging_size: None,
         write_back: false,
         unmount_timeout: std::time::Duration::from_secs(10),

@@ -245,7 +245,7 @@ impl Environment {
 
     /// Returns the folder for what outlives a reboot: logs, and mounts where there is no
     /// runtime folder.
-    pub(super) fn state_dir(&self) -> Result<PathBuf, CliError> {
+    pub fn state_dir(&self) -> Result<PathBuf, CliError> {
         self.folder(self.state_home.as_ref(), ".local/state")
     }
 

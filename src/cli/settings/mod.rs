@@ -10,6 +10,7 @@ use url::Url;
 
 use super::args::{CompressArg, DiskArgs, GlobalArgs, MountArgs, OverwriteArg, StoreArgs};
 use super::error::{CliError, Kind};
+use super::left_behind;
 use super::reference;
 use crate::apify::plain::PlainHttp;
 use crate::base::redact::Secret;
@@ -315,6 +316,7 @@ fn write_settings(
         scratch_delay: args.scratch_delay.unwrap_or(DEFAULT_SCRATCH_DELAY),
         max_record_size: args.max_record_size,
         staging_dir: environment.staging_dir(args.staging_dir.as_deref())?,
+        other_staging: left_behind::folders(environment),
         staging_size: args.staging_size,
         write_back: args.write_back,
         unmount_timeout: args.unmount_timeout.unwrap_or(DEFAULT_UNMOUNT_TIMEOUT),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::{GlobalArgs, StatusArgs};
 use super::error::{CliError, Kind};
+use super::left_behind;
 use super::places::{mount_points, not_mounted};
 use super::settings::Environment;
 use super::ui::{Ui, table};
@@ -46,13 +47,23 @@ pub fn run(
         };
         return watch::run(ui, &path, args.json, environment);
     }
-    let mounts = match named.as_slice() {
+    let mut mounts = match named.as_slice() {
         [] => all(&registry),
         named => named
             .iter()
             .map(|path| one(&registry, path))
             .collect::<Result<_, _>>()?,
     };
+    for mount in &mut mounts {
+        let left = left_behind::of(environment, mount);
+        if !left.is_empty() {
+            mount["left_behind"] = json!(left);
+        }
+        for left in left.iter().filter(|_| !args.json) {
+            ui.warn(left.message());
+            ui.hint(left.hint());
+        }
+    }
     if args.json {
         ui.json(&mounts)?;
     } else if mounts.is_empty() {

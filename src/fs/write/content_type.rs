@@ -120,7 +120,6 @@ mod tests {
                 reference: "test".into(),
                 open: crate::store::reference::StoreRef::Directory("/test".into()),
                 api_url: None,
-                raw: false,
             },
             limit: None,
         };

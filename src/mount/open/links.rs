@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use url::Url;
 
+use super::OpenConfig;
 use super::access::{check_plain, token_for};
-use super::scope::cache_scope;
-use super::{ANY_ACCOUNT, OpenConfig};
+use super::scope::{cache_scope, upload_scope};
 use crate::apify::endpoint::Endpoint;
 use crate::apify::http::{HttpClient, HttpOptions};
 use crate::apify::record::RecordApi;
@@ -30,7 +30,7 @@ pub(super) fn open_signed(
     let id = remote.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(base, &id, &format!("signature:{}", signature.expose())),
-        upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
+        upload_scope: upload_scope(base, &id),
         expires: keys_expiry(signature.expose()).and_then(|expiry| expiry.time()),
         id,
         ..StoreInfo::default()
@@ -79,7 +79,7 @@ pub(super) fn open_records(
     let id = config.reference.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(first, "records", &access.join("\n")),
-        upload_scope: cache_scope(first, "records", ANY_ACCOUNT),
+        upload_scope: upload_scope(first, "records"),
         id,
         ..StoreInfo::default()
     };

@@ -13,7 +13,7 @@ use url::Url;
 
 use self::access::{api_url, check_plain, token_for};
 use self::links::{one_key, open_records, open_signed};
-use self::scope::{access_of, cache_scope};
+use self::scope::{access_of, cache_scope, upload_scope};
 use super::storage;
 use crate::apify::ApifyStore;
 use crate::apify::call::Purpose;
@@ -34,9 +34,6 @@ use crate::store::{ErrorKind, FirstState, Result, Store, StoreError, StoreInfo};
 pub mod access;
 mod links;
 mod scope;
-
-/// Takes the place of a credential, where the account does not matter.
-const ANY_ACCOUNT: &str = "anybody";
 
 /// What to open, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -245,7 +242,7 @@ fn open_by_name(
             let path = format!("key-value-stores/{}", encode(&store.id));
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &store.id, &access),
-                upload_scope: cache_scope(base, &store.id, ANY_ACCOUNT),
+                upload_scope: upload_scope(base, &store.id),
                 modified: store.modified(),
                 created: store.created(),
                 expires: None,
@@ -264,7 +261,7 @@ fn open_by_name(
             let id = remote.to_string();
             let info = StoreInfo {
                 cache_scope: cache_scope(base, &id, &access),
-                upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
+                upload_scope: upload_scope(base, &id),
                 id,
                 ..StoreInfo::default()
             };
@@ -300,7 +297,7 @@ fn open_by_reference(api: RecordApi, base: &Url, remote: &RemoteRef) -> Result<A
     let id = remote.to_string();
     let info = StoreInfo {
         cache_scope: cache_scope(base, &id, &access_of(&api)?),
-        upload_scope: cache_scope(base, &id, ANY_ACCOUNT),
+        upload_scope: upload_scope(base, &id),
         id,
         ..StoreInfo::default()
     };

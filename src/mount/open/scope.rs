@@ -1,7 +1,7 @@
 //! Names for what may be seen of a store: what is cached for one account is not shown to another.
 
 use sha2::{Digest, Sha256};
-use url::Url;
+use url::{Host, Url};
 
 use crate::apify::record::RecordApi;
 use crate::store::Result;
@@ -11,6 +11,9 @@ const SCOPE_HASH_LEN: usize = 16;
 
 /// The most of a store's id that a cache scope shows, in characters.
 const SCOPE_ID_LEN: usize = 32;
+
+/// Takes the place of a credential, where the account does not matter.
+const ANY_ACCOUNT: &str = "anybody";
 
 /// Returns an identity of the account, to separate what accounts may see.
 pub(super) fn access_of(api: &RecordApi) -> Result<String> {
@@ -48,6 +51,22 @@ pub(super) fn cache_scope(server: &Url, id: &str, access: &str) -> String {
     format!("{shown}-{digest}")
 }
 
+/// Returns a name for a store as changes of it see it, whoever makes them. This machine's own names
+/// mean the same server.
+pub(super) fn upload_scope(server: &Url, id: &str) -> String {
+    let mut server = server.clone();
+    let is_own = match server.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if is_own && server.set_host(Some("127.0.0.1")).is_err() {
+        tracing::debug!("the server's name stays as it is");
+    }
+    cache_scope(&server, id, ANY_ACCOUNT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +85,22 @@ mod tests {
             scope("https://h", "me~s", "public"),
         ] {
             assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn names_of_this_machine_are_one_server_for_changes() {
+        let scope = |server: &str| upload_scope(&Url::parse(server).expect("a URL"), "id");
+        let first = scope("http://127.0.0.1:8080/base");
+        assert_eq!(first, scope("http://localhost:8080/base"));
+        assert_eq!(first, scope("http://[::1]:8080/base"));
+        for other in [
+            "http://localhost:8081/base",
+            "http://localhost:8080",
+            "https://localhost:8080/base",
+            "http://h:8080/base",
+        ] {
+            assert_ne!(first, scope(other), "{other}");
         }
     }
 }

@@ -44,7 +44,6 @@ fn open(dir: &tempfile::TempDir) -> Arc<StagingFolder> {
             reference: "here".into(),
             open: StoreRef::Directory("/here".into()),
             api_url: None,
-            raw: false,
         },
         limit: None,
     })
