@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::commit::Unfinished;
+use super::content_type::says_nothing;
 use super::draft::{Begin, Draft, DraftFacts, Journalled, Place, Ticket, Why};
 use super::overlay::{Change, Name};
 use super::{Overwrite, WriteSide};
@@ -214,8 +215,13 @@ impl KvFs {
             exclusive: false,
             ..before.clone()
         };
-        if let Some(own) = before.base.as_ref().filter(|_| was_stored) {
-            facts.content_type = facts.content_type.or_else(|| own.content_type.clone());
+        // A scratch file that was a record is of its type still.
+        if let Some(own) = before.base.as_ref()
+            && (was_stored || from.is_none())
+        {
+            let says_nothing = says_nothing(own.content_type.as_deref(), own.stored_size);
+            let kept = own.content_type.clone().filter(|_| !says_nothing);
+            facts.content_type = facts.content_type.or(kept);
             facts.encoding = facts.encoding.or_else(|| Some(own.encoding.clone()));
         }
         let held_back = temporary && !was_stored && !side.config.scratch_delay.is_zero();
@@ -267,6 +273,10 @@ impl KvFs {
             {
                 self.half_renamed(side, draft, &to, stored);
                 return Err(both_exist(error, &to));
+            }
+            if !matches!(stored, Some((_, Stored::InStore(..)))) {
+                // What is stored of it later is of the same type.
+                draft.keep_type(&facts);
             }
             let switched = self.switch(
                 side,

@@ -3,6 +3,7 @@
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::Encoding;
 
+use super::gate::all_stored;
 use super::{content_type, errno, meta, stored, writable};
 use crate::support::core::{Setup, TTL, patient};
 
@@ -108,4 +109,63 @@ fn raw_mounts_store_bytes_as_they_are_with_the_encoding_that_was_there() {
     core.write_all(fh, b"packed").expect("written");
     core.close(fh).expect("stored");
     assert_eq!(meta(&setup, "B").encoding, Encoding::Brotli);
+}
+
+#[test]
+fn a_record_keeps_type_and_encoding_on_its_way_through_scratch_names() {
+    for (raw, write_back) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = MemoryStore::new();
+        let encoding = if raw {
+            Encoding::Gzip
+        } else {
+            Encoding::Identity
+        };
+        for name in ["one.txt", "two.txt"] {
+            let bytes = name.as_bytes().to_vec();
+            store.insert(name, &format!("text/x-{name}"), encoding.clone(), bytes);
+        }
+        let mut setup = Setup::new(store);
+        setup = match write_back {
+            true => setup.write_back(dir.path()),
+            false => setup.writable(dir.path()),
+        };
+        setup.records.raw = raw;
+        let core = setup.core(None);
+        let is = |name: &str, was: &str, bytes: &[u8]| {
+            assert_eq!(stored(&setup, name).as_deref(), Some(bytes), "{name}");
+            assert_eq!(content_type(&setup, name), format!("text/x-{was}"));
+            assert_eq!(meta(&setup, name).encoding, encoding, "{name}");
+        };
+        core.rename("one.txt", "one.txt~").expect("a backup");
+        core.rename("one.txt~", ".one.swp").expect("another");
+        core.rename(".one.swp", "three.dat").expect("a record");
+        all_stored(&setup);
+        is("three.dat", "one.txt", b"one.txt");
+        // Two exchange their names.
+        core.rename("two.txt", "two.txt~").expect("a backup");
+        core.rename("three.dat", "two.txt").expect("renamed");
+        core.rename("two.txt~", "three.dat").expect("renamed");
+        all_stored(&setup);
+        is("two.txt", "one.txt", b"one.txt");
+        is("three.dat", "two.txt", b"two.txt");
+        // What is renamed while a program writes to it.
+        core.rename("three.dat", "three.dat~").expect("a backup");
+        let ino = core
+            .lookup("three.dat~")
+            .expect("an answer")
+            .expect("there");
+        let opened = core
+            .fs
+            .open_writing(ino.attr.ino, false, patient())
+            .expect("open");
+        core.fs
+            .write(opened.fh, 0, b"TWO", patient())
+            .expect("written");
+        core.rename("three.dat~", "four").expect("renamed");
+        core.fs.flush(opened.fh, patient()).expect("stored");
+        core.fs.release(opened.fh);
+        all_stored(&setup);
+        is("four", "two.txt", b"TWO.txt");
+    }
 }

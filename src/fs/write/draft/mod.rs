@@ -159,6 +159,13 @@ impl Draft {
         state.rename(base);
     }
 
+    /// Gives it the type and encoding that it is to be stored with under its new name.
+    pub fn keep_type(&self, facts: &DraftFacts) {
+        let mut state = self.state.lock();
+        state.facts.content_type.clone_from(&facts.content_type);
+        state.facts.encoding.clone_from(&facts.encoding);
+    }
+
     /// Marks it as stored under its new name, up to the change of the bytes that were.
     pub fn set_stored_as(&self, change: u64, meta: RecordMeta, began: Option<Began>) {
         let mut state = self.state.lock();
