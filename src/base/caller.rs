@@ -4,7 +4,7 @@
 //! it goes on. An operation that has not taken effect by then must not do so later: it would collide
 //! with later ones.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// What a thread asks about the program that it works for.
 pub trait Caller {
@@ -13,10 +13,14 @@ pub trait Caller {
 
     /// Returns the same; from then on it waits until it is answered.
     fn claim(&self) -> bool;
+
+    /// Lets it go again: what it asked for has taken effect, and is finished without it.
+    fn release(&self);
 }
 
 thread_local! {
     static CALLER: RefCell<Option<Box<dyn Caller>>> = const { RefCell::new(None) };
+    static LEAVES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Works for `caller`.
@@ -37,10 +41,28 @@ pub fn claim() -> bool {
     CALLER.with_borrow(|caller| caller.as_ref().is_none_or(|caller| caller.claim()))
 }
 
+/// Lets the program go that [`claim`] made wait, once the next upload is handed to the store: the store's
+/// answer is seen to whether the program waits or not.
+pub fn leave_once_sent() {
+    LEAVES.set(true);
+}
+
+/// Notes that an upload is handed to the store.
+pub fn sends() {
+    if LEAVES.take() {
+        CALLER.with_borrow(|caller| {
+            if let Some(caller) = caller {
+                caller.release();
+            }
+        });
+    }
+}
+
 struct Reset;
 
 impl Drop for Reset {
     fn drop(&mut self) {
         CALLER.with_borrow_mut(|current| *current = None);
+        LEAVES.set(false);
     }
 }

@@ -1,10 +1,12 @@
 //! A store that reports this mount's changes to the store's clock, so that they do not count as
-//! others'. All changes of a mount go through it.
+//! others'. All changes of a mount go through it, and a program that may go once its upload is sent is
+//! let go here.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::freshness::Freshness;
+use crate::base::caller;
 use crate::base::clock::Deadline;
 use crate::base::redact::Secret;
 use crate::store::freshness::{Span, StoreState};
@@ -99,6 +101,7 @@ impl Store for Watched {
         body: Upload<'_>,
         deadline: Deadline,
     ) -> Result<RecordMeta> {
+        caller::sends();
         self.change(key, |store| store.put(key, request, body, deadline))
     }
 

@@ -100,6 +100,10 @@ impl<R> Caller for Asking<R> {
         self.0.claimed.store(true, Ordering::Relaxed);
         reply.is_some()
     }
+
+    fn release(&self) {
+        self.0.claimed.store(false, Ordering::Relaxed);
+    }
 }
 
 trait Answerable: Send + Sync {

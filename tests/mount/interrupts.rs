@@ -34,6 +34,12 @@ os.write(fd, b'new')
 os.fsync(fd)
 ";
 
+/// Lengthens a file by its name.
+const LENGTHENER: &str = "import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.truncate('a', os.stat('a').st_size + 1)
+";
+
 fn mounted(write_back: bool) -> (FaultStore, MountedSession) {
     // Each try is to wait for the store.
     mounted_for(write_back, &Arc::new(MemoryStore::new()), Duration::ZERO)
@@ -59,6 +65,7 @@ fn mounted_for(
     });
     fs::write(mount.beside().join("new"), "new").expect("a file");
     fs::write(mount.beside().join("sync.py"), SYNCER).expect("a program");
+    fs::write(mount.beside().join("longer.py"), LENGTHENER).expect("a program");
     (store, mount)
 }
 
@@ -160,6 +167,11 @@ fn a_program_that_lists_deletes_or_renames_ends_at_once() {
     ends_at_once(Gate::Call(Call::List), "ls");
     ends_at_once(Gate::Call(Call::Delete), "rm d");
     ends_at_once(Gate::Call(Call::Put), "mv b renamed");
+}
+
+#[test]
+fn a_program_that_waits_in_truncate_ends_at_once() {
+    ends_at_once(Gate::Call(Call::Put), "$PYTHON ../beside/longer.py");
 }
 
 /// The kernel may have the entry of the old name still, and the open wait while the rename goes on.

@@ -448,6 +448,8 @@ impl KvFs {
         // First, so that the draft is not dropped meanwhile.
         self.hold_open(ino, wait)?;
         let resized = self.resize(side, ino, size, by, wait);
+        // It is of this size by now, and is stored though its program is ended then.
+        caller::leave_once_sent();
         let stored = resized.and_then(|draft| self.commit(&draft, Why::Now));
         self.let_go(ino);
         if stored.is_err() {

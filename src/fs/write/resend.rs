@@ -235,6 +235,7 @@ impl KvFs {
                 } else {
                     Commit::Now
                 };
+                caller::leave_once_sent();
                 let stored = self.commit(&draft, why);
                 self.settle(&draft);
                 stored?;

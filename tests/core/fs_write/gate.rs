@@ -422,6 +422,8 @@ impl Caller for Gone {
     fn claim(&self) -> bool {
         false
     }
+
+    fn release(&self) {}
 }
 
 #[test]

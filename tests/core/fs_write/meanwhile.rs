@@ -339,6 +339,8 @@ impl Caller for Ending {
     fn claim(&self) -> bool {
         self.waits()
     }
+
+    fn release(&self) {}
 }
 
 /// For the kernel the file then still has its old name.

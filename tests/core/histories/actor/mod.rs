@@ -143,6 +143,10 @@ impl Caller for Asking {
         self.shared.ops.lock()[self.index].claimed = true;
         waits
     }
+
+    fn release(&self) {
+        self.shared.ops.lock()[self.index].claimed = false;
+    }
 }
 
 /// One step under way.
