@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::settings::Environment;
 use crate::base::folders::private_dir;
 use crate::daemon::control::{self, Answer, Request};
-use crate::daemon::registry::mount_point::{ANSWER_TIMEOUT, quoted};
+use crate::daemon::registry::mount_point::quoted;
 use crate::daemon::registry::{Entry, Registry};
 use crate::staging::FOLDER;
 use crate::staging::report::{self, State};
@@ -148,11 +149,16 @@ fn same(one: &Path, other: &Path) -> bool {
 }
 
 /// Asks a mount's daemon for its state, and returns what is left for its store.
-pub fn at(environment: &Environment, registry: &Registry, mount_point: &Path) -> Vec<Left> {
+pub fn at(
+    environment: &Environment,
+    registry: &Registry,
+    mount_point: &Path,
+    patience: Duration,
+) -> Vec<Left> {
     let Some(daemon) = registry.find(mount_point).filter(Entry::is_alive) else {
         return Vec::new();
     };
-    match control::ask(&daemon.control, &Request::Status, ANSWER_TIMEOUT) {
+    match control::ask(&daemon.control, &Request::Status, patience) {
         Ok(Answer::Done(state)) => of(environment, &state),
         _ => Vec::new(),
     }

@@ -13,7 +13,7 @@ use super::left_behind;
 use super::settings::{Environment, mount_order};
 use super::ui::{Ui, patiently};
 use crate::daemon::launch::launch;
-use crate::daemon::registry::mount_point::{is_kvfs, quoted};
+use crate::daemon::registry::mount_point::{ANSWER_TIMEOUT, is_kvfs, quoted};
 use crate::daemon::serve::serve;
 use crate::daemon::signals::Place;
 use crate::daemon::{LogFormat, Order, logging, session};
@@ -49,7 +49,12 @@ pub fn run(
     };
     patiently(say, || launch(&order))?;
     ui.say(mounted(&order));
-    for left in left_behind::at(environment, &order.registry, &order.mount.mount_point) {
+    for left in left_behind::at(
+        environment,
+        &order.registry,
+        &order.mount.mount_point,
+        ANSWER_TIMEOUT,
+    ) {
         ui.warn(left.message());
         ui.hint(left.hint());
     }

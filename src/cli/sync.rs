@@ -14,6 +14,7 @@ use super::progress::Progress;
 use super::settings::Environment;
 use super::status;
 use super::ui::Ui;
+use crate::base::clock::Deadline;
 use crate::daemon::control::{self, Answer, Request};
 use crate::daemon::registry::mount_point::quoted;
 use crate::daemon::registry::{Entry, Registry};
@@ -21,8 +22,10 @@ use crate::daemon::serve::waiting_uploads;
 
 /// How long uploads may take where nothing else is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
-/// How much longer the daemon's answer may take than it was told to wait.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How much earlier than this process a daemon stops waiting, at most: its answer takes a moment.
+const ANSWER: Duration = Duration::from_secs(1);
+/// The least that each of several daemons has for its answer.
+const LEAST: Duration = Duration::from_millis(100);
 /// How long a daemon may take to say how far it has come.
 const STATE: Duration = Duration::from_secs(2);
 
@@ -38,10 +41,11 @@ pub fn run(ui: Ui, args: &SyncArgs, environment: &Environment) -> Result<(), Cli
     };
     let mut states = Vec::new();
     let mut failed = Vec::new();
+    let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let until = Deadline::after(timeout);
     for path in &points {
-        let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let synced = sync(ui, &registry, path, timeout)
-            .and_then(|()| nothing_left(environment, &registry, path));
+        let synced = sync(ui, &registry, path, until)
+            .and_then(|()| nothing_left(environment, &registry, path, until));
         states.push(json!({
             "mount_point": path.to_string_lossy(),
             "in_store": synced.is_ok(),
@@ -66,14 +70,16 @@ fn nothing_left(
     environment: &Environment,
     registry: &Registry,
     path: &Path,
+    until: Deadline,
 ) -> Result<(), CliError> {
-    match left_behind::at(environment, registry, path).first() {
+    let patience = STATE.min(until.remaining().unwrap_or_default()).max(LEAST);
+    match left_behind::at(environment, registry, path, patience).first() {
         Some(left) => Err(CliError::failed(left.message()).hinted(left.hint())),
         None => Ok(()),
     }
 }
 
-fn sync(ui: Ui, registry: &Registry, path: &Path, timeout: Duration) -> Result<(), CliError> {
+fn sync(ui: Ui, registry: &Registry, path: &Path, until: Deadline) -> Result<(), CliError> {
     let Some(daemon) = registry.find(path).filter(Entry::is_alive) else {
         return Err(not_mounted(path));
     };
@@ -82,14 +88,18 @@ fn sync(ui: Ui, registry: &Registry, path: &Path, timeout: Duration) -> Result<(
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             bar.set_style(style);
         }
-        if let Ok(Answer::Done(state)) = control::ask(&control, &Request::Status, STATE)
+        let patience = STATE.min(until.remaining().unwrap_or_default()).max(LEAST);
+        if let Ok(Answer::Done(state)) = control::ask(&control, &Request::Status, patience)
             && let Some(files) = waiting_uploads(&state)
         {
             bar.set_message(format!("uploading {files}"));
         }
     });
-    let request = Request::Sync { timeout };
-    let answer = control::ask(&daemon.control, &request, timeout.saturating_add(ANSWER));
+    let left = until.remaining().unwrap_or_default().max(LEAST);
+    let request = Request::Sync {
+        timeout: left.saturating_sub(ANSWER.min(left / 4)),
+    };
+    let answer = control::ask(&daemon.control, &request, left);
     drop(progress);
     match answer {
         Ok(Answer::Done(_)) => Ok(()),

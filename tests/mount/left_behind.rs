@@ -2,6 +2,7 @@
 //! are; none writes newer ones of the same name that they would replace later.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use super::write_back::Writer;
 use crate::support::served::STORE;
@@ -129,4 +130,22 @@ fn a_read_only_mount_says_what_waits_for_its_store() {
     writer.works(&["unmount", "mnt"]);
     fs::write(writer.user.path("mnt/below"), "").expect("unmounted");
     fs::remove_file(writer.user.path("mnt/below")).expect("removed");
+}
+
+#[test]
+fn a_sync_waits_no_longer_than_it_is_told_for_a_daemon_that_stands_still() {
+    let writer = Writer::new(|_| {});
+    writer.mount(&[]);
+    writer.write("K", b"bytes");
+    writer.user.signal("-STOP");
+    let began = Instant::now();
+    let (code, said) = writer.run(&["sync", "--timeout", "2s", "mnt"]);
+    let took = began.elapsed();
+    writer.user.signal("-CONT");
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+    // It used to be 12 seconds.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    writer.works(&["sync", "mnt"]);
+    writer.works(&["unmount", "mnt"]);
 }
