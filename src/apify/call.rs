@@ -46,6 +46,8 @@ pub struct Call<'a> {
     pub accepts: &'static [u16],
     /// Whether a repetition could fail because the first attempt took effect.
     pub once: bool,
+    /// Whether the caller repeats it, having asked something first.
+    pub single: bool,
     /// Its priority, by what waits for it.
     pub priority: Priority,
 }
@@ -61,6 +63,7 @@ impl<'a> Call<'a> {
             subject,
             accepts: &[],
             once: false,
+            single: false,
             priority: match purpose {
                 Purpose::List => Priority::Listing,
                 Purpose::Put | Purpose::Delete => Priority::Upload,

@@ -186,7 +186,8 @@ impl HttpClient {
             let is_hopeless = failure.is_unreached()
                 && !self.peer.has_answered()
                 && state.attempt() >= UNREACHED_ATTEMPTS;
-            let may_repeat = outgoing.as_ref().is_none_or(Outgoing::can_start)
+            let may_repeat = !call.single
+                && outgoing.as_ref().is_none_or(Outgoing::can_start)
                 && (failure.not_done || !call.once)
                 && !is_hopeless;
             let delay = may_repeat

@@ -190,7 +190,38 @@ impl Store for ApifyStore {
         &self,
         key: &Key,
         request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        self.put_record(key, request, body, false, deadline)
+    }
+
+    fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.delete_record(key, false, deadline)
+    }
+
+    fn put_once(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        self.put_record(key, request, body, true, deadline)
+    }
+
+    fn delete_once(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.delete_record(key, true, deadline)
+    }
+}
+
+impl ApifyStore {
+    fn put_record(
+        &self,
+        key: &Key,
+        request: &PutRequest,
         mut body: Upload<'_>,
+        single: bool,
         deadline: Deadline,
     ) -> Result<RecordMeta> {
         let target = self.endpoint.record(key, false)?;
@@ -208,6 +239,7 @@ impl Store for ApifyStore {
             call.headers
                 .insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
+        call.single = single;
         call.once = request.if_match.is_some() || request.if_absent;
         let stored_size = body.size();
         let stored = self
@@ -227,9 +259,10 @@ impl Store for ApifyStore {
         self.explained(stored, deadline)
     }
 
-    fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
+    fn delete_record(&self, key: &Key, single: bool, deadline: Deadline) -> Result<()> {
         let target = self.endpoint.record(key, false)?;
-        let call = self.api.call(Purpose::Delete, target, Subject::Record(key));
+        let mut call = self.api.call(Purpose::Delete, target, Subject::Record(key));
+        call.single = single;
         let deleted = self.api.http.call(&call, None, deadline, |_| Ok(()));
         match deleted {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

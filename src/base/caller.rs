@@ -5,6 +5,7 @@
 //! with later ones.
 
 use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 /// What a thread asks about the program that it works for.
 pub trait Caller {
@@ -16,6 +17,9 @@ pub trait Caller {
 
     /// Lets it go again: what it asked for has taken effect, and is finished without it.
     fn release(&self);
+
+    /// Notes that the operation gets on: its time begins again then; with `None` no time passes.
+    fn gets_on(&self, _since: Option<Instant>) {}
 }
 
 thread_local! {
@@ -56,6 +60,36 @@ pub fn sends() {
             }
         });
     }
+}
+
+/// Asks the store something, which has deadlines of its own: meanwhile no time of the operation passes.
+pub fn asking<T>(ask: impl FnOnce() -> T) -> T {
+    gets_on(None);
+    let answer = ask();
+    moves();
+    answer
+}
+
+/// Sends the store a file of this disk, which takes no longer than `most` and one deadline.
+pub fn sending<T>(most: Duration, send: impl FnOnce() -> T) -> T {
+    let now = Instant::now();
+    gets_on(Some(now.checked_add(most).unwrap_or(now)));
+    let answer = send();
+    moves();
+    answer
+}
+
+/// Notes that the operation gets on, as it has waited for its turn until now or begins to.
+pub fn moves() {
+    gets_on(Some(Instant::now()));
+}
+
+fn gets_on(since: Option<Instant>) {
+    CALLER.with_borrow(|caller| {
+        if let Some(caller) = caller {
+            caller.gets_on(since);
+        }
+    });
 }
 
 struct Reset;

@@ -8,6 +8,7 @@ pub mod folders;
 pub mod in_use;
 #[cfg(feature = "testing")]
 pub mod manual_clock;
+pub mod page_cache;
 pub mod proxies;
 pub mod random;
 pub mod redact;

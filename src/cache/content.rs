@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::written::read_staged;
+use super::written::read_staged_within;
 use crate::base::clock::Wait;
 use crate::base::sync::Mutex;
 use crate::disk::Patience;
@@ -235,7 +235,7 @@ impl ContentReader {
             }
             Data::Staged(bytes, _) => {
                 origin::note(origin::Origin::Disk);
-                Ok(read_staged(bytes, offset..end)?)
+                read_staged_within(bytes, offset..end, wait)
             }
             Data::Download(download) => {
                 // A read that may wait does so because the bytes were not there.

@@ -108,4 +108,19 @@ impl Store for Watched {
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
         self.change(key, |store| store.delete(key, deadline))
     }
+
+    fn put_once(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        caller::sends();
+        self.change(key, |store| store.put_once(key, request, body, deadline))
+    }
+
+    fn delete_once(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.change(key, |store| store.delete_once(key, deadline))
+    }
 }

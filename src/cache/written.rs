@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::content::{Content, Data, VersionId};
 use super::records::Records;
+use crate::base::clock::Wait;
 use crate::disk::Checksum;
 use crate::staging::file::{self, Frozen};
-use crate::store::{ErrorKind, Key, RecordMeta, StoreError};
+use crate::store::{ErrorKind, Key, RecordMeta, StoreError, wait};
 use crate::transfer::file::read_file;
 
 /// Bytes read at once for a checksum.
@@ -128,10 +129,28 @@ impl Records {
     }
 }
 
-/// Reads a part of a content that was written here.
-pub(super) fn read_staged(bytes: &Frozen, range: Range<u64>) -> Result<Bytes, StoreError> {
-    let file = bytes.open().map_err(|error| {
-        StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
-    })?;
-    read_file(&file, range)
+/// Reads a part of a content that was written here, if that need not wait or may.
+///
+/// # Errors
+/// [`wait::Error::WouldBlock`], and those of the disk.
+pub(super) fn read_staged_within(
+    bytes: &Frozen,
+    range: Range<u64>,
+    wait: Wait,
+) -> wait::Result<Bytes> {
+    if wait == Wait::Never {
+        let len = (range.end - range.start) as usize;
+        let read = bytes.read_now(range.start, len).map_err(unreadable)?;
+        let whole = read.filter(|read| read.len() == len);
+        return whole.map(Bytes::from).ok_or(wait::Error::WouldBlock);
+    }
+    Ok(read_staged(bytes, range)?)
+}
+
+fn unreadable(error: std::io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Disk, "cannot read the staging file").with_source(error)
+}
+
+fn read_staged(bytes: &Frozen, range: Range<u64>) -> Result<Bytes, StoreError> {
+    read_file(&*bytes.open().map_err(unreadable)?, range)
 }

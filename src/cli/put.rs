@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -15,7 +16,15 @@ use super::settings::Environment;
 use super::ui::Ui;
 use crate::base::content_type;
 use crate::base::units::ByteSize;
-use crate::store::{ETag, Encoding, ErrorKind, Key, PutRequest, StoreError, Upload};
+use crate::staging::entry::is_transient;
+use crate::store::{
+    self, ETag, Encoding, ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload,
+};
+use crate::upload::may_have_arrived;
+
+/// The first and the longest pause before a conditional upload that was refused is sent again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// Stores a file or standard input as a record.
 ///
@@ -45,13 +54,11 @@ pub fn run(
         return Err(CliError::usage("a key is empty"));
     };
     let request = request(args, &key, &mut file)?;
-    check_condition(&direct, args, &key)?;
     let size = file.metadata().map_err(|error| unread(args, &error))?.len();
     let progress = Progress::of_upload(ui, &direct.metrics, size);
-    let stored = direct
-        .store
-        .put(&key, &request, Upload::File(&file, size), direct.deadline());
+    let stored = put(&direct, args, &key, &request, (&file, size));
     drop(progress);
+    let stored = stored?;
     let meta = stored.map_err(|error| refused(args, &key, &error))?;
     if args.json {
         let mut facts = json!({ "key": key.as_str(), "size": size });
@@ -121,6 +128,33 @@ fn check_condition(direct: &Direct, args: &PutArgs, key: &Key) -> Result<(), Cli
     match holds {
         true => Ok(()),
         false => Err(does_not_hold(args, key)),
+    }
+}
+
+/// Stores it. A condition that the server may take no notice of is asked for again before each attempt.
+fn put(
+    direct: &Direct,
+    args: &PutArgs,
+    key: &Key,
+    request: &PutRequest,
+    (file, size): (&File, u64),
+) -> Result<store::Result<RecordMeta>, CliError> {
+    let (deadline, mut pause) = (direct.deadline(), FIRST_PAUSE);
+    loop {
+        check_condition(direct, args, key)?;
+        let bytes = Upload::File(file, size);
+        if !args.if_absent && args.if_match.is_none() {
+            return Ok(direct.store.put(key, request, bytes, deadline));
+        }
+        let error = match direct.store.put_once(key, request, bytes, deadline) {
+            Err(error) if is_transient(error.kind()) && !may_have_arrived(&error) => error,
+            done => return Ok(done),
+        };
+        if deadline.remaining().is_none_or(|left| left <= pause) {
+            return Ok(Err(error));
+        }
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
 }
 

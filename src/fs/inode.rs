@@ -51,8 +51,6 @@ struct More {
     found: Option<Instant>,
     /// Whether the kernel may believe another size than that of the file.
     doubt: Doubt,
-    /// Whether an open had it looked up for that, and none has succeeded since.
-    size_asked: bool,
     /// Whether pages of the kernel have bytes at a wrong place: opens wait until it has forgotten them.
     misplaced: Misplaced,
     shown: Shown,
@@ -187,17 +185,6 @@ impl Inode {
     /// Returns whether the kernel may believe another size than that of the file.
     pub fn is_size_doubted(&self) -> bool {
         self.doubt() != Doubt::Nothing
-    }
-
-    /// Returns whether an open has to fail so that the kernel asks for the size: not twice, as the second
-    /// time would be an error for the program.
-    pub fn has_size_asked(&mut self, doubted: bool) -> bool {
-        let before = self.more.as_ref().is_some_and(|more| more.size_asked);
-        let asks = doubted && !before;
-        if before != asks {
-            self.change(|more| more.size_asked = asks);
-        }
-        asks
     }
 
     /// Notes that the kernel has this size, whatever is still on its way to it.

@@ -68,7 +68,7 @@ impl Drop for Settling<'_> {
 pub(super) enum Access {
     Read,
     Write,
-    /// To write, by a system call that has got a stale open already.
+    /// To write, by a system call that has got a stale open already: another one would be its error.
     WriteAgain,
 }
 
@@ -210,8 +210,8 @@ impl KvFs {
             self.inodes.lock().closed(ino);
             return Ok(None);
         }
-        let asks = |inode: &mut Inode| inode.has_size_asked(inode.is_size_doubted());
-        if access == Access::Write && self.inodes.lock().get_mut(ino).is_some_and(asks) {
+        let is_doubted = |inodes: &InodeTable| inodes.get(ino).is_some_and(Inode::is_size_doubted);
+        if access == Access::Write && is_doubted(&self.inodes.lock()) {
             self.let_go(ino);
             return Err(self.have_looked_up(ino));
         }
@@ -220,7 +220,7 @@ impl KvFs {
 
     /// Has the kernel ask for the size of a file that a program opens to write to it: it puts what is
     /// appended where it believes the end to be. Returns the error that makes it look the name up again,
-    /// which sets the size; the next open is not asked for that again.
+    /// which sets the size.
     fn have_looked_up(&self, ino: Ino) -> FsError {
         // Answers to earlier questions count no more.
         self.kernel().invalidate_attributes(ino);
@@ -302,7 +302,7 @@ impl KvFs {
             _ => Pages::Replace(told),
         };
         let shrinks = pages != Pages::Keep && told.is_none_or(|told| told > size);
-        if access == Access::Write && inode.has_size_asked(shrinks || inode.is_size_doubted()) {
+        if access == Access::Write && (shrinks || inode.is_size_doubted()) {
             inode.settle_size(size);
             return Ok(Entered::Doubted);
         }
@@ -408,7 +408,7 @@ impl KvFs {
         let handle = self.handles.lock().file(fh).ok_or(FsError::BadHandle)?;
         let bytes = match (self.draft(handle.ino), &handle.reader) {
             // What was written here is seen here, through any handle.
-            (Some(draft), _) => draft.read(offset, len)?,
+            (Some(draft), _) => draft.read(offset, len, wait)?,
             (None, Some(reader)) => reader.read_at(offset, len, wait)?,
             (None, None) => return Err(FsError::Stale),
         };

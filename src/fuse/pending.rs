@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,6 +72,32 @@ struct Cell<R> {
     reply: Mutex<Option<R>>,
     /// The request takes effect: the program gets that answer, and no other.
     claimed: AtomicBool,
+    /// Since when it has not got on; `None` while it asks the store, or waits for a thread.
+    still: Mutex<Option<Instant>>,
+    /// Counts it from when it was answered too late until its thread has done with it.
+    stuck: Stuck,
+}
+
+/// How many requests were answered because they were late, and still have threads at work.
+pub type Count = Arc<AtomicUsize>;
+
+#[derive(Debug)]
+struct Stuck(Count, AtomicBool);
+
+impl Stuck {
+    fn begin(&self) {
+        if !self.1.swap(true, Ordering::Relaxed) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        if *self.1.get_mut() {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl<R> Ticket<R> {
@@ -104,10 +130,16 @@ impl<R> Caller for Asking<R> {
     fn release(&self) {
         self.0.claimed.store(false, Ordering::Relaxed);
     }
+
+    fn gets_on(&self, since: Option<Instant>) {
+        *self.0.still.lock() = since;
+    }
 }
 
 trait Answerable: Send + Sync {
     fn is_open(&self) -> bool;
+    /// Returns for how long it has not got on.
+    fn still(&self, now: Instant) -> Duration;
     /// Refuses it, unless the request takes effect just now; with `long` also then.
     fn refuse(&self, errno: Errno, long: bool) -> bool;
 }
@@ -117,6 +149,11 @@ impl<R: Refuse> Answerable for Cell<R> {
         self.reply.lock().is_some()
     }
 
+    fn still(&self, now: Instant) -> Duration {
+        let still = *self.still.lock();
+        still.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     fn refuse(&self, errno: Errno, long: bool) -> bool {
         let mut reply = self.reply.lock();
         if self.claimed.load(Ordering::Relaxed) && !long {
@@ -124,6 +161,9 @@ impl<R: Refuse> Answerable for Cell<R> {
         }
         match reply.take() {
             Some(reply) => {
+                if long {
+                    self.stuck.begin();
+                }
                 reply.refuse(errno);
                 true
             }
@@ -138,7 +178,8 @@ struct Waiting {
     /// Thread id of the caller; 0 when it is in another pid namespace.
     pid: u32,
     since: Instant,
-    deadline: Instant,
+    /// How long it may take to get on.
+    patience: Duration,
     /// When its caller is looked at next.
     look: Instant,
 }
@@ -185,20 +226,24 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// Watches over a request from now on.
+    /// Watches over a request from now on; it is answered when it has not got on for that long, and
+    /// then counts as `stuck`.
     pub fn watch<R: Refuse>(
         &self,
         reply: R,
         operation: &'static str,
         pid: u32,
-        deadline: Duration,
+        patience: Duration,
+        stuck: &Count,
     ) -> Ticket<R> {
+        let since = Instant::now();
         let cell = Arc::new(Cell {
             reply: Mutex::new(Some(reply)),
             claimed: AtomicBool::new(false),
+            still: Mutex::new(Some(since)),
+            stuck: Stuck(Arc::clone(stuck), AtomicBool::new(false)),
         });
         let erased: Arc<dyn Answerable> = Arc::<Cell<R>>::clone(&cell);
-        let since = Instant::now();
         let request = Arc::downgrade(&erased);
         let mut waiting = self.waiting.lock();
         waiting.push(Waiting {
@@ -206,7 +251,7 @@ impl Watcher {
             operation,
             pid,
             since,
-            deadline: since + deadline + SLACK,
+            patience: patience + SLACK,
             look: since + MOMENT,
         });
         let first = waiting.len() == 1;
@@ -226,24 +271,19 @@ impl Watcher {
             self.added.wait_for(&mut waiting, TICK);
         }
         waiting.retain(|entry| {
-            entry
-                .request
-                .upgrade()
-                .is_some_and(|request| request.is_open())
+            let request = entry.request.upgrade();
+            request.is_some_and(|request| request.is_open())
         });
         let now = Instant::now();
         let due: Vec<(Arc<dyn Answerable>, &'static str, u32, bool)> = waiting
             .iter_mut()
-            .filter(|entry| now >= entry.look.min(entry.deadline))
+            .filter(|entry| now >= entry.look)
             .filter_map(|entry| {
                 let is_long = now.duration_since(entry.since) >= LONG.0;
                 entry.look = now + if is_long { LONG.1 } else { Duration::ZERO };
-                Some((
-                    entry.request.upgrade()?,
-                    entry.operation,
-                    entry.pid,
-                    now >= entry.deadline,
-                ))
+                let request = entry.request.upgrade()?;
+                let late = request.still(now) >= entry.patience;
+                Some((request, entry.operation, entry.pid, late))
             })
             .collect();
         drop(waiting);
@@ -313,12 +353,33 @@ mod tests {
     fn a_request_past_its_deadline_is_answered_and_only_once() {
         let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
         let (sent, answers) = mpsc::channel();
-        let ticket = watcher.watch(Probe(sent), "read", std::process::id(), Duration::ZERO);
+        let (pid, stuck) = (std::process::id(), Count::default());
+        let ticket = watcher.watch(Probe(sent), "read", pid, Duration::ZERO, &stuck);
         assert_eq!(
             answers.recv_timeout(Duration::from_secs(10)),
             Ok(libc::ETIMEDOUT)
         );
         assert!(ticket.take().is_none());
+        assert_eq!(stuck.load(Ordering::Relaxed), 1);
+        drop(ticket);
+        while stuck.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_request_is_late_when_it_does_not_get_on_and_not_while_it_asks_the_store() {
+        let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
+        let (sent, answers) = mpsc::channel();
+        let (pid, stuck) = (std::process::id(), Count::default());
+        let ticket = watcher.watch(Probe(sent), "close", pid, Duration::ZERO, &stuck);
+        ticket.caller().gets_on(None);
+        assert!(answers.recv_timeout(3 * SLACK).is_err());
+        ticket.caller().gets_on(Some(Instant::now()));
+        assert_eq!(
+            answers.recv_timeout(Duration::from_secs(10)),
+            Ok(libc::ETIMEDOUT)
+        );
     }
 
     #[test]
@@ -328,7 +389,8 @@ mod tests {
         child.wait().expect("its end");
         let watcher = Watcher::start(Box::new(|_| {})).expect("a thread");
         let (sent, answers) = mpsc::channel();
-        let _ticket = watcher.watch(Probe(sent), "read", pid, Duration::from_secs(60));
+        let patience = Duration::from_secs(60);
+        let _ticket = watcher.watch(Probe(sent), "read", pid, patience, &Count::default());
         assert_eq!(
             answers.recv_timeout(Duration::from_secs(10)),
             Ok(libc::EINTR)

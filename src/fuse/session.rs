@@ -78,6 +78,14 @@ impl Mounted {
     }
 }
 
+/// Returns how many threads read the kernel's requests.
+pub(super) fn threads() -> usize {
+    match getrlimit(Resource::As).current {
+        Some(_) => FEW_THREADS,
+        None => THREADS,
+    }
+}
+
 /// Mounts. The mount answers when this returns.
 ///
 /// # Errors
@@ -89,10 +97,7 @@ pub fn mount(adapter: Adapter, options: &MountOptions) -> io::Result<Mounted> {
         Access::Everybody => SessionACL::All,
     };
     let mut config = Config::default();
-    config.n_threads = Some(match getrlimit(Resource::As).current {
-        Some(_) => FEW_THREADS,
-        None => THREADS,
-    });
+    config.n_threads = Some(threads());
     config.acl = acl;
     let device = match mount_directly(options) {
         Some(Err(error)) if is_forbidden(&error) && !rustix::process::geteuid().is_root() => None,

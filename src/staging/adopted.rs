@@ -60,15 +60,18 @@ impl Adopted {
         }
     }
 
+    /// Returns the file if it is open.
+    pub(super) fn opened(&self) -> Option<Arc<File>> {
+        let state = self.state.lock();
+        state.pinned.clone().or_else(|| state.file.upgrade())
+    }
+
     /// Returns the open file. The first time its bytes are checked.
     pub(super) fn open(&self) -> io::Result<Arc<File>> {
-        let verified = {
-            let state = self.state.lock();
-            if let Some(file) = state.pinned.clone().or_else(|| state.file.upgrade()) {
-                return Ok(file);
-            }
-            state.verified
-        };
+        if let Some(file) = self.opened() {
+            return Ok(file);
+        }
+        let verified = self.state.lock().verified;
         let file = match self.open_entry(verified) {
             Ok(file) => Arc::new(file),
             // The entry may have gone meanwhile: then its bytes were pinned before.
@@ -128,6 +131,7 @@ mod tests {
             if_match: None,
             if_absent: false,
             size: 5,
+            is_new: false,
             closed_at: jiff::Timestamp::UNIX_EPOCH,
             why: Why::WriteBack,
             attempts: 0,

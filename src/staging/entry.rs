@@ -93,6 +93,9 @@ pub struct Pending {
     pub if_match: Option<ETag>,
     /// Store only if there is no such record.
     pub if_absent: bool,
+    /// Whether there was no such record when the file was made. The process that closed the file replaces
+    /// what others make meanwhile, a later one does not.
+    pub is_new: bool,
     /// How many bytes, from the file's start.
     pub size: u64,
     /// When the file was closed.
@@ -179,10 +182,17 @@ struct Description {
     why: Why,
     attempts: u32,
     data_checksum: String,
+    #[serde(default, skip_serializing_if = "is_false")]
+    is_new: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unanswered: Vec<Sent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     began: Option<BeganFrom>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[derive(Serialize, Deserialize)]
@@ -240,6 +250,7 @@ pub fn encode(pending: &Pending, data_checksum: &str) -> io::Result<Vec<u8>> {
         },
         attempts: pending.attempts,
         data_checksum: data_checksum.to_owned(),
+        is_new: pending.is_new,
         unanswered: pending.unanswered.iter().map(Sent::from).collect(),
         began: pending.began.as_ref().map(|began| BeganFrom {
             bytes: Sent::from(&began.bytes),
@@ -287,6 +298,7 @@ pub fn decode(text: &[u8]) -> Result<(Pending, String), Unreadable> {
         encoding: Encoding::from_header(description.encoding.as_deref()),
         if_match: description.if_match.map(ETag::new),
         if_absent: description.if_absent,
+        is_new: description.is_new,
         size: description.size,
         closed_at: description.closed_at,
         why: description.why,
@@ -415,6 +427,7 @@ mod tests {
                     encoding: Encoding::from_header(Some(&encoding)),
                     if_match: if_match.map(ETag::new),
                     if_absent,
+                    is_new: attempts % 2 == 1,
                     size,
                     closed_at: Timestamp::from_second(at).expect("a time"),
                     why,

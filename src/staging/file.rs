@@ -15,6 +15,7 @@ use super::StagingFolder;
 use super::adopted::{Adopted, Decode};
 use super::budget::Space;
 use super::entry::EntryId;
+use crate::base::page_cache;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -119,6 +120,22 @@ impl StagingFile {
     /// Those of the disk; `ENOSPC` when there is no room.
     pub fn copy(&self, len: u64, folder: &StagingFolder) -> io::Result<Arc<Self>> {
         Self::copy_of(&*self.open()?, len, folder)
+    }
+
+    /// Reads what the kernel has in memory, as [`StagingFile::read_at`]; `None` if that would take the
+    /// disk.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        let file = match &self.source {
+            Source::Own(file) => Arc::clone(file),
+            Source::Adopted(adopted) => match adopted.opened() {
+                Some(file) => file,
+                None => return Ok(None),
+            },
+        };
+        page_cache::read(&file, offset..offset.saturating_add(len as u64))
     }
 
     /// Reads `len` bytes at `offset`, fewer only at the end of the file.

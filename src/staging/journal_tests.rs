@@ -35,6 +35,7 @@ fn pending(key: &str, size: usize) -> Pending {
         if_match: None,
         if_absent: false,
         size: size as u64,
+        is_new: false,
         closed_at: Timestamp::from_second(1_700_000_000).expect("a time"),
         why: Why::WriteBack,
         attempts: 0,

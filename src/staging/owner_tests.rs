@@ -19,6 +19,7 @@ fn keep(folder: &Arc<StagingFolder>) -> EntryId {
         if_match: None,
         if_absent: false,
         size: 5,
+        is_new: false,
         closed_at: jiff::Timestamp::UNIX_EPOCH,
         why: crate::staging::Why::WriteBack,
         attempts: 0,

@@ -139,6 +139,29 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// As for [`Store::put`].
     fn delete(&self, key: &Key, deadline: Deadline) -> Result<()>;
+
+    /// As [`Store::put`], but what is refused or fails is not repeated: the caller has compared what the
+    /// store has, and compares it again first.
+    ///
+    /// # Errors
+    /// As for [`Store::put`].
+    fn put_once(
+        &self,
+        key: &Key,
+        request: &PutRequest,
+        body: Upload<'_>,
+        deadline: Deadline,
+    ) -> Result<RecordMeta> {
+        self.put(key, request, body, deadline)
+    }
+
+    /// As [`Store::delete`], but not repeated either.
+    ///
+    /// # Errors
+    /// As for [`Store::put`].
+    fn delete_once(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.delete(key, deadline)
+    }
 }
 
 /// What a server said of a store when it was opened.

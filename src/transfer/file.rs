@@ -2,14 +2,14 @@
 //! is well needs.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::base::clock::Wait;
+use crate::base::page_cache;
 use crate::disk::Patience;
 use crate::store::wait::{Result, may_block};
 use crate::store::{ErrorKind, StoreError};
@@ -34,8 +34,11 @@ pub(crate) fn read_file_within(
     wanted: Range<u64>,
     wait: Wait,
 ) -> Result<Bytes> {
-    if let Some(bytes) = read_file_now(file, wanted.clone())? {
-        return Ok(bytes);
+    if let Some(bytes) = page_cache::read(file, wanted.clone()).map_err(disk_error)? {
+        if bytes.len() as u64 != wanted.end - wanted.start {
+            return Err(disk_error(io::ErrorKind::UnexpectedEof.into()).into());
+        }
+        return Ok(bytes.into());
     }
     let patience = Patience::of(may_block(wait)?);
     let file = Arc::clone(file);
@@ -43,25 +46,6 @@ pub(crate) fn read_file_within(
         Some(read) => Ok(read?),
         None => Err(disk_error(io::ErrorKind::TimedOut.into()).into()),
     }
-}
-
-/// Reads all of `wanted` if the page cache has it. Filesystems that cannot tell have nothing.
-fn read_file_now(file: &File, wanted: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-    let len = (wanted.end - wanted.start) as usize;
-    let mut bytes = vec![0; len];
-    let mut done = 0;
-    while done < len {
-        let mut rest = [IoSliceMut::new(&mut bytes[done..])];
-        let at = wanted.start + done as u64;
-        match rustix::io::preadv2(file, &mut rest, at, ReadWriteFlags::NOWAIT) {
-            Ok(0) => return Err(disk_error(io::ErrorKind::UnexpectedEof.into())),
-            Ok(more) => done += more,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(None),
-            Err(error) => return Err(disk_error(error.into())),
-        }
-    }
-    Ok(Some(bytes.into()))
 }
 
 /// Reads all of `wanted` from a file that holds it.

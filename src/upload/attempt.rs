@@ -3,24 +3,29 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::indeterminate::{self, Found, may_have_arrived};
 use super::restore::Files;
 use super::{LAST_LOOK, UploadObserver, Uploader, Verdict};
+use crate::base::caller;
 use crate::base::clock::Deadline;
 use crate::base::sync::thread;
 use crate::metrics::origin::{self, Origin};
 use crate::staging::entry::{EntryId, Pending, Why, is_transient};
 use crate::staging::journal::JournalEntry;
 use crate::staging::unanswered::{Began, Unanswered};
-use crate::store::{ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload as Body};
+use crate::store::{
+    ErrorKind, Key, PutRequest, RecordMeta, StoreError, Upload as Body, upload_allowance,
+};
 
 /// The longest wait before an upload is tried again while a program waits for it.
 const WITH_WAITERS: Duration = Duration::from_secs(2);
 
 /// How often an upload is sent again because of what an earlier one left in the store.
 const MOST_REPEATS: u32 = 3;
+/// The shortest pause before an upload that was refused for a passing reason is sent again.
+const REFUSED: Duration = Duration::from_secs(1);
 /// The longest pause before an upload that did not arrive is sent again while a program waits.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
@@ -120,9 +125,41 @@ impl Uploader {
         if entry.sent || !pending.if_absent {
             pending.unanswered.add(entry.as_sent.clone());
         }
+        if entry.adopted && self.config.guard {
+            self.guard_adopted(&mut pending)?;
+        }
         let this = Some(entry.as_sent.clone());
         let meta = self.send(&file, &mut pending, this, Patience::OneTry)?;
         Ok((file, meta))
+    }
+
+    /// Sets the conditions of an upload that an earlier process closed without any: it replaces nothing
+    /// that was stored since, as far as that can be told.
+    fn guard_adopted(&self, pending: &mut Pending) -> Result<(), StoreError> {
+        if pending.if_match.is_some() || pending.if_absent || pending.began.is_some() {
+            return Ok(());
+        }
+        if pending.is_new {
+            pending.if_absent = true;
+            return Ok(());
+        }
+        let deadline = Deadline::after(self.config.deadline);
+        let stored = match self.store.head(&pending.key, deadline) {
+            Ok(meta) => meta.modified(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        // Servers tell whole seconds.
+        let closed = SystemTime::from(pending.closed_at) + Duration::from_secs(1);
+        if stored.is_none_or(|stored| stored <= closed) {
+            return Ok(());
+        }
+        let request = PutRequest::default();
+        let sent = &pending.unanswered;
+        match indeterminate::look(sent, &*self.store, &pending.key, &request, deadline)? {
+            Found::Ours(..) => Ok(()),
+            Found::Before | Found::Other => Err(indeterminate::changed(&pending.key)),
+        }
     }
 
     /// Sends bytes until it is known what became of them, as far as `patience` goes. What the store
@@ -150,21 +187,31 @@ impl Uploader {
         };
         // A program waits: no longer than it must.
         let (mut repeats, mut pause, mut this) = (0, self.config.first_delay / 4, this);
-        let is_new = pending.if_absent
-            && self.tagless()
-            && self
-                .absences
-                .show(&*self.store, &pending.key, self.clock.now(), deadline);
-        if self.config.guard && request.if_match.is_none() && !is_new {
-            let look = indeterminate::compare(&*self.store, pending, self.tagless(), deadline)?;
-            if let Some(error) = look {
-                return Err(error);
-            }
-        }
+        // What the server does not compare is compared here, before each attempt.
+        let checks =
+            self.config.guard && (pending.began.is_some() || pending.if_absent && self.tagless());
+        let show = || {
+            let now = self.clock.now();
+            self.absences
+                .show(&*self.store, &pending.key, now, deadline)
+        };
+        let mut is_new = pending.if_absent && self.tagless() && caller::asking(show);
         loop {
+            let checks = checks && request.if_match.is_none();
+            if checks && !std::mem::take(&mut is_new) {
+                let compare =
+                    || indeterminate::compare(&*self.store, pending, self.tagless(), deadline);
+                if let Some(error) = caller::asking(compare)? {
+                    return Err(error);
+                }
+            }
             origin::note(Origin::Network);
             let body = Body::File(file, pending.size);
-            let error = match self.store.put(&pending.key, &request, body, deadline) {
+            let put = || match checks {
+                true => self.store.put_once(&pending.key, &request, body, deadline),
+                false => self.store.put(&pending.key, &request, body, deadline),
+            };
+            let error = match caller::sending(upload_allowance(pending.size), put) {
                 Ok(meta) => {
                     self.note_tags(&meta);
                     pending.began = None;
@@ -190,6 +237,14 @@ impl Uploader {
             };
             let refused = error.kind() == ErrorKind::Changed;
             let arrived = !refused && may_have_arrived(&error);
+            if checks && !arrived && is_transient(error.kind()) && patience != Patience::OneTry {
+                let Some(left) = deadline.remaining() else {
+                    return Err(error);
+                };
+                thread::sleep(pause.max(REFUSED).min(left));
+                pause = (2 * pause).min(LONGEST_PAUSE);
+                continue;
+            }
             if !arrived && (!refused || pending.unanswered.is_empty()) {
                 return Err(error);
             }
@@ -204,7 +259,7 @@ impl Uploader {
                 pending.unanswered.add(this.clone());
             }
             let is_conditional = request.if_match.is_some() || request.if_absent;
-            if arrived && (!is_conditional || patience == Patience::OneTry) {
+            if arrived && (!is_conditional && !checks || patience == Patience::OneTry) {
                 return Err(error);
             }
             // An upload that went on for long has left nothing of it.
@@ -212,16 +267,22 @@ impl Uploader {
                 Some(_) => deadline,
                 None => Deadline::after(LAST_LOOK.min(self.config.deadline)),
             };
-            match indeterminate::look(
-                &pending.unanswered,
-                &*self.store,
-                &pending.key,
-                &request,
-                until,
-            ) {
-                Ok(Found::Ours(one, meta)) if one == *this => return Ok(meta),
+            let (sent, store) = (&pending.unanswered, &*self.store);
+            let look = || indeterminate::look(sent, store, &pending.key, &request, until);
+            match caller::asking(look) {
+                Ok(Found::Ours(one, meta)) if one == *this => {
+                    self.note_tags(&meta);
+                    let compares = self.compares(&meta, pending.size);
+                    pending.began = compares.then_some(Began {
+                        bytes: one,
+                        decoded: false,
+                    });
+                    return Ok(meta);
+                }
                 Ok(Found::Ours(_, meta)) => indeterminate::replace(&mut request, &meta),
                 Ok(Found::Before) if arrived => {}
+                // What there is now is compared before the next attempt.
+                Ok(Found::Other) if arrived && checks => {}
                 // As long as that is unknown, no other writer is to blame.
                 Err(unknown)
                     if refused

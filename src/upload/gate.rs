@@ -6,13 +6,20 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Uploader;
 use super::gates::Change;
-use super::indeterminate::{self, Expected};
+use super::indeterminate::{self, Expected, may_have_arrived};
+use crate::base::caller;
 use crate::base::clock::Deadline;
+use crate::base::sync::thread;
+use crate::staging::entry::is_transient;
 use crate::staging::{EntryId, UnansweredUploads};
 use crate::store::{ErrorKind, Key, RecordMeta, Result, StoreError};
+
+/// The pause before a deletion that was refused for a passing reason is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Uploader {
     /// Enters the gates of `keys`; waits until they are empty.
@@ -49,6 +56,8 @@ impl Uploader {
             };
             state.gates.want(key, false);
             drop(state);
+            // Whatever follows has its own time.
+            caller::moves();
             if !let_in {
                 self.staff();
                 return Err(StoreError::new(
@@ -174,9 +183,38 @@ impl Entered {
     /// # Errors
     /// Those of the store.
     pub fn delete(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        self.uploader
-            .delete(key, deadline)
-            .map_err(|error| error.with_key(key))
+        caller::asking(|| self.uploader.delete(key, deadline)).map_err(|error| error.with_key(key))
+    }
+
+    /// Deletes a record that is still what is `expected`, or is known to be as nothing else was asked since;
+    /// before each attempt it is compared. Returns whether it was still that.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn delete_expected(
+        &self,
+        key: &Key,
+        expected: &Expected,
+        mut is_known: bool,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let store = &*self.uploader.store;
+        loop {
+            if !std::mem::take(&mut is_known) && !self.is_still(key, expected, deadline)? {
+                return Ok(false);
+            }
+            let error = match caller::asking(|| store.delete_once(key, deadline)) {
+                Ok(()) => return Ok(true),
+                Err(error) => error,
+            };
+            if may_have_arrived(&error) && self.uploader.is_gone(key) {
+                return Ok(true);
+            }
+            match deadline.remaining() {
+                Some(left) if left > PAUSE && is_transient(error.kind()) => thread::sleep(PAUSE),
+                _ => return Err(error.with_key(key)),
+            }
+        }
     }
 
     /// Lets what is queued of `key` replace no version any more: the record was deleted, and its file has
@@ -195,7 +233,8 @@ impl Entered {
     /// # Errors
     /// Those of the store.
     pub fn is_still(&self, key: &Key, expected: &Expected, deadline: Deadline) -> Result<bool> {
-        indeterminate::is_still(&*self.uploader.store, key, expected, deadline)
+        let store = &*self.uploader.store;
+        caller::asking(|| indeterminate::is_still(store, key, expected, deadline))
             .map_err(|error| error.with_key(key))
     }
 }

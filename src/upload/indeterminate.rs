@@ -191,6 +191,12 @@ pub fn is_still(
     Ok(!matches!(found, Found::Other))
 }
 
+/// Returns the error of an upload that would replace another writer's change.
+pub fn changed(key: &Key) -> StoreError {
+    let message = "the record has changed: it no longer has the bytes that the change began from";
+    StoreError::new(ErrorKind::Changed, message).with_key(key)
+}
+
 /// Compares what a record has with what an upload is to replace, where the server would not: it tells no
 /// versions, or is `tagless` so far as is known. Returns the error of an upload that would replace
 /// something else.
@@ -204,17 +210,24 @@ pub fn compare(
     deadline: Deadline,
 ) -> Result<Option<StoreError>, StoreError> {
     let key = &pending.key;
-    let changed = || {
-        let message =
-            "the record has changed: it no longer has the bytes that the change began from";
-        Some(StoreError::new(ErrorKind::Changed, message).with_key(key))
-    };
+    let changed = || Some(changed(key));
     if pending.if_absent && tagless {
         return match store.head(key, deadline) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            // Perhaps by an upload of ours without an answer: the store is asked below.
-            Ok(_) if !pending.unanswered.is_empty() => Ok(None),
             Ok(meta) if meta.strong_etag().is_some() => Ok(None),
+            // Perhaps it is an upload of ours without an answer.
+            Ok(_) if !pending.unanswered.is_empty() => {
+                let request = PutRequest {
+                    if_absent: true,
+                    ..PutRequest::default()
+                };
+                let found = look(&pending.unanswered, store, key, &request, deadline)?;
+                Ok(if matches!(found, Found::Other) {
+                    changed()
+                } else {
+                    None
+                })
+            }
             Ok(_) => Ok(changed()),
             Err(error) => Err(error),
         };

@@ -276,6 +276,10 @@ impl Uploader {
                 pending.began = None;
                 pending.if_match = None;
                 pending.if_absent = false;
+                // Whatever was stored until now.
+                pending.is_new = false;
+                pending.closed_at =
+                    jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
                 pending.unanswered.clear();
             }
         })?;
@@ -328,11 +332,17 @@ impl Uploader {
             Err(error) if may_have_arrived(&error) => error,
             result => return result,
         };
-        let look = Deadline::after(LAST_LOOK.min(self.config.deadline));
-        match self.store.head(key, look) {
-            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
+        if self.is_gone(key) {
+            return Ok(());
         }
+        Err(error)
+    }
+
+    /// Returns whether the store says that it has no such record, whatever the time.
+    fn is_gone(&self, key: &Key) -> bool {
+        let look = Deadline::after(LAST_LOOK.min(self.config.deadline));
+        let found = self.store.head(key, look);
+        found.is_err_and(|gone| gone.kind() == ErrorKind::NotFound)
     }
 
     /// Returns whether the next upload after one of this many bytes, which has made this of the

@@ -9,10 +9,11 @@ use std::time::Instant;
 use super::attempt::Patience;
 use super::gate::Entered;
 use super::{MOST_UNANSWERED, Uploader};
+use crate::base::caller;
 use crate::base::clock::Deadline;
 use crate::staging::entry::{EntryId, Pending, Why};
 use crate::staging::journal::JournalEntry;
-use crate::staging::{Began, UnansweredUploads};
+use crate::staging::{Began, Unanswered, UnansweredUploads};
 use crate::store::{ETag, ErrorKind, Key, RecordMeta, Result, StoreError};
 
 /// A closed file, and how to store it.
@@ -113,6 +114,7 @@ impl Uploader {
         let mut state = self.state.lock();
         while state.gates.len() >= self.config.max_waiting && !state.gates.has(key) {
             let late = self.changed.wait_until(&mut state, deadline.instant());
+            caller::moves();
             if late.timed_out() {
                 let message = format!("{} uploads wait already", state.gates.len());
                 return Err(StoreError::new(ErrorKind::Timeout, message).with_key(key));
@@ -141,6 +143,7 @@ impl Uploader {
         };
         pending.if_match.clone_from(&first.pending.if_match);
         pending.if_absent = first.pending.if_absent;
+        pending.is_new = first.pending.is_new;
         pending.began.clone_from(&first.pending.began);
         for entry in before {
             pending.unanswered.extend(&entry.pending.unanswered);
@@ -164,8 +167,11 @@ impl Uploader {
             |next| {
                 next.if_match = meta.etag.clone().filter(ETag::is_strong);
                 next.if_absent = false;
+                next.is_new = false;
                 next.began = began.cloned();
-                next.unanswered.clear();
+                if next.if_match.is_some() || next.began.is_some() {
+                    next.unanswered.clear();
+                }
             },
         );
     }
@@ -175,6 +181,20 @@ impl Uploader {
     fn tell_unanswered(&self, key: &Key, sent: &UnansweredUploads) {
         if !sent.is_empty() {
             self.tell(key, |_| true, |next| next.unanswered.extend(sent));
+        }
+    }
+
+    /// Lets what is queued of its key know of an upload that is about to be sent, in case the daemon does
+    /// not live to see its answer.
+    fn announce(self: &Arc<Self>, upload: &Upload<'_>) {
+        let Upload { pending, file, .. } = upload;
+        if self.journal.of_key(&pending.key).is_empty() {
+            return;
+        }
+        let _latched = self.latch(&pending.key);
+        match Unanswered::new(file, pending.size, &pending.encoding) {
+            Ok(this) => self.tell_unanswered(&pending.key, &[this].into_iter().collect()),
+            Err(error) => tracing::warn!("cannot read what is sent of {}: {error}", pending.key),
         }
     }
 
@@ -208,6 +228,7 @@ impl Entered {
         let key = upload.pending.key.clone();
         // It replaces what of the queue may have arrived without an answer.
         upload.pending.unanswered.extend(&self.unanswered(&key));
+        uploader.announce(upload);
         let sent = uploader.send(
             upload.file,
             &mut upload.pending,

@@ -1,6 +1,7 @@
 //! Waits for uploads: for those of one key, and returns their verdict, or for all.
 
 use super::{PendingUpload, Uploader, Verdict};
+use crate::base::caller;
 use crate::base::clock::Deadline;
 use crate::store::{ErrorKind, Key, StoreError};
 use crate::upload::gates::Gates;
@@ -13,6 +14,7 @@ impl Uploader {
     /// [`ErrorKind::Timeout`] when the deadline passed first.
     pub fn wait_key(&self, key: &Key, deadline: Deadline) -> Result<(), StoreError> {
         let _waits = Waits::new(self);
+        caller::moves();
         let mut state = self.state.lock();
         state.gates.hurry(Some(key));
         self.changed.notify_all();

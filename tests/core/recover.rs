@@ -77,8 +77,18 @@ fn leave(folder: &StagingFolder, name: &str, text: &str, refused: Option<ErrorKi
 fn leave_stored(
     folder: &StagingFolder,
     name: &str,
+    bytes: (Encoding, &[u8]),
+    refused: Option<ErrorKind>,
+) -> EntryId {
+    leave_as(folder, name, bytes, refused, false)
+}
+
+fn leave_as(
+    folder: &StagingFolder,
+    name: &str,
     (encoding, bytes): (Encoding, &[u8]),
     refused: Option<ErrorKind>,
+    is_new: bool,
 ) -> EntryId {
     let file = folder.new_file().expect("a staging file");
     file.write_all_at(bytes, 0).expect("room");
@@ -91,6 +101,7 @@ fn leave_stored(
             .map(|_| kvfs::store::ETag::new("\"long gone\"")),
         if_absent: false,
         size: bytes.len() as u64,
+        is_new,
         closed_at: "2026-02-03T04:05:06Z".parse().expect("a time"),
         why: refused.map_or(Why::WriteBack, |kind| {
             Why::failed(&StoreError::new(kind, "the store did not like it"))
@@ -125,6 +136,30 @@ fn what_waits_goes_to_another_machine_unencrypted_only_if_that_is_allowed() {
     let uploaded = desk.run(&["--upload", "--insecure-http"]);
     assert_eq!(uploaded.code, 0, "{uploaded:?}");
     assert_eq!(desk.stored("new").as_deref(), Some("text"));
+}
+
+/// What is kept of a file that no version was known of.
+#[test]
+fn what_was_stored_since_a_dead_mount_closed_a_file_is_overwritten_only_by_id() {
+    for is_new in [false, true] {
+        let desk = Desk::new();
+        let id = leave_as(
+            &desk.folder(),
+            "K",
+            (Encoding::Identity, b"mine"),
+            None,
+            is_new,
+        );
+        desk.server.put_text("K", "theirs");
+        let refused = desk.run(&["--upload"]);
+        assert_ne!(refused.code, 0, "{is_new}: {refused:?}");
+        assert_eq!(desk.stored("K").as_deref(), Some("theirs"), "{is_new}");
+        assert_eq!(desk.items()[0]["state"], "kept", "{is_new}");
+        let uploaded = desk.run(&["--upload", id.as_str()]);
+        assert_eq!(uploaded.code, 0, "{is_new}: {uploaded:?}");
+        assert_eq!(desk.stored("K").as_deref(), Some("mine"), "{is_new}");
+        assert!(desk.items().is_empty());
+    }
 }
 
 #[test]

@@ -1,8 +1,11 @@
-//! Disks under the cache that hang: reading goes on without them.
+//! Disks under the cache that hang: reading goes on without them. Disks under the staging folder: no call
+//! waits for them for longer than its deadline, and whatever needs none of them goes on.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvfs::base::units::ByteSize;
 use kvfs::local::memory::MemoryStore;
@@ -12,9 +15,13 @@ use kvfs::store::Encoding;
 use crate::support::hanging::{DiskCall, HangingDisk};
 use crate::support::mounted::{MountedSession, Output, Running, make_writable, pattern};
 
-const DEADLINE: Duration = Duration::from_secs(6);
+const DEADLINE: Duration = Duration::from_secs(12);
+/// That of mounts of which the staging disk hangs: a command makes several calls.
+const SHORT: Duration = Duration::from_secs(3);
+/// The longest that all commands may take which change names, each of several calls.
+const MOST: Duration = Duration::from_secs(90);
 /// The longest that a command may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(40);
 const SIZES: [usize; 4] = [10, 5_000, 300_000, 3_000_000];
 
 fn store() -> Arc<MemoryStore> {
@@ -101,10 +108,7 @@ fn a_cache_disk_hangs(calls: &[DiskCall]) {
         assert_eq!(done, Ok(()), "{case}");
     }
     for read in reads {
-        // A reader of a download whose bytes the disk does not take may wait until its deadline.
-        let waits = read.script.ends_with("new3000000") && calls.contains(&DiskCall::Write);
-        let done = read.ends(&case);
-        assert!(done.is_ok() || waits, "{case}: {done:?}");
+        assert_eq!(read.ends(&case), Ok(()), "{case}");
     }
     disk.go_on();
     for names in ["read", "new"] {
@@ -123,4 +127,84 @@ fn what_reads_over_a_cache_disk_that_hangs_ends_in_time() {
         }
         scope.spawn(|| a_cache_disk_hangs(&DiskCall::ALL));
     });
+}
+
+/// What needs the staging folder, of files that are written there and of others. The kernel makes,
+/// renames and deletes one name after the other, and looks up none meanwhile.
+const CHANGES: [&str; 13] = [
+    "cat open >/dev/null",
+    "cat open >/dev/null",
+    "cat open >/dev/null",
+    "cat open >/dev/null",
+    "echo more >>open",
+    "echo more >>open",
+    "echo more >>read5000",
+    "echo whole >read10",
+    "truncate -s 3 new300000",
+    "echo whole >fresh",
+    "mv new10 moved",
+    "mv closed renamed",
+    "rm read300000",
+];
+
+fn a_staging_disk_hangs(calls: &[DiskCall], write_back: bool) {
+    let case = format!("{calls:?} {write_back}");
+    let disk = HangingDisk::new();
+    let mounted = MountedSession::with(store(), |config| {
+        make_writable(config);
+        config.deadline = SHORT;
+        if let Some(write) = &mut config.write {
+            write.staging_dir = disk.path().join("staging");
+            write.write_back = write_back;
+        }
+    });
+    let open = File::create(mounted.file("open")).expect("a file");
+    open.write_all_at(b"text", 0).expect("room");
+    assert!(mounted.sh("echo text >closed").status.success());
+    disk.hang(calls);
+    // More at once than threads that answer the kernel.
+    let mut changes: Vec<(&str, Running)> = CHANGES
+        .map(|script| (script, mounted.start_sh(script)))
+        .into();
+    let mut others: Vec<(&str, Running)> =
+        ["ls", "stat read5000 open", "cat new3000000 >/dev/null"]
+            .map(|script| (script, mounted.start_sh(script)))
+            .into();
+    let begun = Instant::now();
+    let late = |running: &mut Vec<(&'static str, Running)>, limit: Duration| -> Vec<&str> {
+        while running.iter_mut().any(|(_, one)| one.is_running()) && begun.elapsed() < limit {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let running = running.iter_mut();
+        running
+            .filter_map(|(script, one)| one.is_running().then_some(*script))
+            .collect()
+    };
+    let late = [late(&mut others, MOST), late(&mut changes, MOST)];
+    // Else what is late would not end.
+    disk.go_on();
+    assert!(
+        late.concat().is_empty(),
+        "{case}: past their deadline: {late:?}"
+    );
+    for (script, other) in others {
+        let ended = other.wait(2 * MOST);
+        assert!(ended.status.success(), "{case}: {script}: {}", ended.stderr);
+    }
+    drop(open);
+    let again = mounted.sh("echo again >fresh && echo more >>open && cat fresh open");
+    assert!(again.status.success(), "{case}: {}", again.stderr);
+    mounted.unmount();
+}
+
+#[test]
+fn no_call_waits_past_its_deadline_for_a_staging_disk_that_hangs() {
+    for write_back in [false, true] {
+        thread::scope(|scope| {
+            for call in &DiskCall::ALL {
+                scope.spawn(move || a_staging_disk_hangs(&[*call], write_back));
+            }
+            scope.spawn(move || a_staging_disk_hangs(&DiskCall::ALL, write_back));
+        });
+    }
 }

@@ -344,6 +344,7 @@ impl Mount {
                 if_match: None,
                 if_absent: false,
                 size: text.len() as u64,
+                is_new: false,
                 closed_at: jiff::Timestamp::UNIX_EPOCH,
                 why: Why::WriteBack,
                 attempts: 0,

@@ -27,9 +27,16 @@ const COMPRESS_FROM: u64 = 1024;
 /// Encoded bytes, and how many.
 pub(in crate::fs) type Packed = (Arc<StagingFile>, u64);
 
-/// A closed file that is still to be stored.
+/// A closed file of which something is still to be stored, or to be dropped.
 #[derive(Debug)]
 pub struct Unfinished(pub(super) Arc<Draft>);
+
+impl Unfinished {
+    /// Returns whether something of it is still to be stored.
+    pub fn has_rest(&self) -> bool {
+        self.0.is_dirty() && !self.0.is_refused()
+    }
+}
 
 impl KvFs {
     /// Stores a draft, unless the store has it or is not to have it: on this thread where a program
@@ -61,9 +68,11 @@ impl KvFs {
                 Begin::Refused(error) => return Err(error),
                 Begin::Go(ticket) => *ticket,
             };
+            // What a program was told has failed, and what it cannot close again, has not happened.
+            let keep = why != Why::Now;
             return match entered {
-                Ok(entered) => self.store(side, &entered, ticket, deadline),
-                Err(late) => self.keep_late(side, ticket, late),
+                Ok(entered) => self.store(side, &entered, ticket, deadline, keep),
+                Err(late) => self.end_late(side, ticket, late, keep),
             };
         }
     }
@@ -87,8 +96,9 @@ impl KvFs {
         entered: &Entered,
         ticket: Ticket,
         deadline: Deadline,
+        keep: bool,
     ) -> Result<()> {
-        let sent = self.send_ticket(side, entered, &ticket, deadline, true);
+        let sent = self.send_ticket(side, entered, &ticket, deadline, keep);
         match sent {
             Ok((meta, began)) => {
                 self.stored(side, &ticket, &meta);
@@ -149,13 +159,23 @@ impl KvFs {
         }
     }
 
-    /// Keeps the bytes of a close that has waited for its turn until the deadline.
-    fn keep_late(&self, side: &WriteSide, ticket: Ticket, late: StoreError) -> Result<()> {
+    /// Ends a commit that has waited for its turn until the deadline; with `keep` its bytes are kept.
+    fn end_late(
+        &self,
+        side: &WriteSide,
+        ticket: Ticket,
+        late: StoreError,
+        keep: bool,
+    ) -> Result<()> {
         self.metrics.commits_failed.one();
-        let kept = self.with_upload(side, &ticket, |upload| {
-            Ok(side.uploader.keep_failed(upload, late))
-        });
-        let error = kept.unwrap_or_else(|error| error);
+        let error = if keep {
+            let kept = self.with_upload(side, &ticket, |upload| {
+                Ok(side.uploader.keep_failed(upload, late))
+            });
+            kept.unwrap_or_else(|error| error)
+        } else {
+            late
+        };
         ticket.end(Err(&error));
         Err(FsError::Store(error))
     }
@@ -191,6 +211,7 @@ impl KvFs {
                 if_match: request.if_match,
                 if_absent: request.if_absent,
                 size,
+                is_new: ticket.facts.base.is_none(),
                 closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
                 why: crate::staging::Why::WriteBack,
                 attempts: 0,
@@ -400,11 +421,13 @@ impl KvFs {
     /// Stores what is left of a closed file, from the journal. An error reaches no program: it is in
     /// the log and in `kvfs status`.
     pub fn release_end(&self, unfinished: Unfinished) {
+        let has_rest = unfinished.has_rest();
         let Unfinished(draft) = unfinished;
-        if let Err(error) = self.commit(&draft, Why::Release) {
+        if has_rest && let Err(error) = self.commit(&draft, Why::Release) {
             self.report("close", Some(draft.ino), &error);
         }
         self.settle(&draft);
+        self.count_open();
     }
 
     pub(in crate::fs) fn is_open(&self, ino: Ino) -> bool {

@@ -642,7 +642,7 @@ impl KvFs {
                 let mut at = 0;
                 while at < size {
                     let wait = Wait::Until(Deadline::after(side.config.deadline));
-                    let bytes: Bytes = reader.read_at(at, CHUNK, wait)?;
+                    let bytes: Bytes = caller::asking(|| reader.read_at(at, CHUNK, wait))?;
                     if bytes.is_empty() {
                         return Err(FsError::Stale);
                     }
@@ -718,7 +718,8 @@ impl KvFs {
         }
     }
 
-    /// Closes an open file; what is left to store is for [`KvFs::release_end`].
+    /// Closes an open file; what is left to do on the local disk and in the store is for
+    /// [`KvFs::release_end`].
     pub fn release_begin(&self, fh: Fh) -> Option<Unfinished> {
         let handle = self.handles.lock().remove_file(fh)?;
         let unfinished = self.closed(handle.ino);
@@ -730,21 +731,23 @@ impl KvFs {
         if let Some(content) = content {
             self.records.let_go(content);
         }
-        // Last: a thread that sees the number sees what closing has changed.
+        let settles = |unfinished: &Unfinished| !unfinished.has_rest();
+        if !unfinished.as_ref().is_some_and(settles) {
+            self.count_open();
+        }
+        unfinished
+    }
+
+    /// Counts the open files. Last: a thread that sees the number sees what closing has changed.
+    pub(super) fn count_open(&self) {
         let handles = self.handles.lock();
         self.metrics.open_files.set(handles.open_files() as u64);
-        unfinished
     }
 
     fn closed(&self, ino: Ino) -> Option<Unfinished> {
         let left = self.inodes.lock().closed(ino);
         let side = self.writing.as_ref()?;
         let draft = side.drafts.get(ino).filter(|_| left == 0)?;
-        let dirty = draft.is_dirty() && matches!(draft.place(), Place::Record(_));
-        if !dirty || draft.is_refused() {
-            self.settle(&draft);
-            return None;
-        }
         Some(Unfinished(draft))
     }
 }

@@ -14,7 +14,7 @@ use crate::fs::types::{Created, Ino};
 use crate::fs::{FsError, KvFs, Result};
 use crate::metrics::origin::{self, Origin};
 use crate::store::Key;
-use crate::upload::{Change as Changing, Entered, may_have_arrived};
+use crate::upload::{Change as Changing, Entered, Expected, may_have_arrived};
 
 /// What a key may consist of, for people.
 const KEY_RULE: &str =
@@ -248,13 +248,34 @@ impl KvFs {
         key: &Key,
         deadline: Deadline,
     ) -> Result<()> {
-        if !self.is_expected(entered, key, &draft.expected(), deadline)? {
-            side.drafts.unhide(key);
-            return Ok(());
+        match self.delete_expected(entered, key, &draft.expected(), false, deadline)? {
+            true => self.note_hidden_gone(side, key),
+            false => {
+                side.drafts.unhide(key);
+            }
         }
-        self.delete(entered, key, deadline)?;
-        self.note_hidden_gone(side, key);
         Ok(())
+    }
+
+    /// Deletes a record unless another writer has changed it (see [`Entered::delete_expected`]).
+    pub(in crate::fs) fn delete_expected(
+        &self,
+        entered: &Entered,
+        key: &Key,
+        expected: &Expected,
+        is_known: bool,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        origin::note(Origin::Network);
+        let deleted = entered.delete_expected(key, expected, is_known, deadline);
+        let is_certain = match &deleted {
+            Ok(deleted) => *deleted,
+            Err(error) => !may_have_arrived(error),
+        };
+        if !is_certain {
+            self.records.invalidate(key);
+        }
+        Ok(deleted?)
     }
 
     /// Makes it known here that a record is gone from the store that was not shown any more.

@@ -301,11 +301,9 @@ impl KvFs {
 
     /// Returns whether the record of a changed file is still what this mount knows of it.
     fn is_same(&self, renaming: &Renaming<'_>, draft: &Draft, old: &Old<'_>) -> Result<bool> {
-        let (entered, deadline) = (&renaming.entered, &renaming.deadline);
         let (Old::Named(key) | Old::Hidden(key)) = old;
-        let mut expected = draft.expected();
-        expected.unanswered.extend(&entered.unanswered(key));
-        self.is_expected(entered, key, &expected, *deadline)
+        let expected = expected_of(renaming, draft, key);
+        self.is_expected(&renaming.entered, key, &expected, renaming.deadline)
     }
 
     /// Deletes the record of a changed file that is safe under its new name, unless another writer has
@@ -318,21 +316,15 @@ impl KvFs {
         old: &Old<'_>,
         is_same: Option<bool>,
     ) -> Result<()> {
-        let is_same = match is_same {
-            Some(known) => known,
-            None => self.is_same(renaming, draft, old)?,
-        };
-        let (entered, deadline) = (&renaming.entered, &renaming.deadline);
-        match (old, is_same) {
-            (Old::Named(key), true) => {
-                self.delete(entered, key, *deadline)?;
-                self.records.removed(key);
-            }
+        let (Old::Named(key) | Old::Hidden(key)) = old;
+        let (entered, is_known) = (&renaming.entered, is_same.is_some());
+        let expected = expected_of(renaming, draft, key);
+        let deleted = is_same != Some(false)
+            && self.delete_expected(entered, key, &expected, is_known, renaming.deadline)?;
+        match (old, deleted) {
+            (Old::Named(key), true) => self.records.removed(key),
             (Old::Named(key), false) => return Err(changed_meanwhile(key)),
-            (Old::Hidden(key), true) => {
-                self.delete(entered, key, *deadline)?;
-                self.note_hidden_gone(side, key);
-            }
+            (Old::Hidden(key), true) => self.note_hidden_gone(side, key),
             (Old::Hidden(key), false) => {
                 side.drafts.unhide(key);
             }
@@ -531,13 +523,10 @@ impl KvFs {
             size: (side.config.overwrite == Overwrite::Unchanged).then_some(copied.stored_size),
             ..Expected::default()
         };
-        if !self
-            .is_expected(entered, from, &expected, *deadline)
-            .map_err(half)?
-        {
+        let deleted = self.delete_expected(entered, from, &expected, false, *deadline);
+        if !deleted.map_err(half)? {
             return Err(half(changed_meanwhile(from)));
         }
-        self.delete(entered, from, *deadline).map_err(half)?;
         self.show_copied(from, &copied);
         // A program may have begun to change either meanwhile: the one goes along, the other is
         // gone.
@@ -663,6 +652,15 @@ impl KvFs {
         inodes.rename(ino, to);
         note_moved(inodes.get_mut(ino));
     }
+}
+
+/// Returns what the record of a changed file has, as far as this mount knows.
+fn expected_of(renaming: &Renaming<'_>, draft: &Draft, key: &Key) -> Expected {
+    let mut expected = draft.expected();
+    expected
+        .unanswered
+        .extend(&renaming.entered.unanswered(key));
+    expected
 }
 
 /// The gates that a rename is inside of, until when it may take, and the name that it gives.

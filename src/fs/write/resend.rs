@@ -74,6 +74,7 @@ impl KvFs {
                 if_match: request.if_match.clone(),
                 if_absent: request.if_absent,
                 size,
+                is_new: false,
                 closed_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default(),
                 why: Why::WriteBack,
                 attempts: 0,
@@ -174,7 +175,7 @@ impl KvFs {
         let file = side.new_file()?;
         let (mut body, mut size, mut buffer) = (fetched.body, 0, vec![0; CHUNK]);
         loop {
-            let n = match body.read(&mut buffer) {
+            let n = match caller::asking(|| body.read(&mut buffer)) {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -2,11 +2,12 @@
 //! it do not fail, and shown until the kernel forgets the file.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::content_type;
 use crate::base::clock::Wait;
-use crate::fs::types::{AttrReply, By, Fh, Ino, Resolved, Shown};
+use crate::fs::attributes::apply_overrides;
+use crate::fs::types::{Attr, AttrReply, By, Fh, FileKind, Ino, Resolved, Shown};
 use crate::fs::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
 use crate::fs::{FsError, KvFs, Result};
 use crate::store::Encoding;
@@ -85,7 +86,27 @@ impl KvFs {
             let mut inodes = self.inodes.lock();
             inodes.get_mut(ino).ok_or(FsError::Stale)?.show(apply);
         }
-        self.getattr(ino, wait)
+        match (self.getattr(ino, wait), set.size) {
+            // It was changed so, and what was journalled of it has been refused since.
+            (Err(FsError::NoEntry), Some(size)) => Ok(self.gone_attributes(ino, size, now)),
+            (reply, _) => reply,
+        }
+    }
+
+    fn gone_attributes(&self, ino: Ino, size: u64, modified: SystemTime) -> AttrReply {
+        let mut attr = Attr {
+            ino,
+            size,
+            modified,
+            kind: FileKind::File,
+            links: 1,
+            shown: Shown::default(),
+        };
+        apply_overrides(&mut attr, self.inodes.lock().get(ino));
+        AttrReply {
+            attr,
+            ttl: Duration::ZERO,
+        }
     }
 
     /// Sets an extended attribute: content type, and in raw mounts content encoding.

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fuser::{Errno, INodeNo, Request};
@@ -14,19 +15,22 @@ use crate::base::caller;
 use crate::base::clock::{Deadline, Wait};
 use crate::fs::types::{Ino, Resolved};
 use crate::fs::{FsError, KvFs};
-use crate::fuse::adapter::write::deadline_of;
 use crate::fuse::pending::{Refuse, Ticket};
 use crate::fuse::slow_reads::Read;
 use crate::fuse::syscalls::{Calls, Standing, Subject};
 use crate::metrics::origin;
 use crate::store::ErrorKind;
 
+/// With so many requests that change something and do not get on, no more are begun: there are threads
+/// for twice as many.
+const MOST_LATE: usize = 32;
+
 /// The kinds of requests that wait together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::fuse) enum Lane {
     /// Requests that ask the store; none waits past the deadline.
     Wait,
-    /// Requests that change something; those that make progress may go on.
+    /// Requests that change something, perhaps on the local disk; those that get on may go on.
     Upload,
 }
 
@@ -74,11 +78,22 @@ impl Adapter {
             ..
         } = asked;
         tracing::trace!(operation, ino = ino.0, pid, "operation");
-        match self.at_once(asked, |fs| work(fs, Wait::Never)) {
-            Some(Ok(answer)) => return done(reply, answer),
-            Some(Err(error)) => return fail(&self.fs, operation, ino, reply, &error),
-            None => {}
-        }
+        let reply = match asked.stages {
+            true => self.stage_at_once(asked, reply, |fs| work(fs, Wait::Never)),
+            false => match self.at_once(asked, |fs| work(fs, Wait::Never)) {
+                Some(result) => Tried::Done(Some(reply), result),
+                None => Tried::Waits(reply),
+            },
+        };
+        let reply = match reply {
+            Tried::Waits(reply) => reply,
+            Tried::Done(Some(reply), Ok(answer)) => return done(reply, answer),
+            Tried::Done(None, Ok(answer)) => return undo(&self.fs, answer),
+            Tried::Done(Some(reply), Err(error)) => {
+                return fail(&self.fs, operation, ino, reply, &error);
+            }
+            Tried::Done(None, Err(_)) | Tried::Answered => return,
+        };
         let asked = asked.waits(&self.calls);
         let (patience, deadline) = match asked.standing {
             // The same system call has had its time; that was told then.
@@ -87,10 +102,22 @@ impl Adapter {
                 asked.ended(self);
                 return reply.refuse(Errno::ETIMEDOUT);
             }
+            // What changes something has its own time for each part.
             Some(standing) if lane == Lane::Wait => (standing.left, Deadline::after(standing.left)),
-            _ => deadline_of(lane, self.deadline),
+            _ => (self.deadline, Deadline::after(self.deadline)),
         };
-        let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience));
+        let late = &self.late[lane as usize];
+        if lane == Lane::Upload && late.load(Ordering::Relaxed) >= MOST_LATE {
+            tracing::warn!(
+                "{operation}: too many requests do not get on [EIO]; is the disk of the staging folder answering?"
+            );
+            return reply.refuse(Errno::EIO);
+        }
+        let ticket = Arc::new(self.watcher.watch(reply, operation, pid, patience, late));
+        if lane == Lane::Upload {
+            // As long as it waits for a thread, no time passes.
+            ticket.caller().gets_on(None);
+        }
         waits(&ticket);
         let (fs, job, calls) = (
             Arc::clone(&self.fs),
@@ -103,6 +130,9 @@ impl Adapter {
         };
         let queued = pool.spawn(move || {
             let caller = job.caller();
+            if lane == Lane::Upload {
+                caller.gets_on(Some(Instant::now()));
+            }
             // What is given up before it has begun does not begin; what was closed is stored.
             if !caller.waits() && operation != "close" {
                 return;
@@ -131,6 +161,34 @@ impl Adapter {
         }
     }
 
+    /// Lets one of the kernel's threads work with the local disk, if others are left.
+    pub(in crate::fuse) fn stages(&self) -> Option<Turn<'_>> {
+        Turn::take(&self.staging)
+    }
+
+    /// Tries `work` on the kernel's thread, although it may write to the local disk: on some of these
+    /// threads, so that the others go on if that disk hangs, and watched over.
+    pub(in crate::fuse) fn stage_at_once<R: Refuse, T>(
+        &self,
+        asked: Asked,
+        reply: R,
+        work: impl FnOnce(&KvFs) -> Result<T, FsError>,
+    ) -> Tried<R, T> {
+        let Some(_turn) = self.stages() else {
+            return Tried::Waits(reply);
+        };
+        let late = &self.late[Lane::Upload as usize];
+        let ticket = self
+            .watcher
+            .watch(reply, asked.operation, asked.pid, self.deadline, late);
+        let result = caller::with(ticket.caller(), || self.at_once(asked, work));
+        match (ticket.take(), result) {
+            (reply, Some(result)) => Tried::Done(reply, result),
+            (Some(reply), None) => Tried::Waits(reply),
+            (None, None) => Tried::Answered,
+        }
+    }
+
     /// Tries `work` on the kernel's thread; `None` when it would wait.
     pub(in crate::fuse) fn at_once<T>(
         &self,
@@ -147,6 +205,33 @@ impl Adapter {
     }
 }
 
+/// What came of trying a request on the kernel's thread.
+pub(in crate::fuse) enum Tried<R, T> {
+    /// It would wait.
+    Waits(R),
+    /// It is done; without a reply it was answered meanwhile.
+    Done(Option<R>, Result<T, FsError>),
+    /// It would wait, and was answered meanwhile.
+    Answered,
+}
+
+/// The right of one of the kernel's threads to work with the local disk.
+pub(in crate::fuse) struct Turn<'a>(&'a AtomicUsize);
+
+impl<'a> Turn<'a> {
+    fn take(left: &'a AtomicUsize) -> Option<Self> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let taken = left.fetch_update(Ordering::Acquire, Ordering::Relaxed, one_less);
+        taken.ok().map(|_| Self(left))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// A request as it came: where it waits, and its description for measurements and traces.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::fuse) struct Asked {
@@ -155,6 +240,8 @@ pub(in crate::fuse) struct Asked {
     pid: u32,
     at: Instant,
     lane: Lane,
+    /// Whether it may write to the local disk.
+    stages: bool,
     /// What is known of its system call, for those that may be of one with others.
     standing: Option<Standing>,
     /// Begin and end of what is read.
@@ -169,6 +256,7 @@ impl Asked {
             pid: request.pid(),
             at: Instant::now(),
             lane: Lane::Wait,
+            stages: false,
             standing: None,
             range: None,
         }
@@ -269,6 +357,14 @@ impl Asked {
     /// The same request, to wait in that lane if it must wait.
     pub(in crate::fuse) fn in_lane(self, lane: Lane) -> Self {
         Self { lane, ..self }
+    }
+
+    /// The same request, which may write to the local disk.
+    pub(in crate::fuse) fn staging(self) -> Self {
+        Self {
+            stages: true,
+            ..self
+        }
     }
 
     pub(in crate::fuse) fn ino(self) -> Ino {

@@ -41,8 +41,13 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let appearance = self.appearance;
+        let mut asked = Asked::new(request, "stat", ino);
+        // The kernel looks at the root whenever it begins to walk a path, in the midst of a call too.
+        if ino != INodeNo::ROOT {
+            asked = asked.of_call(self, Subject::Ino(ino.0));
+        }
         self.answer(
-            Asked::new(request, "stat", ino).of_call(self, Subject::Ino(ino.0)),
+            asked,
             reply,
             move |fs, wait| fs.getattr(Ino(ino.0), wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),

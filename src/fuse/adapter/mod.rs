@@ -5,11 +5,13 @@
 //! that a slow record never stops the mount. A handler that panics costs its request an EIO.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::passthrough::Passthrough;
-use super::pending::Watcher;
+use super::pending::{Count, Watcher};
 use super::processes::Processes;
+use super::session;
 use super::syscalls::Calls;
 use crate::base::workers::Workers;
 use crate::fs::KvFs;
@@ -23,7 +25,7 @@ mod negotiate;
 mod write;
 mod xattr;
 
-pub(super) use answer::{Asked, Lane, fail};
+pub(super) use answer::{Asked, Lane, Tried, fail};
 pub use attributes::Appearance;
 pub(super) use attributes::file_attr;
 use lookups::Lookups;
@@ -41,6 +43,10 @@ pub struct Adapter {
     deadline: Duration,
     calls: Arc<Calls>,
     lookups: Arc<Lookups>,
+    /// Requests of each lane that were answered too late while threads work on them still.
+    late: [Count; 2],
+    /// How many of the kernel's threads may be at work with the local disk.
+    staging: Arc<AtomicUsize>,
 }
 
 impl Adapter {
@@ -66,6 +72,8 @@ impl Adapter {
             deadline,
             calls: Arc::new(Calls::new(deadline)),
             lookups: Arc::default(),
+            late: Default::default(),
+            staging: Arc::new(AtomicUsize::new(session::threads() / 2)),
         }
     }
 

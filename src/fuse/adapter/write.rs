@@ -1,28 +1,24 @@
 //! Requests that change something: the same translation as in `adapter`, which hands them here.
 //!
-//! Requests that may upload run on a pool of their own, so that no read waits behind uploads, and
-//! without the usual deadline: the store ends an upload that makes no progress.
+//! Requests that may upload run on a pool of their own, so that no read waits behind uploads. Their
+//! deadline is that of whatever does not get on: the store ends an upload that makes no progress, and
+//! besides asking the store nothing takes long unless the local disk hangs.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow,
 };
 
-use crate::base::clock::{Deadline, Wait};
+use crate::base::clock::Wait;
 use crate::fs::types::{AttrReply, By, Created, Fh, Ino, Thread};
 use crate::fs::write::setattr::{SetAttr, Time};
 use crate::fs::{FsError, KvFs};
-use crate::fuse::adapter::{Adapter, Asked, Lane, fail, file_attr};
+use crate::fuse::adapter::{Adapter, Asked, Lane, Tried, fail, file_attr};
 use crate::fuse::pending::Refuse;
 use crate::fuse::syscalls::Subject;
-
-/// An upload may take as long as bytes keep going out; no request waits for one for longer than
-/// this.
-pub(super) const UPLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Adapter {
     pub(super) fn create_file(
@@ -38,7 +34,9 @@ impl Adapter {
         let (exclusive, truncate) = (flags & libc::O_EXCL != 0, flags & libc::O_TRUNC != 0);
         let process = self.fs().process_of(Thread(request.pid()));
         self.answer_or_undo(
-            Asked::new(request, "create", parent).in_lane(Lane::Upload),
+            Asked::new(request, "create", parent)
+                .in_lane(Lane::Upload)
+                .staging(),
             reply,
             move |fs, wait| {
                 let parent = Ino(parent.0);
@@ -72,7 +70,9 @@ impl Adapter {
         reply: ReplyOpen,
     ) {
         let process = self.fs().process_of(Thread(request.pid()));
-        let asked = Asked::new(request, "open", ino).of_call(self, Subject::Ino(ino.0));
+        let asked = Asked::new(request, "open", ino)
+            .of_call(self, Subject::Ino(ino.0))
+            .staging();
         self.answer_or_undo(
             asked,
             reply,
@@ -109,23 +109,31 @@ impl Adapter {
             false => fs.write(fh, offset, data, wait).map(|()| None),
         };
         let (fs, pool) = (Arc::clone(self.fs()), Arc::clone(self.pool()));
-        let answer = move |reply: ReplyWrite, misplaced: Option<Ino>| {
-            reply.written(written);
+        let forget = move |misplaced: Option<Ino>| {
             let Some(ino) = misplaced else { return };
             let job = Arc::clone(&fs);
             if pool.spawn(move || job.forget_misplaced(ino)).is_err() {
                 fs.forget_misplaced(ino);
             }
         };
+        let forgets = forget.clone();
+        let answer = move |reply: ReplyWrite, misplaced: Option<Ino>| {
+            reply.written(written);
+            forgets(misplaced);
+        };
         let asked = Asked::new(request, "write", ino);
-        match self.at_once(asked, |fs| write(fs, data, Wait::Never)) {
-            Some(Ok(misplaced)) => return answer(reply, misplaced),
-            Some(Err(error)) => return fail(self.fs(), "write", Ino(ino.0), reply, &error),
-            None => {}
-        }
+        let reply = match self.stage_at_once(asked, reply, |fs| write(fs, data, Wait::Never)) {
+            Tried::Waits(reply) => reply,
+            Tried::Done(Some(reply), Ok(misplaced)) => return answer(reply, misplaced),
+            Tried::Done(Some(reply), Err(error)) => {
+                return fail(self.fs(), "write", Ino(ino.0), reply, &error);
+            }
+            Tried::Done(None, misplaced) => return forget(misplaced.ok().flatten()),
+            Tried::Answered => return,
+        };
         let data: Arc<[u8]> = data.into();
         self.answer_or_undo(
-            asked.in_lane(Lane::Upload),
+            asked.in_lane(Lane::Upload).staging(),
             reply,
             move |fs, wait| write(fs, &data, wait),
             answer,
@@ -162,7 +170,9 @@ impl Adapter {
         work: impl Fn(&KvFs, Wait) -> Result<(), FsError> + Send + 'static,
     ) {
         self.answer(
-            Asked::new(request, operation, ino).in_lane(Lane::Upload),
+            Asked::new(request, operation, ino)
+                .in_lane(Lane::Upload)
+                .staging(),
             reply,
             work,
             |reply, ()| reply.ok(),
@@ -228,7 +238,7 @@ impl Adapter {
         }
         let by = fh.map_or(By::Name(asked.resolved()), |fh| By::Handle(Fh(fh.0)));
         self.answer(
-            asked,
+            asked.staging(),
             reply,
             move |fs, wait| fs.setattr_by(Ino(ino.0), &set, by, wait),
             move |reply, AttrReply { attr, ttl }| reply.attr(&ttl, &file_attr(appearance, &attr)),
@@ -268,6 +278,12 @@ impl Adapter {
         let Some(unfinished) = self.fs().release_begin(Fh(fh.0)) else {
             return;
         };
+        // At once where that is all: a program that opens the file next finds what the store has.
+        if !unfinished.has_rest()
+            && let Some(_turn) = self.stages()
+        {
+            return self.fs().release_end(unfinished);
+        }
         let fs = Arc::clone(self.fs());
         let unfinished = Arc::new(parking_lot::Mutex::new(Some(unfinished)));
         let job = Arc::clone(&unfinished);
@@ -282,14 +298,6 @@ impl Adapter {
         {
             self.fs().release_end(unfinished);
         }
-    }
-}
-
-/// Returns the deadline of a request on that lane.
-pub(super) fn deadline_of(lane: Lane, usual: Duration) -> (Duration, Deadline) {
-    match lane {
-        Lane::Wait => (usual, Deadline::after(usual)),
-        Lane::Upload => (UPLOAD, Deadline::after(usual)),
     }
 }
 

@@ -140,6 +140,7 @@ fn an_upload_that_was_encoded_when_its_files_were_removed_is_known_as_ours() {
         if_match: bench.etag("k"),
         if_absent: false,
         size: 7,
+        is_new: false,
         closed_at: Timestamp::UNIX_EPOCH,
         why: Why::WriteBack,
         attempts: 0,

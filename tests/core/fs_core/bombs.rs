@@ -94,6 +94,7 @@ fn a_waiting_upload_that_decodes_to_much_is_uploaded_and_not_decoded() {
         if_match: None,
         if_absent: false,
         size: stored.len() as u64,
+        is_new: false,
         closed_at: "2026-02-03T04:05:06Z".parse().expect("a time"),
         why: Why::WriteBack,
         attempts: 1,

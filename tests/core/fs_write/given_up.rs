@@ -25,10 +25,10 @@ fn refused(core: &Core, name: &str, bytes: &[u8]) -> Ino {
 /// the name up again first.
 #[track_caller]
 fn is_looked_up_again(core: &Core, ino: Ino) -> bool {
-    let open = || core.fs.open_writing(ino, false, patient());
-    match open() {
+    match core.fs.open_writing(ino, false, patient()) {
         Err(FsError::Stale) => {
-            core.fs.release(open().expect("only once").fh);
+            let again = core.fs.open_writing_again(ino, false, patient());
+            core.fs.release(again.expect("only once").fh);
             true
         }
         opened => {

@@ -35,6 +35,7 @@ fn what_is_added_to_a_file_of_a_killed_mount_overwrites_nothing_that_came_meanwh
             if_match: etag.expect("a record").etag,
             if_absent: false,
             size: 4,
+            is_new: false,
             closed_at: jiff::Timestamp::UNIX_EPOCH,
             why: Why::WriteBack,
             attempts: 0,

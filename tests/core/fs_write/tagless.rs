@@ -10,8 +10,8 @@ use kvfs::fs::write::Overwrite;
 use kvfs::local::fault::Call;
 use kvfs::local::memory::MemoryStore;
 use kvfs::store::{
-    Encoding, Fetched, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest, RecordMeta,
-    Result as StoreResult, Store, StoreInfo, Upload,
+    Encoding, ErrorKind, Fetched, GetOutcome, GetRequest, Key, ListPage, ListQuery, PutRequest,
+    RecordMeta, Result as StoreResult, Store, StoreInfo, Upload,
 };
 
 use super::gate::{all_stored, journalled};
@@ -143,6 +143,28 @@ fn where_no_conditions_are_heeded_an_exclusive_creation_asks_first() {
             .insert("new", "text/plain", Encoding::Identity, &b"theirs"[..]);
         assert_eq!(errno(core.fs.fsync(fh, patient())), libc::ESTALE);
         core.fs.release(fh);
+        assert_eq!(stored(&setup, "new"), Some(b"theirs".to_vec()));
+    }
+}
+
+#[test]
+fn an_exclusive_creation_that_waits_overwrites_nothing_that_was_made_meanwhile() {
+    for (_dir, setup, core) in tagless(Overwrite::Unchanged).split_off(1) {
+        core.faults.fail_next(Call::Put, 1, ErrorKind::Server);
+        let name = OsStr::new("new");
+        let made = core
+            .fs
+            .create(Ino::ROOT, name, 0o644, true, false, patient());
+        let fh = made.expect("made").opened.fh;
+        core.fs.write(fh, 0, b"mine", patient()).expect("written");
+        core.close(fh).expect("journalled");
+        eventually("it is refused", || calls(&core, Call::Put) == 1);
+        setup
+            .store
+            .insert("new", "text/plain", Encoding::Identity, &b"theirs"[..]);
+        eventually("it is kept", || {
+            journalled(&setup) == [("new".to_owned(), true)]
+        });
         assert_eq!(stored(&setup, "new"), Some(b"theirs".to_vec()));
     }
 }

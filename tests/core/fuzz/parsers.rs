@@ -343,6 +343,7 @@ fn descriptions_of_pending_uploads() {
         if_match: Some(ETag::new("\"e\"")),
         if_absent: false,
         size: 12,
+        is_new: false,
         closed_at: now,
         why: entry::Why::WriteBack,
         attempts: 3,

@@ -122,6 +122,10 @@ fn what_is_appended_after_a_write_was_given_up_follows_the_end() {
                         refusing.mount.counters().commits_failed > failed
                     });
                 }
+                // A moment after the close returns, the file shows the store's record (54).
+                eventually("the daemon knows of the close", || {
+                    refusing.mount.counters().open_files == 0
+                });
                 append(&file, b"two\n").expect("stored");
                 eventually("it is stored", || refusing.stored(&name).ends_with("two\n"));
                 let stored = refusing.stored(&name);

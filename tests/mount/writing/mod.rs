@@ -11,6 +11,7 @@ mod given_up;
 mod handles;
 mod large;
 mod others;
+mod repeated;
 mod stored_as;
 mod stress;
 mod tools;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -85,6 +86,15 @@ struct Seen {
     detached: bool,
     /// Whether it was deleted here: nothing of it is for the store any more.
     gone: bool,
+    /// Whether the name may lead elsewhere: a newer version of theirs has been looked up.
+    may_be_detached: bool,
+}
+
+/// Returns the number of a file.
+fn ino(found: io::Result<fs::Metadata>) -> Result<u64, String> {
+    found
+        .map(|found| found.ino())
+        .map_err(|error| error.to_string())
 }
 
 /// The one definition of what is right.
@@ -151,6 +161,7 @@ impl Reference {
             changed: false,
             detached: false,
             gone: false,
+            may_be_detached: false,
         });
         self.files.len() - 1
     }
@@ -236,23 +247,27 @@ impl World<'_> {
             }
             Op::Write { file, at, len } if !self.open.is_empty() && len > 0 => {
                 let bytes = self.bytes(len);
-                let (file, seen) = &self.open[file % self.open.len()];
+                let (file, seen_at) = &self.open[file % self.open.len()];
                 file.write_all_at(&bytes, at as u64)
                     .map_err(|error| error.to_string())?;
-                let seen = &mut self.reference.files[*seen];
+                let seen_at = *seen_at;
+                let seen = &mut self.reference.files[seen_at];
                 let end = seen.bytes.len().max(at + len);
                 seen.bytes.resize(end, 0);
                 seen.bytes[at..at + len].copy_from_slice(&bytes);
                 seen.changed = true;
+                self.find_name(seen_at)?;
             }
             Op::Cut { file, len } if !self.open.is_empty() => {
-                let (file, seen) = &self.open[file % self.open.len()];
+                let (file, seen_at) = &self.open[file % self.open.len()];
                 file.set_len(len as u64)
                     .map_err(|error| error.to_string())?;
-                let seen = &mut self.reference.files[*seen];
+                let seen_at = *seen_at;
+                let seen = &mut self.reference.files[seen_at];
                 if seen.bytes.len() != len {
                     seen.bytes.resize(len, 0);
                     seen.changed = true;
+                    self.find_name(seen_at)?;
                 }
             }
             Op::Close(file) if !self.open.is_empty() => {
@@ -262,16 +277,13 @@ impl World<'_> {
             Op::Write { .. } | Op::Cut { .. } | Op::Close(_) => {}
             Op::Cat(key) => self.cat(key)?,
             Op::Save { key, len } => {
-                // A program with an older version open sees the new bytes or stays on that version: which
-                // depends on whether the lookup before has asked the store.
-                if self.has_old_version_open(key) {
-                    return Ok(());
-                }
                 let bytes = self.bytes(len);
                 let path = self.writable.file(KEYS[key]);
+                self.look_up(key);
                 let file = File::create(path).map_err(|error| error.to_string())?;
                 file.write_all_at(&bytes, 0)
                     .map_err(|error| error.to_string())?;
+                self.follow_name(key, ino(file.metadata())?)?;
                 let seen = self.reference.empty(key);
                 self.reference.files[seen].bytes = bytes;
                 self.reference.files[seen].changed = true;
@@ -309,6 +321,7 @@ impl World<'_> {
                 }
             }
             Op::List => {
+                (0..KEYS.len()).for_each(|key| self.look_up(key));
                 let entries = fs::read_dir(self.writable.mount.path()).expect("a folder");
                 let listed: Vec<String> = entries
                     .map(|entry| {
@@ -388,15 +401,44 @@ impl World<'_> {
         Ok(())
     }
 
-    fn has_old_version_open(&self, key: usize) -> bool {
+    /// Finds out whether an older version that a program has open lost its name to the newer one when that
+    /// was looked up, or is what the name leads to still: both are right, as versions of others show at
+    /// some time, and what is written here shows at once (50).
+    fn follow_name(&mut self, key: usize, of_name: u64) -> Result<(), String> {
+        for (file, seen) in &self.open {
+            let seen = &mut self.reference.files[*seen];
+            if seen.key == key && !seen.detached && seen.may_be_detached {
+                seen.detached = ino(file.metadata())? != of_name;
+                seen.may_be_detached = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds that out for a file that has just been changed: its name leads to it if it has not lost it.
+    fn find_name(&mut self, seen: usize) -> Result<(), String> {
+        let Seen {
+            key,
+            may_be_detached: true,
+            detached: false,
+            ..
+        } = self.reference.files[seen]
+        else {
+            return Ok(());
+        };
+        let path = self.writable.file(KEYS[key]);
+        let found = fs::metadata(path);
+        let is_gone = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        self.follow_name(key, if is_gone { 0 } else { ino(found)? })
+    }
+
+    /// Notes that older versions which programs have open may lose the name now.
+    fn look_up(&mut self, key: usize) {
         let version = self.reference.store.get(&key).map(|(version, _)| *version);
-        let files = self
-            .open
-            .iter()
-            .map(|(_, seen)| &self.reference.files[*seen]);
-        files
-            .filter(|file| file.key == key && !file.detached && !file.changed)
-            .any(|file| file.base != version)
+        for seen in &mut self.reference.files {
+            let is_old = seen.key == key && !seen.changed && seen.base != version;
+            seen.may_be_detached |= is_old && !seen.detached;
+        }
     }
 
     /// Checks the store and all open files.

@@ -19,16 +19,20 @@ impl Draft {
     /// Reads `len` bytes at `offset`, fewer only at its end.
     ///
     /// # Errors
-    /// Those of the local disk.
-    pub fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+    /// [`FsError::WouldBlock`] and those of the local disk.
+    pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Bytes> {
         let (file, size) = {
             let state = self.state.lock();
             (Arc::clone(&state.file), state.size)
         };
         let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        file.read_at(offset, len.min(left))
-            .map(Bytes::from)
-            .map_err(|error| FsError::staging("cannot read", &error))
+        let len = len.min(left);
+        let read = match wait {
+            Wait::Never => file.read_now(offset, len),
+            Wait::Until(_) => file.read_at(offset, len).map(Some),
+        };
+        let read = read.map_err(|error| FsError::staging("cannot read", &error))?;
+        read.map(Bytes::from).ok_or(FsError::WouldBlock)
     }
 
     /// Writes bytes at `offset`.

@@ -207,10 +207,13 @@ impl Ticket {
     /// Notes under which name the journal has the bytes: they are safe from here on.
     pub fn set_journalled(&self, id: &EntryId) {
         let mut state = self.draft.state.lock();
-        state.journalled = Some(self.journalled(id));
+        let before = state.journalled.replace(self.journalled(id));
         state.committed = state.committed.max(self.change);
         state.failed = None;
         state.settle_lost();
+        drop(state);
+        // That may close a file, for which no other thread is to wait.
+        drop(before);
     }
 
     /// Returns what it is in the journal.
@@ -241,11 +244,9 @@ impl Ticket {
             Ok(meta) => {
                 state.committed = state.committed.max(own);
                 state.failed = None;
-                state.kept = None;
                 // What of it was journalled before is older.
-                state
-                    .journalled
-                    .take_if(|journalled| journalled.change <= own);
+                let is_older = |journalled: &mut Journalled| journalled.change <= own;
+                let gone = (state.kept.take(), state.journalled.take_if(is_older));
                 state.settle_lost();
                 state.facts.base = Some(meta.clone());
                 state.facts.exclusive = false;
@@ -256,19 +257,23 @@ impl Ticket {
                     state.facts.content_type = None;
                     state.facts.encoding = None;
                 }
+                gone
             }
             Err(error) => {
                 state.failed = Some((own, error.duplicate()));
-                state.kept = Some(kept);
+                (state.kept.replace(kept), None)
             }
         });
     }
 
-    fn finish(&mut self, end: impl FnOnce(&mut State)) {
+    /// What `end` returns is dropped without the lock: that may close a file.
+    fn finish<T>(&mut self, end: impl FnOnce(&mut State) -> T) {
         self.ended = true;
         let mut state = self.draft.state.lock();
         state.tickets -= 1;
-        end(&mut state);
+        let gone = end(&mut state);
+        drop(state);
+        drop(gone);
     }
 }
 

@@ -96,12 +96,14 @@ impl Draft {
         state.facts.exclusive = false;
         state.rebased += 1;
         state.unanswered.clear();
-        if let Some(journalled) = state.journalled.take_if(|found| found.id == *id)
-            && state.change == journalled.change
-        {
+        let gone = state.journalled.take_if(|found| found.id == *id);
+        let is_all = |journalled: &Journalled| state.change == journalled.change;
+        if gone.as_ref().is_some_and(is_all) {
             state.facts.content_type = None;
             state.facts.encoding = None;
         }
+        drop(state);
+        drop(gone);
     }
 
     /// Returns its name in the journal, if the journal has all of it and its bytes are unused.
@@ -115,16 +117,19 @@ impl Draft {
     /// Takes its bytes from the journal from now on, where they have that name.
     pub fn park(&self, id: &EntryId, bytes: Frozen) {
         let _order = self.order.lock();
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut gone = None;
         if let Some(journalled) = &mut state.journalled
             && journalled.id == *id
             && state.change == journalled.change
         {
-            state.file = Arc::clone(&bytes);
-            state.kept = None;
-            journalled.bytes = bytes;
+            let file = std::mem::replace(&mut state.file, Arc::clone(&bytes));
+            let before = std::mem::replace(&mut journalled.bytes, bytes);
+            gone = Some((file, before, state.kept.take()));
         }
+        drop(guard);
+        drop(gone);
     }
 
     /// Keeps its bytes readable although the entry that has them goes.
@@ -135,10 +140,10 @@ impl Draft {
 
     /// Notes that the journal has dropped what it called so: something newer is journalled or stored.
     pub fn superseded(&self, id: &EntryId) {
-        self.state
-            .lock()
-            .journalled
-            .take_if(|found| found.id == *id);
+        let mut state = self.state.lock();
+        let gone = state.journalled.take_if(|found| found.id == *id);
+        drop(state);
+        drop(gone);
     }
 
     /// Notes that the store refused the journal's entry of this name; later closes report it.
@@ -152,7 +157,9 @@ impl Draft {
             state.committed = journalled.change.saturating_sub(1);
             state.failed = Some((journalled.change, error.duplicate()));
         }
-        state.kept = Some(journalled.bytes);
+        let before = state.kept.replace(journalled.bytes);
+        drop(state);
+        drop(before);
         true
     }
 }

@@ -122,9 +122,12 @@ impl Past<'_> {
                 maker != index
                     && self.ops[maker].began > ended
                     && self.ops[maker].end != Some(End::Killed)
-                    // Nor a rename of which a program was told that it has failed.
+                    // Nor what a program was told has failed, though its answer was lost.
                     && !(self.ops[index].end == Some(End::Ok)
-                        && matches!(self.ops[maker].end, Some(End::Failed("rename", ..))))
+                        && matches!(
+                            self.ops[maker].end,
+                            Some(End::Failed("rename" | "truncate", ..))
+                        ))
             })
         })?;
         Some(Broken {
