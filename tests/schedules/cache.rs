@@ -323,7 +323,7 @@ fn entries_are_published_replaced_and_removed_at_once_and_the_account_is_right()
                     let Stored::Memory(bytes) = &entry.stored else {
                         panic!("a small content is read whole")
                     };
-                    assert_eq!(bytes, vec![entry.size as u8; entry.size as usize]);
+                    assert_eq!(bytes[..], vec![entry.size as u8; entry.size as usize][..]);
                 }
             });
         });
