@@ -60,7 +60,7 @@ struct Page {
 
 /// The stores of an account, page by page.
 ///
-/// INVARIANT: each page has a store that none before it had, and there are at most [`MOST`] stores: a
+/// INVARIANT: each page has a store that none before it had, and there are at most `MOST` stores: a
 /// list that repeats itself or does not end is an error.
 #[derive(Debug)]
 pub struct Stores<'a> {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The scope is a hash of server, store, account and read mode, so that none sees another's
-//! bytes (C1). Small contents are rows of a database ([`database`]), as two files each would cost five
+//! bytes (C1). Small contents are rows of a database (`database`), as two files each would cost five
 //! times their size. Another entry is published by renaming its data file, then its `.json`: what a
 //! `.json` names is whole or missing, and missing is a miss (C2, C7). Nothing is fsynced: a large
 //! entry written before the last boot of the machine is trusted only after its checksum matched,

@@ -63,8 +63,8 @@ impl KvFs {
         )
     }
 
-    /// The same for the file of a name, to which the kernel came so; `is_again` as in
-    /// [`KvFs::open_writing_again`].
+    /// The same for the file of a name, to which the kernel came so. With `is_again` it is the second
+    /// try of an open that was stale.
     ///
     /// # Errors
     /// As those two; [`FsError::Stale`] if the name may lead to another file by now.

@@ -58,7 +58,7 @@ impl KvFs {
     /// The same, of a file named so.
     ///
     /// # Errors
-    /// As [`KvFs::setattr`]; [`FsError::Stale`] for a size if the name may lead to another file by now.
+    /// Those of the store; [`FsError::Stale`] for a size if the name may lead to another file by now.
     pub fn setattr_by(&self, ino: Ino, set: &SetAttr, by: By, wait: Wait) -> Result<AttrReply> {
         let side = self.write_side()?;
         if let Some(size) = set.size {
