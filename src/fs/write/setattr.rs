@@ -2,12 +2,16 @@
 //! it do not fail, and shown until the kernel forgets the file.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+#[cfg(feature = "testing")]
+use std::time::Instant;
+use std::time::{Duration, SystemTime};
 
 use super::content_type;
 use crate::base::clock::Wait;
 use crate::fs::attributes::apply_overrides;
-use crate::fs::types::{Attr, AttrReply, By, Fh, FileKind, Ino, Resolved, Shown};
+use crate::fs::types::{Attr, AttrReply, By, FileKind, Ino, Shown};
+#[cfg(feature = "testing")]
+use crate::fs::types::{Fh, Resolved};
 use crate::fs::xattr::{CONTENT_ENCODING, CONTENT_TYPE};
 use crate::fs::{FsError, KvFs, Result};
 use crate::store::Encoding;
