@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use bytes::Bytes;
 use kvfs::base::caller::{self, Caller};
-use kvfs::fs::types::{Fh, Ino, Lookup};
+use kvfs::fs::types::{By, Fh, Ino, Lookup, Resolved};
 use kvfs::fs::write::setattr::SetAttr;
 use kvfs::fs::{FsError, KvFs};
 use kvfs::store::ErrorKind;
@@ -316,14 +317,22 @@ impl Actor {
                     size: Some(5 - i as u64),
                     ..SetAttr::default()
                 };
-                let mut again = 0;
+                let mut again = false;
                 loop {
+                    let looked = Instant::now();
                     let Some(ino) = self.lookup(name)? else {
                         return Err(FsError::NoEntry);
                     };
-                    let cut = self.call("truncate", |fs| fs.setattr(ino, &set, None, patient()));
+                    // The kernel looks the name up once more for the same call.
+                    let resolved = if again {
+                        Resolved::LookedUp(looked)
+                    } else {
+                        Resolved::Unknown(Instant::now())
+                    };
+                    let by = By::Name(resolved);
+                    let cut = self.call("truncate", |fs| fs.setattr_by(ino, &set, by, patient()));
                     match cut {
-                        Err(FsError::Stale) if again == 0 => again += 1,
+                        Err(error) if !again && error.errno() == libc::ESTALE => again = true,
                         cut => return cut.map(drop),
                     }
                 }
