@@ -5,7 +5,7 @@
 //! ```text
 //! kvfs-1/CACHEDIR.TAG
 //! kvfs-1/<scope>/store.txt                             the store's id, for people: see [`usage`]
-//! kvfs-1/<scope>/small/contents.sqlite                 contents up to 16 KiB, and what they are
+//! kvfs-1/<scope>/small/contents.sqlite                 contents up to 4 KiB, and what they are
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.json            what a larger one is; names its data file
 //! kvfs-1/<scope>/<2 hex>/<hash of key>.<random>.data   the content, nothing else
 //! kvfs-1/tmp/<pid>-<random>.tmp                        contents on their way, locked while they are

@@ -14,8 +14,8 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::units::{KIB, MIB};
 use crate::store::Key;
 
-/// The largest content that is a row. Larger ones waste no more of a file's blocks than of a page.
-const MOST: u64 = 16 * KIB;
+/// The largest content that is a row: one that fits into a block of most file systems.
+const MOST: u64 = 4 * KIB;
 /// In a smaller cache a database would take much of it by itself: all contents are files.
 const LEAST_CAPACITY: u64 = 16 * MIB;
 /// What a row is taken to cost beyond its content and what it is: its names, and room in pages.

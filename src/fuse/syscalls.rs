@@ -51,6 +51,9 @@ pub(super) struct Calls {
     latest: Mutex<LruCache<u32, Call>>,
     /// The latest long lookup of each name, and of each inode that one found.
     long: Mutex<LruCache<Subject, LongLookup>>,
+    /// The names that led to inodes lately, by inode. After a stale open the kernel may take an inode
+    /// that another thread has just looked up by the same name.
+    names: Mutex<LruCache<u64, u64>>,
     /// Reads, of which a thread may have several.
     pub(super) reads: SlowReads,
 }
@@ -99,6 +102,7 @@ impl Calls {
             deadline,
             latest: Mutex::new(LruCache::new(MOST)),
             long: Mutex::new(LruCache::new(MOST)),
+            names: Mutex::new(LruCache::new(MOST)),
             reads: SlowReads::new(deadline),
         }
     }
@@ -111,10 +115,17 @@ impl Calls {
     /// Notes a request of a thread.
     pub(super) fn begin(&self, thread: u32, subject: Subject) -> Standing {
         let now = Instant::now();
+        let name = match subject {
+            Subject::Name(name) => Some(name),
+            Subject::Ino(ino) => self.names.lock().get(&ino).copied(),
+        };
         let mut latest = self.latest.lock();
         if let Some(call) = latest.get_mut(&thread)
-            && call.goes_on(subject, now, self.deadline)
+            && call.goes_on(subject, name, now, self.deadline)
         {
+            if let (true, Subject::Ino(ino)) = (call.was_stale, subject) {
+                call.ino = Some(ino);
+            }
             call.answered = None;
             let age = now.saturating_duration_since(call.begun);
             let left = if call.is_late {
@@ -133,9 +144,9 @@ impl Calls {
                 looked_up,
             };
         }
-        let (name, ino) = match subject {
-            Subject::Name(name) => (Some(name), None),
-            Subject::Ino(ino) => (None, Some(ino)),
+        let ino = match subject {
+            Subject::Name(_) => None,
+            Subject::Ino(ino) => Some(ino),
         };
         let call = Call {
             begun: now,
@@ -196,9 +207,17 @@ impl Calls {
 
     /// Notes that a name led to an inode when it was looked up `at` this time or later.
     pub(super) fn found(&self, thread: u32, ino: u64, at: Instant) {
-        if let Some(call) = self.latest.lock().get_mut(&thread) {
+        let name = {
+            let mut latest = self.latest.lock();
+            let Some(call) = latest.get_mut(&thread) else {
+                return;
+            };
             call.ino = Some(ino);
             call.looked_up = call.was_stale.then_some(at);
+            call.name
+        };
+        if let Some(name) = name {
+            self.names.lock().put(ino, name);
         }
     }
 
@@ -240,10 +259,19 @@ impl Calls {
 }
 
 impl Call {
-    fn goes_on(&mut self, subject: Subject, now: Instant, deadline: Duration) -> bool {
+    /// Returns whether a request about `subject`, which has this name as far as is known, is of this
+    /// call.
+    fn goes_on(
+        &mut self,
+        subject: Subject,
+        name: Option<u64>,
+        now: Instant,
+        deadline: Duration,
+    ) -> bool {
         let is_same = match subject {
             Subject::Name(name) => self.name.is_none_or(|own| own == name),
-            Subject::Ino(ino) => self.ino == Some(ino),
+            Subject::Ino(ino) if self.ino == Some(ino) => true,
+            Subject::Ino(_) => self.was_stale && name.is_some() && name == self.name,
         };
         match self.answered {
             Some(at) => {
@@ -347,6 +375,25 @@ mod tests {
         std::thread::sleep(GAP + GAP);
         let standing = calls.begin(1, name);
         assert!(standing.was_stale);
+    }
+
+    #[test]
+    fn after_a_stale_open_the_inode_may_be_one_that_another_thread_has_looked_up() {
+        let calls = Calls::new(DEADLINE);
+        let (a, b) = (calls.name(OsStr::new("a")), calls.name(OsStr::new("b")));
+        let look_up = |thread, name, ino| {
+            calls.begin(thread, name);
+            calls.found(thread, ino, Instant::now());
+            calls.answered(thread, "lookup", None);
+        };
+        look_up(1, a, 7);
+        calls.begin(1, Subject::Ino(7));
+        calls.answered(1, "open", Some(&FsError::Stale));
+        look_up(2, a, 8);
+        look_up(2, b, 9);
+        assert!(calls.begin(1, Subject::Ino(8)).was_stale);
+        calls.answered(1, "open", Some(&FsError::Stale));
+        assert!(!calls.begin(1, Subject::Ino(9)).was_stale, "another name");
     }
 
     #[test]
