@@ -125,7 +125,7 @@ fn talk(label: &str, text: impl Display) {
 }
 
 /// The widest that a cell of a table is shown, in characters; `--json` has what is cut off.
-const WIDEST: usize = 120;
+const WIDEST: usize = 240;
 
 /// Returns a text as a cell of a table shows it.
 pub fn cell(text: &str) -> String {

@@ -46,7 +46,7 @@ fn a_remount_reads_all_small_records_from_one_file_and_asks_for_no_body() {
     let memory = MemoryStore::new();
     for n in 0..RECORDS {
         let key = format!("r{n:03}");
-        memory.insert(&key, "text/plain", Encoding::Identity, text(n * 40));
+        memory.insert(&key, "text/plain", Encoding::Identity, text(n * 10));
     }
     let store = FaultStore::new(Arc::new(memory));
     let cache = tempfile::tempdir().expect("a folder");

@@ -290,7 +290,13 @@ impl World<'_> {
                 self.close(file, seen)?;
             }
             Op::Remove(key) => {
-                let removed = fs::remove_file(self.writable.file(KEYS[key]));
+                let path = self.writable.file(KEYS[key]);
+                self.look_up(key);
+                // What is deleted is what the name leads to now: not an older version that lost it.
+                if let Ok(found) = fs::metadata(&path) {
+                    self.follow_name(key, found.ino())?;
+                }
+                let removed = fs::remove_file(path);
                 let expected = self.reference.exists(key);
                 if removed.is_ok() != expected {
                     return Err(format!("{removed:?}"));
